@@ -1,4 +1,4 @@
-"""Run as a script: reads malformed input of every kind, writes what came and reads it again; see test_fuzz.py."""
+"""Read malformed input of every kind, write what was read and read it again; run as a script by test_fuzz.py."""
 
 import os
 from dataclasses import replace
@@ -33,11 +33,11 @@ def check(number: int, folder: Path) -> None:
         assert not name_of(sample, "url") == "" and text_embeddings(sample) is not None
     for format in SUFFIXES:
         for images in (True, False):
-            check_round_trip(folder / f"{format}{images}", records, format, images)
+            check_round_trip(folder / f"{format}{images}", records, format, images=images)
 
 
 def read(spec: str) -> tuple[list[Record], str]:
-    """The rows of the SPEC, and why there are no more."""
+    """Return the rows of a SPEC, and the error with which reading ended, if any."""
     samples = []
     try:
         for shard in read_samples(spec):
@@ -49,7 +49,7 @@ def read(spec: str) -> tuple[list[Record], str]:
 
 
 def decoded(sample: Record) -> Record:
-    """The record that a captioner would make of the sample."""
+    """Return the record that a captioner would make of a sample."""
     error = sample.error
     try:
         if not error:
@@ -58,8 +58,8 @@ def decoded(sample: Record) -> Record:
     except ValueError as problem:
         error = str(problem)
         assert error
-    made = {} if error else {"syn_text_new": ("a dog\0", "b\nc")}
-    return replace(sample, columns={**sample.columns, **made}, error=error)
+    columns = {} if error else {"syn_text_new": ("a dog\0", "b\nc")}
+    return replace(sample, columns={**sample.columns, **columns}, error=error)
 
 
 def check_round_trip(folder: Path, records: list[Record], format: str, images: bool) -> None:
@@ -68,7 +68,7 @@ def check_round_trip(folder: Path, records: list[Record], format: str, images: b
             writer.write(record)
     back = list(read_samples(writer.path)[0]) if records or format == "webdataset" else []
     written = sorted(records, key=lambda record: bool(record.error))
-    assert [(sample.key, sample.error) for sample in back] == [(one.key, one.error) for one in written]
+    assert [(sample.key, sample.error) for sample in back] == [(original.key, original.error) for original in written]
     for sample, record in zip(back, written):
         assert sample.image == (record.image if images and not record.error else None)
         columns = sample.columns

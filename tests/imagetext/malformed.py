@@ -1,4 +1,4 @@
-"""Malformed input of every kind: each writes something, drawn by number, and returns the SPEC."""
+"""Malformed input of every kind. Each function writes an input, drawn by the case's number, and returns its SPEC."""
 
 import base64
 import csv
@@ -28,12 +28,12 @@ def spelt(fields: dict, **options) -> bytes:
 
 
 class Case:
-    """What a case draws from, and writes."""
+    """The random numbers of a case, and the folder that it writes to."""
 
     def __init__(self, number: int, folder: Path):
         self.rng, self.folder = random.Random(number), folder
-        self.whole: dict[str, bytes] = {}  # pictures that must come through as they are, by key
-        self.keys: list[str] | None = None  # all rows that must be there, where the file as a whole is in order
+        self.whole: dict[str, bytes] = {}  # pictures that must be read unchanged, by key
+        self.keys: list[str] | None = None  # the number of rows that must be read, if the file as a whole is sound
 
     def picture(self, format: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (9, 7), **options) -> bytes:
         pixels = np.frombuffer(self.rng.randbytes(size[0] * size[1] * 4), np.uint8).reshape(size[1], size[0], 4)[
@@ -67,7 +67,7 @@ class Case:
         )
 
     def value(self, depth: int = 0):
-        """Something that JSON can spell."""
+        """Draw a value that JSON can express."""
         deep: list = []
         for _ in range(self.rng.choice([5, 99, 101, 3000])):
             deep = [deep]
@@ -104,26 +104,26 @@ class Case:
         )
 
     def json(self, names: list[str]) -> bytes:
-        """An object with odd values, or no object."""
+        """Draw a JSON object with odd values, or another JSON value."""
         fields = {name: self.value() for name in names if self.rng.random() < 0.6}
         text = spelt(fields, ensure_ascii=self.rng.random() < 0.5)
         others = [b"", b"{", b"[1]", b"null", b"3" * 5000, b"\xff" + text, text + b"x", text.replace(b'"', b"'")]
         return self.rng.choice([text] * 8 + others)
 
     def damaged(self, data: bytes) -> bytes:
-        """The bytes with some of them changed, lost, doubled or swapped."""
+        """Return the bytes with some of them changed, removed, repeated or swapped."""
         data = bytearray(data)
         for _ in range(self.rng.choice([1, 1, 2, 8])):
-            at, length = self.rng.randrange(len(data) + 1), self.rng.choice([1, 4, 512])
+            start, length = self.rng.randrange(len(data) + 1), self.rng.choice([1, 4, 512])
             match self.rng.randrange(4):
                 case 0:
-                    data[at : at + 1] = self.rng.randbytes(1)
+                    data[start : start + 1] = self.rng.randbytes(1)
                 case 1:
-                    del data[at : at + length]
+                    del data[start : start + length]
                 case 2:
-                    data[at:at] = data[at : at + length]
+                    data[start:start] = data[start : start + length]
                 case 3:
-                    data[at : at + length] = bytes(length)
+                    data[start : start + length] = bytes(length)
             data = data or bytearray(b"\0")
         return bytes(data)
 
@@ -143,7 +143,7 @@ class Case:
         return data.getvalue()
 
     def samples(self, count: int = 4) -> list[tuple[str, bytes]]:
-        """The files of good samples, which are noted."""
+        """Return the files of good samples, and note their pictures."""
         files = []
         for number in range(count):
             self.whole[f"good{number}"] = self.picture()
@@ -152,7 +152,7 @@ class Case:
         return files
 
 
-# ---- the kinds of malformed input: each writes something and returns the SPEC ------------------------------------------
+# ---- the kinds of malformed input: each writes something and returns the SPEC --------------------------------------
 
 
 def tar_cut(case: Case) -> str:
@@ -168,7 +168,7 @@ def tar_damaged(case: Case) -> str:
 
 
 def tar_header_lies(case: Case) -> str:
-    """A field of a header says something else, and the checksum agrees."""
+    """A header has a wrong value in one field, and a correct checksum."""
     data, case.whole = bytearray(case.tar(case.samples())), {}
     with tarfile.open(fileobj=io.BytesIO(bytes(data))) as archive:
         offset = case.rng.choice([member.offset for member in archive])
@@ -197,7 +197,7 @@ def tar_header_lies(case: Case) -> str:
 
 
 def tar_of_long_headers(case: Case) -> str:
-    """Thousands of headers that say something of the next one."""
+    """Thousands of headers that each extend the next one."""
     archive = io.BytesIO()
     member = tarfile.TarInfo("x" * case.rng.choice([120, 3000]) + ".jpg")
     header = member.tobuf(tarfile.GNU_FORMAT)
@@ -414,24 +414,24 @@ def listing(case: Case) -> str:
 
 
 def tar_that_promises(case: Case) -> str:
-    """Extended headers that tell of terabytes, of holes, or the same again and again."""
+    """Extended headers that claim terabytes or holes, or that repeat without end."""
     files = case.samples(2)
     case.whole = {}
-    much = str(case.rng.choice([2**40, 2**63, 10**30, -1]))
+    size = str(case.rng.choice([2**40, 2**63, 10**30, -1]))
     headers = case.rng.choice(
         [
-            {"size": much},
+            {"size": size},
             {
                 "GNU.sparse.major": "1",
                 "GNU.sparse.minor": "0",
-                "GNU.sparse.realsize": much,
+                "GNU.sparse.realsize": size,
                 "GNU.sparse.name": "good0.jpg",
             },
-            {"GNU.sparse.map": f"0,1,{much},1", "GNU.sparse.size": much},
+            {"GNU.sparse.map": f"0,1,{size},1", "GNU.sparse.size": size},
             {"path": "x" * 200_000},
             {f"x{number}": "y" for number in range(2000)},
             {"hdrcharset": "BINARY", "path": "\udcff"},
-            {"mtime": "nan", "uid": much},
+            {"mtime": "nan", "uid": size},
         ]
     )
     data = io.BytesIO()
@@ -445,12 +445,12 @@ def tar_that_promises(case: Case) -> str:
 
 
 def line_without_end(case: Case) -> str:
-    """Compressed, a few bytes; unpacked, some gigabytes on one line, or on lines that are nothing."""
+    """A few compressed bytes that unpack to gigabytes, on one line or on blank lines."""
     piece = case.rng.choice([b"a", b" ", b"[", b'"', b"\0", b"\n", b"{},\n"]) * (1 << 20)
     start = case.rng.choice([b"", b'{"image": "', b'{"key": "a"}\n{"key": "', b'[{"key": "a"}, "', b"key,text\na,"])
     times = case.rng.choice([40, 3000])
     if piece.startswith(b"{},") and start.startswith(b"key,"):
-        start = b""  # else these are millions of rows, each to be read
+        start = b""  # otherwise these are millions of rows, which are all read
     name = case.rng.choice(["x.jsonl", "x.csv", "x.json", "x.tsv"])
     if case.rng.random() < 0.5:
         return case.put(f"{name}.gz", gzip.compress(start) + gzip.compress(piece, 9) * times)
@@ -459,7 +459,7 @@ def line_without_end(case: Case) -> str:
 
 
 def json_deep(case: Case) -> str:
-    """Nested a hundred thousand times, or numbers and names without end."""
+    """JSON nested a hundred thousand times, or with numbers and names of enormous length."""
     deep = case.rng.choice([900, 100_000])
     value = case.rng.choice(
         [
@@ -496,7 +496,7 @@ def json_deep(case: Case) -> str:
 
 
 def parquet_that_lies(case: Case) -> str:
-    """A footer that was changed, or one value that stands in many rows, packed into a few bytes."""
+    """A changed footer, or one value that is repeated in many rows and packed into a few bytes."""
     path = case.folder / "x.parquet"
     if case.rng.random() < 0.3:
         value = case.rng.choice([bytes, lambda size: b"\xff\xd8\xff" + bytes(size)])(
@@ -524,7 +524,7 @@ def parquet_that_lies(case: Case) -> str:
 
 
 def jpeg_scans(case: Case) -> str:
-    """Pictures of hundreds of scans, the last one again and again."""
+    """Pictures of hundreds of scans, whose last scan is repeated."""
     files, case.keys = [], []
     for number in range(3):
         side = case.rng.choice([9, 500, 3000])
@@ -564,7 +564,7 @@ KINDS = [
 
 
 def odd_picture(case: Case) -> tuple[str, bytes]:
-    """A picture that is none, lies of its size, or is of an unusual kind."""
+    """A file that is not a picture, a picture with a false size, or one of an unusual kind."""
     side = case.rng.choice([0, 31623, 65535, 2**31 - 1])
     exif, icc = case.rng.randbytes(40), case.rng.randbytes(40)
     frames = [Image.new("RGB", (9, 7), colour) for colour in ("red", "blue")]

@@ -1,4 +1,4 @@
-"""An output that is the input, lies in it or holds it, however both are spelled."""
+"""An output that is the input, lies in it or holds it is refused, however the two paths are written."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from imagetext.apart import check_apart
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder of two shards, one of pictures, and links to them."""
+    """A folder with two shards, a folder of pictures, and links to both."""
     for name in ("set/a.tar", "set/b.tar", "pictures/sub/x.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -67,7 +67,7 @@ def test_apart(place, output, input):
 
 
 def test_one_file_by_two_spellings_is_known_by_its_number(place, monkeypatch):
-    """As where capitals make no difference, which this file system may not show."""
+    """As on a file system that ignores capitals; the one of the test may not."""
     monkeypatch.setattr(
         os, "stat", lambda path, stat=os.stat, **options: stat(str(path).replace("SET", "set"), **options)
     )

@@ -31,7 +31,7 @@ def npz(**arrays) -> bytes:
 
 
 def pickled_npz(name: str) -> bytes:
-    """An archive with an array that runs code where it is opened."""
+    """An archive with an array that would run code if it were opened."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(f"{name}.npy", pickle.dumps(Bomb()))
@@ -39,14 +39,14 @@ def pickled_npz(name: str) -> bytes:
 
 
 def sample(members=(), columns=None, **more) -> Record:
-    return Record("k", b"picture", ("a dog",), columns or {X: ("one", "two")}, members=dict(members), **more)
+    return Record("k", b"picture", ("a dog",), columns=columns or {X: ("one", "two")}, members=dict(members), **more)
 
 
 VECTORS = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
 @pytest.mark.parametrize(
-    "members,meta,found",
+    "members,meta,expected",
     [
         ({}, {}, []),
         ({"paug.json": b"{}", "url.txt": b"u", "emb": b"x"}, {"member_id": 3}, []),
@@ -68,11 +68,11 @@ VECTORS = np.arange(6, dtype=np.float32).reshape(2, 3)
         ),
     ],
 )
-def test_text_embeddings_are_known_by_name(members, meta, found):
+def test_text_embeddings_are_known_by_name(members, meta, expected):
     record = sample(members, meta=meta)
     names = text_embeddings(record)
-    assert len(names) == len(found) and all(map(str.startswith, names, found))
-    if not found:
+    assert len(names) == len(expected) and all(map(str.startswith, names, expected))
+    if not expected:
         assert room_for(record, [Y]) == record
         return
     with pytest.raises(ColumnClash, match="k: has text embeddings .*, but none for the new captions"):
@@ -85,7 +85,7 @@ def test_text_embeddings_are_known_by_name(members, meta, found):
 
 def test_what_is_dropped_and_what_stays():
     pictures = npz(image_emb=VECTORS)
-    one = sample(
+    record = sample(
         {
             "npz": npz(image_emb=VECTORS, text_emb=VECTORS),
             "pth.gz": PICKLE,
@@ -95,11 +95,11 @@ def test_what_is_dropped_and_what_stays():
         },
         meta={"text_emb": "x", "license": "CC0"},
     )
-    less = room_for(one, [Y], drop_text_embeddings=True)
+    less = room_for(record, [Y], drop_text_embeddings=True)
     assert list(less.members) == ["url.txt", "npz", "c.npz"] and less.meta == {"license": "CC0"}
-    kept = np.load(io.BytesIO(less.members["npz"]))
-    assert kept.files == ["image_emb"] and (kept["image_emb"] == VECTORS).all()
-    assert less == room_for(one, [Y], drop_text_embeddings=True) and room_for(less, [Y]) == less
+    arrays = np.load(io.BytesIO(less.members["npz"]))
+    assert arrays.files == ["image_emb"] and (arrays["image_emb"] == VECTORS).all()
+    assert less == room_for(record, [Y], drop_text_embeddings=True) and room_for(less, [Y]) == less
     damaged = npz(image_emb=VECTORS, text_emb=VECTORS)
     damaged = damaged[:40] + b"\xff\xff\xff" + damaged[43:]
     assert "npz" not in room_for(sample({"npz": damaged}), [Y], drop_text_embeddings=True).members
@@ -121,7 +121,7 @@ def test_a_failed_sample_gets_nothing_and_stays():
     assert room_for(broken, [X]) is broken
 
 
-# ---- the published reinforced sets, in both layouts ------------------------------------------------------------------
+# ---- the published reinforced sets, in both layouts ----------------------------------------------------------------
 
 LEGACY = {
     "url.txt": b"http://e.org/a.jpg",
@@ -147,12 +147,12 @@ def test_a_second_captioner_beside_the_first(tmp_path, write_tar, picture, layou
         }
     files = {**files, "odd.bin": b"\0\xff"}
     path = write_tar(tmp_path / "00000.tar", [(f"k.{suffix}", data) for suffix, data in files.items()])
-    (one,) = read_samples(path)[0]
-    assert one.meta["uid"] == "u1" and one.image == files.get("jpg")
-    assert one.captions == (() if layout == "legacy" else ("a dog",))
-    room = one
-    if layout != "pth.gz":  # which is carried, by whom it is not refused
-        room = room_for(one, [Y], drop_text_embeddings=layout == "legacy")
+    (sample,) = read_samples(path)[0]
+    assert sample.meta["uid"] == "u1" and sample.image == files.get("jpg")
+    assert sample.captions == (() if layout == "legacy" else ("a dog",))
+    room = sample
+    if layout != "pth.gz":  # which is kept if it is not refused
+        room = room_for(sample, [Y], drop_text_embeddings=layout == "legacy")
     added = replace(room, columns={**room.columns, Y: ("new",)})
     with ShardWriter(tmp_path / "out", "00000") as writer:
         writer.write(added)
@@ -160,7 +160,7 @@ def test_a_second_captioner_beside_the_first(tmp_path, write_tar, picture, layou
     assert {name: list(texts) for name, texts in back.columns.items()} == json.loads(files["syn.json"]) | {Y: ["new"]}
     carried = {"url.txt", "paug.json", "odd.bin", *({"npz", "pth.gz"} & files.keys() if layout != "legacy" else ())}
     assert {name: back.members[name] for name in carried} == {name: files[name] for name in carried}
-    assert back.image == one.image and back.meta["uid"] == "u1"
+    assert back.image == sample.image and back.meta["uid"] == "u1"
     (record,) = read_records(writer.path)
     with ShardWriter(tmp_path / "again", "00000") as writer:
         writer.write(record)
@@ -172,7 +172,7 @@ def test_a_second_captioner_beside_the_first(tmp_path, write_tar, picture, layou
 
 
 def test_jsonl_of_the_reference_tool(tmp_path, picture):
-    """Its embeddings are pickles in base64, and no captions."""
+    """Its columns of embeddings are pickles in base64, and not captions."""
     import base64
 
     row = {
@@ -184,7 +184,7 @@ def test_jsonl_of_the_reference_tool(tmp_path, picture):
         "syn_text_coca_emb": base64.b64encode(PICKLE).decode(),
     }
     (tmp_path / "00000.jsonl").write_text(json.dumps(row))
-    (one,) = read_samples(str(tmp_path / "00000.jsonl"))[0]
-    assert one.columns == {"syn_text_coca": ("s1",)}
-    assert text_embeddings(one) == ["text_emb", "syn_text_coca_emb"]
-    assert one.meta["text_emb"] == row["text_emb"]
+    (record,) = read_samples(str(tmp_path / "00000.jsonl"))[0]
+    assert record.columns == {"syn_text_coca": ("s1",)}
+    assert text_embeddings(record) == ["text_emb", "syn_text_coca_emb"]
+    assert record.meta["text_emb"] == row["text_emb"]

@@ -1,4 +1,4 @@
-"""Caption sets in small, exact copies of the published files, and on real ones where they are."""
+"""Caption sets in small, exact copies of the published files, and in the real files where they are available."""
 
 import os
 
@@ -22,13 +22,13 @@ def captions(spec, images=None):
 
 def test_coco(coco, images):
     folder = images(*(f"{number:012d}.jpg" for number in range(1, 8)))
-    found = samples(f"coco:{coco}", folder)
-    assert [sample.key for sample in found] == [str(number) for number in range(1, 9)]
-    assert found[2].captions == tuple(f"picture 3 caption {which}" for which in range(5))
-    assert found[2].image == (folder / "000000000003.jpg").read_bytes() and found[2].meta["license"].endswith(
+    records = samples(f"coco:{coco}", folder)
+    assert [sample.key for sample in records] == [str(number) for number in range(1, 9)]
+    assert records[2].captions == tuple(f"picture 3 caption {which}" for which in range(5))
+    assert records[2].image == (folder / "000000000003.jpg").read_bytes() and records[2].meta["license"].endswith(
         "by-nc-nd/2.0/"
     )
-    assert [bool(sample.error) for sample in found] == [False] * 7 + [True]
+    assert [bool(sample.error) for sample in records] == [False] * 7 + [True]
 
 
 def test_the_permissive_subset_of_coco_is_by_by_sa_and_by_nd(coco):
@@ -70,10 +70,10 @@ def test_karpathy_splits(tmp_path, images, write):
 
 def test_docci_is_train_unless_asked(docci, images):
     folder = images("train_00000.jpg", "train_00001.jpg")
-    found = samples(f"docci:{docci}", folder)
-    assert [sample.key for sample in found] == ["train_00000", "train_00001", "train_00002"]
-    assert found[1].captions == ("A long description of train 1. It has two sentences.",)
-    assert found[1].image is not None and "missing" in found[2].error
+    records = samples(f"docci:{docci}", folder)
+    assert [sample.key for sample in records] == ["train_00000", "train_00001", "train_00002"]
+    assert records[1].captions == ("A long description of train 1. It has two sentences.",)
+    assert records[1].image is not None and "missing" in records[2].error
     assert list(captions(f"docci:{docci}#qual_dev")) == [f"qual_dev_{number:05d}" for number in range(3)]
     [shard] = read_samples(f"docci:{docci}")
     assert shard.name == "docci_descriptions-00000" and shard.stamp["size"] == os.path.getsize(docci)
@@ -91,7 +91,7 @@ def test_dci_variants(tmp_path, dci, images, bounds):
     assert all(not sample.error for sample in samples(f"dci-short:{folder}", tmp_path / "images"))
 
 
-# what GBC's toolkit writes otherwise than the published files
+# fields that GBC's toolkit writes in another way than the published files
 TOOLKIT = {
     "img_url": None,
     "img_path": "data/images/wiki/horses.jpg",
@@ -151,9 +151,9 @@ def test_a_row_of_another_form_is_a_row_with_the_reason(tmp_path, write):
     path = write(
         tmp_path / "docci.jsonlines", [good, {"example_id": "train_2"}, [1], {**good, "example_id": "train_3"}]
     )
-    found = samples(f"docci:{path}")
-    assert [sample.key for sample in found] == ["train_1", "docci-000000001", "docci-000000002", "train_3"]
-    assert "not a row of this set" in found[1].error and "JSON object" in found[2].error
+    records = samples(f"docci:{path}")
+    assert [sample.key for sample in records] == ["train_1", "docci-000000001", "docci-000000002", "train_3"]
+    assert "not a row of this set" in records[1].error and "JSON object" in records[2].error
 
 
 def test_bad_rows_of_later_shards_have_keys_of_their_own(tmp_path, monkeypatch, write):
@@ -161,11 +161,11 @@ def test_bad_rows_of_later_shards_have_keys_of_their_own(tmp_path, monkeypatch, 
     for number in range(5):
         write(tmp_path / "annotations" / f"{number}.json", {"image": f"{number}.jpg"})
     shards = read_samples(f"dci-short:{tmp_path / 'annotations'}")
-    found = [sample for shard in shards for sample in shard]
-    assert len(shards) == 3 and [sample.key for sample in found] == [
+    records = [sample for shard in shards for sample in shard]
+    assert len(shards) == 3 and [sample.key for sample in records] == [
         f"annotations-{number:09d}" for number in range(5)
     ]
-    assert all("short_caption" in sample.error for sample in found)
+    assert all("short_caption" in sample.error for sample in records)
 
 
 def test_a_table_takes_its_pictures_from_another_folder(tmp_path, images, write):
@@ -196,9 +196,9 @@ def test_real_gbc_graphs_of_both_formats(data):
     [("IIW-400", 400, "aar_test_04600"), ("DCI_Test", 112, "sa_1545038"), ("DOCCI_Test", 100, "test_00731")],
 )
 def test_real_image_in_words(data, part, count, key):
-    found = captions(f"iiw:{data}/imageinwords/{part}/data.jsonl")
-    assert len(found) == count and next(iter(found)) == key
-    assert all(len(texts) == 1 and len(texts[0].split()) > 20 for texts in found.values())
+    records = captions(f"iiw:{data}/imageinwords/{part}/data.jsonl")
+    assert len(records) == count and next(iter(records)) == key
+    assert all(len(texts) == 1 and len(texts[0].split()) > 20 for texts in records.values())
 
 
 # ---- sets of many hands ---------------------------------------------------------------------------------------------
@@ -245,8 +245,8 @@ def test_localized_narratives(tmp_path, images, write):
         )
     ]
     path = write(tmp_path / "narratives.jsonl", rows)
-    found = samples(f"localized-narratives:{path}", images("000000137576.jpg", "0000c.jpg"))
-    assert [(sample.key, len(sample.captions), sample.error) for sample in found] == [
+    records = samples(f"localized-narratives:{path}", images("000000137576.jpg", "0000c.jpg"))
+    assert [(sample.key, len(sample.captions), sample.error) for sample in records] == [
         ("137576", 3, ""),
         ("0000c", 1, ""),
     ]
@@ -280,8 +280,8 @@ def test_vizwiz_captions_of_a_form_are_left_out_and_counted(tmp_path, images, wr
             ],
         },
     )
-    found = samples(f"coco:{path}", images("1.jpg", "2.jpg"))
-    assert [sample.captions for sample in found] == [("A can.",), ()] and not any(sample.error for sample in found)
+    records = samples(f"coco:{path}", images("1.jpg", "2.jpg"))
+    assert [sample.captions for sample in records] == [("A can.",), ()] and not any(sample.error for sample in records)
     assert "2 captions are left out" in caplog.text
 
 
@@ -307,9 +307,11 @@ def test_pictures_of_one_file_name_and_several_urls_are_not_mixed_up(tmp_path, i
         write(path, rows)
     else:
         pq.write_table(pa.Table.from_pylist(rows), path)
-    found = samples(f"gbc-short:{path}", images("image.jpg", "cat.jpg"))
-    assert [sample.key for sample in found[2:]] == ["cat", "cat~2"] and not any(sample.error for sample in found[2:])
+    records = samples(f"gbc-short:{path}", images("image.jpg", "cat.jpg"))
+    assert [sample.key for sample in records[2:]] == ["cat", "cat~2"] and not any(
+        sample.error for sample in records[2:]
+    )
     assert all(
         "several rows have a picture of this file name" in sample.error and sample.image is None
-        for sample in found[:2]
+        for sample in records[:2]
     )

@@ -1,4 +1,4 @@
-"""What `datasets` makes of our files, and the pitfalls of its webdataset reader that the layout of our records avoids."""
+"""What `datasets` reads from our files, and faults of its webdataset reader that our layout avoids."""
 
 import io
 import json
@@ -41,18 +41,20 @@ def load(tmp_path, monkeypatch):
 def record(key, picture, error="", captions=("a dog",), **meta) -> Record:
     scores = {} if error else {X: {"logprob": [-1.5, -2.5], "truncated": [False, True], "flags": ["", "short"]}}
     columns = {} if error else {X: ("one", "two")}
-    return Record(key, b"a text" if error else picture, captions, columns, scores, meta=meta, error=error)
+    return Record(
+        key, b"a text" if error else picture, captions, columns=columns, scores=scores, meta=meta, error=error
+    )
 
 
 def write(folder, name, records, **options) -> str:
     with ShardWriter(folder, name, columns=[X], **options) as writer:
-        for one in records:
-            writer.write(one)
+        for item in records:
+            writer.write(item)
     return writer.path
 
 
 def run(tmp_path, picture, **options) -> list[str]:
-    """Two shards, failures first in each, keys with dots, pictures of two encodings."""
+    """Write two shards whose records fail first, with dots in keys and pictures of two encodings."""
     return [
         write(
             tmp_path,
@@ -70,7 +72,7 @@ def run(tmp_path, picture, **options) -> list[str]:
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("features", [False, True])
 def test_a_run_with_failures(tmp_path, picture, load, streaming, features):
-    rows = load("webdataset", run(tmp_path, picture), streaming, dataset_features([X]) if features else None)
+    rows = load("webdataset", run(tmp_path, picture), streaming, features=dataset_features([X]) if features else None)
     assert len(rows) == 16
     assert [row["json"]["error"] for row in rows] == 2 * (6 * [""] + 2 * ["no picture"])
     assert rows[0]["json"]["uid"] == "0.1/x" and rows[0]["__key__"] == "0%2E1/x"
@@ -92,7 +94,7 @@ def test_under_five_records_need_features(tmp_path, picture, load, streaming):
     )
     with pytest.raises(ValueError, match="share the same prefix or the same types"):
         load("webdataset", path, streaming)
-    rows = load("webdataset", path, streaming, dataset_features([X]))
+    rows = load("webdataset", path, streaming, features=dataset_features([X]))
     assert [row["json"]["error"] for row in rows] == ["", "", "no picture"]
     assert rows[0]["jpg"].size == (12, 8) and rows[0]["txt"] is None and rows[1]["txt"] == "a dog"
     assert rows[1]["syn.json"] == {X: ["one", "two"]}
@@ -103,7 +105,7 @@ def test_similarities_have_their_features(tmp_path, picture, load, streaming):
     scored = record("a", picture())
     scored.scores[X]["similarity"] = [0.25, -0.5]
     path = write(tmp_path, "similar", [scored])
-    [row] = load("webdataset", path, streaming, dataset_features([X], similarity=True))
+    [row] = load("webdataset", path, streaming, features=dataset_features([X], similarity=True))
     assert row["json"]["caption_scores"][X]["similarity"] == [0.25, -0.5]
 
 
@@ -115,25 +117,27 @@ def test_reinforced_records_need_features(tmp_path, picture, load, streaming, ki
         name: torch.randn(rows, 4).bfloat16() for name, rows in (("image_emb", 2), ("text_emb", 1), (f"{X}_emb", 2))
     }
     good = [record(str(number), picture()) for number in range(5)]
-    for one in good:
-        one.members.update({"paug.json": write_views(views), kind: pack(stored, kind)})
+    for sample in good:
+        sample.members.update({"paug.json": write_views(views), kind: pack(stored, kind)})
     path = write(tmp_path, "reinforced", [*good, record("5", None, "no picture")])
     with pytest.raises(Exception, match="mix list and non-list"):
         load("webdataset", path, streaming)
-    rows = load("webdataset", path, streaming, dataset_features([X], embeddings=kind))
+    rows = load("webdataset", path, streaming, features=dataset_features([X], embeddings=kind))
     assert [row["json"]["error"] for row in rows] == [""] * 5 + ["no picture"]
     assert rows[0]["paug.json"] == {"param_aug": views} and rows[5]["paug.json"] is None and rows[5][kind] is None
     assert rows[0][kind].pop("captions_emb") is None
-    assert {name: torch.tensor([list(row) for row in found]).tolist() for name, found in rows[0][kind].items()} == {
-        name: found.float().tolist() for name, found in stored.items()
-    }
+    assert {
+        name: torch.tensor([list(row) for row in vectors]).tolist() for name, vectors in rows[0][kind].items()
+    } == {name: vectors.float().tolist() for name, vectors in stored.items()}
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_all_failed(tmp_path, picture, load, streaming):
     path = write(tmp_path, "none", [record(str(i), None, "no picture") for i in range(6)])
     for features in (None, dataset_features([X])):
-        assert [row["json"]["error"] for row in load("webdataset", path, streaming, features)] == ["no picture"] * 6
+        assert [row["json"]["error"] for row in load("webdataset", path, streaming, features=features)] == [
+            "no picture"
+        ] * 6
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -191,7 +195,7 @@ def test_pitfall_bytes_that_do_not_decode(tmp_path, picture, write_tar, load):
 
 
 def test_pictures_are_stored_as_found(tmp_path, picture, load):
-    """`datasets` shows them upright, and so do `width` and `height`."""
+    """`datasets` shows them upright, and `width` and `height` are those of the upright picture."""
     exif = Image.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()
@@ -211,15 +215,15 @@ def test_our_shards_that_datasets_wrote_as_parquet_are_ours(tmp_path, picture, l
     ours, back = (
         sorted(read_records(path), key=lambda record: record.key) for path in (shards, str(tmp_path / "t.parquet"))
     )
-    for one, other in zip(ours, back, strict=True):
+    for sample, other in zip(ours, back, strict=True):
         assert (other.image, other.captions, other.columns, other.scores, other.error) == (
-            one.image,
-            one.captions,
-            one.columns,
-            one.scores,
-            one.error,
+            sample.image,
+            sample.captions,
+            sample.columns,
+            sample.scores,
+            sample.error,
         )
-        assert "source_fields" not in other.meta and other.meta["uid"] == one.meta["uid"] == one.key
+        assert "source_fields" not in other.meta and other.meta["uid"] == sample.meta["uid"] == sample.key
 
 
 def test_fields_of_others_beside_ours(tmp_path, picture, load):

@@ -1,4 +1,4 @@
-"""Embeddings in files: nothing lost, nothing run."""
+"""Embeddings in files: nothing is lost, and nothing in them is run."""
 
 import gzip
 import io
@@ -17,7 +17,8 @@ def test_embeddings_are_read_back_as_they_were_written():
     assert all(torch.equal(rows, embeddings[name]) for name, rows in unpack({"npz": pack(embeddings, "npz")}).items())
     rounded = unpack({"pth.gz": pack(embeddings, "pth.gz")})
     assert all(torch.equal(rows, embeddings[name].bfloat16().float()) for name, rows in rounded.items())
-    assert len(pack({"image_emb": torch.randn(1000, 5)[:1]}, "pth.gz")) < 3000  # not all that it is a slice of
+    # and not of the whole tensor of which it is a slice
+    assert len(pack({"image_emb": torch.randn(1000, 5)[:1]}, "pth.gz")) < 3000
     assert unpack({}) == {}
 
 
@@ -57,8 +58,8 @@ def test_originals_of_the_older_layout_come_first_and_columns_in_their_order():
         "syn_text_b_emb": ["b1", "b2"],
         "syn_text_a_emb": ["a1", "a2", "a3"],
     }
-    found = modern({"image_emb": torch.ones(4, 3), "text_emb": rows}, 4, texts)
-    assert {name: of[:, 0].tolist() for name, of in found.items()} == {
+    converted = modern({"image_emb": torch.ones(4, 3), "text_emb": rows}, 4, texts)
+    assert {name: rows_of_name[:, 0].tolist() for name, rows_of_name in converted.items()} == {
         "image_emb": [1] * 4,
         "text_emb": [0],
         "captions_emb": [0, 1],

@@ -1,4 +1,4 @@
-"""Facts: what captions state is read back exactly, and every caption we write is true."""
+"""Facts: those that captions state are found exactly, and every caption that we write is true."""
 
 from collections import Counter
 
@@ -66,7 +66,7 @@ def test_true_and_key_facts_of_a_scene():
         Fact("colour", "red", "circle"),
         Fact("colour", "blue", "square"),
         Fact("count", "2", "object"),
-        Fact("relation", "left of", "red circle", "blue square"),
+        Fact("relation", "left of", "red circle", other="blue square"),
     }
 
 
@@ -91,7 +91,7 @@ def test_lies_are_found(lie):
 
 @pytest.mark.parametrize("level", [1, 2, 3, 4])
 def test_every_caption_we_write_is_true_and_five_tell_nearly_everything(level):
-    told, key = Counter(), Counter()
+    statements, key = Counter(), Counter()
     for index in range(200):
         sample = scene_sample(SceneSpec("train", level=level, size=16), index)
         scene = sample.meta["scene"]
@@ -101,10 +101,10 @@ def test_every_caption_we_write_is_true_and_five_tell_nearly_everything(level):
             assert facts_of(caption), caption
             assert facts_of(caption) <= true, (caption, facts_of(caption) - true)
         stated = frozenset().union(*map(facts_of, sample.captions))
-        told.update(fact.kind for fact in key_facts(scene) & stated)
+        statements.update(fact.kind for fact in key_facts(scene) & stated)
         key.update(fact.kind for fact in key_facts(scene))
     for kind in key:
-        assert told[kind] / key[kind] > 0.95, kind
+        assert statements[kind] / key[kind] > 0.95, kind
 
 
 def test_long_captions_state_every_kind():

@@ -1,4 +1,4 @@
-"""What people write of a picture is kept: captions in any form, and fields that have names of ours; and is told from ours."""
+"""Captions in any form and foreign fields with our names are kept, and are not mistaken for ours."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_captions_in_any_form(value, captions):
 
 
 @pytest.mark.parametrize(
-    "fields,texts,captions,rest",
+    "fields,texts,captions,others",
     [
         ({"captions": []}, ("alt",), ("alt",), {}),
         ({"captions": [None, "x"]}, ("alt",), ("alt", "x"), {}),
@@ -90,9 +90,14 @@ def test_captions_in_any_form(value, captions):
         ),
     ],
 )
-def test_fields_of_others_are_kept_and_never_an_error(fields, texts, captions, rest):
-    known = sort_fields(fields, texts, picture=True)
-    assert (known.captions, known.others, known.error, known.scores) == (captions, rest, "", {})
+def test_fields_of_others_are_kept_and_never_an_error(fields, texts, captions, others):
+    fields_sorted = sort_fields(fields, texts, picture=True)
+    assert (fields_sorted.captions, fields_sorted.others, fields_sorted.error, fields_sorted.scores) == (
+        captions,
+        others,
+        "",
+        {},
+    )
 
 
 def test_a_record_of_ours_is_taken_at_its_word():
@@ -101,11 +106,11 @@ def test_a_record_of_ours_is_taken_at_its_word():
         assert not is_ours({key: value for key, value in OURS.items() if key != name}) and not is_ours(
             {**OURS, name: 0.5}
         )
-    known = sort_fields(
+    fields_sorted = sort_fields(
         {**OURS, "error": "was broken", "source_fields": {"width": 3}}, ["a synthetic caption"], picture=True
     )
-    assert known.captions == ("a",) and known.error == "was broken"
-    assert known.others == {
+    assert fields_sorted.captions == ("a",) and fields_sorted.error == "was broken"
+    assert fields_sorted.others == {
         "uid": "u",
         "sha256": "",
         "width": 0,
@@ -138,7 +143,7 @@ def test_json_that_is_no_object():
     assert json_fields(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
     deep = json_fields(
         b'{"json": ' + b"[" * 100 + b"]" * 100 + b"}"
-    )  # within source_fields it would be too deep to be read again
+    )  # in source_fields it would be nested too deep to be read again
     assert foreign_fields(deep, picture=True) == {"source_fields": {"json": "[" * 100 + "]" * 100}}
 
 
@@ -175,8 +180,8 @@ def test_fields_that_clash_move_once_and_come_back(tmp_path, picture, write_tar,
                 writer.write(record)
         path = writer.path
         first, second = read_records(path)
-        kept = {**first.meta, **first.meta["source_fields"]}
-        assert {name: kept[name] for name in theirs if name != "uid"} == {
+        fields = {**first.meta, **first.meta["source_fields"]}
+        assert {name: fields[name] for name in theirs if name != "uid"} == {
             name: value for name, value in theirs.items() if name != "uid"
         }
         assert (
@@ -199,6 +204,6 @@ def test_a_label_of_ours_leaves_theirs_beside_it(tmp_path, picture):
         (None, {"label": 3}, {"label": 3}),
     ):
         with ShardWriter(tmp_path, "out") as writer:
-            writer.write(Record("a", picture(), (), {"syn_text_x": ("one",)}, label=label, meta=meta))
+            writer.write(Record("a", picture(), (), columns={"syn_text_x": ("one",)}, label=label, meta=meta))
         (back,) = read_records(writer.path)
         assert {name: back.meta[name] for name in ("label", "source_fields") if name in back.meta} == fields

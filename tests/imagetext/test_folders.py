@@ -103,7 +103,7 @@ def test_the_stamp_sees_every_change(folder, picture):
     stamps.append(stamp())
     put(folder, "metadata.jsonl", b'{"file_name": "b.jpg", "text": "one"}')
     stamps.append(stamp())
-    assert len({json.dumps(one) for one in stamps}) == 4
+    assert len({json.dumps(each_stamp) for each_stamp in stamps}) == 4
 
 
 def test_a_folder_of_real_pictures_is_read_whole(wiki):
@@ -116,18 +116,18 @@ def test_pictures_are_known_by_their_bytes_and_all_else_is_named(folder, picture
         put(folder, name, picture(number))
     put(folder, "A.JPG", picture(4))
     put(folder, "A.TXT", b"upper")
-    put(folder, "raw.dng", picture(5, "TIFF"))  # what cameras keep beside a picture
+    put(folder, "raw.dng", picture(5, "TIFF"))  # files that cameras write beside a picture
     for name in ("x.psd", "y.psd", "p.svg", "B.txt", "empty", "data.json", "BMW.md", "Thumbs.db", "@eaDir/a.jpg"):
         put(folder, name, b"" if name == "empty" else b"BMW or P6 or 8BPS")
-    found = read(folder)
-    assert {sample.key: sample.captions for sample in found} == {
+    records = read(folder)
+    assert {sample.key: sample.captions for sample in records} == {
         "A": ("upper",),
         "noext": (),
         "photo.jpg?w=300": (),
         "photo.jpg_large": (),
         "image": (),
     }
-    assert all(sample.image for sample in found)
+    assert all(sample.image for sample in records)
     by_bytes, others = caplog.messages
     assert "4 files are pictures by their bytes" in by_bytes and "1 .jpg_large (photo.jpg_large)" in by_bytes
     assert "8 files are no pictures and belong to none: 2 .psd (x.psd), " in others
@@ -143,10 +143,10 @@ def test_files_beside_a_picture(folder, picture, caplog):
     put(folder, "a.caption", b"one\ntwo")  # kohya's
     put(folder, "b.png.txt", "drei über".encode("utf-16"))
     put(folder, "b.caption", b"not this one")
-    put(folder, "caf\u00e9.txt", b"composed")  # macOS spells names of files otherwise
+    put(folder, "caf\u00e9.txt", b"composed")  # macOS writes é as two characters in file names
     theirs = {"key": "000", "caption": "alt", "sha256": "0", "width": 3, "error_message": None, "uid": "u"}
     put(folder, "c.json", json.dumps(theirs).encode())  # img2dataset's
-    put(folder, "b.png.json", b'{"title": "b.png"}')  # Google's, of which the title is no caption
+    put(folder, "b.png.json", b'{"title": "b.png"}')  # Google's, whose title is not a caption
     put(
         folder, "a.json", json.dumps({"imageData": "A" * (1 << 20)}).encode()
     )  # labelme's, with the picture in it again

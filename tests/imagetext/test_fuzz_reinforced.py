@@ -1,6 +1,7 @@
-"""Malformed views and embeddings of every kind, drawn by number: `CAPSMITH_FUZZ=1000` draws so many.
+"""Malformed views and embeddings of every kind, drawn by number: `CAPSMITH_FUZZ=1000` draws 1,000 inputs.
 
-Whatever comes, reading gives tables of finite numbers that fit the record, or a reason; it runs nothing and takes little memory.
+Reading any input returns tables of finite numbers that fit the record, or raises an error. It runs no code and takes
+little memory.
 """
 
 import gzip
@@ -29,7 +30,7 @@ from imagetext.shards import ShardWriter
 from imagetext.sources import read_records
 
 CASES = int(os.environ.get("CAPSMITH_FUZZ", 48))
-SECONDS = 60  # no case takes a second
+SECONDS = 60  # seconds; no case takes one
 LARGEST = 2**20  # bytes, here
 MEMORY = 2 * 10**9  # bytes of address space that a case may add
 COLUMNS = {"syn_text_a": ("a dog", "a cat"), "syn_text_b": ("a bird",)}
@@ -39,21 +40,21 @@ VIEWS = [[[0, 0, 6, 7], [[1, 0.1], [10, 6.0]]], [[1, 2, 3, 4], None]]
 
 
 class Case:
-    """What a case draws from, and the folder that it must not make."""
+    """The random numbers of a case, and the folder that it must not create."""
 
     def __init__(self, number: int, folder: Path):
         self.rng, self.attacked = random.Random(number), folder / "attacked"
 
     def damaged(self, data: bytes) -> bytes:
-        """The bytes with some of them changed, lost or zeroed."""
+        """Return the bytes with some of them changed, removed or zeroed."""
         for _ in range(self.rng.choice([1, 1, 2, 8])):
-            at, length = self.rng.randrange(len(data)), self.rng.choice([1, 4, 512])
-            data = data[:at] + self.rng.choice([self.rng.randbytes(1), b"", bytes(length)]) + data[at + length :]
+            start, length = self.rng.randrange(len(data)), self.rng.choice([1, 4, 512])
+            data = data[:start] + self.rng.choice([self.rng.randbytes(1), b"", bytes(length)]) + data[start + length :]
         return data
 
 
 class Attack:
-    """An object whose pickle makes a folder where it is loaded."""
+    """An object whose pickle creates a folder when it is loaded."""
 
     def __init__(self, case: Case):
         self.path = str(case.attacked)
@@ -69,7 +70,7 @@ def jpeg() -> bytes:
 
 
 def embeddings(case: Case) -> dict[str, torch.Tensor]:
-    """Good ones, in either layout."""
+    """Good embeddings in either layout."""
     rows = {
         name: torch.from_numpy(np.frombuffer(case.rng.randbytes(count * 5), np.uint8).reshape(count, 5) / 256).float()
         for name, count in COUNTS.items()
@@ -99,7 +100,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
     return file.getvalue()
 
 
-# ---- the kinds of malformed members: each returns those that replace the good ones ---------------------------------------
+# ---- the kinds of malformed members: each returns those that replace the good ones ---------------------------------
 
 
 def damaged(case: Case) -> dict[str, bytes]:
@@ -117,12 +118,12 @@ def cut(case: Case) -> dict[str, bytes]:
 
 
 def header_promises(case: Case) -> dict[str, bytes]:
-    """An array's header says that there are more numbers than there are, of a type that may be none."""
+    """An array's header claims more numbers than there are, or an invalid type."""
     shape = case.rng.choice(
         [(10**6, 10**6), (10**5, 10**5), (2, 10**12), (-1, 5), (0, 10**12), (3, 5), (2**62, 2**62)]
     )
     kind = case.rng.choice(["<f4", "<f4", "<f4", "<f2", ">f8", "|O", "<U9", "|V8", "<i8", "<c8", "|S0", "<M8[us]"])
-    return promising(shape, kind, case.rng.choice([0, 40, 4000]), case.rng.random() < 0.5)
+    return promising(shape, kind, case.rng.choice([0, 40, 4000]), by_columns=case.rng.random() < 0.5)
 
 
 def promising(shape: tuple[int, int], kind: str, bytes_there: int, by_columns: bool = False) -> dict[str, bytes]:
@@ -132,18 +133,18 @@ def promising(shape: tuple[int, int], kind: str, bytes_there: int, by_columns: b
 
 
 def bombs() -> dict[str, dict[str, bytes]]:
-    """Few bytes that become many, by what makes them so."""
-    many = torch.zeros(5 * LARGEST // 4, 1)
+    """Files of few bytes that become many, by the way in which they do."""
+    tensor = torch.zeros(5 * LARGEST // 4, 1)
     file = io.BytesIO()
-    torch.save({"image_emb": many}, file)
+    torch.save({"image_emb": tensor}, file)
     with zipfile.ZipFile(file) as archive:
         deflated = zipped({name: archive.read(name) for name in archive.namelist()})
     array, half = io.BytesIO(), io.BytesIO()
-    np.save(array, many[: LARGEST // 8].numpy())
-    np.save(half, many[: LARGEST // 3].half().numpy())
+    np.save(array, tensor[: LARGEST // 8].numpy())
+    np.save(half, tensor[: LARGEST // 3].half().numpy())
     lying = bytearray(zipped({"image_emb.npy": array.getvalue()}))
-    at = lying.index(b"PK\1\2") + 24
-    lying[at : at + 4] = (200).to_bytes(4, "little")
+    start = lying.index(b"PK\1\2") + 24
+    lying[start : start + 4] = (200).to_bytes(4, "little")
     strided = torch.zeros(1, dtype=torch.bfloat16)
     return {
         "arrays": {"npz": zipped({f"{number}_emb.npy": array.getvalue() for number in range(9)})},
@@ -176,7 +177,7 @@ def attack(case: Case) -> dict[str, bytes]:
 
 
 def other_numbers(case: Case) -> dict[str, bytes]:
-    """NaN, infinities, what is no table, no number or of another length."""
+    """NaN, infinities, other shapes, values that are not numbers, other lengths."""
     rows = embeddings(case)
     name = case.rng.choice(list(rows))
     length = len(rows[name])
@@ -201,7 +202,7 @@ def other_numbers(case: Case) -> dict[str, bytes]:
 
 
 def other_types(case: Case) -> dict[str, bytes]:
-    """What is no dictionary of tensors."""
+    """Objects that are not a dictionary of tensors."""
     rows = torch.ones(2, 5)
     values = [
         [rows],
@@ -238,9 +239,11 @@ def other_views(case: Case) -> dict[str, bytes]:
     ]
     chosen = case.rng.choices(views, k=2)
     spelled = case.rng.choice([chosen, json.dumps(chosen), json.dumps(chosen)[:-1], "[" * 5000, "1", 1, None])
-    whole = json.dumps({"param_aug": spelled}).encode()
+    document = json.dumps({"param_aug": spelled}).encode()
     return {
-        "paug.json": case.rng.choice([whole] * 8 + [b"", b"[1]", b"null", b"\xff" + whole, whole + b"x", b"3" * 5000])
+        "paug.json": case.rng.choice(
+            [document] * 8 + [b"", b"[1]", b"null", b"\xff" + document, document + b"x", b"3" * 5000]
+        )
     }
 
 
@@ -257,7 +260,7 @@ KINDS: list[Callable[[Case], dict[str, bytes]]] = [
 
 
 def members(case: Case, number: int) -> dict[str, bytes]:
-    """A record's members, one or two of which are malformed."""
+    """Return a record's members, one or two of which are malformed."""
     kind = case.rng.choice(["npz", "pth.gz"])
     malformed = KINDS[number % len(KINDS)](case)
     good = (
@@ -268,12 +271,12 @@ def members(case: Case, number: int) -> dict[str, bytes]:
     return {**good, **malformed}
 
 
-# ---- what must hold ----------------------------------------------------------------------------------------------------
+# ---- what must hold ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def limits(monkeypatch):
-    """Of time, of what embeddings may take, and of memory."""
+    """Limits of time, of embeddings and of memory."""
 
     def late(*_):
         raise TimeoutError("the case hangs")
@@ -291,20 +294,20 @@ def limits(monkeypatch):
 
 @pytest.mark.parametrize("number", range(CASES))
 def test_malformed_views_and_embeddings(number, tmp_path, limits):
-    found = members(Case(number, tmp_path), number)
-    for read in (lambda: modern(unpack(found), 2, TEXTS), lambda: read_views(found.get("paug.json", b"{}"))):
+    files = members(Case(number, tmp_path), number)
+    for reader in (lambda: modern(unpack(files), 2, TEXTS), lambda: read_views(files.get("paug.json", b"{}"))):
         try:
-            made = read()
+            value = reader()
         except ValueError as error:
             assert str(error)
             continue
-        if isinstance(made, dict):
-            assert {name: len(rows) for name, rows in made.items()} == COUNTS
-            assert len({rows.shape[1] for rows in made.values()}) == 1 and all(
-                rows.isfinite().all() for rows in made.values()
+        if isinstance(value, dict):
+            assert {name: len(rows) for name, rows in value.items()} == COUNTS
+            assert len({rows.shape[1] for rows in value.values()}) == 1 and all(
+                rows.isfinite().all() for rows in value.values()
             )
         else:
-            assert all(replay(view, Image.new("RGB", (9, 7)), 8).shape == (3, 8, 8) for view in made)
+            assert all(replay(view, Image.new("RGB", (9, 7)), 8).shape == (3, 8, 8) for view in value)
     assert not (tmp_path / "attacked").exists()
 
 
@@ -343,9 +346,9 @@ def test_malformed_records_are_rows_when_converted_and_replaced_when_reinforced(
     with ShardWriter(tmp_path / "in", "x", format=format) as writer:
         for number in range(count):
             case = Case(number, tmp_path)
-            writer.write(Record(str(number), jpeg(), ("a photo",), COLUMNS, members=members(case, number)))
-    asked = {"input": [writer.path], "device": "cpu", "num_workers": 0, "format": format, "max_error_rate": 1}
-    assert run(ReinforceConfig(**asked, convert=True, output=tmp_path / "converted")) == 0
+            writer.write(Record(str(number), jpeg(), ("a photo",), columns=COLUMNS, members=members(case, number)))
+    settings = {"input": [writer.path], "device": "cpu", "num_workers": 0, "format": format, "max_error_rate": 1}
+    assert run(ReinforceConfig(**settings, convert=True, output=tmp_path / "converted")) == 0
     records = list(read_records(str(next((tmp_path / "converted").glob(f"*{Path(writer.path).suffix}")))))
     assert sorted(int(record.key) for record in records) == list(range(count))
     assert 0 < sum(not record.error for record in records) < count / 2
@@ -355,7 +358,7 @@ def test_malformed_records_are_rows_when_converted_and_replaced_when_reinforced(
         else:
             views = read_views(record.members["paug.json"])
             assert len(modern(unpack(record.members), len(views), TEXTS)) == len(COUNTS)
-    assert run(ReinforceConfig(**asked, embeddings="none", views=2, output=tmp_path / "anew")) == 0
+    assert run(ReinforceConfig(**settings, embeddings="none", views=2, output=tmp_path / "anew")) == 0
     anew = list(read_records(str(next((tmp_path / "anew").glob(f"*{Path(writer.path).suffix}")))))
     assert len(anew) == count
     assert all(not record.error and record.members.keys() == {"paug.json"} for record in anew)

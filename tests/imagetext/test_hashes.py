@@ -1,4 +1,4 @@
-"""Numbers made of names: what draws and samples that were published rest on stays as it is."""
+"""Hashes of names stay the same, because published draws and samples depend on them."""
 
 from hashlib import blake2b
 from itertools import combinations
@@ -21,4 +21,4 @@ def test_names_purposes_and_seeds_have_numbers_of_their_own():
         for purpose in ("", "example", "other")
         for seed in (0, 1, 2**64)
     ]
-    assert all(bin(one ^ other).count("1") > 10 for one, other in combinations(numbers, 2))
+    assert all(bin(first ^ other).count("1") > 10 for first, other in combinations(numbers, 2))

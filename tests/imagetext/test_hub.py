@@ -20,7 +20,7 @@ def offline(tmp_path, monkeypatch):
 
 @pytest.fixture
 def parquet_set(tmp_path, picture):
-    """Three files of four pictures, in a column of another name, and one file of another split."""
+    """Three files of four pictures in a column of another name, and one file of another split."""
     import datasets
 
     features = datasets.Features(
@@ -73,15 +73,17 @@ def test_a_row_that_is_too_large_costs_itself_and_few_rows_are_held(tmp_path, mo
     (tmp_path / "set").mkdir()
     pq.write_table(pa.table({"captions": rows}), tmp_path / "set/train.parquet")
     monkeypatch.setattr(limits, limit, most)
-    held, tables = [], Parquet._generate_tables
+    sizes, tables = [], Parquet._generate_tables
     monkeypatch.setattr(
-        Parquet, "_generate_tables", lambda self, **files: held.append(self.config.batch_size) or tables(self, **files)
+        Parquet,
+        "_generate_tables",
+        lambda self, **files: sizes.append(self.config.batch_size) or tables(self, **files),
     )
     (shard,) = read_samples(f"datasets:{tmp_path}/set")
     first, large, last = shard
     assert first.captions == ("x",) and last.captions == ("z",) and not first.error + last.error
     assert large.error.startswith("a row of ") and f"more than {most:,}" in large.error and not large.captions
-    assert held == [64]
+    assert sizes == [64]
 
 
 def test_a_folder_of_pictures(tmp_path, picture):

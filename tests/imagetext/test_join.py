@@ -24,7 +24,7 @@ def write(folder, records, name="00000", **options) -> str:
 
 
 def shard(tmp_path, write_tar, picture, numbers, name="00000", syn=None, **more) -> str:
-    """Pictures with keys, uids and urls of their numbers."""
+    """Write a shard of pictures with keys, uids and urls made from their numbers."""
     files = []
     for number in numbers:
         members = {
@@ -41,15 +41,17 @@ def shard(tmp_path, write_tar, picture, numbers, name="00000", syn=None, **more)
 
 
 def captioned(path, column, text="of {}", scores=True) -> list[Record]:
-    """The records that a captioner makes of a shard's samples; every fifth fails."""
+    """Return the records that a captioner makes of a shard's samples; every fifth fails."""
     records = []
     for sample in read_samples(path)[0]:
         number = sample.meta["uid"][1:]
         if int(number) % 5 == 4:
             records.append(replace(sample, error="no caption passed"))
             continue
-        known = {column: {"logprob": [-float(number)]}} if scores else {}
-        records.append(replace(sample, columns={**sample.columns, column: (text.format(number),)}, scores=known))
+        scores_of_column = {column: {"logprob": [-float(number)]}} if scores else {}
+        records.append(
+            replace(sample, columns={**sample.columns, column: (text.format(number),)}, scores=scores_of_column)
+        )
     return records
 
 
@@ -57,7 +59,8 @@ def captioned(path, column, text="of {}", scores=True) -> list[Record]:
 @pytest.mark.parametrize("on", ["key", "uid", "sha256", "url"])
 def test_captions_alone_find_their_pictures(tmp_path, write_tar, picture, format, on):
     paths = [
-        shard(tmp_path, write_tar, picture, numbers, name) for name, numbers in (("0", range(7)), ("1", range(7, 12)))
+        shard(tmp_path, write_tar, picture, numbers=numbers, name=name)
+        for name, numbers in (("0", range(7)), ("1", range(7, 12)))
     ]
     records = [record for path in paths for record in captioned(path, X)]
     direct = [
@@ -73,18 +76,18 @@ def test_captions_alone_find_their_pictures(tmp_path, write_tar, picture, format
     assert report == Joined(matched=10, unmatched=2, duplicate=0)
     for number, path in enumerate(direct):
         expected, got = list(read_records(path)), list(read_records(f"{tmp_path}/joined/{number}{SUFFIXES[format]}"))
-        assert [one for one in got if not one.error] == [one for one in expected if not one.error]
-        assert [one.key for one in got] == [one.key for one in expected]
+        assert [item for item in got if not item.error] == [item for item in expected if not item.error]
+        assert [item.key for item in got] == [item.key for item in expected]
         if format == "webdataset":
             assert all(
-                f"no captions of {on} " in one.error and one.error.endswith(": no caption passed")
-                for one in got
-                if one.error
+                f"no captions of {on} " in item.error and item.error.endswith(": no caption passed")
+                for item in got
+                if item.error
             )
 
 
 def test_what_captions_alone_hold(tmp_path, write_tar, picture):
-    path = shard(tmp_path, write_tar, picture, range(5), syn={"syn_text_old": ["old"]})
+    path = shard(tmp_path, write_tar, picture, numbers=range(5), syn={"syn_text_old": ["old"]})
     path = write(tmp_path / "columns", captioned(path, X), images=False, columns=[X])
     records = list(read_records(path))
     assert [record.key for record in records] == ["k0", "k1", "k2", "k3", "k4"] and records[
@@ -99,10 +102,10 @@ def test_what_captions_alone_hold(tmp_path, write_tar, picture):
 
 
 def test_columns_of_several_sets_and_of_the_shard_itself(tmp_path, write_tar, picture):
-    path = shard(tmp_path, write_tar, picture, range(4), syn={"syn_text_old": ["old"]})
-    one = write(tmp_path / "x", captioned(path, X), images=False, columns=[X])
+    path = shard(tmp_path, write_tar, picture, numbers=range(4), syn={"syn_text_old": ["old"]})
+    other_spec = write(tmp_path / "x", captioned(path, X), images=False, columns=[X])
     other = write(tmp_path / "y", captioned(path, Y)[:2], images=False, columns=[Y], format="jsonl")
-    assert join(read_samples(path), [one, other], tmp_path / "out") == Joined(4, 0, 0)
+    assert join(read_samples(path), [other_spec, other], tmp_path / "out") == Joined(4, 0, 0)
     records = list(read_records(f"{tmp_path}/out/00000.tar"))
     assert [sorted(record.syn_text) for record in records] == 2 * [["syn_text_old", X, Y]] + 2 * [["syn_text_old", X]]
     assert records[0].scores == {X: {"logprob": [0.0]}, Y: {"logprob": [0.0]}}
@@ -110,7 +113,7 @@ def test_columns_of_several_sets_and_of_the_shard_itself(tmp_path, write_tar, pi
 
 
 def test_an_unmatched_record_keeps_what_it_has(tmp_path, write_tar, picture):
-    path = shard(tmp_path, write_tar, picture, range(2), syn={"syn_text_old": ["old"]})
+    path = shard(tmp_path, write_tar, picture, numbers=range(2), syn={"syn_text_old": ["old"]})
     columns = write(tmp_path / "x", captioned(path, X)[:1], images=False, columns=[X])
     assert join(read_samples(path), columns, tmp_path / "out") == Joined(1, 1, 0)
     first, second = read_records(f"{tmp_path}/out/00000.tar")
@@ -118,9 +121,9 @@ def test_an_unmatched_record_keeps_what_it_has(tmp_path, write_tar, picture):
 
 
 def test_captions_that_differ_for_one_name(tmp_path, write_tar, picture):
-    path = shard(tmp_path, write_tar, picture, range(4))
+    path = shard(tmp_path, write_tar, picture, numbers=range(4))
     records = captioned(path, X)
-    twice = write(tmp_path / "twice", records[:2], images=False)  # the same again: no contradiction
+    twice = write(tmp_path / "twice", records[:2], images=False)  # the same captions again: no contradiction
     other = write(tmp_path / "other", captioned(path, X, "another {}")[2:3], images=False)
     first = write(tmp_path / "x", records, images=False)
     for number, order in enumerate(([first, twice, other], [other, first, twice])):
@@ -128,7 +131,7 @@ def test_captions_that_differ_for_one_name(tmp_path, write_tar, picture):
         joined = {record.key: record for record in read_records(f"{tmp_path}/out{number}/00000.tar")}
         assert joined["k2"].error == "no captions of uid 'u2' to join: several that differ"
         assert joined["k3"].syn_text == {X: ("of 3",)}
-    # The same picture under two keys has captions of its own under each: those of the least key are all's.
+    # The same picture has different captions under two keys: those of the smallest key are used for all.
     same = [
         Record(key, picture(2), meta={"uid": key}, columns={X: (text,)})
         for key, text in (("b", "of b"), ("a", "of a"))
@@ -140,7 +143,7 @@ def test_captions_that_differ_for_one_name(tmp_path, write_tar, picture):
 
 
 def test_a_column_that_is_there_and_embeddings_are_refused(tmp_path, write_tar, picture):
-    path = shard(tmp_path, write_tar, picture, range(2), syn={X: ["old"]})
+    path = shard(tmp_path, write_tar, picture, numbers=range(2), syn={X: ["old"]})
     columns = write(tmp_path / "x", captioned(path, X), images=False, columns=[X])
     with pytest.raises(ColumnClash, match="k0: has the column syn_text_x already"):
         join(read_samples(path), columns, tmp_path / "out")
@@ -149,7 +152,7 @@ def test_a_column_that_is_there_and_embeddings_are_refused(tmp_path, write_tar, 
         {X: ("of 0",)},
         {X: ("of 1",)},
     ]
-    path = shard(tmp_path, write_tar, picture, range(2), "1", **{"pth.gz": b"p"})
+    path = shard(tmp_path, write_tar, picture, numbers=range(2), name="1", **{"pth.gz": b"p"})
     with pytest.raises(ColumnClash, match="k0: has text embeddings"):
         join(read_samples(path), columns, tmp_path / "out")
     assert join(read_samples(path), columns, tmp_path / "out", drop_text_embeddings=True).matched == 2
@@ -157,7 +160,7 @@ def test_a_column_that_is_there_and_embeddings_are_refused(tmp_path, write_tar, 
 
 
 def test_shards_without_pictures_are_joined_by_uid(tmp_path, write_tar, picture):
-    """Published sets hold no pictures: their captioner read a copy of its own, in other shards, under other keys."""
+    """Published sets have no pictures: their captioner read its own copy, in other shards and under other keys."""
     members = {"url.txt": b"u", "syn.json": b'{"syn_text": ["old"]}', "paug.json": b"{}"}
     reinforced = write_tar(
         tmp_path / "r.tar",
@@ -168,7 +171,7 @@ def test_shards_without_pictures_are_joined_by_uid(tmp_path, write_tar, picture)
         ],
     )
     columns = write(
-        tmp_path / "x", captioned(shard(tmp_path, write_tar, picture, (2, 0)), X), images=False, columns=[X]
+        tmp_path / "x", captioned(shard(tmp_path, write_tar, picture, numbers=(2, 0)), X), images=False, columns=[X]
     )
     assert join(read_samples(reinforced), columns, tmp_path / "out") == Joined(2, 1, 0)
     records = list(read_records(f"{tmp_path}/out/r.tar"))
@@ -178,7 +181,7 @@ def test_shards_without_pictures_are_joined_by_uid(tmp_path, write_tar, picture)
 
 
 def test_shards_that_are_done_are_not_done_again(tmp_path, write_tar, picture, monkeypatch):
-    paths = [shard(tmp_path, write_tar, picture, range(3), name) for name in ("0", "1")]
+    paths = [shard(tmp_path, write_tar, picture, numbers=range(3), name=name) for name in ("0", "1")]
     columns = write(tmp_path / "x", captioned(paths[0], X), images=False, columns=[X])
     shards = read_samples(paths)
     report = join(shards, columns, tmp_path / "out", on="key")
@@ -188,27 +191,27 @@ def test_shards_that_are_done_are_not_done_again(tmp_path, write_tar, picture, m
     assert join(shards, columns, tmp_path / "out", on="key") == report
     changed = {name for name, time in times.items() if os.stat(tmp_path / "out" / name).st_mtime_ns != time}
     assert changed == {"1.tar", "1.done.json"}
-    assert join(shards, columns, tmp_path / "out", on="url") == report  # another question
+    assert join(shards, columns, tmp_path / "out", on="url") == report  # with another `on`
     assert {name for name, time in times.items() if os.stat(tmp_path / "out" / name).st_mtime_ns == time} == set()
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_other_bytes_of_the_same_size_and_time_are_noticed(tmp_path, write_tar, picture, which):
-    path = shard(tmp_path, write_tar, picture, range(3))
+    path = shard(tmp_path, write_tar, picture, numbers=range(3))
     inputs = path, write(tmp_path / "x", captioned(path, X), images=False, columns=[X])
     join(read_samples(path), inputs[1], tmp_path / "out", on="key")
     before, times = open(inputs[which], "rb").read(), os.stat(inputs[which])
-    old, new = ((b"alt 0", b"alt 9"), (b"of 0", b"of 9"))[which]
-    assert old in before
+    before_text, after_text = ((b"alt 0", b"alt 9"), (b"of 0", b"of 9"))[which]
+    assert before_text in before
     with open(inputs[which], "wb") as file:
-        file.write(before.replace(old, new))
+        file.write(before.replace(before_text, after_text))
     os.utime(inputs[which], ns=(times.st_atime_ns, times.st_mtime_ns))
     join(read_samples(path), inputs[1], tmp_path / "out", on="key")
-    assert new.decode() in str(list(read_records(f"{tmp_path}/out/00000.tar"))[0])
+    assert after_text.decode() in str(list(read_records(f"{tmp_path}/out/00000.tar"))[0])
 
 
 def test_bad_arguments(tmp_path, write_tar, picture):
-    path = shard(tmp_path, write_tar, picture, range(1))
+    path = shard(tmp_path, write_tar, picture, numbers=range(1))
     with pytest.raises(ValueError, match="output .*: holds the shards"):
         join(read_samples(path), path, f"{tmp_path}/")
     with pytest.raises(ValueError, match="text_from: .*only webdataset"):
@@ -232,7 +235,7 @@ def test_what_names_a_picture(sample, names):
     assert tuple(name_of(sample, on) for on in ("key", "uid", "sha256", "url")) == names
 
 
-# ---- txt drawn from a column -----------------------------------------------------------------------------------------
+# ---- txt drawn from a column ---------------------------------------------------------------------------------------
 
 
 def test_text_from_a_column():
@@ -249,7 +252,7 @@ def test_text_from_a_column():
     )
     for text, expected in ((None, 2100), ("a", 300), ("b", 300), ("c", 300), (" ", 0)):
         assert abs(texts.count(text) - expected) < 100 * bool(expected) + 1  # 4 standard deviations of the largest
-    # A larger share draws the same texts and more.
+    # With a higher probability, the same texts and more are drawn.
     assert all(drawn_text(record, X, 0.6) == text for record, text in zip(records, texts) if text)
     assert {drawn_text(record, X, 0.0) for record in records} == {None}
     assert {drawn_text(record, X, 1.0) for record in records} == {"a", "b", "c"}
@@ -257,7 +260,7 @@ def test_text_from_a_column():
 
 
 def test_txt_of_the_joined_shards(tmp_path, write_tar, picture):
-    path = shard(tmp_path, write_tar, picture, range(4), syn={"syn_text_old": ["old"]})
+    path = shard(tmp_path, write_tar, picture, numbers=range(4), syn={"syn_text_old": ["old"]})
     columns = write(tmp_path / "x", captioned(path, X), images=False, columns=[X])
     for probability, texts in ((0.0, [f"alt {n}" for n in range(4)]), (1.0, [f"of {n}" for n in range(4)])):
         folder = tmp_path / str(probability)
@@ -278,7 +281,7 @@ def by_key(path) -> list[dict[str, bytes]]:
 
 
 def test_in_a_store(tmp_path, write_tar, picture, s3):
-    s3.put("in/00000.tar", open(shard(tmp_path, write_tar, picture, range(4)), "rb").read())
+    s3.put("in/00000.tar", open(shard(tmp_path, write_tar, picture, numbers=range(4)), "rb").read())
     shards = read_samples(f"{s3.root}/in/*.tar")
     write(f"{s3.root}/columns", captioned(shards[0].path, X), images=False, format="parquet")
     report = join(shards, f"{s3.root}/columns/*.parquet", f"{s3.root}/out")

@@ -1,4 +1,4 @@
-"""Classes of pictures: where they stand in sets of each kind, what they are called, and what is said where there are none."""
+"""Classes of pictures: where sets of each kind have them, their names, and the error if there are none."""
 
 import json
 
@@ -39,8 +39,11 @@ def test_a_set_without_what_is_asked_for_says_what_it_has(tmp_path, images, pict
     path = write_tar(
         tmp_path / "x.tar", [("a.jpg", picture()), ("a.class.txt", b"3"), ("a.json", b'{"species": "cat"}')]
     )
-    seen = r"x.tar: --label cls: .* no 'cls' with a text or a number; .* the files 'class.txt' and the fields 'uid', .*'species'"
-    with pytest.raises(ValueError, match=seen):
+    missing = (
+        r"x.tar: --label cls: .* no 'cls' with a text or a number; .* the files 'class.txt' and the fields 'uid', "
+        r".*'species'"
+    )
+    with pytest.raises(ValueError, match=missing):
         labels(path, "cls")
 
 
@@ -127,10 +130,10 @@ def test_a_name_stands_for_its_class_unless_two_have_it():
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"{}", b"[1]", b'{"info": {"features": {"kind": {"names": 3}}}}', b"[" * 99_999]
+    "metadata", [b"", b"{}", b"[1]", b'{"info": {"features": {"kind": {"names": 3}}}}', b"[" * 99_999]
 )
-def test_what_a_parquet_file_says_of_classes_is_read_where_it_is_sound(tmp_path, said):
-    table = pa.table({"kind": [0]}).replace_schema_metadata({b"huggingface": said})
+def test_what_a_parquet_file_says_of_classes_is_read_where_it_is_sound(tmp_path, metadata):
+    table = pa.table({"kind": [0]}).replace_schema_metadata({b"huggingface": metadata})
     pq.write_table(table, tmp_path / "x.parquet")
     assert parquet_class_names(str(tmp_path / "x.parquet"), "kind") is None
 

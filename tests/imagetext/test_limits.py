@@ -1,4 +1,4 @@
-"""What a stranger wrote takes no more memory or time than it may, and the reason says which limit it met."""
+"""Malicious files take no more memory or time than the limits allow, and the error names the limit."""
 
 import gzip
 import io
@@ -23,9 +23,7 @@ from imagetext.keys import SeenKeys
 from imagetext.sample import decode_image
 from imagetext.sources import read_samples
 
-MEMORY = (
-    1 << 28
-)  # bytes of addresses that all these readers get beside what their libraries take; limits are smaller here, too
+MEMORY = 1 << 28  # bytes of address space for the readers, besides their libraries; the limits are smaller here, too
 SMALLER = {
     "LINE": 1 << 20,
     "VALUES": 1 << 16,
@@ -37,11 +35,11 @@ SMALLER = {
     "BATCH": 1 << 24,
     "UNPACKED": 1 << 26,
 }
-SECONDS = 60  # of processor time
+SECONDS = 60  # seconds of processor time
 
 
 def member(name: str, data: bytes = b"", size: int | None = None, kind: bytes = b"0") -> bytes:
-    """A file of a tar, which may say another size than it has, and may be of another kind."""
+    """Return a file of a tar, with a size in its header that may be false, and of any kind."""
     header = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
     size = len(data) if size is None else size
     header[124:136] = b"\x80" + size.to_bytes(11, "big")
@@ -51,12 +49,14 @@ def member(name: str, data: bytes = b"", size: int | None = None, kind: bytes = 
     return bytes(header) + data + bytes(-len(data) % 512)
 
 
-def pax(count: int, kind: bytes, of: str = "k") -> bytes:
-    return member("pax", b"".join(b"%d %s%06d=v\n" % (12, of.encode(), number) for number in range(count)), kind=kind)
+def pax(count: int, kind: bytes, name: str = "k") -> bytes:
+    return member(
+        "pax", b"".join(b"%d %s%06d=v\n" % (12, name.encode(), number) for number in range(count)), kind=kind
+    )
 
 
 def sparse(path: Path, start: bytes, size: int, end: bytes = b"") -> None:
-    """A file with so many bytes between its start and its end that take no place on the disk."""
+    """Write a file with a gap between its beginning and its end that takes no room on the disk."""
     with open(path, "wb") as file:
         file.write(start)
         file.seek(size, os.SEEK_CUR)
@@ -73,7 +73,7 @@ def table(path: Path, **columns: pa.Array) -> None:
 
 
 def lying(path: Path) -> None:
-    """A footer that tells of 2^55 rows."""
+    """Return a footer that claims 2^55 rows."""
     table(path, image=pa.array(["a.jpg"] * 20))
     data = path.read_bytes()
     size = int.from_bytes(data[-8:-4], "little")
@@ -90,7 +90,7 @@ def zipped(path: Path, start: bytes, mebibytes: int) -> None:
 
 
 def png(width: int, height: int, chunks: int = 0) -> bytes:
-    """A grey picture with an alpha channel, and empty chunks that nobody needs."""
+    """Return a grey picture with an alpha channel and empty chunks."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
@@ -106,7 +106,7 @@ def png(width: int, height: int, chunks: int = 0) -> bytes:
 
 
 def jpeg(scans: int = 0) -> bytes:
-    """A progressive picture, the last scan of which comes again so many times."""
+    """Return a progressive picture whose last scan is repeated."""
     file = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(file, "JPEG", progressive=True)
     data = file.getvalue()
@@ -119,10 +119,11 @@ END = bytes(1024)
 DEEP = b"[" * 30_000 + b"]" * 30_000
 BIG = "x" * (5 << 20)
 
-# Each writes a file of the name; then the reasons of its rows, in order, "" for good ones, or one that the whole file is refused for.
+# Each writes a file of the name; then the reasons of its rows, in order, "" for good ones, or one that the whole file
+# is refused for.
 HOSTILE = {
     "holds.tar": (
-        lambda path: sparse(path, GOOD + member("big.jpg", size=3 << 40), 3 << 40, GOOD + END),
+        lambda path: sparse(path, GOOD + member("big.jpg", size=3 << 40), 3 << 40, end=GOOD + END),
         ["", "jpg: 3,298,534,883,328 bytes, more than 16,777,216", ""],
     ),
     "claims.tar": (
@@ -207,7 +208,7 @@ HOSTILE = {
 
 
 def read(path: Path) -> list[str] | str:
-    """The reasons of its rows, or why the file cannot be read on."""
+    """Return the errors of the rows, or the error with which reading ends."""
     try:
         if path.name in ("line.txt", "document.json"):
             return [
@@ -224,12 +225,12 @@ def read(path: Path) -> list[str] | str:
 
 
 def in_bounds(call):
-    """What a call in a process with little memory and time returns."""
+    """Return what a call returns in a process with little memory and time."""
     ends = os.pipe()
     if not (child := os.fork()):
         try:
-            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY,) * 2)
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY,) * 2)
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
             with open(ends[1], "w") as file:
                 json.dump(call(), file)
@@ -237,9 +238,9 @@ def in_bounds(call):
             os._exit(0)
     os.close(ends[1])
     with open(ends[0]) as file:
-        said = file.read()
+        report = file.read()
     os.waitpid(child, 0)
-    return json.loads(said or "null")
+    return json.loads(report or "null")
 
 
 def test_hostile_inputs_are_read_in_little_memory_and_time(tmp_path, monkeypatch):
@@ -247,15 +248,15 @@ def test_hostile_inputs_are_read_in_little_memory_and_time(tmp_path, monkeypatch
         monkeypatch.setattr(limits, name, value)
     for name, (write, _) in HOSTILE.items():
         write(tmp_path / name)
-    found = in_bounds(lambda: {name: read(tmp_path / name) for name in HOSTILE})
-    assert found is not None, "killed, or out of memory"
+    results = in_bounds(lambda: {name: read(tmp_path / name) for name in HOSTILE})
+    assert results is not None, "killed, or out of memory"
     for name, (_, expected) in HOSTILE.items():
         if isinstance(expected, str):
-            assert isinstance(found[name], str) and expected in found[name], (name, found[name])
+            assert isinstance(results[name], str) and expected in results[name], (name, results[name])
         else:
-            assert len(found[name]) == len(expected) and all(
-                reason in error and bool(reason) == bool(error) for reason, error in zip(expected, found[name])
-            ), (name, found[name])
+            assert len(results[name]) == len(expected) and all(
+                reason in error and bool(reason) == bool(error) for reason, error in zip(expected, results[name])
+            ), (name, results[name])
 
 
 @pytest.mark.parametrize(
@@ -276,7 +277,7 @@ def test_scans_behind_a_picture_are_not_its_own():
 
 
 def test_a_large_picture_is_converted_in_parts(monkeypatch):
-    """The alpha channel over white, and grey of 16 bits, need no second picture of four bytes a pixel."""
+    """Alpha over white and grey of 16 bits need no second picture of four bytes for each pixel."""
     monkeypatch.setattr("imagetext.sample.BAND", 100)
     pixels = np.random.default_rng(0).integers(0, 256, (37, 23, 4), np.uint8)
     file = io.BytesIO()
@@ -300,7 +301,8 @@ def test_a_picture_file_has_a_largest_size(tmp_path, monkeypatch):
 
 def test_a_key_that_comes_again_takes_no_longer_each_time(caplog):
     keys = SeenKeys("s")
-    assert len({keys.unique("a") for _ in range(100_000)}) == 100_000  # minutes where each begins to count anew
+    # it would take minutes if each value were counted from the beginning
+    assert len({keys.unique("a") for _ in range(100_000)}) == 100_000
     assert len(caplog.records) == SeenKeys.MAX_WARNINGS + 1
 
 
@@ -309,12 +311,13 @@ def test_a_key_that_comes_again_takes_no_longer_each_time(caplog):
     [
         (
             "a: &a [x, x, x, x, x, x, x, x]\n"
-            + "".join(f"{two}: &{two} [{', '.join([f'*{one}'] * 8)}]\n" for one, two in zip("abcdefgh", "bcdefghi")),
+            + "".join(f"{two}: &{two} [{', '.join([f'*{name}'] * 8)}]\n" for name, two in zip("abcdefgh", "bcdefghi")),
             "holds more than 10,000 values",
         ),
         ("a: &a [*a]", "holds more than 10,000 values"),
         (
-            "a0: &a0 {x: 1}\n" + "".join(f"a{at + 1}: &a{at + 1} {{<<: [*a{at}, *a{at}]}}\n" for at in range(60)),
+            "a0: &a0 {x: 1}\n"
+            + "".join(f"a{number + 1}: &a{number + 1} {{<<: [*a{number}, *a{number}]}}\n" for number in range(60)),
             "holds more than 10,000 values",
         ),
         ("a: &a " + "x" * 500_000 + "\nb: [*a, *a]", "or 1,048,576 characters"),

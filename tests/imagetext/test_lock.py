@@ -1,4 +1,4 @@
-"""One run a folder: who may write, who takes over from whom, and what is left."""
+"""One run for each folder: who may write, who may take over, and what remains."""
 
 import errno
 import json
@@ -33,24 +33,26 @@ def owner(path) -> dict:
 
 
 def leave(path, **changes) -> None:
-    """The lock of another run."""
+    """Write the lock of another run."""
     with FolderLock(path):
-        there = owner(path)
+        holder = owner(path)
     path.mkdir(exist_ok=True)
-    (path / LOCK).write_text(json.dumps({**there, "job": "other", **changes}))
+    (path / LOCK).write_text(json.dumps({**holder, "job": "other", **changes}))
 
 
 def ended() -> int:
-    """The number of a process that has ended."""
+    """Return the number of a process that has ended."""
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
     return done.pid
 
 
 def test_the_lock_says_whose_it_is_and_goes_with_the_folders_that_it_made(tmp_path):
-    with FolderLock(tmp_path / "a" / "b") as one:
-        there = owner(tmp_path / "a" / "b")
-        assert there["job"] == one.job and there["process"] == os.getpid() and there["host"] and there["machine"]
+    with FolderLock(tmp_path / "a" / "b") as lock_a:
+        holder = owner(tmp_path / "a" / "b")
+        assert (
+            holder["job"] == lock_a.job and holder["process"] == os.getpid() and holder["host"] and holder["machine"]
+        )
     assert not list(tmp_path.iterdir())
     with pytest.raises(KeyError), FolderLock(tmp_path / "a"):
         (tmp_path / "a" / "kept").write_text("")
@@ -59,12 +61,12 @@ def test_the_lock_says_whose_it_is_and_goes_with_the_folders_that_it_made(tmp_pa
 
 
 def test_a_second_run_of_the_machine_is_refused_and_a_process_of_the_job_is_not(tmp_path):
-    with FolderLock(tmp_path) as one:
+    with FolderLock(tmp_path) as first:
         with pytest.raises(ValueError, match=f"process {os.getpid()} on .* writes here; wait for it to end"):
             FolderLock(tmp_path).__enter__()
-        with FolderLock(tmp_path, guest_of=one.job):
+        with FolderLock(tmp_path, guest_of=first.job):
             check_lock(str(tmp_path))
-        assert owner(tmp_path)["job"] == one.job
+        assert owner(tmp_path)["job"] == first.job
     assert os.listdir(tmp_path) == []
 
 
@@ -80,10 +82,10 @@ def test_a_full_disk_leaves_no_lock_that_names_nobody(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("changes", [{}, {"process": 1}])
 def test_the_lock_of_a_process_that_has_ended_is_taken_over_at_once(tmp_path, changes):
-    leave(tmp_path, **({"process": ended()} | changes))  # or of one whose number another process has by now
+    leave(tmp_path, **({"process": ended()} | changes))  # or of a process whose number belongs to another one now
     start = time.monotonic()
-    with FolderLock(tmp_path) as one:
-        assert owner(tmp_path)["job"] == one.job and time.monotonic() - start < 0.4
+    with FolderLock(tmp_path) as first:
+        assert owner(tmp_path)["job"] == first.job and time.monotonic() - start < 0.4
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", None])
@@ -92,8 +94,8 @@ def test_the_lock_of_another_machine_is_taken_over_once_it_gives_no_sign_of_life
     if text is not None:
         (tmp_path / LOCK).write_text(text)
     start = time.monotonic()
-    with FolderLock(tmp_path) as one:
-        assert owner(tmp_path)["job"] == one.job and time.monotonic() - start > 0.5
+    with FolderLock(tmp_path) as first:
+        assert owner(tmp_path)["job"] == first.job and time.monotonic() - start > 0.5
     assert "waiting up to 0.5 seconds for a sign of life of process" in caplog.text
 
 
@@ -146,11 +148,11 @@ def test_who_has_lost_the_lock_writes_no_marker_and_leaves_the_others_shard(tmp_
 
 
 def test_a_lock_that_is_gone_is_set_anew_before_a_marker(tmp_path):
-    with FolderLock(tmp_path) as one:
-        os.unlink(tmp_path / LOCK)  # as by a process of the job that has ended
+    with FolderLock(tmp_path) as first:
+        os.unlink(tmp_path / LOCK)  # as if a process of the job had ended
         with ShardWriter(tmp_path, "00000") as writer:
             writer.write(GOOD)
-        assert owner(tmp_path)["job"] == one.job
+        assert owner(tmp_path)["job"] == first.job
     assert LOCK not in os.listdir(tmp_path)
 
 
@@ -189,20 +191,20 @@ def test_the_processes_of_a_launcher_share_a_job(tmp_path, monkeypatch, environm
 def test_a_store_is_locked_too(s3, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 10)
     folder = f"{s3.root}/out"
-    with FolderLock(folder) as one:
+    with FolderLock(folder) as first:
         with pytest.raises(ValueError, match="writes here"):
             FolderLock(folder).__enter__()
-        with FolderLock(folder, guest_of=one.job):
+        with FolderLock(folder, guest_of=first.job):
             check_lock(folder)
     with FolderLock(folder):
         pass
 
 
-# --- temporary names ----------------------------------------------------------------------------------------------------------
+# --- temporary names ------------------------------------------------------------------------------------------------
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
-    """Of the second there is nothing; and the first commits what it has written, or nothing."""
+    """The second one leaves nothing, and the first commits what it has written, or nothing."""
     path = str(tmp_path / "x.tar")
     first = Output(path)
     first.write(b"first")
@@ -214,7 +216,7 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
     assert open(path, "rb").read() == b"first"
     first = Output(path)
     first.write(b"first again")
-    os.unlink(path + UNFINISHED)  # by someone who heeds nothing
+    os.unlink(path + UNFINISHED)  # by a program that ignores locks
     with open(path + UNFINISHED, "wb") as file:
         file.write(b"first again")
     with pytest.raises(OSError, match="another process has written it, too"):
@@ -224,14 +226,14 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
 
 
 def test_a_run_that_was_held_up_does_not_go_on_where_another_may_have_come_and_gone(tmp_path, monkeypatch):
-    """Its lock is gone, and for as long as others wait it has given no sign of life."""
+    """Its lock is gone, and it has given no sign of life for as long as others wait."""
     monkeypatch.setattr(lock, "BEAT", 10)
-    with FolderLock(tmp_path / "x") as own:
+    with FolderLock(tmp_path / "x") as held:
         os.unlink(tmp_path / "x" / LOCK)
-        check_lock(tmp_path / "x")  # by a mistake: set anew
-        assert owner(tmp_path / "x")["job"] == own.job
-        own.last_sign -= 1
-        check_lock(tmp_path / "x")  # slow, and nobody has come
+        check_lock(tmp_path / "x")  # deleted by mistake: it is written again
+        assert owner(tmp_path / "x")["job"] == held.job
+        held.last_sign -= 1
+        check_lock(tmp_path / "x")  # held up, but no other run has come
         os.unlink(tmp_path / "x" / LOCK)
         with pytest.raises(
             LockLost, match="held up for 1 seconds, and its lock is gone: another run may have written"
@@ -240,18 +242,21 @@ def test_a_run_that_was_held_up_does_not_go_on_where_another_may_have_come_and_g
 
 
 def test_a_users_own_file_that_ends_in_tmp_stays(tmp_path):
-    own = tmp_path / "x.tar.tmp"
-    own.write_bytes(b"notes")
+    path = tmp_path / "x.tar.tmp"
+    path.write_bytes(b"notes")
     with whole_file(tmp_path / "x.tar") as temporary:
         temporary.write_bytes(b"whole")
     output = Output(str(tmp_path / "x.tar"))
     output.write(b"again")
     output.commit()
-    assert own.read_bytes() == b"notes" and (tmp_path / "x.tar").read_bytes() == b"again"
+    assert path.read_bytes() == b"notes" and (tmp_path / "x.tar").read_bytes() == b"again"
 
 
 def test_what_a_killed_process_has_left_is_no_hindrance(tmp_path):
-    code = "import os, sys; from imagetext.outputs import Output; Output(sys.argv[1]).write(bytes(9)); os.kill(os.getpid(), 9)"
+    code = (
+        "import os, sys; from imagetext.outputs import Output; "
+        "Output(sys.argv[1]).write(bytes(9)); os.kill(os.getpid(), 9)"
+    )
     path = str(tmp_path / "x.tar")
     subprocess.run(
         [sys.executable, "-c", code, path],

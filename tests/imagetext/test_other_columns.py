@@ -1,4 +1,4 @@
-"""Columns of texts that are no true captions, `neg_text_*`, `tags_*` and `neg_tags_*`: written, read, joined, never trained on."""
+"""Columns of negatives and tags are written, read and joined, and never used for training."""
 
 import json
 import re
@@ -27,13 +27,13 @@ SCORES = {
 
 
 def record(picture, number=0, **more) -> Record:
-    return replace(Record(f"k{number}", picture(number), (f"alt {number}",), COLUMNS, SCORES), **more)
+    return replace(Record(f"k{number}", picture(number), (f"alt {number}",), columns=COLUMNS, scores=SCORES), **more)
 
 
 def write(folder, records, name="00000", **options) -> str:
     with ShardWriter(folder, name, **options) as writer:
-        for one in records:
-            writer.write(one)
+        for item in records:
+            writer.write(item)
     return writer.path
 
 
@@ -49,7 +49,7 @@ def test_names():
         assert not is_other_column(name)
 
 
-# ---- written and read ------------------------------------------------------------------------------------------------
+# ---- written and read ----------------------------------------------------------------------------------------------
 
 
 def test_the_letter_of_a_tar(tmp_path, picture):
@@ -65,13 +65,13 @@ def test_the_letter_of_a_tar(tmp_path, picture):
     assert json_of["k3.json"]["caption_fields"] == {NEG: ["older"], TAGS: []} and json_of["k3.json"][X] == ["old"]
     assert [json_of[f"k{number}.syn.json"] for number in (2, 3)] == [{}, {}]
     assert read_marker(tmp_path, "00000")["captions"] == {NEG: 1, TAGS: 2, X: 3}
-    assert [one.columns for one in read_records(path)] == [
+    assert [item.columns for item in read_records(path)] == [
         COLUMNS,
         {X: ("a dog",)},
         {},
         {X: ("old",), NEG: ("older",)},
     ]
-    plain = tar_files(write(tmp_path / "plain", [bare], columns=[X]))  # a run that has no such columns
+    plain = tar_files(write(tmp_path / "plain", [bare], columns=[X]))  # a run without such columns
     assert "caption_fields" not in json.loads(plain["k1.json"])
 
 
@@ -87,7 +87,7 @@ def test_tables_have_columns_of_their_own(tmp_path, picture):
 
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_they_come_back_with_their_scores_from_each_format_and_from_an_unpacked_tar(tmp_path, picture, format):
-    theirs = {"source_fields": {"caption_fields": 3}}  # a field of the user's, which had the name
+    theirs = {"source_fields": {"caption_fields": 3}}  # a foreign field of that name
     path = write(tmp_path, [record(picture, meta=theirs)], format=format)
     (back,) = read_records(path)
     assert back.columns == COLUMNS and back.scores == SCORES and back.meta["source_fields"] == theirs["source_fields"]
@@ -97,8 +97,8 @@ def test_they_come_back_with_their_scores_from_each_format_and_from_an_unpacked_
         (tmp_path / "unpacked").mkdir()
         for name, data in tar_files(path).items():
             (tmp_path / "unpacked" / name).write_bytes(data)
-        (found,) = read_records(str(tmp_path / "unpacked"))
-        assert {NEG, TAGS, NOT} == found.columns.keys() and found.columns[NEG] == ("a cat",)
+        (unpacked,) = read_records(str(tmp_path / "unpacked"))
+        assert {NEG, TAGS, NOT} == unpacked.columns.keys() and unpacked.columns[NEG] == ("a cat",)
 
 
 def test_rows_that_were_written_before_stay_readable(tmp_path, picture):
@@ -122,32 +122,32 @@ def test_rows_of_others_have_such_columns_where_they_hold_texts(tmp_path, write_
     tar = write_tar(
         tmp_path / "t.tar", [("a.jpg", picture()), ("a.json", b'{"caption_fields": {"neg_text_x": ["b"]}}')]
     )
-    (row,) = read_records(tar)  # no record of ours
+    (row,) = read_records(tar)  # not a record that we wrote
     assert row.columns == {} and row.meta["source_fields"] == {"caption_fields": {NEG: ["b"]}}
 
 
 def test_what_a_good_record_has(tmp_path, picture):
-    """Synthetic captions where the run makes some, for trainers that draw them end at a record without; else what there is."""
+    """Synthetic captions if the run makes some, because trainers stop at a record without; otherwise any captions."""
     bare, negatives = ({}, {NEG: ("a cat",)})
     for columns, of_run, captions, good in (
         (negatives, [X, NEG], ("alt",), False),
         (negatives, [NEG], ("alt",), True),
         (negatives, [], ("alt",), True),
         ({TAGS: ("dog",)}, [TAGS], (), True),
-        (bare, [NEG], ("alt",), True),  # a caption of which no negative can be made stays one to train on
+        (bare, [NEG], ("alt",), True),  # a caption without a negative is still used for training
         (bare, [NEG], (" ",), False),
         (bare, [NEG], (), False),
         (bare, [], ("alt",), False),
         ({NEG: (" ",)}, [], ("alt",), False),
     ):
-        one = record(picture, columns=columns, scores={}, captions=captions)
+        good_record = record(picture, columns=columns, scores={}, captions=captions)
         if good:
-            files = tar_files(write(tmp_path, [one], columns=of_run))
+            files = tar_files(write(tmp_path, [good_record], columns=of_run))
             assert json.loads(files["k0.syn.json"]) == {} and ("k0.txt" in files) == bool(captions)
             assert [back.columns for back in read_records(str(tmp_path / "00000.tar"))] == [columns]
         else:
             with pytest.raises(ValueError, match="k0: neither captions nor an error"):
-                write(tmp_path, [one], columns=of_run)
+                write(tmp_path, [good_record], columns=of_run)
 
 
 def test_no_text_to_train_on_is_made_of_them(tmp_path, picture):
@@ -157,45 +157,45 @@ def test_no_text_to_train_on_is_made_of_them(tmp_path, picture):
         parse_text_from(f"{NEG}:0.5")
 
 
-# ---- the official trainer, by its reader's rule ------------------------------------------------------------------------
+# ---- the official trainer, by its reader's rule --------------------------------------------------------------------
 
 
 def official_texts(path: str, seed: int, pattern: str = "^syn_text.*$", draws: int = 40) -> list[tuple[str, str]]:
-    """The original and the synthetic text that the official trainer of reinforced sets draws of each record, again and again.
+    """Return the original and the synthetic text that the official trainer of reinforced sets draws, repeatedly.
 
-    A record without picture or text is passed over. Of `syn.json`, keys that match are drawn from evenly, then their captions.
+    It skips a record without picture or text. It draws a matching key of `syn.json`, then one of its captions, uniformly.
     """
     samples: dict[str, dict[str, bytes]] = {}
     for name, data in tar_files(path).items():
         key, suffix = name.split(".", 1)
         samples.setdefault(key, {})[suffix] = data
-    random, drawn = np.random.RandomState(seed), []
+    random, drawn_texts = np.random.RandomState(seed), []
     for files in [files for files in samples.values() if {"jpg", "txt"} <= files.keys()] * draws:
         columns = json.loads(files["syn.json"])
         keys = [name for name in columns if re.match(pattern, name)]
         texts = columns[keys[random.randint(0, len(keys))]]
-        drawn.append((files["txt"].decode(), texts[random.randint(0, len(texts))]))
-    return drawn
+        drawn_texts.append((files["txt"].decode(), texts[random.randint(0, len(texts))]))
+    return drawn_texts
 
 
 def test_the_official_trainer_draws_the_same_texts_with_and_without_them(tmp_path, picture):
     def written(name, others):
-        made = [
+        records = [
             record(picture, number, columns={X: (f"x {number}", f"the x {number}"), "syn_text_y": ("y",), **others})
             for number in range(4)
         ]
         failed = record(picture, 4, columns=others, scores={}, error="broken")
-        return write(tmp_path / name, [failed, *made], columns=[X, "syn_text_y", *others])
+        return write(tmp_path / name, [failed, *records], columns=[X, "syn_text_y", *others])
 
     others = {name: COLUMNS[name] for name in (NEG, TAGS, NOT)}
     without, beside = written("without", {}), written("with", others)
-    drawn = official_texts(without, 7)
-    assert drawn == official_texts(beside, 7) and {"y", "x 0", "the x 3"} <= {synthetic for _, synthetic in drawn}
-    with pytest.raises(ValueError, match="high <= 0"):  # a set of negatives alone has nothing that it could draw
+    texts = official_texts(without, 7)
+    assert texts == official_texts(beside, 7) and {"y", "x 0", "the x 3"} <= {synthetic for _, synthetic in texts}
+    with pytest.raises(ValueError, match="high <= 0"):  # a set of only negatives has nothing to draw
         official_texts(write(tmp_path / "alone", [record(picture, columns={NEG: ("a cat",)})], columns=[NEG]), 7)
 
 
-# ---- datasets ------------------------------------------------------------------------------------------------------------
+# ---- datasets ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -209,10 +209,10 @@ def test_datasets_reads_them(tmp_path, picture, monkeypatch, streaming, columns)
     good = [record(picture, number, columns=chosen, scores=scores) for number in range(6)]
     failed = [record(picture, 6, columns={}, scores={}, error="broken")]
     path = write(tmp_path, [*failed, *good], columns=columns)
-    few = write(
+    spec = write(
         tmp_path, [*failed, *good[:1], replace(good[1], columns={X: ("a dog",)})][: 3 - (X not in columns)], "few"
     )
-    for files, features in ((path, None), (path, dataset_features(columns)), (few, dataset_features(columns))):
+    for files, features in ((path, None), (path, dataset_features(columns)), (spec, dataset_features(columns))):
         rows = list(
             datasets.load_dataset(
                 "webdataset",
@@ -223,14 +223,14 @@ def test_datasets_reads_them(tmp_path, picture, monkeypatch, streaming, columns)
                 cache_dir=None if streaming else str(tmp_path / "cache"),
             )
         )
-        told = rows[0]["json"]["caption_fields"]
-        assert told == {name: list(COLUMNS[name]) for name in columns if name != X}
+        fields = rows[0]["json"]["caption_fields"]
+        assert fields == {name: list(COLUMNS[name]) for name in columns if name != X}
         assert rows[0]["json"]["caption_scores"][NEG]["logprob"] == [-1.5]
         assert (rows[0]["syn.json"] or {}) == {name: list(COLUMNS[name]) for name in columns if name == X}
         assert rows[-1]["json"]["error"] == "broken" and not any((rows[-1]["json"]["caption_fields"] or {}).values())
 
 
-# ---- joined ----------------------------------------------------------------------------------------------------------------
+# ---- joined --------------------------------------------------------------------------------------------------------
 
 
 def pictures_shard(tmp_path, write_tar, picture, count=4, **members) -> str:
@@ -258,15 +258,15 @@ def test_negatives_apart_are_joined_with_their_pictures(tmp_path, write_tar, pic
     report = join(read_samples(path), str(tmp_path / "negatives.jsonl"), tmp_path / "out", format=format)
     assert report == Joined(2, 2, 0)
     records = list(read_records(f"{tmp_path}/out/in{SUFFIXES[format]}"))
-    assert [one.columns.get(NEG) for one in records] == [("not 0",), None, ("not 2",), None]
-    assert all(not one.error and one.image and one.captions for one in records)  # originals are enough
+    assert [record.columns.get(NEG) for record in records] == [("not 0",), None, ("not 2",), None]
+    assert all(not record.error and record.image and record.captions for record in records)  # originals are enough
     (tmp_path / "captions.jsonl").write_text(json.dumps({"uid": "u0", X: ["a dog"]}) + "\n")
     both = [str(tmp_path / "negatives.jsonl"), str(tmp_path / "captions.jsonl")]
     assert join(read_samples(path), both, tmp_path / "both", format=format) == Joined(2, 2, 0)
     first, *others = read_records(f"{tmp_path}/both/in{SUFFIXES[format]}")
     assert first.columns == {X: ("a dog",), NEG: ("not 0",), TAGS: ("dog",)}
-    assert {one.key: bool(one.error) for one in others} == {f"k{number}": True for number in (1, 2, 3)}
-    assert all("no captions of uid" in one.error for one in others)
+    assert {record.key: bool(record.error) for record in others} == {f"k{number}": True for number in (1, 2, 3)}
+    assert all("no captions of uid" in record.error for record in others)
 
 
 def test_they_go_beside_text_embeddings_and_clash_with_themselves_alone(picture):

@@ -17,18 +17,20 @@ X = "syn_text_x"
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(outputs, "PART", 5 << 20)  # the least that S3 takes
+    monkeypatch.setattr(outputs, "PART", 5 << 20)  # the smallest part that S3 accepts
 
 
 def record(key, image, error="") -> Record:
     columns = {} if error else {X: ("one", "two")}
-    return Record(key, image, ("a dog",), columns, members={"npz": b"n"}, meta={"source": "in/x.jpg"}, error=error)
+    return Record(
+        key, image, ("a dog",), columns=columns, members={"npz": b"n"}, meta={"source": "in/x.jpg"}, error=error
+    )
 
 
 def write(folder, records, name="00000", **options) -> str:
     with ShardWriter(folder, name, columns=[X], **options) as writer:
-        for one in records:
-            writer.write(one)
+        for record in records:
+            writer.write(record)
     return writer.path
 
 
@@ -39,12 +41,12 @@ def uploads(s3) -> list[str]:
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_a_store_gets_the_same_bytes(tmp_path, picture, s3, format):
     records = [record("a", picture(1)), record("b", picture(2, "PNG")), record("c", None, "no picture")]
-    here, there = (write(folder, records, format=format) for folder in (tmp_path / "out", f"{s3.root}/out"))
-    assert read_bytes(there) == read_bytes(here) and there == f"{s3.root}/out/00000{SUFFIXES[format]}"
+    local, remote = (write(folder, records, format=format) for folder in (tmp_path / "out", f"{s3.root}/out"))
+    assert read_bytes(remote) == read_bytes(local) and remote == f"{s3.root}/out/00000{SUFFIXES[format]}"
     assert read_marker(f"{s3.root}/out", "00000") == read_marker(tmp_path / "out", "00000")
-    assert list(read_records(there)) == list(read_records(here))
-    assert [os.path.basename(one.path) for one in listing(f"{s3.root}/out")] == sorted(os.listdir(tmp_path / "out"))
-    remove(there)
+    assert list(read_records(remote)) == list(read_records(local))
+    assert [os.path.basename(file.path) for file in listing(f"{s3.root}/out")] == sorted(os.listdir(tmp_path / "out"))
+    remove(remote)
     assert read_marker(f"{s3.root}/out", "00000") is None
 
 
@@ -55,7 +57,7 @@ def test_jsonl_names_pictures_that_are_files_of_a_store(tmp_path, picture, s3):
         path = write(folder, [replace(sample, columns={**sample.columns, X: ("one",)})], format="jsonl")
         assert json.loads(read_bytes(path))["image"] == url
         assert list(read_records(path, [f"{s3.root}/in"]))[0].image == picture(1)
-    s3.put("in/x.jpg", picture(2))  # another picture by now
+    s3.put("in/x.jpg", picture(2))  # the picture has been replaced
     path = write(f"{s3.root}/out", [replace(sample, columns={**sample.columns, X: ("one",)})], format="jsonl")
     assert json.loads(read_bytes(path))["image"] == "00000.images/000000000.jpg"
     assert list(read_records(path))[0].image == picture(1)
@@ -101,7 +103,7 @@ def test_an_exception_leaves_the_old_shard_with_its_marker(s3, picture):
             writer.write(record("b", picture()))
             raise KeyboardInterrupt
     assert read_marker(f"{s3.root}/out", "00000") == marker is not None and [
-        one.key for one in read_records(writer.path)
+        item.key for item in read_records(writer.path)
     ] == ["a"]
 
 
@@ -117,14 +119,14 @@ def test_a_write_that_fails_leaves_no_marker(s3, picture, small_parts, name, kin
 
 
 def test_uploads_that_were_left_are_aborted_when_the_shard_is_begun_again(s3, picture, small_parts):
-    left = [Output(f"{s3.root}/{name}") for name in ("out/00000.tar", "out/00000.tar.old", "elsewhere/00000.tar")]
-    for output in left:
+    outputs = [Output(f"{s3.root}/{name}") for name in ("out/00000.tar", "out/00000.tar.old", "elsewhere/00000.tar")]
+    for output in outputs:
         output.write(bytes(6 << 20))
     write(f"{s3.root}/out", [record("a", picture())])
-    assert uploads(s3) == ["elsewhere/00000.tar", "out/00000.tar.old"]  # others may be at work on these
+    assert uploads(s3) == ["elsewhere/00000.tar", "out/00000.tar.old"]  # other runs may be writing these
     assert abort_uploads(f"{s3.root}/out/") == 1 and uploads(s3) == ["elsewhere/00000.tar"]
     assert abort_uploads("/tmp/out/") == 0
-    for output in left:
+    for output in outputs:
         output._file.closed = True
 
 
@@ -175,7 +177,7 @@ def test_markers_of_a_folder(tmp_path, picture, s3):
         write_file(f"{folder}/2.done.json", b"{")
         s3.requests.clear()
         assert read_markers(folder) == {"0": read_marker(folder, "0")} and read_marker(folder, "1") is None
-    assert s3.count("HEAD", ".tar") == 2  # of read_marker alone
+    assert s3.count("HEAD", ".tar") == 2  # used only by read_marker
     assert read_markers(f"{s3.root}/none") == read_markers(tmp_path / "none") == {}
 
 
@@ -192,7 +194,7 @@ def test_a_file_here_is_whole_or_not_there(tmp_path):
 
 def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(tmp_path, monkeypatch):
     done, real = [], os.replace
-    monkeypatch.setattr(os, "replace", lambda old, new: (done.append("named"), real(old, new)))
+    monkeypatch.setattr(os, "replace", lambda source, target: (done.append("named"), real(source, target)))
     monkeypatch.setattr(
         os, "fsync", lambda handle: done.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
     )
@@ -233,7 +235,9 @@ def test_files_have_the_rights_of_the_umask_whoever_wrote_them(tmp_path):
 
 def test_the_files_that_vouch_for_the_others_come_last(tmp_path, monkeypatch):
     names, real = [], os.replace
-    monkeypatch.setattr(os, "replace", lambda old, new: (names.append(os.path.basename(new)), real(old, new)))
+    monkeypatch.setattr(
+        os, "replace", lambda source, target: (names.append(os.path.basename(target)), real(source, target))
+    )
     with whole_files(tmp_path, last=("config.json",)) as staging:
         for name in ("config.json", "a.bin", "z.bin"):
             (staging / name).write_bytes(b"x")

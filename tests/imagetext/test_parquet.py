@@ -1,4 +1,4 @@
-"""Parquet that is damaged, of unusual kinds of columns, or larger than its file, through the reader of rows."""
+"""Parquet files that are damaged, have unusual types of columns, or claim more than they hold."""
 
 import sys
 
@@ -29,7 +29,7 @@ def test_pages_are_checked_whatever_a_row_group_calls_its_columns(tmp_path, monk
     monkeypatch.setattr(limits, "PAGE", 1000)
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"text": ["x" * 2000]}), path, store_schema=False)
-    start, found, end = path.read_bytes().rpartition(b"text")
+    start, name, end = path.read_bytes().rpartition(b"text")
     path.write_bytes(start + b"tex_" + end)
     with pytest.raises(ValueError, match="t.parquet: damaged Parquet file: pages that are read together take "):
         list(parquet_rows(str(path), 0, 1))
@@ -78,8 +78,8 @@ def test_what_is_no_utf_8_is_marked_in_every_kind_of_text(tmp_path, column):
 
 @pytest.mark.parametrize("kind", [pa.binary_view(), pa.large_binary(), pa.dictionary(pa.int32(), pa.binary())])
 def test_rows_of_one_picture_are_one_whatever_holds_its_bytes(tmp_path, picture, kind):
-    one = pa.array([picture()] * 2).cast(kind) if pa.types.is_dictionary(kind) else pa.array([picture()] * 2, kind)
-    pq.write_table(pa.table({"image": one, "text": ["a dog", "a cat"]}), tmp_path / "t.parquet")
+    column = pa.array([picture()] * 2).cast(kind) if pa.types.is_dictionary(kind) else pa.array([picture()] * 2, kind)
+    pq.write_table(pa.table({"image": column, "text": ["a dog", "a cat"]}), tmp_path / "t.parquet")
     ((record,),) = split_table(str(tmp_path / "t.parquet"))
     assert record.captions == ("a dog", "a cat") and record.image == picture()
 

@@ -1,4 +1,4 @@
-"""What a table, metadata or a link names is read where the user said that pictures lie, and nowhere else."""
+"""Files that a table, metadata or a link names are read only in the folders that the user named."""
 
 import errno
 import json
@@ -23,7 +23,7 @@ SECRET = b"ssh-rsa AAAAB3Nza"
 
 @pytest.fixture
 def place(tmp_path, picture):
-    """A set with two pictures; a secret, a picture and a device outside, and links to them within."""
+    """A set with two pictures; outside it a secret, a picture and a device, and links to them in the set."""
     for folder in ("set/sub", "out"):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("set/a.jpg", "set/sub/b.jpg", "out/photo.jpg"):
@@ -63,15 +63,15 @@ NO_PATHS = ["gone.jpg", "https://x.org/a.jpg", "", "a\0.jpg", "/9j/" + "A" * 70,
 
 
 def table(path: Path, names: list[str], format: str) -> str:
-    rows = [{"image": name, "caption": f"one {at}"} for at, name in enumerate(names)]
+    rows = [{"image": name, "caption": f"one {index}"} for index, name in enumerate(names)]
     if format == "parquet":
         pq.write_table(pa.table({name: [row[name] for row in rows] for name in rows[0]}), path)
     elif format == "coco":
         path.write_text(
             json.dumps(
                 {
-                    "images": [{"id": at, "file_name": name} for at, name in enumerate(names)],
-                    "annotations": [{"image_id": at, "caption": "x"} for at in range(len(names))],
+                    "images": [{"id": index, "file_name": name} for index, name in enumerate(names)],
+                    "annotations": [{"image_id": index, "caption": "x"} for index in range(len(names))],
                 }
             )
         )
@@ -79,8 +79,8 @@ def table(path: Path, names: list[str], format: str) -> str:
         path.write_text(
             json.dumps(
                 [
-                    {"id": str(at), "image": name, "conversations": [{"from": "gpt", "value": "x"}]}
-                    for at, name in enumerate(names)
+                    {"id": str(index), "image": name, "conversations": [{"from": "gpt", "value": "x"}]}
+                    for index, name in enumerate(names)
                 ]
             )
         )
@@ -99,10 +99,8 @@ def test_rows_that_lead_outside_are_one_error_before_any_work(place, format, mon
     with pytest.raises(ValueError) as caught:
         read_samples(path)
     (message,) = str(caught.value).splitlines()
-    assert (
-        f": {len(OUTSIDE)} of its rows lead outside {place}/set; the first, row {len(INSIDE) + 1}, names '../out/secret'"
-        in message
-    )
+    first = f"the first, row {len(INSIDE) + 1}, names '../out/secret'"
+    assert f": {len(OUTSIDE)} of its rows lead outside {place}/set; {first}" in message
     assert f"add --images {place}/set --images {place}/out, or" in message and "ssh-rsa" not in message
 
 
@@ -137,9 +135,7 @@ def test_a_link_that_comes_later_is_its_rows_error(place, picture):
     (place / "out/b.jpg").write_bytes(picture(5))
     first, second = shard
     assert first.image is None and "outside the set" in first.error and second.image == picture()
-    with pytest.raises(
-        ValueError, match="outside the set"
-    ):  # without folders, as when training comes back to a picture
+    with pytest.raises(ValueError, match="outside the set"):  # without folders, as when training reads a picture again
         read_picture(str(place / "set/sub/b.jpg"))
 
 
@@ -151,10 +147,10 @@ def test_folders_that_flags_name(place, picture, monkeypatch):
     )
     (shard,) = read_samples(path, str(place / "out"))
     assert [record.image for record in shard] == [picture()] * 4
-    with pytest.raises(ValueError, match="1 of its rows"):  # where others are named, its own is none of them
+    with pytest.raises(ValueError, match="1 of its rows"):  # with --images, the folder of the file is not allowed
         read_samples(table(place / "set/u.jsonl", ["../set/a.jpg"], "jsonl"), str(place / "out"))
     monkeypatch.chdir(place)
-    (shard,) = read_samples("set/t.jsonl", ["set", "out"])  # each in turn, from the first that has it
+    (shard,) = read_samples("set/t.jsonl", ["set", "out"])  # looked for in each folder in turn
     assert [record.image for record in shard] == [picture()] * 4
     (place / "set/photo.jpg").write_bytes(picture(9))
     assert [record.image for record in read_samples("set/t.jsonl", ["set", "out"])[0]][0] == picture(9)
@@ -163,7 +159,8 @@ def test_folders_that_flags_name(place, picture, monkeypatch):
 
 def test_all_tables_are_told_of_in_one_error(place):
     paths = [
-        table(place / f"set/{at}.jsonl", [f"{place}/{at}/{row}.jpg" for row in range(3)], "jsonl") for at in range(9)
+        table(place / f"set/{number}.jsonl", [f"{place}/{number}/{row}.jpg" for row in range(3)], "jsonl")
+        for number in range(9)
     ]
     with pytest.raises(ValueError) as caught:
         read_samples([*paths, str(place / "gone.csv")])
@@ -212,7 +209,7 @@ def test_a_folder_stays_in_itself(place, picture):
     for name in ("link.jpg", "up"):
         (place / "set" / name).unlink()
     assert [record.key for record in read_samples(str(place / "set"))[0]] == ["a", "sub/b", "within"]
-    (place / "set/a.txt").symlink_to("../out/secret")  # not only pictures may say what is outside
+    (place / "set/a.txt").symlink_to("../out/secret")  # texts may leak a file outside, too
     with pytest.raises(ValueError, match="1 of its links"):
         read_samples(str(place / "set"))
     (place / "set/a.txt").unlink()
@@ -220,8 +217,8 @@ def test_a_folder_stays_in_itself(place, picture):
     (place / "set/sub/metadata.csv").write_text("file_name,text\n../a.jpg,two\n../../out/photo.jpg,three\n")
     with pytest.raises(ValueError, match="1 of its pictures in metadata lead outside"):
         read_samples(str(place / "set"))
-    found = {record.key: record.captions for record in read_samples(str(place / "set"), place / "out")[0]}
-    assert found["a"] == ("two",) and ("three",) in found.values()
+    captions = {record.key: record.captions for record in read_samples(str(place / "set"), place / "out")[0]}
+    assert captions["a"] == ("two",) and ("three",) in captions.values()
 
 
 def test_a_file_beside_a_picture_that_becomes_a_link(place):
@@ -279,7 +276,7 @@ def test_trouble_of_the_disk_fails_the_shard_and_trouble_of_a_file_its_row(place
             list(shard)
 
 
-# ---- our own records -----------------------------------------------------------------------------------------------------
+# ---- our own records -----------------------------------------------------------------------------------------------
 
 
 def test_our_own_jsonl_is_read_again(place, picture):
@@ -304,8 +301,8 @@ def test_our_own_jsonl_is_read_again(place, picture):
     (place / "set/a.jpg").write_bytes(picture(7))
     back = list(read_samples(writer.path)[0])
     assert ["outside the set" in record.error for record in back] == [True, False, False] and back[0].image is None
-    assert [(one.image, one.error) for one in read_samples(writer.path, check=False)[0]][0] == (None, "")
-    back = list(read_samples(writer.path, [place / "set"])[0])  # with the flag it is read as it is now
+    assert [(item.image, item.error) for item in read_samples(writer.path, check=False)[0]][0] == (None, "")
+    back = list(read_samples(writer.path, [place / "set"])[0])  # with the flag, the changed picture is read
     assert [record.image for record in back] == [picture(7), picture(), picture(3)]
 
 
@@ -333,7 +330,7 @@ def test_a_record_that_only_looks_like_ours_opens_nothing_new(place):
         read_samples(str(place / "set/t.jsonl"))
 
 
-# ---- stores --------------------------------------------------------------------------------------------------------------
+# ---- stores --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -378,7 +375,7 @@ def test_a_url_outside_the_prefix_is_outside(s3, tmp_path):
         read_samples(str(tmp_path / "t.jsonl"), f"{s3.root}/in")
 
 
-# ---- words -----------------------------------------------------------------------------------------------------------------
+# ---- words ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -397,4 +394,8 @@ def test_an_error_quotes_nothing_of_a_file_that_is_no_picture(data):
     with pytest.raises(ValueError) as caught:
         decode_image(data)
     message = str(caught.value)
-    assert not any(data[at : at + 4].decode() in message for at in range(len(data) - 4) if data[at : at + 4].isalnum())
+    assert not any(
+        data[start : start + 4].decode() in message
+        for start in range(len(data) - 4)
+        if data[start : start + 4].isalnum()
+    )

@@ -1,4 +1,4 @@
-"""A pool of processes ends whenever one of them is killed, while it sends an answer, too."""
+"""A pool of processes ends when one of them is killed, even while it sends an answer."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ from imagetext.pools import Pool
 
 
 def half_answered(size: int) -> bytes:
-    """Dies when half of its answer is in the pipe."""
+    """Die when half of the answer is in the pipe."""
     send = Connection._send
 
     def send_half(connection, data, *args):
@@ -27,12 +27,12 @@ def half_answered(size: int) -> bytes:
 def test_a_process_that_dies_while_it_answers_keeps_nobody_waiting(method):
     for waits in (True, False):
         with Pool(2, multiprocessing.get_context(method)) as pool:
-            asked = pool.submit(half_answered, 200_000), pool.submit(abs, -1)
+            calls = pool.submit(half_answered, 200_000), pool.submit(abs, -1)
             if waits:
                 with pytest.raises(BrokenProcessPool):
-                    pool.answer(asked[0])
+                    pool.answer(calls[0])
         with pytest.raises(BrokenProcessPool):
-            asked[0].result()
+            calls[0].result()
 
 
 def test_a_call_that_times_out_by_itself_is_no_dead_process():

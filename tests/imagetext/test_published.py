@@ -1,4 +1,4 @@
-"""Captions that others have published, in small, exact copies of the files, joined with their pictures by what names these."""
+"""Published synthetic captions in small, exact copies of the files, joined with their pictures by name."""
 
 import hashlib
 import json
@@ -27,12 +27,12 @@ def refused(spec) -> str:
     return str(caught.value)
 
 
-# ---- LaCLIP -------------------------------------------------------------------------------------------------------------
+# ---- LaCLIP --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def laclip(tmp_path):
-    """The CSV and two of its texts, as released; a caption with commas, quotation marks and a line break in one of its cells."""
+    """The CSV and two of its texts, as released. One caption has commas, quotation marks and a line break."""
     rows = [
         ("train/0001/a.jpg", "a very typical bus station"),
         ("train/0001/b.jpg", '"sierra, looked stunning\nin this top"'),
@@ -56,14 +56,14 @@ def test_laclip_gives_line_i_to_picture_i_of_the_csv(laclip):
     assert [record.columns for record in records] == [
         {chatgpt: ("A bus station.",), bard: ("Buses wait here.",)},
         {chatgpt: ("Sierra is stunning.",)},
-        {bard: ("A girl, confused",)},  # of one word LaCLIP trains on the original
+        {bard: ("A girl, confused",)},  # instead of a rewrite of one word, LaCLIP trains on the original
     ]
 
 
 def test_laclips_csv_of_urls(tmp_path):
     (tmp_path / "o.csv").write_text("https://e.org/1?x=a,one\nhttps://e.org/2.webp,two\n")
     (tmp_path / "a.txt").write_text("the first\r\nthe second")
-    assert [(one.meta["url"], one.columns) for one in read(f"laclip:{tmp_path}/o.csv::{tmp_path}/a.txt")] == [
+    assert [(record.meta["url"], record.columns) for record in read(f"laclip:{tmp_path}/o.csv::{tmp_path}/a.txt")] == [
         ("https://e.org/1?x=a", {"syn_text_laclip_a": ("the first",)}),
         ("https://e.org/2.webp", {"syn_text_laclip_a": ("the second",)}),
     ]
@@ -71,9 +71,9 @@ def test_laclips_csv_of_urls(tmp_path):
 
 def test_laclips_counts_must_agree(laclip, tmp_path):
     (tmp_path / "cc3m_bard.txt").write_text("Buses wait here.\nA girl, confused\n")
-    told = refused(laclip)
-    assert "cc3m_original.csv: has 3 pictures, but " in told and "cc3m_bard.txt has 2 lines" in told
-    assert "chatgpt" not in told and told.endswith("it is not known which line belongs to which picture")
+    message = refused(laclip)
+    assert "cc3m_original.csv: has 3 pictures, but " in message and "cc3m_bard.txt has 2 lines" in message
+    assert "chatgpt" not in message and message.endswith("it is not known which line belongs to which picture")
 
 
 def test_what_is_wrong_with_laclips_files_is_named(laclip, tmp_path):
@@ -99,11 +99,11 @@ def test_laclip_is_joined_by_path_never_by_order(laclip, tmp_path, images):
         report = join(read_samples(spec), laclip, tmp_path / f"out{count}", on="path")
         assert report == Joined(count, 1, 0)
         records = read(str(tmp_path / f"out{count}" / "*.tar"))
-        for one in records:
-            stem = one.meta["source"].rpartition("/")[2][0]
-            found = tuple(text for texts in one.columns.values() for text in sorted(texts))
-            assert sorted(found) == sorted(columns.get(stem, ()))
-        assert {one.meta["source"].rpartition("/")[2] for one in records if one.error} == {"z.jpg"}
+        for record in records:
+            stem = record.meta["source"].rpartition("/")[2][0]
+            texts_of_record = tuple(text for texts in record.columns.values() for text in sorted(texts))
+            assert sorted(texts_of_record) == sorted(columns.get(stem, ()))
+        assert {record.meta["source"].rpartition("/")[2] for record in records if record.error} == {"z.jpg"}
 
 
 def test_names_of_pictures_by_path(images):
@@ -113,7 +113,7 @@ def test_names_of_pictures_by_path(images):
     assert name_of(record, "path") == "c/d.jpg"
 
 
-# ---- VeCap ----------------------------------------------------------------------------------------------------------------
+# ---- VeCap ---------------------------------------------------------------------------------------------------------
 
 
 def test_vecap_is_one_object_of_links_and_captions(tmp_path):
@@ -138,7 +138,7 @@ def test_vecap_is_a_table_of_links_and_captions(tmp_path, name):
         path.write_text("url,caption\n" + "".join(f"{row['url']},{row['caption']}\n" for row in rows))
     else:
         path.write_text(json.dumps(rows) if name == "v.json" else "".join(json.dumps(row) + "\n" for row in rows))
-    assert [(one.meta["url"], one.columns["syn_text_vecap"]) for one in read(f"vecap:{path}")] == [
+    assert [(record.meta["url"], record.columns["syn_text_vecap"]) for record in read(f"vecap:{path}")] == [
         ("https://e.org/1", ("a dog",)),
         ("https://e.org/2", ("a cat",)),
     ]
@@ -156,15 +156,15 @@ def test_an_object_larger_than_a_window_is_read_piece_by_piece(tmp_path, monkeyp
         file.write("}\n")
     (shard,) = read_samples(f"vecap:{path}")
     tracemalloc.start()
-    found = [(one.meta["url"][-1], one.columns["syn_text_vecap"][0].split()[2]) for one in shard]
+    rows = [(record.meta["url"][-1], record.columns["syn_text_vecap"][0].split()[2]) for record in shard]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert found == [(str(number)[-1], str(number)) for number in range(count)]
-    assert os.path.getsize(path) > 2_000_000 and peak < 1_500_000  # of which a buffer of the file is most
+    assert rows == [(str(number)[-1], str(number)) for number in range(count)]
+    assert os.path.getsize(path) > 2_000_000 and peak < 1_500_000  # most of it is a buffer of the file
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, expected",
     [
         ('{"https://e.org/1": "a", "https://e.org/2": "b', "line 1: not JSON"),
         ('{"https://e.org/1": "a", "https://e.org/2": "b"', "is cut: the object has no end"),
@@ -173,13 +173,13 @@ def test_an_object_larger_than_a_window_is_read_piece_by_piece(tmp_path, monkeyp
         ('{"https://e.org/1": "a"\n"https://e.org/2": "b"}', 'line 2: not JSON: expected , or }, got "'),
     ],
 )
-def test_an_object_that_is_cut_or_broken_is_told_with_its_file_and_line(tmp_path, text, told):
+def test_an_object_that_is_cut_or_broken_is_told_with_its_file_and_line(tmp_path, text, expected):
     path = tmp_path / "v.json"
     path.write_text(text)
     (shard,) = read_samples(f"vecap:{path}")
     records = iter(shard)
     assert next(records).columns == {"syn_text_vecap": ("a",)}
-    with pytest.raises(ValueError, match=f"v.json: {told}"):
+    with pytest.raises(ValueError, match=f"v.json: {expected}"):
         list(records)
 
 
@@ -191,7 +191,7 @@ def test_a_value_that_is_no_text_is_a_row(tmp_path):
     assert second.columns == {"syn_text_vecap": ("b", "c")}
 
 
-# ---- Recap-DataComp -------------------------------------------------------------------------------------------------------
+# ---- Recap-DataComp ------------------------------------------------------------------------------------------------
 
 
 def test_recap_datacomp(tmp_path, write_tar, picture):
@@ -227,8 +227,8 @@ def test_recap_datacomp(tmp_path, write_tar, picture):
     )
     for on in ("url", "sha256"):
         assert join(read_samples(tar), f"recap:{path}", tmp_path / on, on=on) == Joined(2, 1, 0)
-        found = read(str(tmp_path / on / "in.tar"))
-        assert [one.columns.get("syn_text_recap") for one in found] == [
+        joined = read(str(tmp_path / on / "in.tar"))
+        assert [record.columns.get("syn_text_recap") for record in joined] == [
             ("A photograph of 2.",),
             ("A photograph of 1.",),
             None,
@@ -236,7 +236,7 @@ def test_recap_datacomp(tmp_path, write_tar, picture):
     assert "expected the columns url and caption of vecap, it has url, re_caption" in refused(f"vecap:{path}")
 
 
-# ---- HQ-CLIP --------------------------------------------------------------------------------------------------------------
+# ---- HQ-CLIP -------------------------------------------------------------------------------------------------------
 
 
 def hq_file(number: int) -> bytes:
@@ -262,7 +262,7 @@ def test_hq_clip_is_a_file_for_each_uid(tmp_path, write_tar, picture, packed):
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             (place / name).write_bytes(data)
     records = read(f"hq-clip:{place}{HQ}")
-    assert [bool(one.error) for one in records] == [False, True, True, False]
+    assert [bool(record.error) for record in records] == [False, True, True, False]
     assert records[3].meta["uid"] == records[3].key == uids[3] and records[3].columns == {
         "syn_text_hq": ("A long description of 3.",),
         "neg_text_hq": ("A wrong description of 3.",),
@@ -283,7 +283,7 @@ def test_hq_clip_is_a_file_for_each_uid(tmp_path, write_tar, picture, packed):
         ],
     )
     assert join(read_samples(tar), f"hq-clip:{place}{HQ}", tmp_path / "out") == Joined(2, 0, 0)
-    assert [one.columns["neg_text_hq"] for one in read(str(tmp_path / "out/in.tar"))] == [
+    assert [record.columns["neg_text_hq"] for record in read(str(tmp_path / "out/in.tar"))] == [
         ("A wrong description of 3.",),
         ("A wrong description of 0.",),
     ]
@@ -292,14 +292,15 @@ def test_hq_clip_is_a_file_for_each_uid(tmp_path, write_tar, picture, packed):
 def test_the_fields_of_hq_clip_are_told_never_guessed(tmp_path):
     (tmp_path / "u1.json").write_bytes(hq_file(1))
     for fields in ("", "#long", "#long=syn_text_hq,tags=syn_text_hq", "#=syn_text_hq"):
-        told = refused(f"hq-clip:{tmp_path}{fields}")
-        assert "say which field is which column" in told and told.endswith(
+        message = refused(f"hq-clip:{tmp_path}{fields}")
+        assert "say which field is which column" in message and message.endswith(
             "u1.json has the fields long, negative, tags"
         )
     assert "column: 'text_hq' is not syn_text_" in refused(f"hq-clip:{tmp_path}#long=text_hq")
     (record,) = read(f"hq-clip:{tmp_path}#long=syn_text_hq,tags=tags_hq")
     assert record.error == (
-        "u1.json: tags: expected a text or a list of texts, got {'positive': ['dog', 'grass'], 'negative': 'cat, sea,'}"
+        "u1.json: tags: expected a text or a list of texts, "
+        "got {'positive': ['dog', 'grass'], 'negative': 'cat, sea,'}"
     )
     assert "neither the folder of HQ-CLIP's JSON files nor a tar" in refused(f"hq-clip:{tmp_path}/u1.json{HQ}")
     (tmp_path / "empty").mkdir()
@@ -315,13 +316,13 @@ def test_hq_clip_reads_nothing_outside_its_folder(tmp_path):
     assert record.columns == {} and "a file outside the set" in record.error and "secret text" not in record.error
 
 
-# ---- DataCompDR and DFNDR -------------------------------------------------------------------------------------------------
+# ---- DataCompDR and DFNDR ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("column", ["syn_text", "syn_text_dfn_mscoco38k"])
 @pytest.mark.parametrize("on", ["uid", "url"])
 def test_reinforced_records_without_pictures_are_joined_as_they_are(tmp_path, write_tar, picture, column, on):
-    """The older layout: no picture and no text; of its columns alone, since views and embeddings are of pictures and texts there."""
+    """Only the columns are joined in the older layout: its views and embeddings need pictures and texts."""
     import torch
 
     emb = pack({"image_emb": torch.zeros(2, 4), "text_emb": torch.zeros(3, 4)}, "npz")
@@ -350,5 +351,7 @@ def test_reinforced_records_without_pictures_are_joined_as_they_are(tmp_path, wr
     )
     assert join(read_samples(pictures), published, tmp_path / "out", on=on) == Joined(2, 0, 0)
     records = read(f"{tmp_path}/out/00000000.tar")
-    assert [one.columns for one in records] == [{column: (f"one {number}", f"two {number}")} for number in (2, 0)]
-    assert all(one.members == {} and one.image for one in records)
+    assert [record.columns for record in records] == [
+        {column: (f"one {number}", f"two {number}")} for number in (2, 0)
+    ]
+    assert all(record.members == {} and record.image for record in records)

@@ -30,7 +30,7 @@ def decoded(data: bytes) -> np.ndarray:
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG spelled out, chunk by chunk."""
+    """Build a PNG chunk by chunk."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     chunks = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -39,7 +39,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *chunks: 
     )
 
 
-# What the stored pixels (H, W, 3) look like when shown, from the EXIF 2.3 specification, 4.6.4 A.
+# How stored pixels (H, W, 3) are shown, by the EXIF 2.3 specification, 4.6.4 A.
 SHOWN = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -101,12 +101,12 @@ def test_cmyk():
 
 def test_grey_of_16_bits_is_scaled():
     values = np.linspace(0, 65535, 256 * 4).astype(np.uint16).reshape(4, 256)
-    shown = decoded(encode(Image.fromarray(values), "PNG"))
-    assert np.array_equal(shown[..., 0], np.rint(values / 257))
-    assert shown.min() == 0 and shown.max() == 255 and (shown[..., 0] == shown[..., 2]).all()
-    # The same greys as a colour PNG of 16 bits, which Pillow scales itself by cutting the low byte off.
+    grey = decoded(encode(Image.fromarray(values), "PNG"))
+    assert np.array_equal(grey[..., 0], np.rint(values / 257))
+    assert grey.min() == 0 and grey.max() == 255 and (grey[..., 0] == grey[..., 2]).all()
+    # The same greys as a colour PNG of 16 bits, which Pillow scales by cutting off the low byte.
     rows = b"".join(b"\0" + np.repeat(row, 3).astype(">u2").tobytes() for row in values)
-    assert np.abs(decoded(png(256, 4, 16, 2, rows)).astype(int) - shown).max() <= 1
+    assert np.abs(decoded(png(256, 4, 16, 2, rows)).astype(int) - grey).max() <= 1
 
 
 def test_32_bit_integers_and_floats_are_scaled():
@@ -230,7 +230,7 @@ def test_pixels_are_counted_from_the_header():
 
 
 def test_a_picture_that_is_a_line_is_refused_from_its_header():
-    """The models resize the shorter side: of 60,000 x 3 pixels they would make 224 x 4,480,000."""
+    """Models resize the shorter side: a picture of 60,000 x 3 pixels would become 224 x 4,480,000."""
     for size in ((60_000, 299), (2, 401)):
         with pytest.raises(
             ValueError, match=f"{size[0]} x {size[1]} pixels: one side is more than 200 times the other"
@@ -300,7 +300,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def test_texts_and_profiles_of_a_png_are_never_unpacked(picture):
-    """Pillow refuses a picture whose texts or profile are over 1 MiB unpacked; ComfyUI and cameras write such."""
+    """Pillow refuses a picture whose texts or profile unpack to more than 1 MiB, as ComfyUI and cameras write."""
     png = picture(1, "PNG")
     large = zlib.compress(bytes(4 << 20))
     orientation = chunk(
@@ -332,9 +332,7 @@ def test_a_picture_is_told_by_its_first_bytes(picture, format):
 
 
 def test_what_is_no_picture_by_its_first_bytes():
-    assert is_picture(
-        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
-    )  # and refused with a word on what to do when it is decoded
+    assert is_picture(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")  # decoding refuses it and says how to convert it
     for head in (
         b"",
         b"BM",

@@ -1,4 +1,4 @@
-"""The built-in picture set: finite, repeatable, no scene in two splits, and pictures that show what they should."""
+"""The built-in picture set is finite and repeatable, has no scene in two splits, and draws what it describes."""
 
 import io
 import itertools
@@ -39,13 +39,13 @@ def test_no_things_are_drawn_in_two_splits(level):
             sorted((item["shape"], item["colour"], item["size"], item["texture"]) for item in scene["objects"])
         )
 
-    drawn = {
+    descriptions = {
         split: {things(draw_scene(SceneSpec(split, level=level), index)) for index in range(400)}
         for split in scenes.SPLITS
     }
-    for one, other in itertools.combinations(drawn.values(), 2):
-        assert not one & other
-    counts = {len(objects) for seen in drawn.values() for _, objects in seen}
+    for first, other in itertools.combinations(descriptions.values(), 2):
+        assert not first & other
+    counts = {len(objects) for group in descriptions.values() for _, objects in group}
     assert counts == set(range(1, level + 1))
 
 
@@ -54,9 +54,9 @@ def test_objects_lie_inside_and_apart():
         objects = draw_scene(SceneSpec("train", level=4), index)["objects"]
         for item in objects:
             assert item["radius"] <= min(item["x"], item["y"], 1 - item["x"], 1 - item["y"])
-        for one, other in itertools.combinations(objects, 2):
-            distance = np.hypot(one["x"] - other["x"], one["y"] - other["y"])
-            assert distance > one["radius"] + other["radius"]
+        for first, other in itertools.combinations(objects, 2):
+            distance = np.hypot(first["x"] - other["x"], first["y"] - other["y"])
+            assert distance > first["radius"] + other["radius"]
 
 
 @pytest.mark.parametrize("colour", COLOURS)
@@ -84,8 +84,8 @@ def test_shapes_and_textures_look_different():
         }
         return np.asarray(draw_picture({"background": "sand", "objects": [item]}, 96, "x").convert("L"), float)
 
-    for one, other in itertools.combinations(SHAPES, 2):
-        assert (np.abs(mask(one) - mask(other)) > 60).mean() > 0.01, (one, other)
+    for first, other in itertools.combinations(SHAPES, 2):
+        assert (np.abs(mask(first) - mask(other)) > 60).mean() > 0.01, (first, other)
     for texture in ("striped", "dotted"):
         assert (np.abs(mask("circle") - mask("circle", texture)) > 30).mean() > 0.02
 

@@ -27,7 +27,7 @@ def no_waiting_for_the_disk(monkeypatch):
 
 
 def good(key, image, captions=("a dog", "a cat"), syn_text=("one", "two"), members=(), scores=(), **meta):
-    return Record(key, image, captions, {X: syn_text}, dict(scores), dict(members), meta=meta)
+    return Record(key, image, captions, columns={X: syn_text}, scores=dict(scores), members=dict(members), meta=meta)
 
 
 def failed(key, error="broken", image=None, **meta):
@@ -108,7 +108,7 @@ def test_webdataset_to_the_letter(tmp_path, picture):
         if name.endswith(".json") and "syn" not in name and "paug" not in name
     ]
     always = ("uid", "sha256", "width", "height", "captions", "error", "source", "caption_scores")
-    assert len({tuple((name, one[name]) for name in always) for one in types}) == 1
+    assert len({tuple((name, types_of_row[name]) for name in always) for types_of_row in types}) == 1
 
 
 def test_headers_hold_nothing_of_the_machine(tmp_path, picture):
@@ -149,7 +149,7 @@ def test_columns_of_an_earlier_run_stay(tmp_path, picture):
     path = write(tmp_path / "2", again)
     assert json.loads(tar_files(path)["a.syn.json"]) == {X: ["one", "two"], "syn_text_y": ["three"]}
     lost = list(read_records(path))[1]
-    assert lost.error == "rejected" and lost.columns == {X: ("one", "two")}  # though other readers pass it over
+    assert lost.error == "rejected" and lost.columns == {X: ("one", "two")}  # other readers ignore it
     assert json.loads(tar_files(path)["b.syn.json"]) == {} and json.loads(tar_files(path)["b.json"])[X] == [
         "one",
         "two",
@@ -179,7 +179,9 @@ def test_a_record_that_breaks_the_contract(tmp_path, picture, format, change, re
 def test_a_record_without_a_picture_says_what_was_known_of_it(tmp_path, format):
     meta = {"sha256": "abc", "width": 3, "height": 2**70, "uid": "u"}
     path = write(
-        tmp_path, [Record("k", None, ("a dog",), {X: ("one",)}, members={"npz": b"n"}, meta=meta)], format=format
+        tmp_path,
+        [Record("k", None, ("a dog",), columns={X: ("one",)}, members={"npz": b"n"}, meta=meta)],
+        format=format,
     )
     (back,) = read_records(path)
     assert back.error == "" and back.syn_text == {X: ("one",)} and back.image is None and back.members == {"npz": b"n"}
@@ -187,26 +189,26 @@ def test_a_record_without_a_picture_says_what_was_known_of_it(tmp_path, format):
 
 
 def test_every_column_stays_in_every_format(tmp_path, picture):
-    found = {
+    arrays = {
         "syn_text": ("a", ""),
         "alt_captions": ("b",),
         "other": ("c",),
         "syn_text_none": (),
         "syn_text_blank": (" ",),
     }
-    record = replace(good("k", picture()), columns={**found, X: ("one", "two")})
-    path = write(tmp_path, [record, replace(record, columns=found, error="broken")])
+    record = replace(good("k", picture()), columns={**arrays, X: ("one", "two")})
+    path = write(tmp_path, [record, replace(record, columns=arrays, error="broken")])
     files = tar_files(path)
-    kept = {"syn_text": ["a", ""], "alt_captions": ["b"], "other": ["c"]}
-    assert json.loads(files["k.syn.json"]) == kept | {X: ["one", "two"]}
-    assert kept.items() <= json.loads(files["k%7E2.json"]).items() and json.loads(files["k%7E2.syn.json"]) == {}
+    others = {"syn_text": ["a", ""], "alt_captions": ["b"], "other": ["c"]}
+    assert json.loads(files["k.syn.json"]) == others | {X: ["one", "two"]}
+    assert others.items() <= json.loads(files["k%7E2.json"]).items() and json.loads(files["k%7E2.syn.json"]) == {}
     for format in SUFFIXES:
         (back,) = read_records(write(tmp_path, [record], format=format))
-        assert back.columns == {name: tuple(texts) for name, texts in kept.items()} | {X: ("one", "two")}
+        assert back.columns == {name: tuple(texts) for name, texts in others.items()} | {X: ("one", "two")}
         assert back.syn_text == {"syn_text": ("a", ""), X: ("one", "two")}
     row = json.loads(
         open(write(tmp_path, [record], format="jsonl")).read()
-    )  # where none can be taken for the table's own
+    )  # where they cannot be taken for columns of the table
     assert (
         row["caption_fields"] == {"alt_captions": ["b"], "other": ["c"]} and not {"alt_captions", "other"} & row.keys()
     )
@@ -222,8 +224,8 @@ def test_a_field_that_only_has_the_name_of_ours_stays(tmp_path, picture, field):
 
 def test_only_the_runs_own_columns_are_counted(tmp_path, picture):
     record = replace(good("k", picture()), columns={"syn_text_old": ("old",), X: ("one", "two")})
-    for own, counts in (([X], {X: 2}), ([], {X: 2, "syn_text_old": 1})):
-        write(tmp_path, [record], columns=own)
+    for run_columns, counts in (([X], {X: 2}), ([], {X: 2, "syn_text_old": 1})):
+        write(tmp_path, [record], columns=run_columns)
         assert read_marker(tmp_path, "00000")["captions"] == counts
     for name in ("text", "syn_text_emb", "syn_text_member", "syn_text_my_captions"):
         with pytest.raises(ValueError, match=f"columns: '{name}': not a valid name for a column of captions"):
@@ -266,7 +268,7 @@ def test_scores_of_any_kind_are_written(tmp_path, picture, format):
         {X: {}},
         {X: {"logprob": 2**70}},
     ]
-    path = write(tmp_path, [good(str(i), picture(i), scores=one) for i, one in enumerate(scores)], format=format)
+    path = write(tmp_path, [good(str(i), picture(i), scores=values) for i, values in enumerate(scores)], format=format)
     assert len(list(read_records(path))) == len(scores)
 
 
@@ -370,7 +372,9 @@ def test_an_accident_leaves_no_new_shard_and_the_old_one_with_its_marker(tmp_pat
 def test_the_marker_is_last(tmp_path, picture, monkeypatch):
     names = []
     real = os.replace
-    monkeypatch.setattr(os, "replace", lambda old, new: (names.append(os.path.basename(new)), real(old, new)))
+    monkeypatch.setattr(
+        os, "replace", lambda source, target: (names.append(os.path.basename(target)), real(source, target))
+    )
     synced = []
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(len(names)))
     write(tmp_path, [good("a", picture())])
@@ -380,7 +384,7 @@ def test_the_marker_is_last(tmp_path, picture, monkeypatch):
 
 @pytest.mark.parametrize("failing, files", [(0, []), (1, ["00000.tar"]), (2, ["00000.tar"]), (3, ["00000.tar"])])
 def test_a_marker_whose_name_may_not_last_vouches_for_nothing(failing, files, tmp_path, picture, monkeypatch):
-    """Data and name of the shard, then data and name of the marker are brought to the disk; one of these fails."""
+    """Data and name of the shard, then of the marker, are flushed to the disk; one of these steps fails."""
     synced = []
 
     def fsync(handle):
@@ -440,7 +444,7 @@ def test_jsonl_to_the_letter(tmp_path, picture):
     assert [row["image"] for row in rows] == ["../in/a.jpg", "00000.images/000000001.png", None]
     assert (tmp_path / "out/00000.images/000000001.png").read_bytes() == picture(2, "PNG")
     assert rows[1]["members"] == {"npz": "AAE="} and rows[2][X] == [] and rows[2]["error"] == "broken"
-    (tmp_path / "in/a.jpg").write_bytes(picture(1)[::-1])  # another picture by now: not the one that was captioned
+    (tmp_path / "in/a.jpg").write_bytes(picture(1)[::-1])  # the picture has been replaced since it was captioned
     path = write(tmp_path / "out2", records, format="jsonl")
     assert json.loads(open(path).readline())["image"] == "00000.images/000000000.jpg"
 
@@ -477,7 +481,7 @@ def test_parquet_has_the_same_columns_in_every_shard(tmp_path, picture):
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_scores_come_back_as_they_were(tmp_path, picture, format):
     scores = [{X: {"logprob": [-1.5, None]}}, {X: {"logprob": [], "tries": 3, "why": {"cut": True}}}, {}]
-    path = write(tmp_path, [good(str(i), picture(i), scores=one) for i, one in enumerate(scores)], format=format)
+    path = write(tmp_path, [good(str(i), picture(i), scores=values) for i, values in enumerate(scores)], format=format)
     assert [record.scores for record in read_records(path)] == scores
 
 
@@ -564,7 +568,9 @@ def records(draw, images):
     columns = syn_text | others if syn_text else {}
     meta = draw(META) | {"uid": draw(WORDS), "source": draw(TEXT)}
     captions = tuple(draw(st.lists(WORDS, max_size=2)))
-    return Record(draw(WORDS), image, captions, columns, scores, draw(MEMBERS), meta=meta, error=error)
+    return Record(
+        draw(WORDS), image, captions, columns=columns, scores=scores, members=draw(MEMBERS), meta=meta, error=error
+    )
 
 
 @pytest.mark.parametrize("format", SUFFIXES)
@@ -587,7 +593,7 @@ def test_records_come_back(tmp_path_factory, picture, format):
 
 
 def as_read(record: Record) -> Record:
-    """What is added in writing: the picture's hash and size; and taken away: a picture that failed."""
+    """Return the record as it is read: with the picture's hash and size, and without a picture if it failed."""
     size = image_size(record.image)
     meta = {**record.meta, "sha256": hashlib.sha256(record.image).hexdigest(), "width": size[0], "height": size[1]}
     return replace(record, image=None if record.error else record.image, meta=meta)
@@ -615,9 +621,9 @@ def test_a_tar_has_the_bytes_that_the_library_gives_it(tmp_path, picture, sizes)
         tmp_path, [good(f"k/{number}", image, members={"npz": bytes(size)}) for number, size in enumerate(sizes)]
     )
     with tarfile.open(path) as archive, tarfile.open(tmp_path / "library.tar", "w") as other:
-        for found in archive:
-            member = tarfile.TarInfo(found.name)
-            member.size = found.size
-            other.addfile(member, archive.extractfile(found))
+        for file in archive:
+            member = tarfile.TarInfo(file.name)
+            member.size = file.size
+            other.addfile(member, archive.extractfile(file))
     with open(path, "rb") as ours, open(tmp_path / "library.tar", "rb") as theirs:
         assert ours.read() == theirs.read()

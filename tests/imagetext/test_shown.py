@@ -1,4 +1,4 @@
-"""What is shown: hostile texts in the terminal, in logs, in Markdown and on pages; secrets; advice; readers that have gone."""
+"""Text for people: hostile text in terminal, logs, Markdown and pages; secrets; advice; readers that are gone."""
 
 import io
 import logging
@@ -85,7 +85,7 @@ SECRETS = [
     "xoxb-1234567890-abc",
     "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl",
 ]
-WITHIN = [  # and what of it stays
+WITHIN = [  # and the part of it that stays
     ("https://user:pa@ss@host/x.jpg", "https://***host/x.jpg"),
     (
         "https://b.example/x.jpg?a=1&X-Amz-Signature=abc%2F1&X-Amz-Credential=AK/2",
@@ -154,9 +154,9 @@ def test_secrets_are_masked(secret):
     assert masked(f"said '{secret}', no") == "said '***', no"
 
 
-@pytest.mark.parametrize("text, left", WITHIN)
-def test_secrets_in_addresses_and_settings_are_masked(text, left):
-    assert masked(text) == left and masked(left) == left
+@pytest.mark.parametrize("text, expected", WITHIN)
+def test_secrets_in_addresses_and_settings_are_masked(text, expected):
+    assert masked(text) == expected and masked(expected) == expected
 
 
 @pytest.mark.parametrize("text", NO_SECRETS)
@@ -219,7 +219,7 @@ def test_lines_have_an_end_and_take_no_time():
 
 
 class Terminal(io.StringIO):
-    """One that is not UTF-8."""
+    """A terminal that is not UTF-8."""
 
     encoding = "ascii"
 
@@ -245,9 +245,9 @@ def test_errors_bars_logs_and_warnings_are_lines(text, capsys, monkeypatch):
         with Progress(desc=text, total=2, mininterval=0, ascii=True) as progress:
             progress.set_description(text)
             progress.update()
-    shown = capsys.readouterr().err
-    assert "a.tar: " in shown and "UserWarning: " in shown and "RuntimeError: " in shown
-    bars, lines = shown.split("\r")[1:], shown.partition("\r")[0].splitlines()
+    error_text = capsys.readouterr().err
+    assert "a.tar: " in error_text and "UserWarning: " in error_text and "RuntimeError: " in error_text
+    bars, lines = error_text.split("\r")[1:], error_text.partition("\r")[0].splitlines()
     assert all(map(is_harmless, lines)) and all(
         is_harmless(bar.removesuffix("\n").removesuffix("\x1b[A")) for bar in bars
     )
@@ -266,7 +266,7 @@ def test_afterwards_logs_are_as_before():
 
 
 def test_a_librarys_error_is_one_line_without_advice(capsys):
-    for code, told in (
+    for code, message in (
         ("raise ValueError('no\\nway. Run pip install evil.')", "no way."),
         ("raise OSError()", "OSError"),
     ):
@@ -274,7 +274,7 @@ def test_a_librarys_error_is_one_line_without_advice(capsys):
             exec(code, {"__name__": "transformers.models"})
         except (ValueError, OSError) as error:
             say_error("finetune", error)
-        assert capsys.readouterr().err == f"capsmith finetune: error: {told}\n"
+        assert capsys.readouterr().err == f"capsmith finetune: error: {message}\n"
     say_error("finetune", ValueError("two problems:\n  one\nother"))
     assert capsys.readouterr().err == "capsmith finetune: error: two problems:\n  one\n  other\n"
 
@@ -285,10 +285,10 @@ def test_markdown_shows_just_the_text(text):
     page = MarkdownIt("gfm-like", {"linkify": False}).parse(
         f"| a |\n| --- |\n| {within} |\n\n{within}\n\n- {within}\n\n# {within}\n"
     )
-    told = " ".join(on_line(text).split())
-    shown = ["".join(one.content for one in token.children) for token in page if token.type == "inline"]
-    assert shown == ["a", told, told, told, told]
-    kinds = {token.type for token in page} | {one.type for token in page for one in token.children or ()}
+    line = " ".join(on_line(text).split())
+    texts = ["".join(child.content for child in token.children) for token in page if token.type == "inline"]
+    assert texts == ["a", line, line, line, line]
+    kinds = {token.type for token in page} | {child.type for token in page for child in token.children or ()}
     assert kinds <= {
         f"{kind}_{end}"
         for kind in ("table", "thead", "tbody", "tr", "th", "td", "paragraph", "bullet_list", "list_item", "heading")
@@ -313,7 +313,7 @@ def test_a_page_escapes_all_text_and_obeys_none(tmp_path):
 
 
 class Unread(io.StringIO):
-    """A pipe that nobody reads any more."""
+    """A pipe whose reader has gone."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -348,7 +348,7 @@ def test_a_command_whose_reader_has_gone_has_the_usual_code():
 
 @pytest.mark.parametrize("room", ["captioners", "diversity", "finetune", "generate", "imagetext", "quickstart.py"])
 def test_all_rooms_speak_through_one_file(room):
-    """No line is printed, no bar drawn and no template filled past it."""
+    """Lines are printed, bars drawn and templates filled only there."""
     root = Path(__file__).parents[2]
     files = [root / room] if room.endswith(".py") else (root / room).rglob("*.py")
     for path in files:

@@ -81,19 +81,19 @@ def test_every_problem_in_one_message(tmp_path, write_tar):
     with pytest.raises(ValueError) as caught:
         read_samples([str(tmp_path / spec) for spec in specs])
     lines = str(caught.value).replace(f"{tmp_path}/", "").split("\n")
-    known = ", ".join((*TAR_SUFFIXES, *TABLE_SUFFIXES))
+    suffixes = ", ".join((*TAR_SUFFIXES, *TABLE_SUFFIXES))
     assert lines[:-2] == [
         "00001.tar: no such file",
         "00002.tar: no such file",
         "*.none: nothing matches *.none",
         "empty: no pictures in this folder",
         "shards: no pictures in this folder; for its .tar files give shards/*.tar",
-        f"x.zip: not a {known} file, an info.json or a folder of pictures",
+        f"x.zip: not a {suffixes} file, an info.json or a folder of pictures",
         "x.csv: no column of pictures (image, image_path, filepath, file_name, path) or captions "
         "(captions, caption, text, texts, title); it has none",
         "y.csv: no rows",
         "z.jsonl: no rows",
-        f"gone: no such folder, and not a {known} file, an info.json or a folder of pictures",
+        f"gone: no such folder, and not a {suffixes} file, an info.json or a folder of pictures",
         "{3..1}.tar: {3..1} counts downwards",
         "{a}.tar: {a} is neither {00000..00009} nor {a,b}",
     ]
@@ -163,9 +163,9 @@ def test_records_of_several_sets_whose_shards_have_one_name(tmp_path, picture, w
 def test_drawn_pictures_come_from_scenes(monkeypatch):
     import imagetext.sources
 
-    made = [Shard("scenes-val-00000", "scenes:val", {}, ())]
-    monkeypatch.setattr(imagetext.sources, "scene_shards", lambda spec: made if spec == "scenes:val" else [])
-    assert read_samples("scenes:val") == made
+    shards = [Shard("scenes-val-00000", "scenes:val", {}, samples=())]
+    monkeypatch.setattr(imagetext.sources, "scene_shards", lambda spec: shards if spec == "scenes:val" else [])
+    assert read_samples("scenes:val") == shards
 
 
 def test_records_of_another_tool(tmp_path, picture, write_tar):
@@ -210,9 +210,9 @@ def test_several_files_with_colons_between_them(tmp_path, picture, write_tar):
 def test_a_folder_that_a_run_of_ours_wrote_is_its_shards(tmp_path, picture, format):
     for name in ("0", "1"):
         with ShardWriter(tmp_path / "run", name, format=format) as writer:
-            writer.write(Record(f"{name}a", picture(int(name)), ("alt",), {"syn_text_x": ("one",)}))
+            writer.write(Record(f"{name}a", picture(int(name)), ("alt",), columns={"syn_text_x": ("one",)}))
     (tmp_path / "run/run.json").write_text('{"shards": ["0", "1"]}')
-    (tmp_path / "run/unfinished.tar").write_bytes(b"x")  # no marker vouches for it
+    (tmp_path / "run/unfinished.tar").write_bytes(b"x")  # it has no marker
     for spec in (tmp_path / "run", f"{tmp_path}/r*n"):
         assert [(record.key, record.captions, dict(record.columns)) for record in read_records(str(spec))] == [
             ("0a", ("alt",), {"syn_text_x": ("one",)}),
@@ -240,5 +240,5 @@ def test_the_same_shards_elsewhere_give_the_same_records(tmp_path, picture, writ
         ("pics", ["gone.jpg", "metadata.jsonl:2", "p.jpg"]),
         ("t.jsonl", ["pics/p.jpg", "t.jsonl:2", "gone", "t.jsonl:4"]),
     ):
-        here, there = (list(read_records(str(tmp_path / place / name))) for place in ("a", "b/c"))
-        assert here == there and [record.meta["source"] for record in here] == sources
+        first, second = (list(read_records(str(tmp_path / place / name))) for place in ("a", "b/c"))
+        assert first == second and [record.meta["source"] for record in first] == sources

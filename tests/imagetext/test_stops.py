@@ -1,4 +1,4 @@
-"""Signals, readers that go away, and standard files that are closed: a stop in order, an exit code, a sentence."""
+"""Signals, readers that go away, and closed standard files: commands clean up and return an exit code."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ ROOT = Path(capsmith.__file__).parent
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Those of this process, as they were."""
+    """Restore the signal handlers of this process afterwards."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *stops.STOPPED)}
     yield
     for number, handler in before.items():
@@ -38,23 +38,23 @@ def test_a_signal_ends_a_command_in_order(monkeypatch, capsys, tmp_path, number,
     assert capsys.readouterr().err == "capsmith verify: interrupted; the same command resumes\n"
     assert os.listdir(tmp_path / "out") == ["x"]
     if number != signal.SIGINT:
-        os.kill(os.getpid(), number)  # again, while it ends: nothing more
+        os.kill(os.getpid(), number)  # again, while it ends: ignored
 
 
 def test_what_nohup_ignores_stays_ignored_and_another_thread_sets_nothing():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    seen = []
+    calls = []
 
     def look():
         with stops.ending_in_order():
-            seen.append((signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)))
+            calls.append((signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=look)
     thread.start()
     thread.join()
     look()
-    assert seen == [(signal.SIG_IGN, signal.SIG_DFL), (signal.SIG_IGN, stops.interrupt_once)]
+    assert calls == [(signal.SIG_IGN, signal.SIG_DFL), (signal.SIG_IGN, stops.interrupt_once)]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -74,7 +74,7 @@ sys.exit(code)
 
 
 def started(path: Path, shell: str, stream: str = "sys.stdout") -> tuple[str, str]:
-    """What the shell's line said, and the exit code that the command told."""
+    """Return what the shell's line printed, and the exit code of the command."""
     code = COMMAND.format(path=str(path), stream=stream)
     done = subprocess.run(
         ["bash", "-c", shell, "bash", sys.executable, code],
@@ -88,8 +88,8 @@ def started(path: Path, shell: str, stream: str = "sys.stdout") -> tuple[str, st
 
 
 def test_where_nobody_reads_on_it_stops_and_says_so(tmp_path):
-    told, code = started(tmp_path / "x", '"$1" -c "$2" | head -1')
-    assert code == "141" and told.endswith(
+    message, code = started(tmp_path / "x", '"$1" -c "$2" | head -1')
+    assert code == "141" and message.endswith(
         "capsmith verify: stopped, because nobody reads what it prints; the same command resumes\n"
     )
     assert started(tmp_path / "y", '"$1" -c "$2" 2>&1 | head -1', "sys.stderr")[1] == "141"

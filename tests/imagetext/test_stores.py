@@ -20,7 +20,7 @@ from imagetext.stores import ATTEMPTS, LISTED, StoreError, entry, join, open_fil
 
 
 def fill(folder: Path, picture, write_tar) -> list[str]:
-    """A file of each kind that a SPEC names, with pictures in them or beside them."""
+    """Write a file of each kind that a SPEC names, with pictures in it or beside it."""
     folder.mkdir()
     (folder / "pics/sub").mkdir(parents=True)
     for number, name in enumerate(("a.jpg", "sub/b.png", "sub/.c.jpg")):
@@ -32,7 +32,7 @@ def fill(folder: Path, picture, write_tar) -> list[str]:
     for name, data in (("odd", picture(5)), ("notes.md", b"hi"), ("empty", b""), ("a.json", b'{"uid": "u"}')):
         (folder / "pics" / name).write_bytes(data)
     with ShardWriter(folder / "run", "0") as writer:
-        writer.write(Record("k", picture(6), ("alt",), {"syn_text_x": ("one",)}))
+        writer.write(Record("k", picture(6), ("alt",), columns={"syn_text_x": ("one",)}))
     for number in range(3):
         files = [("a.jpg", picture(number)), ("a.txt", b"a"), ("a.npz", b"npz"), ("b.jpg", b"no picture")]
         write_tar(folder / f"0000{number}.tar", files)
@@ -88,10 +88,10 @@ def test_a_store_reads_as_this_machine_does(tmp_path, picture, write_tar, s3):
     specs = fill(tmp_path / "in", picture, write_tar)
     put(tmp_path / "in", s3)
     for spec in specs:
-        here, there = (read_samples(spec_in(root, spec)) for root in (str(tmp_path / "in"), f"{s3.root}/in"))
-        assert [shard.name for shard in here] == [shard.name for shard in there] and here, spec
-        for one, other in zip(here, there):
-            expected = [repr(sample).replace(f"{tmp_path}/in", f"{s3.root}/in") for sample in one]
+        local, remote = (read_samples(spec_in(root, spec)) for root in (str(tmp_path / "in"), f"{s3.root}/in"))
+        assert [shard.name for shard in local] == [shard.name for shard in remote] and local, spec
+        for local_shard, other in zip(local, remote):
+            expected = [repr(sample).replace(f"{tmp_path}/in", f"{s3.root}/in") for sample in local_shard]
             for text, sample in zip(
                 expected, other, strict=True
             ):  # what follows in brackets differs where a picture is missing
@@ -99,7 +99,7 @@ def test_a_store_reads_as_this_machine_does(tmp_path, picture, write_tar, s3):
                     r"\([^()]*\)(['\"]\))", r"\1", text
                 )
             assert list(pickle.loads(pickle.dumps(other))) == list(other)
-        assert all("etag" in shard.stamp or "listing" in shard.stamp for shard in there)
+        assert all("etag" in shard.stamp or "listing" in shard.stamp for shard in remote)
     assert {signed for _, _, _, signed in s3.requests} == {"mine"}  # by the key of the environment
 
 
@@ -150,7 +150,8 @@ def test_problems_with_a_spec(tmp_path, s3):
         "ROOT/00001.tar: no such file",
         "ROOT/*.none: nothing matches ROOT/*.none",
         "ROOT/empty: no pictures in this folder",
-        f"ROOT/gone: no such folder, and not a {', '.join((*TAR_SUFFIXES, *TABLE_SUFFIXES))} file, an info.json or a folder of pictures",
+        f"ROOT/gone: no such folder, and not a {', '.join((*TAR_SUFFIXES, *TABLE_SUFFIXES))} file, "
+        "an info.json or a folder of pictures",
         "ftp://x/y.tar: ftp:// is none of file://, s3://, gs://, hf://",
         "s3:/bucket/x.tar: a URL has two slashes; pathlib.Path removes one, so give it as text",
         "s3://no-such-bucket/*.tar: nothing matches s3://no-such-bucket/*.tar",
@@ -212,7 +213,7 @@ def shard(s3, picture, write_tar, tmp_path):
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_read_that_fails_is_tried_again(s3, shard, kind, caplog):
     expected = list(shard)
-    s3.fail("GET", "x.tar", kind, 1 if kind == "hang" else ATTEMPTS - 1)
+    s3.fail("GET", "x.tar", kind, times=1 if kind == "hang" else ATTEMPTS - 1)
     assert list(shard) == expected
     assert f"{s3.root}/x.tar" in caplog.text and f"attempt 2 of {ATTEMPTS}" in caplog.text
 
@@ -243,7 +244,7 @@ def test_a_picture_that_cannot_be_read_fails_the_shard(s3, picture, kind):
         s3.put(f"pics/{number}.jpg", picture(number))
     (shard,) = read_samples(f"{s3.root}/pics")
     expected = list(shard)
-    s3.fail("GET", "1.jpg", kind, ATTEMPTS - 1)
+    s3.fail("GET", "1.jpg", kind, times=ATTEMPTS - 1)
     assert list(shard) == expected
     s3.fail("GET", "1.jpg", kind)
     with pytest.raises(StoreError, match="pics/1.jpg: "):
@@ -255,9 +256,9 @@ def test_a_picture_that_cannot_be_read_fails_the_shard(s3, picture, kind):
     [("x.tar", "HEAD", 500), ("x.tar", "HEAD", 503), ("*.tar", "GET", 503), ("*.tar", "GET", "cut")],
 )
 def test_a_look_that_fails_is_tried_again_and_is_then_no_mistake_of_the_command(s3, shard, spec, method, kind):
-    found, name = read_samples(f"{s3.root}/{spec}"), "x.tar" if method == "HEAD" else s3.bucket
-    s3.fail(method, name, kind, ATTEMPTS - 1)
-    assert read_samples(f"{s3.root}/{spec}") == found
+    shards, name = read_samples(f"{s3.root}/{spec}"), "x.tar" if method == "HEAD" else s3.bucket
+    s3.fail(method, name, kind, times=ATTEMPTS - 1)
+    assert read_samples(f"{s3.root}/{spec}") == shards
     s3.fail(method, name, kind)
     with pytest.raises(StoreError, match=f"{s3.root}.*in {ATTEMPTS} attempts") as caught:
         read_samples([f"{s3.root}/gone.none", f"{s3.root}/{spec}"])
@@ -275,19 +276,19 @@ def test_a_look_that_is_refused_is_not_tried_again(s3, shard, monkeypatch):
     assert s3.count("HEAD", "x.tar") == 1
 
     def nobody(*_):
-        asked.append(1)
+        requests.append(1)
         raise NoCredentialsError("none")
 
-    asked = []
+    requests = []
     monkeypatch.setattr(stores, "_info", nobody)
     with pytest.raises(ValueError, match="x.tar: NoCredentialsError: none"):
         read_samples(f"{s3.root}/x.tar")
-    assert len(asked) == 1
+    assert len(requests) == 1
 
 
 def test_a_picture_that_is_not_there_is_a_row_and_is_asked_for_once(s3, picture):
     s3.put("0.jpg", picture(0))
-    for method in ("HEAD", "GET"):  # s3fs begins with the one or the other, by its release
+    for method in ("HEAD", "GET"):  # releases of s3fs begin with one or the other
         s3.fail(method, "0.jpg", 404)
     with pytest.raises(ValueError, match="missing picture file"):
         read_picture(f"{s3.root}/0.jpg")
@@ -300,7 +301,7 @@ def test_tables_fail_as_a_whole_too(s3, name, tmp_path, picture, write_tar):
     put(tmp_path / "in", s3)
     (shard,) = read_samples(f"{s3.root}/in/{name}")
     expected = list(shard)
-    s3.fail("GET", name, 503, 2)
+    s3.fail("GET", name, 503, times=2)
     assert list(shard) == expected
     s3.fail("GET", name, 503)
     with pytest.raises(StoreError, match=f"{name}: "):

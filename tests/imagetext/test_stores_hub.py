@@ -1,4 +1,4 @@
-"""`hf://` against as much of the Hub's interface as reading needs, on this machine."""
+"""`hf://` against the part of the Hub's interface that reading needs, on this machine."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ class Hub(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         paths = json.loads(body)["paths"] if body.startswith("{") else parse_qs(body)["paths"]
-        self.answer(json.dumps([one for one in map(self.entry, paths) if one]).encode())
+        self.answer(json.dumps([info for info in map(self.entry, paths) if info]).encode())
 
     def do_GET(self):
         path, _, query = unquote(self.path).partition("?")
@@ -96,12 +96,12 @@ def test_the_hub_reads_as_this_machine_does(hub, tmp_path, picture, write_tar):
     hub.files |= {"in/pics/a.jpg": picture(7), "in/pics/b.jpg": picture(8)}
     hub.files["t.jsonl"] = b'{"image": "in/pics/a.jpg"}\n{"image": "gone.jpg"}'
     for spec, name in (("in/*.tar", "*.tar"), ("in/{00000..00002}.tar", "{00000..00002}.tar")):
-        here, there = read_samples(f"{tmp_path}/{name}"), read_samples(f"{ROOT}/{spec}")
-        assert [(shard.name, shard.stamp["size"]) for shard in here] == [
-            (shard.name, shard.stamp["size"]) for shard in there
+        local, remote = read_samples(f"{tmp_path}/{name}"), read_samples(f"{ROOT}/{spec}")
+        assert [(shard.name, shard.stamp["size"]) for shard in local] == [
+            (shard.name, shard.stamp["size"]) for shard in remote
         ]
-        assert [(one.key, one.image, one.members) for shard in here for one in shard] == [
-            (one.key, one.image, one.members) for shard in there for one in shard
+        assert [(record.key, record.image, record.members) for shard in local for record in shard] == [
+            (record.key, record.image, record.members) for shard in remote for record in shard
         ]
     assert [sample.image for sample in read_samples(f"{ROOT}/in/pics")[0]] == [picture(7), picture(8)]
     first, second = read_samples(f"{ROOT}/t.jsonl")[0]

@@ -1,4 +1,4 @@
-"""Which columns a table's pictures, captions and keys stand in, and rows that are one picture's."""
+"""Which columns of tables hold pictures, captions and keys, and how rows of one picture are joined."""
 
 import csv
 import gzip
@@ -22,7 +22,7 @@ from imagetext.sources import read_samples
 
 @pytest.fixture
 def table(tmp_path, picture):
-    """Writes a table's text beside nine pictures, `0.jpg` to `8.jpg`."""
+    """Write a table's text beside nine pictures, `0.jpg` to `8.jpg`."""
     for number in range(9):
         (tmp_path / f"{number}.jpg").write_bytes(picture(number))
 
@@ -42,7 +42,7 @@ def captions(path, columns=Columns()):
     return [sample.captions for sample in read(path, columns)]
 
 
-# ---- columns by name -----------------------------------------------------------------------------------------------------
+# ---- columns by name -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_captions_in_place_of_which_others_are_named_stay(table):
     ],
 )
 def test_a_row_that_lacks_the_column_of_pictures(table, picture, rows, columns, expected):
-    found = read(table("t.jsonl", "".join(json.dumps(row) + "\n" for row in rows)), columns)
-    assert [sample.image for sample in found] == [None if number is None else picture(number) for number in expected]
-    assert ["there is no picture" in sample.error for sample in found] == [number is None for number in expected]
+    records = read(table("t.jsonl", "".join(json.dumps(row) + "\n" for row in rows)), columns)
+    assert [sample.image for sample in records] == [None if number is None else picture(number) for number in expected]
+    assert ["there is no picture" in sample.error for sample in records] == [number is None for number in expected]
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
@@ -165,7 +165,7 @@ def test_what_a_table_lacks_is_one_error_before_any_work(table, name, text, need
         read_samples(table(name, text), columns=Columns("foto" if needs == ("either",) else None), needs=needs)
 
 
-# ---- lists, chats ----------------------------------------------------------------------------------------------------------
+# ---- lists, chats --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -253,17 +253,17 @@ def test_several_pictures_in_a_row_are_no_picture(table):
     )
 
 
-# ---- rows of one picture ---------------------------------------------------------------------------------------------------
+# ---- rows of one picture -------------------------------------------------------------------------------------------
 
 ROWS = [(picture, f"caption {picture} {number}") for picture in range(8) for number in range(3)]
 
 
 def plainly(rows):
-    """Pictures in the order of their first rows, each with its captions in theirs."""
-    found = {}
+    """Return pictures in the order of their first rows, each with its captions in order: the slow reference."""
+    captions_of_key = {}
     for picture, caption in rows:
-        found.setdefault(picture, []).append(caption)
-    return [tuple(texts) for texts in found.values()]
+        captions_of_key.setdefault(picture, []).append(caption)
+    return [tuple(texts) for texts in captions_of_key.values()]
 
 
 def write(path, rows):
@@ -304,8 +304,8 @@ def test_rows_of_a_picture_are_its_captions(tmp_path, table, monkeypatch, caplog
 @pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz", "t.parquet"])
 def test_columns_that_are_asked_for_keep_the_captions_of_all_rows(tmp_path, name):
     rows = [
-        {"image": f"{at % 2}.jpg", "caption": f"c{at}", "syn": f"s{at}" if at else "", "same": "one"}
-        for at in range(4)
+        {"image": f"{index % 2}.jpg", "caption": f"c{index}", "syn": f"s{index}" if index else "", "same": "one"}
+        for index in range(4)
     ]
     if name == "t.parquet":
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
@@ -313,8 +313,8 @@ def test_columns_that_are_asked_for_keep_the_captions_of_all_rows(tmp_path, name
         text = "".join(json.dumps(row) + "\n" for row in rows).encode()
         (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
     (piece,) = tables.split_table(str(tmp_path / name))
-    found = table_pieces.table_records(piece, RowSelection(("syn", "same")))
-    assert [(row.captions, row.columns["syn"], row.columns["same"]) for row in found] == [
+    records = table_pieces.table_records(piece, RowSelection(("syn", "same")))
+    assert [(row.captions, row.columns["syn"], row.columns["same"]) for row in records] == [
         (("c0", "c2"), ("s2",), ("one",)),
         (("c1", "c3"), ("s1", "s3"), ("one",)),
     ]
@@ -365,26 +365,26 @@ def test_rows_of_parquet_with_the_bytes_of_one_picture_are_its_captions(tmp_path
     pieces = tables.split_table(path, columns=columns)
     records = [record for piece in pieces for record in piece]
     groups = [("0", "3"), ("1", "2")] if apart else [("0", "1"), ("2", "3")]
-    # Rows without a picture, or with a caption that is no text, are their own.
+    # Rows without a picture, or with a caption that is not a text, are records by themselves.
     assert [record.captions for record in records] == [*groups, ("4",), ("5",), ("6",), ()]
     assert [record.image and record.image[:1] for record in records] == [b"a", b"b", b"c", None, None, None]
     assert [bool(record.error) for record in records] == [False, False, False, True, True, True]
     assert [len(piece) for piece in pieces] == [2, 2, 2]
-    # Who reads captions comes to the same pictures, and reads no bytes but those of pictures that are asked for.
+    # Reading only captions joins the same rows, and reads bytes of selected pictures only.
     pieces = tables.split_rows(path, columns, groups_of=2)
-    read = []
+    columns_read = []
     batches = parquet._batches
     monkeypatch.setattr(
-        parquet, "_batches", lambda *args, **options: read.append(args[2]) or batches(*args, **options)
+        parquet, "_batches", lambda *args, **options: columns_read.append(args[2]) or batches(*args, **options)
     )
-    found = [record for piece in pieces for record in table_pieces.table_records(piece, RowSelection())]
-    assert [record.captions for record in found] == [*groups, ("4",), ("5",), ("6",), ("\ufffd",)]
-    assert not any(name in columns for columns in read) and not any(record.image for record in found)
-    found = [
+    found_records = [record for piece in pieces for record in table_pieces.table_records(piece, RowSelection())]
+    assert [record.captions for record in found_records] == [*groups, ("4",), ("5",), ("6",), ("\ufffd",)]
+    assert not any(name in columns for columns in columns_read) and not any(record.image for record in found_records)
+    found_records = [
         record.image for piece in pieces for record in table_pieces.table_records(piece, RowSelection(pictures={1}))
     ]
-    assert found == [None, b"b" * 40, None, None, None, b"c" * 40]
-    assert sum(name in columns for columns in read) == len(pieces)  # one group of rows each
+    assert found_records == [None, b"b" * 40, None, None, None, b"c" * 40]
+    assert sum(name in columns for columns in columns_read) == len(pieces)  # one row group for each piece
     assert captions(path, columns._replace(group=False))[:3] == [("0",), ("1",), ("2",)]
 
 
@@ -392,16 +392,16 @@ def test_bytes_of_parquet_that_do_not_come_again_at_first_are_read_once(tmp_path
     monkeypatch.setattr(tables, "BYTES_LOOKED_AT", 4)
     pictures = [bytes([65 + number]) * 40 for number in (0, 1, 2, 3, 3)]
     pq.write_table(pa.table({"image": pictures, "caption": [*"abcde"]}), tmp_path / "t.parquet")
-    assert captions(str(tmp_path / "t.parquet")) == [(one,) for one in "abcde"]
+    assert captions(str(tmp_path / "t.parquet")) == [(letter,) for letter in "abcde"]
 
 
-@pytest.mark.parametrize("wanted", [None, RowSelection()])
-def test_scattered_rows_of_parquet_are_those_of_their_numbers(tmp_path, wanted):
+@pytest.mark.parametrize("selection", [None, RowSelection()])
+def test_scattered_rows_of_parquet_are_those_of_their_numbers(tmp_path, selection):
     pq.write_table(
         pa.table({"text": [str(number) for number in range(400)]}), tmp_path / "t.parquet", row_group_size=150
     )
     numbers = [399, 0, 151, 149, 150, 299, 63, 64]
-    assert [row["text"] for row in scattered_rows(str(tmp_path / "t.parquet"), numbers, selection=wanted)] == list(
+    assert [row["text"] for row in scattered_rows(str(tmp_path / "t.parquet"), numbers, selection=selection)] == list(
         map(str, numbers)
     )
 
@@ -427,19 +427,19 @@ def test_what_is_no_row_of_one_caption_stays_a_row(table):
         '{"image": "0.jpg", "text": "c", "key": "own"}',
         '{"image": "0.jpg", "text": "d", "key": "own"}',
     ]
-    found = read(table("t.jsonl", "\n".join(lines)))
-    assert [sample.captions for sample in found] == [
+    records = read(table("t.jsonl", "\n".join(lines)))
+    assert [sample.captions for sample in records] == [
         ("a", "b"),
         (),
         (),
         ("c", "d"),
     ]  # 6 lines are 4 records and 2 that joined them
-    assert [sample.key for sample in found] == [
+    assert [sample.key for sample in records] == [
         "t-000000000",
         "t-000000001",
         "t-000000003",
         "own",
-    ] and "JSON" in found[1].error
+    ] and "JSON" in records[1].error
 
 
 def test_records_of_ours_and_lists_of_captions_are_not_grouped(table):
@@ -465,13 +465,13 @@ def test_repeats_are_told_in_flat_memory(monkeypatch):
 
 def test_rows_are_put_side_by_side_on_disk():
     names = [random.Random(5).choice([*"abc", None]) for _ in range(50)]
-    found = list(side_by_side((name, number, 10 * number) for number, name in enumerate(names)))
+    ordered = list(side_by_side((name, number, 10 * number) for number, name in enumerate(names)))
     expected = sorted(range(50), key=lambda n: (n if names[n] is None else names.index(names[n]), n))
-    assert [(number, place) for number, place, _ in found] == [(n, 10 * n) for n in expected]
+    assert [(number, place) for number, place, _ in ordered] == [(n, 10 * n) for n in expected]
     begins = [
         n == 0 or names[b] is None or names[a] != names[b] for n, (a, b) in enumerate(zip([0, *expected], expected))
     ]
-    assert [begin for _, _, begin in found] == begins
+    assert [begin for _, _, begin in ordered] == begins
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.json"])

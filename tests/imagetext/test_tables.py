@@ -216,7 +216,7 @@ def test_a_compressed_table_that_is_cut(tmp_path, suffix):
     path = compressed(tmp_path / f"x.jsonl{suffix}", b"".join(b'{"text": "%d"}\n' % (row**7) for row in range(3_000)))
     data = path.read_bytes()
     assert len(read(path)) == 3_000
-    path.write_bytes(data + data)  # files behind each other are one
+    path.write_bytes(data + data)  # concatenated gzip files are one file
     assert len(read(path)) == 6_000
     for length in (0, 1, 10, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
@@ -297,12 +297,12 @@ def test_an_empty_synthetic_caption_keeps_its_place_because_scores_and_embedding
     )
     (shard,) = read_samples([str(tmp_path / "set.jsonl")])
     (sample,) = shard
-    assert sample.columns == {"syn_text_x": ("", "a cat"), "syn_text_y": ("",)}  # of which the second is not written
+    assert sample.columns == {"syn_text_x": ("", "a cat"), "syn_text_y": ("",)}  # the second one is not written
     assert sample.captions == ("a dog",)
 
 
 def test_pictures_of_parquet_as_bytes(tmp_path, picture):
-    """img2dataset's Parquet, and plain or `datasets`' bytes under the usual names."""
+    """Parquet of img2dataset, and bytes under the usual names, plain or as `datasets` stores them."""
     struct = {"bytes": picture(), "path": None}
     for name, cell in (
         ("jpg", picture()),

@@ -19,7 +19,7 @@ def read(path) -> list:
 
 
 def ours(**fields) -> bytes:
-    """The `json` of a record as we write it."""
+    """Return the `json` of a record as we write it."""
     return json.dumps(
         {
             "uid": "u",
@@ -154,9 +154,9 @@ def test_a_tar_cut_anywhere_fails_after_its_whole_rows(tmp_path, write_tar):
     data = open(write_tar(tmp_path / "whole.tar", files), "rb").read()
     with tarfile.open(tmp_path / "whole.tar") as archive:
         members = archive.getmembers()
-    end = members[-1].offset_data + 512  # of the last data block; then come at least two empty blocks
-    whole = [sample.key for sample in read(tmp_path / "whole.tar")]
-    assert whole == ["a", "b", "c"]
+    end = members[-1].offset_data + 512  # the end of the last data block, before at least two empty blocks
+    keys = [sample.key for sample in read(tmp_path / "whole.tar")]
+    assert keys == ["a", "b", "c"]
     path = tmp_path / "cut.tar"
     closed = {member.offset_data + -(-member.size // 512) * 512 for member in members[1::2]} | {
         members[0].offset_data + 1024
@@ -167,8 +167,8 @@ def test_a_tar_cut_anywhere_fails_after_its_whole_rows(tmp_path, write_tar):
         with pytest.raises(ValueError, match="cut.tar"):
             for sample in TarRows(str(path)):
                 done.append(sample.key)
-        # A sample is whole when the first file of the next one is there.
-        assert done == whole[: sum(member.offset_data + member.size <= length for member in members[2::2])]
+        # A sample is complete when the first file of the next one comes.
+        assert done == keys[: sum(member.offset_data + member.size <= length for member in members[2::2])]
     path.write_bytes(data[: end + 512])
     assert len(read(path)) == 3  # one empty block is an end
 
@@ -188,7 +188,7 @@ def test_a_tar_that_was_not_closed_is_read_with_a_warning(tmp_path, write_tar, c
 
 
 def test_reading_that_stops_before_the_end_of_the_file_is_no_end(tmp_path, write_tar, monkeypatch):
-    """Nor where it stops between two samples, as a tar that was not closed ends: the file's size tells them apart."""
+    """Also if it stops between two samples: only the file's size shows that the tar is not merely unclosed."""
     files = [(f"{key}.{suffix}", b"x" * 512) for key in "abc" for suffix in ("jpg", "txt")]
     path = write_tar(tmp_path / "x.tar", files)
 
@@ -214,7 +214,7 @@ def test_a_damaged_header_is_not_the_end(tmp_path, write_tar):
 
 @pytest.mark.parametrize("size", [b"\xff" * 11 + b"\0", b"\xff" * 10 + b"\xfe\0", b"\x80" + b"\xff" * 11])
 def test_a_size_that_leads_back_or_far_away_does_not_hang(tmp_path, write_tar, size):
-    """Negative sizes of the GNU format, of which tarfile makes a circle."""
+    """tarfile reads without end for negative sizes of the GNU format."""
     path = write_tar(tmp_path / "x.tar", [("a.jpg", b"1"), ("b.jpg", b"2" * 600), ("c.jpg", b"3")])
     data = bytearray(open(path, "rb").read())
     header = data[1024:1536]
@@ -347,16 +347,16 @@ def test_headers_of_any_size_take_no_memory(tmp_path, write_tar, kind, pack):
 def test_files_sorted_by_suffix_find_each_other(tmp_path, picture, write_tar):
     jpg = [(f"{key}.jpg", picture(number)) for number, key in enumerate("abc")]
     txt = [(f"{key}.txt", f"alt {key}".encode()) for key in "acd"]
-    wanted = [
+    expected = [
         ("a", picture(0), ("alt a",)),
         ("b", picture(1), ()),
         ("c", picture(2), ("alt c",)),
         ("d", None, ("alt d",)),
     ]
     for files in (jpg + txt, txt + jpg):
-        found = read(write_tar(tmp_path / "x.tar", files))
-        assert [(record.key, record.image, record.captions) for record in found] == wanted and not any(
-            record.error for record in found
+        records = read(write_tar(tmp_path / "x.tar", files))
+        assert [(record.key, record.image, record.captions) for record in records] == expected and not any(
+            record.error for record in records
         )
     assert len(read(write_tar(tmp_path / "x.tar", jpg))) == 3
 
@@ -368,7 +368,7 @@ def test_a_text_apart_from_its_picture_says_so(tmp_path, picture, write_tar):
     *_, late = read(path)
     assert late.key == "a~2" and late.captions == ("alt",) and "follow one another" in late.error
     texts = read(write_tar(tmp_path / "x.tar", [("a.txt", b"1"), ("a.json", b"{}"), ("b.txt", b"2"), ("a.txt", b"3")]))
-    assert not any(record.error for record in texts)  # of captions alone
+    assert not any(record.error for record in texts)  # with only captions
 
 
 def test_a_picture_is_known_by_its_bytes(tmp_path, picture, write_tar):

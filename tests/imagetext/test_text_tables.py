@@ -1,4 +1,4 @@
-"""Text that is a table: quotation marks, encodings, delimiters, arrays; a broken row costs itself."""
+"""Tables of text: quotation marks, encodings, delimiters, arrays. A broken row is the only one that is lost."""
 
 import csv
 import gzip
@@ -43,7 +43,7 @@ HEADER = "image,text\n"
             ['0.jpg,"Hello" said the man', '1.jpg,5" nails', '2.jpg,"whole"'],
             ['"Hello" said the man', '5" nails', '"whole"'],
         ),
-        # a CSV writer's own quotation marks stay what they are
+        # quotation marks that a CSV writer wrote
         (
             ['0.jpg,"a dog, running"', '1.jpg,"Unbalanced', '2.jpg,"a cat, sitting"', "3.jpg,last"],
             ["a dog, running", '"Unbalanced', "a cat, sitting", "last"],
@@ -80,8 +80,8 @@ def test_a_stray_mark_in_a_long_table_costs_no_other_row(tmp_path, caplog):
         lines[spoilt] = f'{spoilt}.jpg\t"caption {spoilt}'
         lines[2000] = '2000.jpg\tcaption 2000"'
         (tmp_path / "t.tsv").write_text("image\ttext\n" + "\n".join(lines))
-        found = texts(tmp_path / "t.tsv")
-        assert len(found) == 2500 and found[spoilt] == f'"caption {spoilt}' and found[2499].endswith("caption 2499")
+        result = texts(tmp_path / "t.tsv")
+        assert len(result) == 2500 and result[spoilt] == f'"caption {spoilt}' and result[2499].endswith("caption 2499")
         assert f"row {spoilt + 1:,} begins a cell with a quotation mark" in caplog.text
 
 
@@ -185,9 +185,9 @@ def test_a_long_line_costs_its_row_alone(tmp_path, monkeypatch, name, head, enco
     written = [f"{text},1" if head else json.dumps({"text": text}) for text in texts]
     data = (head + "".join(f"{line}\n" for line in written)).encode(encoding)
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
-    found = rows(tmp_path / name)
-    assert [row["text"] for row in found[::3]] == ["short", "last"] and len(found) == 4
-    assert all("a line of more than 1,000 bytes, which begins with" in str(row) for row in found[1:3])
+    result = rows(tmp_path / name)
+    assert [row["text"] for row in result[::3]] == ["short", "last"] and len(result) == 4
+    assert all("a line of more than 1,000 bytes, which begins with" in str(row) for row in result[1:3])
     monkeypatch.setattr(limits, "SKIPPED", 3000)
     with pytest.raises(ValueError, match=f"{name}: a line of more than 1,000 bytes"):
         rows(tmp_path / name)
@@ -211,14 +211,14 @@ def test_blank_lines_without_end_are_not_passed_over(tmp_path, monkeypatch, name
     text = start + (",," if name == "t.json" else "") + empty + row + "]" * (name == "t.json")
     (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
     assert len(rows(tmp_path / name)) == 2
-    if (limit, name) == ("BLANK_LINES", "t.json"):  # whose lines mean nothing
+    if (limit, name) == ("BLANK_LINES", "t.json"):  # whose lines have no meaning
         return
     monkeypatch.setattr(limits, limit, blank // 2)
     with pytest.raises(ValueError, match=f"{name}: more than .* between two rows are blank"):
         rows(tmp_path / name)
 
 
-# ---- arrays ----------------------------------------------------------------------------------------------------------------
+# ---- arrays --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
@@ -254,12 +254,13 @@ def test_objects_printed_over_several_lines(tmp_path):
         (
             ['[{"n": 0}, {"n": 1}]', '[{"n": 2}]', "[]", '[{"n": 3}, [4], 5]'],
             [0, 1, 2, 3, "list", "int"],
-        ),  # an array a line
+        ),  # an array on each line
         (['[{"n": 0}]', '{"n": 1}', "]"], [0, 1]),
     ],
 )
 def test_rows_behind_the_end_of_an_array_are_rows(tmp_path, monkeypatch, lines, expected):
-    monkeypatch.setattr("imagetext.readers.table_pieces.ROWS_PER_SHARD", 1)  # each is read from its own place, too
+    # each can also be read from its own offset
+    monkeypatch.setattr("imagetext.readers.table_pieces.ROWS_PER_SHARD", 1)
     for name in ("t.json", "t.jsonl"):
         (tmp_path / name).write_text("\n".join(lines))
         assert [row["n"] if isinstance(row, dict) else row.split()[-1] for row in rows(tmp_path / name)] == expected

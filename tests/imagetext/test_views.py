@@ -1,4 +1,4 @@
-"""Views: their pixels are torchvision's bit for bit, and what their file says."""
+"""Views: their pixels equal torchvision's bit for bit, and their file is read and checked."""
 
 import io
 import json
@@ -37,8 +37,8 @@ def test_a_view_is_torchvisions_crop_and_operation_bit_for_bit(number, name):
     for sign in (1, -1) if name in SIGNED else (1,):
         view = [[5, 7, 50, 61], [[number, sign * strength], [12, 0.0]]]
         expected = F.resized_crop(image, 5, 7, 50, 61, [64, 64], F.InterpolationMode.BICUBIC)
-        for of, by in ((name, sign * strength), ("AutoContrast", 0.0)):
-            expected = _apply_op(expected, of, by, F.InterpolationMode.NEAREST, None)
+        for operation, by in ((name, sign * strength), ("AutoContrast", 0.0)):
+            expected = _apply_op(expected, operation, by, F.InterpolationMode.NEAREST, None)
         assert replay(view, image, 64).numpy().transpose(1, 2, 0).tobytes() == expected.tobytes()
         pixels = normalise(replay(view, image, 64), MEAN, STD)
         assert torch.equal(pixels, F.normalize(F.to_tensor(expected), MEAN, STD))
@@ -46,11 +46,11 @@ def test_a_view_is_torchvisions_crop_and_operation_bit_for_bit(number, name):
 
 def test_views_from_a_file_make_the_very_pixels_that_were_drawn():
     image = photo(120, 80)
-    drawn = draw_views(3, "a/key", 30, image.size, 48, 0.08)
-    read = read_views(write_views(drawn))
-    assert read == drawn and len({number for _, operations in drawn for number, _ in operations}) > 10
-    for one, other in zip(drawn, read):
-        assert torch.equal(replay(one, image, 48), replay(other, image, 48))
+    views = draw_views(3, "a/key", 30, image.size, 48, 0.08)
+    stored = read_views(write_views(views))
+    assert stored == views and len({number for _, operations in views for number, _ in operations}) > 10
+    for view, other in zip(views, stored):
+        assert torch.equal(replay(view, image, 48), replay(other, image, 48))
 
 
 def test_a_view_without_operations_is_its_crop():
@@ -100,15 +100,15 @@ def test_pictures_are_decoded_as_the_readers_of_reinforced_sets_do():
     assert decode_stored(turned).size == (30, 20) and decode_stored(turned).tobytes() == image.tobytes()
     hidden = image.copy()
     hidden.putalpha(0)
-    for one in (
+    for data in (
         encoded(hidden),
         encoded(image.convert("P"), transparency=3),
         encoded(image.convert("L")),
         encoded(image.convert("CMYK"), "JPEG"),
         encoded(image, "JPEG"),
     ):
-        expected = Image.open(io.BytesIO(one)).convert("RGBA").convert("RGB")
-        assert decode_stored(one).tobytes() == expected.tobytes()
+        expected = Image.open(io.BytesIO(data)).convert("RGBA").convert("RGB")
+        assert decode_stored(data).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize(
