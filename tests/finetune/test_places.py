@@ -51,7 +51,7 @@ def test_places_hold_the_files_of_their_sample(tmp_path, picture):
 def test_links_are_of_samples_with_an_error(tmp_path, picture):
     write(tmp_path / "0.tar", [("a.jpg", None), ("a.txt", b"one"), ("b.jpg", picture(1)), ("b.txt", b"two")])
     (first, _), (second, places) = with_places(read_samples(str(tmp_path / "0.tar"))[0])
-    assert "no regular file" in first.error and places.read("picture", "txt") == {
+    assert "not a regular file" in first.error and places.read("picture", "txt") == {
         "picture": second.image,
         "txt": b"two",
     }

@@ -312,6 +312,6 @@ def test_pictures_of_one_file_name_and_several_urls_are_not_mixed_up(tmp_path, i
         sample.error for sample in records[2:]
     )
     assert all(
-        "several rows have a picture of this file name" in sample.error and sample.image is None
+        "several rows have pictures of this file name" in sample.error and sample.image is None
         for sample in records[:2]
     )

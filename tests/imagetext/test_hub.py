@@ -101,7 +101,7 @@ def test_a_folder_of_pictures(tmp_path, picture):
 def test_a_set_of_tars_is_named_by_them(tmp_path, picture, write_tar):
     (tmp_path / "tars").mkdir()
     write_tar(tmp_path / "tars/0.tar", [("a.jpg", picture()), ("a.pth.gz", b"never opened")])
-    with pytest.raises(ValueError, match="datasets:.*/tars: a set of tars, .* hf://datasets/"):
+    with pytest.raises(ValueError, match="datasets:.*/tars: a set of tars; .* hf://datasets/"):
         read_samples(f"datasets:{tmp_path}/tars")
 
 

@@ -132,7 +132,7 @@ HOSTILE = {
     ),
     "sparse.tar": (
         lambda path: path.write_bytes(GOOD + member("s.jpg", bytes(512), kind=b"S") + END),
-        ["", "no regular file"],
+        ["", "not a regular file"],
     ),
     "padded.tar": (lambda path: sparse(path, GOOD + END, 1 << 40), [""]),
     "headers.tar": (

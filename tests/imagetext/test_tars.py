@@ -141,7 +141,7 @@ def test_links_are_not_followed(tmp_path):
         member.size = 3
         archive.addfile(member, io.BytesIO(b"pic"))
     first, second = read(tmp_path / "x.tar")
-    assert first.key == "a" and first.image is None and first.error == "jpg: no regular file of a tar"
+    assert first.key == "a" and first.image is None and first.error == "jpg: not a regular file of a tar"
     assert second.image == b"pic" and not second.error
 
 
