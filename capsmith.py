@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from imagetext.configurations import parse, unknown_name
-from imagetext.shown import NOBODY_READS, at_terminal, end_unread, say, say_error
-from imagetext.stops import ending_in_order, exit_code, open_standard_files
+from imagetext.shown import NOBODY_READS, at_terminal, exit_without_reader, say, say_error
+from imagetext.stops import exit_code, open_standard_files, signals_as_interrupts
 
 
 def finetune(argv: Sequence[str]) -> int:
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(*overview(), "", f"capsmith: error: {problem}", file=sys.stderr)
         return 2
     open_standard_files()
-    with ending_in_order(), at_terminal():
+    with signals_as_interrupts(), at_terminal():
         return _run(command, argv[1:])
 
 
@@ -177,7 +177,7 @@ def _run(command: str, argv: Sequence[str]) -> int:
         return 2
     except BrokenPipeError:
         with suppress(SystemExit):
-            end_unread(sys.stdout)
+            exit_without_reader(sys.stdout)
         return _nobody_reads(command)
     except SystemExit as end:
         if end.code != NOBODY_READS:

@@ -12,7 +12,7 @@ from diversity.report import KIND, DiversityReport
 from diversity.score import report
 from imagetext.lock import LOCK, FolderLock, check_lock
 from imagetext.outputs import UNFINISHED, write_file
-from imagetext.shown import end_unread, on_line, say_error
+from imagetext.shown import exit_without_reader, on_line, say_error
 
 REPORT = "report.json"
 
@@ -116,7 +116,7 @@ def _print(report: DiversityReport, folder: Path) -> None:
             style="dim" if name == report.references else "",
         )
     console = Console()
-    console.on_broken_pipe = partial(end_unread, sys.stdout)
+    console.on_broken_pipe = partial(exit_without_reader, sys.stdout)
     for sentence in report.answer:
         console.print(Text(on_line(sentence)))
     console.print()

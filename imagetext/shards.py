@@ -22,7 +22,7 @@ from imagetext.stores import StoreError, entry, is_remote, join, listing, plain_
 from imagetext.waiting import Waiting
 from imagetext.writers.jsonl import JsonlShard
 from imagetext.writers.parquet import ParquetShard
-from imagetext.writers.record_fields import keep, kept, record_columns, record_fields
+from imagetext.writers.record_fields import record_columns, record_fields, records_set_aside, set_aside
 from imagetext.writers.tar import TarShard
 from imagetext.writers.writer import Writer
 
@@ -109,7 +109,7 @@ class ShardWriter:
         if not self._images:
             record, text = _columns_alone(record, run_columns), None
         if record.error:
-            keep(self._failed, key, record)
+            set_aside(self._failed, key, record)
             return
         if self._images and not text:
             candidates = [*record.captions]
@@ -124,7 +124,7 @@ class ShardWriter:
     def __exit__(self, kind: type | None, *_: Any) -> None:
         try:
             if kind is None:
-                for key, record in kept(self._failed):
+                for key, record in records_set_aside(self._failed):
                     self._shard.write(key, record, None)
                 self._shard.close()
                 self._file.finish()

@@ -161,7 +161,7 @@ def say(*lines: object, file: TextIO | None = None) -> None:
             file.write(on_line(str(line)).encode(code, "replace").decode(code) + "\n")
         file.flush()
     except BrokenPipeError:
-        end_unread(file)
+        exit_without_reader(file)
 
 
 def say_file(text: str) -> None:
@@ -196,7 +196,7 @@ class Progress(tqdm):
         try:
             return super().display(*args, **options)
         except BrokenPipeError:
-            end_unread(sys.stderr)
+            exit_without_reader(sys.stderr)
 
 
 @contextmanager
@@ -247,7 +247,7 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
     logging.getLogger("py.warnings").warning("%s: %s", category.__name__, message)
 
 
-def end_unread(file: TextIO) -> NoReturn:
+def exit_without_reader(file: TextIO) -> NoReturn:
     """End the program, because the reader of its output has gone.
 
     SystemExit, because no `except Exception` catches it.

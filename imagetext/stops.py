@@ -13,7 +13,7 @@ STOPPED = (signal.SIGTERM, signal.SIGHUP)  # and SIGINT, which Python itself tur
 
 
 @contextmanager
-def ending_in_order() -> Iterator[None]:
+def signals_as_interrupts() -> Iterator[None]:
     """In the block, a signal that ends the process raises KeyboardInterrupt(number) in its main thread.
 
     So the process can clean up. A signal that is ignored (as with `nohup`) or has a handler already is left alone.

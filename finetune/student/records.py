@@ -26,7 +26,7 @@ from finetune.student.teachers import Teachers
 from imagetext.columns import is_caption_column
 from imagetext.pixels import Pixels
 from imagetext.readers.row_records import caption_columns, json_object
-from imagetext.reinforced.embeddings import modern, unpack
+from imagetext.reinforced.embeddings import to_newer_layout, unpack
 from imagetext.reinforced.views import View, decode_stored, normalise, read_views, replay
 from imagetext.sample import Record, Shard
 from imagetext.shown import Progress
@@ -237,7 +237,7 @@ class ReinforcedPictures(TrainingPictures):
         if len(embeddings.get("text_emb", ())) - synthetic == len(sample.captions):
             originals = sample.captions
         columns = newer or columns
-        rows = modern(
+        rows = to_newer_layout(
             embeddings, views, {"text_emb": originals, **{f"{name}_emb": texts for name, texts in columns.items()}}
         )
         widths = {values.shape[1] for values in rows.values()}

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.identity import picture_hash
-from imagetext.readers.labels import IMAGENET, Labels, imagenet_ids, named_once, read_class_names
+from imagetext.readers.labels import IMAGENET, Labels, imagenet_ids, keys_of_unique_names, read_class_names
 from imagetext.readers.table_flags import Columns
 from imagetext.sample import Record, Shard, decode_image
 from imagetext.shown import Progress
@@ -55,7 +55,7 @@ def labelled(
     else:
         ids = imagenet_ids() if class_names == IMAGENET else {}
         names = {ids.get(one, one): name for one, name in read_class_names(class_names).items()}
-        labels = Labels(label, {one: one for one in names}, named_once(names) | ids)
+        labels = Labels(label, {one: one for one in names}, keys_of_unique_names(names) | ids)
     return read_samples(input, images, labels=labels, columns=table, needs=("pictures",), distinct=False), names
 
 

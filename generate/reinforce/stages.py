@@ -20,7 +20,7 @@ from generate.reinforce.config import ReinforceConfig
 from generate.reinforce.teachers import Teacher
 from generate.runs.workers import Workers, decoding
 from imagetext.readers.row_records import well_formed
-from imagetext.reinforced.embeddings import modern, named_texts, pack, unpack
+from imagetext.reinforced.embeddings import named_texts, pack, to_newer_layout, unpack
 from imagetext.reinforced.views import View, decode_stored, read_views, replay, write_views
 from imagetext.sample import Record, image_size
 
@@ -162,7 +162,7 @@ def convert_samples(samples: Iterable[Record], config: ReinforceConfig) -> Itera
             if not error:
                 image_size(record.image)  # that there is one
                 views = read_views(record.members.get("paug.json", b"{}"))
-                embeddings = modern(unpack(record.members), len(views), texts.named())
+                embeddings = to_newer_layout(unpack(record.members), len(views), texts.named())
         except ValueError as problem:
             error = str(problem)
         yield reinforced(PendingViews(record, texts, views, error=error), embeddings, config), texts.text

@@ -10,7 +10,7 @@ import torch
 from generate.select.config import ORIGINALS
 from generate.select.judge import Judge, Judged, Lacking, class_of, same_text, tie_of
 from generate.select.settle import KEPT, LACKING, UNUSABLE, Settled, best_by_text, class_hash
-from imagetext.reinforced.embeddings import modern, named_texts, pack, unpack
+from imagetext.reinforced.embeddings import named_texts, pack, to_newer_layout, unpack
 from imagetext.sample import Record
 from imagetext.sets.room import text_embeddings
 
@@ -143,7 +143,7 @@ def _with_embeddings(before: Record, record: Record, text: str | None, fewer: Pl
     if any(f"{name}_emb" in embeddings for name in columns):  # not of all columns, in the newer layout
         columns = {name: of for name, of in columns.items() if f"{name}_emb" in embeddings}
     texts = named_texts(_text(before, from_synthetic), before.captions, columns)
-    rows = modern(embeddings, len(embeddings.get("image_emb", ())), texts)
+    rows = to_newer_layout(embeddings, len(embeddings.get("image_emb", ())), texts)
     row_of = {text: row for name, of in texts.items() for text, row in zip(of, rows[name], strict=True)}
     wanted = named_texts(
         text, record.captions, {name: record.columns[name] for name in columns if name in record.columns}

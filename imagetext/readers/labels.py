@@ -76,7 +76,7 @@ class Labels:
         return f"no {self.place!r} with a text or a number; there are the files {files} and the fields {fields}"
 
 
-def named_once(names: Mapping[str, str]) -> dict[str, str]:
+def keys_of_unique_names(names: Mapping[str, str]) -> dict[str, str]:
     """The keys of the names that only one class has, by name, for sets with names of classes instead of numbers."""
     times = Counter(names.values())
     return {name: key for key, name in names.items() if times[name] == 1}

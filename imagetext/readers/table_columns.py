@@ -258,7 +258,7 @@ def _set_picture(row: dict[str, Any], reading: Reading) -> ValueError | None:
             return None
         name = min(names, key=lambda name: PICTURES.index(usual_name(name)))
     picture = row.pop(name)
-    if isinstance(picture, str) and picture.startswith("[") and (texts := listed(picture)) is not None:
+    if isinstance(picture, str) and picture.startswith("[") and (texts := parse_list(picture)) is not None:
         picture = texts
     if isinstance(picture, list | tuple):
         if len(picture) > 1:
@@ -273,7 +273,7 @@ def _set_picture(row: dict[str, Any], reading: Reading) -> ValueError | None:
 def with_lists(row: dict[str, Any], names: Iterable[str]) -> None:
     """Replace the texts in these columns that spell a list by that list."""
     for name in names:
-        if isinstance(text := row.get(name), str) and text[:1] == "[" and (texts := listed(text)) is not None:
+        if isinstance(text := row.get(name), str) and text[:1] == "[" and (texts := parse_list(text)) is not None:
             row[name] = texts or None
 
 
@@ -282,7 +282,7 @@ _NOTHING = "None|nan|null"
 _LIST = re.compile(rf"\[[\s,]*+(?:(?:{_TEXT}|{_NOTHING})[\s,]*+)*+\]", re.DOTALL)
 
 
-def listed(cell: str) -> list[str] | None:
+def parse_list(cell: str) -> list[str] | None:
     """The texts in a cell that holds a list of texts, in the notation of JSON, Python or NumPy.
 
     None and nan in the list are left out. Returns None for any other cell.

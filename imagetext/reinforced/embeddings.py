@@ -122,7 +122,9 @@ def named_texts(
     return {"text_emb": [text] if text else [], **several, **{f"{name}_emb": texts for name, texts in columns.items()}}
 
 
-def modern(embeddings: Mapping[str, Tensor], views: int, texts: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+def to_newer_layout(
+    embeddings: Mapping[str, Tensor], views: int, texts: Mapping[str, Sequence[str]]
+) -> dict[str, Tensor]:
     """Convert embeddings of either layout into the newer one.
 
     views: the number of views.

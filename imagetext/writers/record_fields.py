@@ -92,7 +92,7 @@ def _picture_fields(record: Record) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(image).hexdigest(), "width": width, "height": height}
 
 
-def keep(waiting: Waiting, key: str, record: Record) -> None:
+def set_aside(waiting: Waiting, key: str, record: Record) -> None:
     """Put a record aside on disk, with all parts that the writers use."""
     fields = {
         "captions": record.captions,
@@ -108,7 +108,7 @@ def keep(waiting: Waiting, key: str, record: Record) -> None:
     )
 
 
-def kept(waiting: Waiting) -> Iterator[tuple[str, Record]]:
+def records_set_aside(waiting: Waiting) -> Iterator[tuple[str, Record]]:
     """Yield the unique keys, and the records, that were put aside."""
     for ([unique_key, key, fields], has_image, names), (image, *contents) in waiting:
         fields["captions"] = tuple(fields["captions"])

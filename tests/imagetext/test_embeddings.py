@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from imagetext.reinforced.embeddings import modern, pack, unpack
+from imagetext.reinforced.embeddings import pack, to_newer_layout, unpack
 
 
 def test_embeddings_are_read_back_as_they_were_written():
@@ -58,7 +58,7 @@ def test_originals_of_the_older_layout_come_first_and_columns_in_their_order():
         "syn_text_b_emb": ["b1", "b2"],
         "syn_text_a_emb": ["a1", "a2", "a3"],
     }
-    converted = modern({"image_emb": torch.ones(4, 3), "text_emb": rows}, 4, texts)
+    converted = to_newer_layout({"image_emb": torch.ones(4, 3), "text_emb": rows}, 4, texts)
     assert {name: rows_of_name[:, 0].tolist() for name, rows_of_name in converted.items()} == {
         "image_emb": [1] * 4,
         "text_emb": [0],

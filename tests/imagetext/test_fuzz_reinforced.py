@@ -23,7 +23,7 @@ from PIL import Image
 
 from generate.reinforce.config import ReinforceConfig
 from generate.reinforce.run import run
-from imagetext.reinforced.embeddings import modern, named_texts, pack, unpack
+from imagetext.reinforced.embeddings import named_texts, pack, to_newer_layout, unpack
 from imagetext.reinforced.views import read_views, replay, write_views
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter
@@ -295,7 +295,10 @@ def limits(monkeypatch):
 @pytest.mark.parametrize("number", range(CASES))
 def test_malformed_views_and_embeddings(number, tmp_path, limits):
     files = members(Case(number, tmp_path), number)
-    for reader in (lambda: modern(unpack(files), 2, TEXTS), lambda: read_views(files.get("paug.json", b"{}"))):
+    for reader in (
+        lambda: to_newer_layout(unpack(files), 2, TEXTS),
+        lambda: read_views(files.get("paug.json", b"{}")),
+    ):
         try:
             value = reader()
         except ValueError as error:
@@ -357,7 +360,7 @@ def test_malformed_records_are_rows_when_converted_and_replaced_when_reinforced(
             assert not record.members.keys() & {"npz", "pth.gz", "paug.json"}
         else:
             views = read_views(record.members["paug.json"])
-            assert len(modern(unpack(record.members), len(views), TEXTS)) == len(COUNTS)
+            assert len(to_newer_layout(unpack(record.members), len(views), TEXTS)) == len(COUNTS)
     assert run(ReinforceConfig(**settings, embeddings="none", views=2, output=tmp_path / "anew")) == 0
     anew = list(read_records(str(next((tmp_path / "anew").glob(f"*{Path(writer.path).suffix}")))))
     assert len(anew) == count

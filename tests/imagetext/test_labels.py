@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imagetext.readers.labels import Labels, imagenet_ids, named_once, read_class_names
+from imagetext.readers.labels import Labels, imagenet_ids, keys_of_unique_names, read_class_names
 from imagetext.readers.parquet import parquet_class_names
 from imagetext.shards import SUFFIXES, ShardWriter
 from imagetext.sources import read_records, read_samples
@@ -126,7 +126,7 @@ def test_names_of_imagenets_classes():
 
 
 def test_a_name_stands_for_its_class_unless_two_have_it():
-    assert named_once({"0": "star", "1": "heart", "2": "star"}) == {"heart": "1"}
+    assert keys_of_unique_names({"0": "star", "1": "heart", "2": "star"}) == {"heart": "1"}
 
 
 @pytest.mark.parametrize(

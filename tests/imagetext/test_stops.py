@@ -47,7 +47,7 @@ def test_what_nohup_ignores_stays_ignored_and_another_thread_sets_nothing():
     calls = []
 
     def look():
-        with stops.ending_in_order():
+        with stops.signals_as_interrupts():
             calls.append((signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=look)

@@ -15,7 +15,7 @@ from imagetext.readers import parquet, table_pieces, tables
 from imagetext.readers.grouping import Repeats, side_by_side
 from imagetext.readers.parquet import scattered_rows
 from imagetext.readers.row_records import RowSelection
-from imagetext.readers.table_columns import listed
+from imagetext.readers.table_columns import parse_list
 from imagetext.readers.table_flags import Columns
 from imagetext.sources import read_samples
 
@@ -190,7 +190,7 @@ def test_what_a_table_lacks_is_one_error_before_any_work(table, name, text, need
     ],
 )
 def test_a_list_in_a_cell(cell, texts):
-    assert listed(cell) == texts
+    assert parse_list(cell) == texts
 
 
 def test_lists_are_read_wherever_captions_stand(table):
