@@ -6,7 +6,7 @@ from itertools import islice
 
 from captioners.resolve import is_transformers, shipped_models
 from generate.captions.config import ColumnConfig, GenerateConfig
-from imagetext.readers.labels import IMAGENET, Labels, imagenet_ids, named_once, read_class_names
+from imagetext.readers.labels import IMAGENET, Labels, imagenet_ids, keys_of_unique_names, read_class_names
 from imagetext.readers.table_columns import Need
 from imagetext.sample import Shard
 
@@ -25,7 +25,7 @@ def labels_of(config: GenerateConfig) -> Labels | None:
         return Labels(config.label)
     names = read_class_names(config.class_names)
     numbers = {name: number for number, name in imagenet_ids().items()} if config.class_names == IMAGENET else {}
-    return Labels(config.label, names, named_once(names) | numbers)
+    return Labels(config.label, names, keys_of_unique_names(names) | numbers)
 
 
 def needs_of(config: GenerateConfig) -> list[Need]:
