@@ -99,9 +99,9 @@ def join(
     to_do, first_unmatched, first_captions = [], None, None
     begin()
     for shard in shards:
-        marker = read_marker(output, shard.name)
-        is_done = marker and marker.get("input") == _input(shard, settings)
-        if is_done and marker.get("input_sample") == sample_hash(shard.path):
+        marker = read_marker(output, shard.name) or {}
+        is_same_input = marker.get("input") == _input(shard, settings)
+        if is_same_input and marker.get("input_sample") == sample_hash(shard.path):
             counts.update(marker["joined"])
         else:
             to_do.append(shard)
