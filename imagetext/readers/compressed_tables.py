@@ -14,10 +14,10 @@ import pyarrow as pa
 from imagetext import limits
 from imagetext.picture_files import PictureFolders
 from imagetext.readers.cells import settle_quotes
-from imagetext.readers.grouping import Repeats
+from imagetext.readers.grouping import PictureCounter
 from imagetext.readers.row_records import Row, RowSelection, with_unique_keys
 from imagetext.readers.suffixes import COMPRESSIONS, table_kind
-from imagetext.readers.table_columns import Reading
+from imagetext.readers.table_columns import TableReading
 from imagetext.readers.table_pieces import picture_name_in, row_of, table_records, text_pieces, usual_rows
 from imagetext.readers.text_layout import Layout
 from imagetext.readers.text_lines import WINDOW, Findings
@@ -33,7 +33,7 @@ class CompressedRows:
 
     path: str
     layout: Layout
-    reading: Reading | None = None
+    reading: TableReading | None = None
     folders: PictureFolders | None = None
 
     def __iter__(self) -> Iterator[Record]:
@@ -61,7 +61,7 @@ class CompressedRows:
         """
         if not (self.reading and self.reading.group_by):
             return False
-        repeats, size = Repeats(), 0
+        repeats, size = PictureCounter(), 0
         with unpacked(self.path) as file:
             file.seek(self.layout.start)
             for end, record in text_records(self.path, file, self.layout):

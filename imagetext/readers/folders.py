@@ -43,7 +43,7 @@ from imagetext.stores import StoreError, entries, files_below, is_remote, join, 
 
 logger = logging.getLogger(__name__)
 
-Texts = tuple[tuple[str, ...], dict[str, Any]]  # captions and fields of a picture, from metadata
+MetadataTexts = tuple[tuple[str, ...], dict[str, Any]]  # captions and fields of a picture, from metadata
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TEXTS = (".txt", ".caption")  # in order of preference
@@ -177,7 +177,7 @@ def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
         if os.path.basename(path) in METADATA and _is_file(path) and (rows := _metadata_rows(path)) is not None
     }
     paths = _picture_paths(folder, {path: files[path] for path in files if path not in metadata})
-    pictures: dict[str, Texts] = {path: ((), {}) for path in paths}
+    pictures: dict[str, MetadataTexts] = {path: ((), {}) for path in paths}
     spelling = {_composed(path): path for path in files}
     rows = []
     for path, metadata_rows in metadata.items():
@@ -200,7 +200,7 @@ def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
 
 def _picture_rows(
     folder: str,
-    pictures: Mapping[str, Texts],
+    pictures: Mapping[str, MetadataTexts],
     files: Mapping[str, Mapping[str, Any]],
     *,
     beside: Mapping[str, Mapping[str, str]],
@@ -312,7 +312,7 @@ def _names_files(column: str) -> bool:
 def _add_metadata(
     path: str,
     rows: Iterable[tuple[int, Row | ValueError]],
-    pictures: dict[str, Texts],
+    pictures: dict[str, MetadataTexts],
     *,
     spelling: Mapping[str, str],
     folder: str,

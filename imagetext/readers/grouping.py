@@ -13,7 +13,7 @@ import numpy as np
 HELD = 1 << 17  # hashes that are held in memory before they are written to a file
 
 
-class Repeats:
+class PictureCounter:
     """Takes the names of pictures row by row, and counts pictures; says whether rows of a picture are not adjacent.
 
     Hashes of the names are stored on disk.

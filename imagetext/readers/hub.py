@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from imagetext import limits
 from imagetext.picture_files import PictureFolders
 from imagetext.readers.row_records import Row, row_records, with_unique_keys
-from imagetext.readers.table_columns import Reading, reading_of, usual_row, warn_of_several
+from imagetext.readers.table_columns import TableReading, reading_of, usual_row, warn_of_several
 from imagetext.readers.table_flags import Columns
 from imagetext.sample import Record
 from imagetext.stores import StoreError
@@ -40,7 +40,7 @@ class HubRows:
     parts: int
     part: int
     stamp: Mapping[str, Any]
-    reading: Reading
+    reading: TableReading
     images: tuple[str, ...] = ()  # further folders in which pictures may lie
 
     @property

@@ -22,7 +22,7 @@ from imagetext.readers.arrow_rows import batch_rows, holds_text, is_bytes
 from imagetext.readers.chats import CHATS
 from imagetext.readers.row_records import IMAGE_COLUMNS, Row, RowSelection, size_of
 from imagetext.readers.suffixes import PICTURE_SUFFIXES
-from imagetext.readers.table_columns import PICTURES, Reading
+from imagetext.readers.table_columns import PICTURES, TableReading
 from imagetext.readers.text_layout import usual_name
 from imagetext.stores import StoreError, open_file
 
@@ -124,13 +124,13 @@ def usual_names(schema: pa.Schema, unchanged: Collection[str | None] = ()) -> li
     return usual
 
 
-def _names_by_column(schema: pa.Schema, reading: Reading | None) -> dict[str, str]:
+def _names_by_column(schema: pa.Schema, reading: TableReading | None) -> dict[str, str]:
     unchanged = (reading.image, *reading.captions, reading.key) if reading else ()
     return dict(zip(schema.names, usual_names(schema, unchanged)))
 
 
 def _columns_read(
-    schema: pa.Schema, selection: RowSelection | None, reading: Reading | None, *, pictures: bool
+    schema: pa.Schema, selection: RowSelection | None, reading: TableReading | None, *, pictures: bool
 ) -> dict[str, str]:
     """The columns that are read, with their usual names.
 
@@ -164,7 +164,7 @@ def parquet_rows(
     count: int,
     *,
     selection: RowSelection | None = None,
-    reading: Reading | None = None,
+    reading: TableReading | None = None,
     strict: bool | None = None,
 ) -> Iterator[Row | ValueError]:
     """Yield rows `first` to `first + count`, or what is wrong with a row as a whole.
@@ -210,7 +210,7 @@ def _group_rows(
             return
 
 
-def rows_of_paths(path: str, reading: Reading | None) -> Iterator[tuple[int, Row | ValueError]]:
+def rows_of_paths(path: str, reading: TableReading | None) -> Iterator[tuple[int, Row | ValueError]]:
     """Yield the numbers and rows of all row groups in which pictures may be paths.
 
     The rows have only the columns that name pictures. Bytes of pictures are read in groups in which some rows have
@@ -259,7 +259,7 @@ def scattered_rows(
     numbers: Sequence[int],
     *,
     selection: RowSelection | None = None,
-    reading: Reading | None = None,
+    reading: TableReading | None = None,
     pictured: Sequence[int] = (),
 ) -> Iterator[Row | ValueError]:
     """Yield the rows of these numbers, in this order.

@@ -28,7 +28,7 @@ LOOKED_AT = 200  # rows of a table without a header that are read to find its co
 BYTES = "the picture's bytes"  # instead of the name of a column that names the picture
 
 
-class Reading(NamedTuple):
+class TableReading(NamedTuple):
     """How the rows of a table are given the usual names."""
 
     image: str | None  # the column that becomes `image`; "": there is none; None: rows have different columns
@@ -56,7 +56,7 @@ def reading_of(
     *,
     header: Sequence[str] | None = None,
     of_bytes: bool = False,
-) -> Reading:
+) -> TableReading:
     """Find out how a table with these first rows is read. A warning says which of several columns is used.
 
     columns: the columns that the user named.
@@ -97,7 +97,7 @@ def reading_of(
         present = f"it has {', '.join(map(repr, names)) or 'none'}{_advice(path, names)}"
         raise ValueError(f"{path}: {'; '.join(problems)}; {present}")
     moved = columns.captions or ((text,) if text and text not in CAPTION_COLUMNS else ())
-    reading = Reading(
+    reading = TableReading(
         image=image,
         captions=moved,
         text="captions" if moved else text or "",
@@ -121,7 +121,7 @@ def _missing_columns(columns: Columns, names: Sequence[str]) -> list[str]:
     return problems
 
 
-def _grouping_column(rows: Sequence[Row], reading: Reading, of_bytes: bool) -> str:
+def _grouping_column(rows: Sequence[Row], reading: TableReading, of_bytes: bool) -> str:
     """The column that names the picture, or BYTES, in a table with one row for each caption; "" in other tables."""
     usual = [row for row in (usual_row(dict(row), reading) for row in rows) if not isinstance(row, ValueError)]
     if not reading.text or any(
@@ -204,7 +204,7 @@ def _advice(path: str, names: Collection[str]) -> str:
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
 
-def usual_row(row: Row, reading: Reading, selected: Collection[str] = ()) -> Row | ValueError:
+def usual_row(row: Row, reading: TableReading, selected: Collection[str] = ()) -> Row | ValueError:
     """Give a row the usual names: picture in `image`, captions in a column of a usual name, key in `key`.
 
     Returns what is wrong with the row, if anything. Changes the row. Texts that spell a list become lists.
@@ -246,7 +246,7 @@ def _flat(values: Iterable[Any]) -> list[Any]:
     return flat
 
 
-def _set_picture(row: dict[str, Any], reading: Reading) -> ValueError | None:
+def _set_picture(row: dict[str, Any], reading: TableReading) -> ValueError | None:
     """Set the row's `image`, or return an error: a list must hold a single picture."""
     name = reading.image
     if name not in row:
@@ -305,7 +305,7 @@ def parse_list(cell: str) -> list[str] | None:
 # ---- rows of one picture -------------------------------------------------------------------------------------------
 
 
-def grouping_name(row: Row | ValueError, reading: Reading) -> str | None:
+def grouping_name(row: Row | ValueError, reading: TableReading) -> str | None:
     """A name that all rows of one picture share; None for a row that is not a single caption of a picture."""
     if isinstance(row, ValueError):
         return None
@@ -324,7 +324,7 @@ def _picture_hash(picture: Any) -> str | None:
 
 def grouped(
     rows: Iterable[tuple[int, Row | ValueError]],
-    reading: Reading,
+    reading: TableReading,
     selected: Collection[str] = (),
     *,
     firsts: Mapping[int, int] | None = None,

@@ -13,11 +13,11 @@ from typing import BinaryIO, Protocol
 from imagetext.fields import json_value
 from imagetext.picture_files import PictureFolders
 from imagetext.readers.cells import settle_quotes
-from imagetext.readers.grouping import Repeats, side_by_side
+from imagetext.readers.grouping import PictureCounter, side_by_side
 from imagetext.readers.parquet import parquet_class_names, parquet_rows, scattered_rows
 from imagetext.readers.row_records import Row, RowSelection, json_object, row_records, with_unique_keys
 from imagetext.readers.suffixes import split_suffix
-from imagetext.readers.table_columns import BYTES, Reading, grouped, grouping_name, usual_row
+from imagetext.readers.table_columns import BYTES, TableReading, grouped, grouping_name, usual_row
 from imagetext.readers.text_layout import Layout
 from imagetext.readers.text_lines import NEARBY, WINDOW, Findings
 from imagetext.readers.text_tables import text_records, warn_of_undecodable_lines
@@ -51,7 +51,7 @@ class TableRows:
     count: int  # the number of records: fewer than rows if rows of one picture are joined
     offset: int = 0  # of the first row in bytes (text tables)
     layout: Layout | None = None  # of a text table
-    reading: Reading | None = None  # None: rows are returned unchanged
+    reading: TableReading | None = None  # None: rows are returned unchanged
     folders: PictureFolders | None = None  # in which pictures may lie; None: only in the table's folder
     # If rows of a picture are not adjacent: pairs of a row's number, and its offset (text) or the number of the first
     # row of its picture (Parquet).
@@ -113,7 +113,7 @@ class TableRows:
 
 def usual_rows(
     rows: Iterable[tuple[int, Row | ValueError]],
-    reading: Reading | None,
+    reading: TableReading | None,
     selection: RowSelection | None,
     *,
     firsts: Mapping[int, int] | None = None,
@@ -139,7 +139,7 @@ def pieces_of(
     rows: Callable[[], Iterable[tuple[int, int | None, str | None]]],
     size: int,
     piece: Callable[..., TableRows],
-    reading: Reading | None,
+    reading: TableReading | None,
 ) -> list[TableRows]:
     """Cut rows into pieces of `size` pictures. If rows of a picture are not adjacent, they are sorted.
 
@@ -147,7 +147,7 @@ def pieces_of(
     """
     if reading and reading.group_by == BYTES:
         return _sorted_pieces(rows(), size, partial(piece, reading=reading._replace(group_by="")))
-    repeats, starts = Repeats(), []
+    repeats, starts = PictureCounter(), []
     for number, place, name in rows():
         if repeats.is_new(name) and repeats.count % size == 1 % size:
             starts.append((number, place))
@@ -200,7 +200,7 @@ def warn_of_groups(path: str, pieces: Sequence[TableRows]) -> None:
         )
 
 
-def picture_name(row: Row | ValueError, reading: Reading) -> str | None:
+def picture_name(row: Row | ValueError, reading: TableReading) -> str | None:
     """`grouping_name` of a row that has not the usual names yet."""
     return None if isinstance(row, ValueError) else grouping_name(usual_row(row, reading), reading)
 
@@ -208,7 +208,7 @@ def picture_name(row: Row | ValueError, reading: Reading) -> str | None:
 # ---- text ----------------------------------------------------------------------------------------------------------
 
 
-def text_pieces(path: str, file: BinaryIO, layout: Layout, reading: Reading | None) -> list[TableRows]:
+def text_pieces(path: str, file: BinaryIO, layout: Layout, reading: TableReading | None) -> list[TableRows]:
     """Cut a text table into pieces, in which rows of one picture are joined. Warnings name lines with problems."""
     findings = Findings()
 
@@ -230,7 +230,7 @@ def text_pieces(path: str, file: BinaryIO, layout: Layout, reading: Reading | No
     return pieces
 
 
-def picture_name_in(record: str | list[str] | ValueError, layout: Layout, reading: Reading) -> str | None:
+def picture_name_in(record: str | list[str] | ValueError, layout: Layout, reading: TableReading) -> str | None:
     """`grouping_name` of a text record. JSON rows of only a picture and a text take a fast path."""
     has_usual_names = reading.image == reading.group_by == "image" and not reading.captions and reading.key is None
     if isinstance(record, str) and has_usual_names:

@@ -28,7 +28,7 @@ from imagetext.readers.table_columns import (
     PICTURES,
     Columns,
     Need,
-    Reading,
+    TableReading,
     reading_of,
     warn_of_several,
 )
@@ -185,7 +185,7 @@ def _parquet_pieces(
         if len(pictures := picture_columns(schema)) > 1 and not columns.image and "image" not in schema.names:
             warn_of_several(path, "pictures", "--image-column", candidates=pictures)
         selection = RowSelection(None, keys=(*KEY_COLUMNS, "image_id"))
-        named_columns = Reading(
+        named_columns = TableReading(
             image=columns.image, captions=(*columns.captions, *columns.keys), text="", key=None, lists=()
         )
         rows = parquet_rows(path, 0, min(count, LOOKED_AT), selection=selection, reading=named_columns)
@@ -193,7 +193,7 @@ def _parquet_pieces(
         of_bytes = any(name in with_bytes for name, usual in zip(schema.names, names) if usual == image)
         reading = reading_of(path, _good_rows(rows), columns, needs=needs, header=names, of_bytes=of_bytes)
 
-    def picture_names(reading: Reading) -> Iterator[tuple[int, None, str | None]]:
+    def picture_names(reading: TableReading) -> Iterator[tuple[int, None, str | None]]:
         # Strict, so that the same rows are joined whether everything is read later or only captions.
         strict = reading.group_by == BYTES
         selection = RowSelection((), keys=("key", "uid"))

@@ -176,7 +176,7 @@ def facts_of(caption: str) -> frozenset[Fact]:
     return frozenset(facts)
 
 
-class _Phrase(NamedTuple):
+class _NounPhrase(NamedTuple):
     modifiers: tuple[str, ...]
     noun: str
     start: int
@@ -191,13 +191,13 @@ class _Phrase(NamedTuple):
 _MODIFIERS = {*COLOURS, *SIZES, *TEXTURES, *NUMBERS, "of", "and"}
 
 
-def _noun_phrases(sentence: str) -> list[_Phrase]:
+def _noun_phrases(sentence: str) -> list[_NounPhrase]:
     phrases, modifiers, start = [], [], 0
     for match in re.finditer(r"\S+", sentence):
         word = match[0]
         if word in NOUNS:
             begin = start if modifiers else match.start()
-            phrases.append(_Phrase(tuple(modifiers), NOUNS[word], start=begin, end=match.end()))
+            phrases.append(_NounPhrase(tuple(modifiers), NOUNS[word], start=begin, end=match.end()))
             modifiers = []
         elif word in _MODIFIERS and (modifiers or word not in ("of", "and")):
             start = start if modifiers else match.start()
@@ -207,7 +207,7 @@ def _noun_phrases(sentence: str) -> list[_Phrase]:
     return phrases
 
 
-def _phrase_facts(phrase: _Phrase) -> set[Fact]:
+def _phrase_facts(phrase: _NounPhrase) -> set[Fact]:
     facts = {Fact("shape", phrase.noun)} if phrase.noun != "object" else set()
     for word in phrase.modifiers:
         if word in NUMBERS:

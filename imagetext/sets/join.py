@@ -27,7 +27,7 @@ On = Literal["key", "uid", "sha256", "url", "path"]
 
 
 @dataclass(frozen=True)
-class Joined:
+class JoinCounts:
     """How many records got captions, and how many did not.
 
     unlike: an example of two names that do not match: of the first picture without captions, and of the first
@@ -52,7 +52,7 @@ def join(
     text_from: tuple[str, float] | None = None,
     seed: int = 0,
     begin: Callable[[], None] = lambda: None,
-) -> Joined:
+) -> JoinCounts:
     """Write the shards again, with the columns that other records hold for their pictures.
 
     Records are matched by a name of the picture, never by their order. A record that has no captions afterwards
@@ -125,7 +125,7 @@ def join(
                 writer.info |= {"joined": dict(outcomes), "input_sample": sample}
             counts.update(outcomes)
         index.close()
-    return Joined(
+    return JoinCounts(
         matched=counts["matched"],
         unmatched=counts["unmatched"],
         duplicate=counts["duplicate"],

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from imagetext.sample import Record
-from imagetext.sets.join import Joined, drawn_text, join, name_of, parse_text_from
+from imagetext.sets.join import JoinCounts, drawn_text, join, name_of, parse_text_from
 from imagetext.sets.room import ColumnClash
 from imagetext.shards import SUFFIXES, ShardWriter, read_marker
 from imagetext.sources import read_records, read_samples
@@ -73,7 +73,7 @@ def test_captions_alone_find_their_pictures(tmp_path, write_tar, picture, format
     report = join(
         read_samples(paths), f"{tmp_path}/columns/*{SUFFIXES[format]}", tmp_path / "joined", on=on, format=format
     )
-    assert report == Joined(matched=10, unmatched=2, duplicate=0)
+    assert report == JoinCounts(matched=10, unmatched=2, duplicate=0)
     for number, path in enumerate(direct):
         expected, got = list(read_records(path)), list(read_records(f"{tmp_path}/joined/{number}{SUFFIXES[format]}"))
         assert [item for item in got if not item.error] == [item for item in expected if not item.error]
@@ -105,7 +105,7 @@ def test_columns_of_several_sets_and_of_the_shard_itself(tmp_path, write_tar, pi
     path = shard(tmp_path, write_tar, picture, numbers=range(4), syn={"syn_text_old": ["old"]})
     other_spec = write(tmp_path / "x", captioned(path, X), images=False, columns=[X])
     other = write(tmp_path / "y", captioned(path, Y)[:2], images=False, columns=[Y], format="jsonl")
-    assert join(read_samples(path), [other_spec, other], tmp_path / "out") == Joined(4, 0, 0)
+    assert join(read_samples(path), [other_spec, other], tmp_path / "out") == JoinCounts(4, 0, 0)
     records = list(read_records(f"{tmp_path}/out/00000.tar"))
     assert [sorted(record.syn_text) for record in records] == 2 * [["syn_text_old", X, Y]] + 2 * [["syn_text_old", X]]
     assert records[0].scores == {X: {"logprob": [0.0]}, Y: {"logprob": [0.0]}}
@@ -115,7 +115,7 @@ def test_columns_of_several_sets_and_of_the_shard_itself(tmp_path, write_tar, pi
 def test_an_unmatched_record_keeps_what_it_has(tmp_path, write_tar, picture):
     path = shard(tmp_path, write_tar, picture, numbers=range(2), syn={"syn_text_old": ["old"]})
     columns = write(tmp_path / "x", captioned(path, X)[:1], images=False, columns=[X])
-    assert join(read_samples(path), columns, tmp_path / "out") == Joined(1, 1, 0)
+    assert join(read_samples(path), columns, tmp_path / "out") == JoinCounts(1, 1, 0)
     first, second = read_records(f"{tmp_path}/out/00000.tar")
     assert second.error == "" and second.syn_text == {"syn_text_old": ("old",)} and second.image == picture(1)
 
@@ -127,7 +127,7 @@ def test_captions_that_differ_for_one_name(tmp_path, write_tar, picture):
     other = write(tmp_path / "other", captioned(path, X, "another {}")[2:3], images=False)
     first = write(tmp_path / "x", records, images=False)
     for number, order in enumerate(([first, twice, other], [other, first, twice])):
-        assert join(read_samples(path), order, tmp_path / f"out{number}") == Joined(3, 0, 1)
+        assert join(read_samples(path), order, tmp_path / f"out{number}") == JoinCounts(3, 0, 1)
         joined = {record.key: record for record in read_records(f"{tmp_path}/out{number}/00000.tar")}
         assert joined["k2"].error == "no captions of uid 'u2' to join: several that differ"
         assert joined["k3"].syn_text == {X: ("of 3",)}
@@ -138,7 +138,7 @@ def test_captions_that_differ_for_one_name(tmp_path, write_tar, picture):
     ]
     for number, order in enumerate((same, same[::-1])):
         columns = write(tmp_path / f"same{number}", order, images=False)
-        assert join(read_samples(path), columns, tmp_path / f"sha{number}", on="sha256") == Joined(1, 3, 0)
+        assert join(read_samples(path), columns, tmp_path / f"sha{number}", on="sha256") == JoinCounts(1, 3, 0)
         assert next(read_records(f"{tmp_path}/sha{number}/00000.tar")).syn_text == {X: ("of a",)}
 
 
@@ -173,7 +173,7 @@ def test_shards_without_pictures_are_joined_by_uid(tmp_path, write_tar, picture)
     columns = write(
         tmp_path / "x", captioned(shard(tmp_path, write_tar, picture, numbers=(2, 0)), X), images=False, columns=[X]
     )
-    assert join(read_samples(reinforced), columns, tmp_path / "out") == Joined(2, 1, 0)
+    assert join(read_samples(reinforced), columns, tmp_path / "out") == JoinCounts(2, 1, 0)
     records = list(read_records(f"{tmp_path}/out/r.tar"))
     assert [record.syn_text.get(X) for record in records] == [("of 0",), None, ("of 2",)]
     assert all(record.image is None and not record.error for record in records)
@@ -186,7 +186,7 @@ def test_shards_that_are_done_are_not_done_again(tmp_path, write_tar, picture, m
     shards = read_samples(paths)
     report = join(shards, columns, tmp_path / "out", on="key")
     times = {name: os.stat(tmp_path / "out" / name).st_mtime_ns for name in os.listdir(tmp_path / "out")}
-    assert join(shards, columns, tmp_path / "out", on="key") == report == Joined(6, 0, 0)
+    assert join(shards, columns, tmp_path / "out", on="key") == report == JoinCounts(6, 0, 0)
     os.unlink(tmp_path / "out/1.done.json")
     assert join(shards, columns, tmp_path / "out", on="key") == report
     changed = {name for name, time in times.items() if os.stat(tmp_path / "out" / name).st_mtime_ns != time}
@@ -285,7 +285,7 @@ def test_in_a_store(tmp_path, write_tar, picture, s3):
     shards = read_samples(f"{s3.root}/in/*.tar")
     write(f"{s3.root}/columns", captioned(shards[0].path, X), images=False, format="parquet")
     report = join(shards, f"{s3.root}/columns/*.parquet", f"{s3.root}/out")
-    assert report == Joined(4, 0, 0) == join(shards, f"{s3.root}/columns/*.parquet", f"{s3.root}/out")
+    assert report == JoinCounts(4, 0, 0) == join(shards, f"{s3.root}/columns/*.parquet", f"{s3.root}/out")
     assert [record.syn_text for record in read_records(f"{s3.root}/out/00000.tar")] == [
         {X: (f"of {n}",)} for n in range(4)
     ]

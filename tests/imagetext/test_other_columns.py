@@ -13,7 +13,7 @@ import torch
 from imagetext.columns import is_caption_column, is_other_column
 from imagetext.reinforced.embeddings import pack
 from imagetext.sample import Record
-from imagetext.sets.join import Joined, join, parse_text_from
+from imagetext.sets.join import JoinCounts, join, parse_text_from
 from imagetext.sets.room import ColumnClash, room_for
 from imagetext.shards import SUFFIXES, ShardWriter, dataset_features, read_marker
 from imagetext.sources import read_records, read_samples
@@ -256,13 +256,13 @@ def test_negatives_apart_are_joined_with_their_pictures(tmp_path, write_tar, pic
         )
     )
     report = join(read_samples(path), str(tmp_path / "negatives.jsonl"), tmp_path / "out", format=format)
-    assert report == Joined(2, 2, 0)
+    assert report == JoinCounts(2, 2, 0)
     records = list(read_records(f"{tmp_path}/out/in{SUFFIXES[format]}"))
     assert [record.columns.get(NEG) for record in records] == [("not 0",), None, ("not 2",), None]
     assert all(not record.error and record.image and record.captions for record in records)  # originals are enough
     (tmp_path / "captions.jsonl").write_text(json.dumps({"uid": "u0", X: ["a dog"]}) + "\n")
     both = [str(tmp_path / "negatives.jsonl"), str(tmp_path / "captions.jsonl")]
-    assert join(read_samples(path), both, tmp_path / "both", format=format) == Joined(2, 2, 0)
+    assert join(read_samples(path), both, tmp_path / "both", format=format) == JoinCounts(2, 2, 0)
     first, *others = read_records(f"{tmp_path}/both/in{SUFFIXES[format]}")
     assert first.columns == {X: ("a dog",), NEG: ("not 0",), TAGS: ("dog",)}
     assert {record.key: bool(record.error) for record in others} == {f"k{number}": True for number in (1, 2, 3)}

@@ -11,7 +11,7 @@ import pytest
 
 from imagetext.readers import json_values
 from imagetext.reinforced.embeddings import pack
-from imagetext.sets.join import Joined, join, name_of
+from imagetext.sets.join import JoinCounts, join, name_of
 from imagetext.sources import read_records, read_samples
 
 HQ = "#long=syn_text_hq,negative=neg_text_hq,tags.positive=tags_hq,tags.negative=neg_tags_hq"
@@ -97,7 +97,7 @@ def test_laclip_is_joined_by_path_never_by_order(laclip, tmp_path, images):
     columns = {"a": ("A bus station.", "Buses wait here."), "b": ("Sierra is stunning.",), "c": ("A girl, confused",)}
     for spec, count in ((str(folder), 3), (str(folder / "table.csv"), 2)):
         report = join(read_samples(spec), laclip, tmp_path / f"out{count}", on="path")
-        assert report == Joined(count, 1, 0)
+        assert report == JoinCounts(count, 1, 0)
         records = read(str(tmp_path / f"out{count}" / "*.tar"))
         for record in records:
             stem = record.meta["source"].rpartition("/")[2][0]
@@ -226,7 +226,7 @@ def test_recap_datacomp(tmp_path, write_tar, picture):
         ],
     )
     for on in ("url", "sha256"):
-        assert join(read_samples(tar), f"recap:{path}", tmp_path / on, on=on) == Joined(2, 1, 0)
+        assert join(read_samples(tar), f"recap:{path}", tmp_path / on, on=on) == JoinCounts(2, 1, 0)
         joined = read(str(tmp_path / on / "in.tar"))
         assert [record.columns.get("syn_text_recap") for record in joined] == [
             ("A photograph of 2.",),
@@ -282,7 +282,7 @@ def test_hq_clip_is_a_file_for_each_uid(tmp_path, write_tar, picture, packed):
             for suffix, data in {"jpg": picture(number), "json": json.dumps({"uid": uids[number]}).encode()}.items()
         ],
     )
-    assert join(read_samples(tar), f"hq-clip:{place}{HQ}", tmp_path / "out") == Joined(2, 0, 0)
+    assert join(read_samples(tar), f"hq-clip:{place}{HQ}", tmp_path / "out") == JoinCounts(2, 0, 0)
     assert [record.columns["neg_text_hq"] for record in read(str(tmp_path / "out/in.tar"))] == [
         ("A wrong description of 3.",),
         ("A wrong description of 0.",),
@@ -349,7 +349,7 @@ def test_reinforced_records_without_pictures_are_joined_as_they_are(tmp_path, wr
             }.items()
         ],
     )
-    assert join(read_samples(pictures), published, tmp_path / "out", on=on) == Joined(2, 0, 0)
+    assert join(read_samples(pictures), published, tmp_path / "out", on=on) == JoinCounts(2, 0, 0)
     records = read(f"{tmp_path}/out/00000000.tar")
     assert [record.columns for record in records] == [
         {column: (f"one {number}", f"two {number}")} for number in (2, 0)

@@ -12,7 +12,7 @@ import pytest
 
 from imagetext import limits
 from imagetext.readers import parquet, table_pieces, tables
-from imagetext.readers.grouping import Repeats, side_by_side
+from imagetext.readers.grouping import PictureCounter, side_by_side
 from imagetext.readers.parquet import scattered_rows
 from imagetext.readers.row_records import RowSelection
 from imagetext.readers.table_columns import parse_list
@@ -458,7 +458,7 @@ def test_repeats_are_told_in_flat_memory(monkeypatch):
         (["a", None, "a"], 3, True),
         ([], 0, False),
     ):
-        repeats = Repeats()
+        repeats = PictureCounter()
         assert [repeats.is_new(name) for name in names].count(True) == repeats.count == count
         assert repeats.are_scattered() == again
 
