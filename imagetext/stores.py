@@ -160,8 +160,8 @@ def read_bytes(
         with open(path, "rb") as file:
             data = file.read(-1 if most is None else most + 1)
     else:
-        read = partial(filesystem(path).cat_file, path, **({} if most is None else {"end": most + 1}))
-        data = call_store(path, read, attempts=ATTEMPTS, lasting=(FileNotFoundError, IsADirectoryError, *lasting))
+        read_file = partial(filesystem(path).cat_file, path, **({} if most is None else {"end": most + 1}))
+        data = call_store(path, read_file, attempts=ATTEMPTS, lasting=(FileNotFoundError, IsADirectoryError, *lasting))
     if most is not None and len(data) > most:
         raise ValueError(f"{shown_path or path}: has more than the {most:,} bytes that are read of such a file")
     return data
@@ -196,8 +196,8 @@ class StoreFile(io.RawIOBase):
     def readinto(self, buffer: bytearray | memoryview) -> int:
         count = max(0, min(len(buffer), self.size - self.position))
         if count:
-            read = partial(self._read_range, self.position, count)
-            buffer[:count] = call_store(self.path, read, attempts=ATTEMPTS)
+            read_range = partial(self._read_range, self.position, count)
+            buffer[:count] = call_store(self.path, read_range, attempts=ATTEMPTS)
             self.position += count
         return count
 

@@ -1,7 +1,7 @@
 """Malformed input of every kind, drawn by number: `CAPSMITH_FUZZ=1000` draws 1,000 inputs.
 
-Reading any input ends either with all rows, each with its picture or an error, or, after whole rows, with an error that
-names the file. The rows can be written and read again in every format without losing one.
+Reading any input ends either with all rows, each with its picture or an error, or, after whole rows, with an error
+that names the file. The rows can be written and read again in every format without losing one.
 """
 
 import os

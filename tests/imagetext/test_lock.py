@@ -228,11 +228,11 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
 def test_a_run_that_was_held_up_does_not_go_on_where_another_may_have_come_and_gone(tmp_path, monkeypatch):
     """Its lock is gone, and it has given no sign of life for as long as others wait."""
     monkeypatch.setattr(lock, "BEAT", 10)
-    with FolderLock(tmp_path / "x") as held:
+    with FolderLock(tmp_path / "x") as folder_lock:
         os.unlink(tmp_path / "x" / LOCK)
         check_lock(tmp_path / "x")  # deleted by mistake: it is written again
-        assert owner(tmp_path / "x")["job"] == held.job
-        held.last_sign -= 1
+        assert owner(tmp_path / "x")["job"] == folder_lock.job
+        folder_lock.last_sign -= 1
         check_lock(tmp_path / "x")  # held up, but no other run has come
         os.unlink(tmp_path / "x" / LOCK)
         with pytest.raises(

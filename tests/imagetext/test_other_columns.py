@@ -163,7 +163,7 @@ def test_no_text_to_train_on_is_made_of_them(tmp_path, picture):
 def official_texts(path: str, seed: int, pattern: str = "^syn_text.*$", draws: int = 40) -> list[tuple[str, str]]:
     """Return the original and the synthetic text that the official trainer of reinforced sets draws, repeatedly.
 
-    It skips a record without picture or text. It draws a matching key of `syn.json`, then one of its captions, uniformly.
+    It skips a record without picture or text. It draws a matching key of `syn.json`, then one of its captions.
     """
     samples: dict[str, dict[str, bytes]] = {}
     for name, data in tar_files(path).items():
