@@ -1,17 +1,18 @@
-"""Reinforcement and its peers: `python -m benchmarks.reinforce --case embeddings --peer-python PYTHON`; last line JSON.
+"""Reinforcement and its peers: `python -m benchmarks.reinforce --case embeddings --peer-python PYTHON`; last line
+JSON.
 
-`embeddings`: `capsmith reinforce` on a shard of 32 records, 8 views, the original caption and 5 synthetic ones of each, against
-the embedding stage of ml-mobileclip-dr (apple, commit 418551d) on the same shard, its reader and writer included; two teachers,
-random weights of ViT-B-32, all cores. Photographs and captions are those of CAPSMITH_DATA, as JPEGs of 640 x 480. The peer
-loses embeddings behind the first batch of a shard, so its batch is the shard. It draws its own views; its record does not keep
-them. Loading models is in neither time, nor is Ray's start in the peer's. `text_gap` is the largest difference of the two
-sides' texts' embeddings.
+`embeddings`: `capsmith reinforce` on a shard of 32 records, 8 views, the original caption and 5 synthetic ones of
+each, against the embedding stage of ml-mobileclip-dr (apple, commit 418551d) on the same shard, its reader and writer
+included; two teachers, random weights of ViT-B-32, all cores. Photographs and captions are those of CAPSMITH_DATA, as
+JPEGs of 640 x 480. The peer loses embeddings behind the first batch of a shard, so its batch is the shard. It draws
+its own views; its record does not keep them. Loading models is in neither time, nor is Ray's start in the peer's.
+`text_gap` is the largest difference of the two sides' texts' embeddings.
 
 `student`: the time of `train-student`'s steps with stored embeddings of two teachers, divided by that of plain CLIP's:
-open_clip's forward, its ClipLoss, AdamW, clipped gradients, in this process. Both train ViT-B-32 on 16 records a step, one
-synthetic caption each (`--text-weight 0`: with the original caption, too, the text tower has twice the work), and read the same
-set by the same worker: records, pictures, views, and, for the student alone, embeddings. Four steps a turn; the first waits for
-the worker.
+open_clip's forward, its ClipLoss, AdamW, clipped gradients, in this process. Both train ViT-B-32 on 16 records a step,
+one synthetic caption each (`--text-weight 0`: with the original caption, too, the text tower has twice the work), and
+read the same set by the same worker: records, pictures, views, and, for the student alone, embeddings. Four steps a
+turn; the first waits for the worker.
 
 PYTHON is an interpreter prepared by hand, as `generate.py` says.
 """
@@ -103,7 +104,7 @@ def embeddings(folder: Path, peer_python: Path, repeats: int, device: str, dtype
     }
     with Peer(peer_python, "reinforce_peer.py", **options) as peer:
         print(f"the peer: {peer.ready}", flush=True)
-        cost, peer_cost = alternate(ours, peer, repeats, device)
+        cost, peer_cost = alternate(ours, peer, repeats, device=device)
     count = RECORDS * (VIEWS + 1 + CAPTIONS) * TEACHERS
     gap = text_embeddings(folder / "ours/records.tar") - text_embeddings(folder / "peer/records.tar")
     return {
@@ -172,7 +173,7 @@ def student(folder: Path, repeats: int, device: str, dtype: str) -> dict:
             with trainer.forward.products():
                 trainer._step(batch)
 
-    cost, plain_cost = alternate(ours, plain, repeats, device)
+    cost, plain_cost = alternate(ours, plain, repeats, device=device)
     return {
         "cost": round(cost.seconds / plain_cost.seconds, 3),
         "records_per_s": round(STEPS * BATCH / cost.seconds, 2),

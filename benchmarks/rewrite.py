@@ -1,12 +1,13 @@
 """Rewrites/s of a local language model against transformers' `generate`: `python -m benchmarks.rewrite --case laclip`.
 
-The model is the folder that CAPSMITH_LM names, the captions are COCO's, in CAPSMITH_DATA. `laclip`: three pairs drawn for each caption,
-completed by a base model, temperature 0.9, top-p 0.95, one rewrite of at most 77 tokens, as LaCLIP has it. `shared`: a chat, with one
-long instruction for all, and two rewrites of each caption.
+The model is the folder that CAPSMITH_LM names, the captions are COCO's, in CAPSMITH_DATA. `laclip`: three pairs drawn
+for each caption, completed by a base model, temperature 0.9, top-p 0.95, one rewrite of at most 77 tokens, as LaCLIP
+has it. `shared`: a chat, with one long instruction for all, and two rewrites of each caption.
 
-Peer: the same model, prompts and dtype in a process of its own, in transformers' best form: prompts sorted by length, in left-padded
-batches of as many rows as we have in flight, one call for several rewrites of a prompt (`num_return_sequences`). Equal work: a rewrite ends at a length that is drawn from COCO's
-captions and prescribed to both; a batch of the peer's goes on until its last row has ended. The last line is one JSON object.
+Peer: the same model, prompts and dtype in a process of its own, in transformers' best form: prompts sorted by length,
+in left-padded batches of as many rows as we have in flight, one call for several rewrites of a prompt
+(`num_return_sequences`). Equal work: a rewrite ends at a length that is drawn from COCO's captions and prescribed to
+both; a batch of the peer's goes on until its last row has ended. The last line is one JSON object.
 """
 
 import argparse
@@ -61,7 +62,9 @@ CASES = {"laclip": (completed, 1), "shared": (asked, 2)}  # the prompt, and rewr
 
 
 def ending_at(lengths: torch.Tensor) -> Callable:
-    """A `draw.choose_next` under which each rewrite ends with its `lengths[prompt, rewrite]`-th token after the prompt."""
+    """A `draw.choose_next` under which each rewrite ends with its `lengths[prompt, rewrite]`-th token after the
+    prompt.
+    """
     choose_next = draw.choose_next
 
     def choose(flight: draw.Flight, logits: torch.Tensor, rules: Rules) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,7 +128,7 @@ def main() -> None:
             "dtype": args.dtype,
         }
         with Peer(Path(sys.executable), "rewrite_peer.py", end=captioner.end_id, **options) as peer:
-            cost, peer_cost = alternate(ours, peer, args.repeats, args.device)
+            cost, peer_cost = alternate(ours, peer, args.repeats, device=args.device)
     count = lengths.numel()
     print(
         json.dumps(

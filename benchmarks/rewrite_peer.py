@@ -1,8 +1,8 @@
 """The peer of `rewrite.py`: transformers' `generate` on the same prompts, sorted by length, in left-padded batches.
 
-Imports nothing of ours. Its argument is a JSON object: `model`, a folder; `work`, a file of `prompts`, lists of token ids, and `lengths`,
-a list for each of the tokens of its rewrites; `rows` in flight, `device`, `dtype`, and `end`, the end token. To a line it answers what
-the work costs.
+Imports nothing of ours. Its argument is a JSON object: `model`, a folder; `work`, a file of `prompts`, lists of token
+ids, and `lengths`, a list for each of the tokens of its rewrites; `rows` in flight, `device`, `dtype`, and `end`, the
+end token. To a line it answers what the work costs.
 """
 
 import json

@@ -1,7 +1,8 @@
 """Does self-training help? Facts true and found after each round, against fine-tuning longer on the curated set alone.
 
-Both arms begin with one captioner, coca_tiny fine-tuned on few curated pictures, and see equally many captions in each round, with the same
-settings. The other pictures are drawn anew by the same rules, and what is known of them is taken away before they are captioned.
+Both arms begin with one captioner, coca_tiny fine-tuned on few curated pictures, and see equally many captions in each
+round, with the same settings. The other pictures are drawn anew by the same rules, and what is known of them is taken
+away before they are captioned.
 
     python -m benchmarks.self_training OUTPUT [SEEDS [ROUNDS]]
 """
@@ -38,7 +39,9 @@ def unlabelled(folder: Path, seed: int) -> str:
 
 
 def facts(captioner: str, output: str, seed: int) -> dict[str, float]:
-    """How many facts are true that its captions of held-out pictures state, and how many of the pictures' facts they find."""
+    """How many facts are true that its captions of held-out pictures state, and how many of the pictures' facts they
+    find.
+    """
     config = GenerateConfig(
         input=[f"scenes:test,n={HELD_OUT},level=2"],
         model=captioner,

@@ -1,9 +1,10 @@
 """Requests to a server: `python -m benchmarks.server --case words`; the last line is one JSON object.
 
-`words`: instructions alone to a server on this machine that answers each in 50 ms, 64 under way at a time, by a captioner and by a plain
-asyncio loop on the same client library: so many tasks that each send the next request, read its JSON, and keep its text. Either
-takes the same requests and gives the same texts. The server is a process of its own; turns alternate, and the first of each warms up.
-Told are requests a second, and the processor time that this process takes for each.
+`words`: instructions alone to a server on this machine that answers each in 50 ms, 64 under way at a time, by a
+captioner and by a plain asyncio loop on the same client library: so many tasks that each send the next request, read
+its JSON, and keep its text. Either takes the same requests and gives the same texts. The server is a process of its
+own; turns alternate, and the first of each warms up. Told are requests a second, and the processor time that this
+process takes for each.
 """
 
 import argparse
@@ -60,7 +61,8 @@ async def serve() -> None:
 
 
 def words() -> dict[str, float]:
-    """Requests a second and milliseconds of processor time a request of either, medians, and the ratio of the rates."""
+    """Requests a second and milliseconds of processor time a request of either, medians, and the ratio of the rates.
+    """
     requests = [Request(f"key/{number}", None, f"picture {number}") for number in range(REQUESTS)]
     server = subprocess.Popen([sys.executable, "-m", __spec__.name, "--serve"], stdout=subprocess.PIPE, text=True)
     try:

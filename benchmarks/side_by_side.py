@@ -79,7 +79,9 @@ class Cost(NamedTuple):
 
 
 def alternate(ours: Callable[[], None], peer: Peer, repeats: int, device: str = "cpu") -> tuple[Cost, Cost]:
-    """Median costs of ours and of the peer, turn by turn; each warms up before its turn, for idle memory may be far away."""
+    """Median costs of ours and of the peer, turn by turn; each warms up before its turn, for idle memory may be far
+    away.
+    """
     mine, theirs = [], []
     for turn in range(repeats):
         ours()

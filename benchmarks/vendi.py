@@ -1,8 +1,8 @@
 """The case `vendi-100k` of `benchmarks.diversity`: Vendi scores of 100,000 embeddings of 384 dimensions, float32.
 
 The embeddings lie round 500 centres, with a spectrum that falls, as those of captions do. Peer: vendi-score 0.0.3's
-`score_dual(X, q, normalize=True)`, in its own environment, turn by turn; both scale the rows to length 1 and multiply in float32.
-Values of all orders must be equal to 1e-6, relatively.
+`score_dual(X, q, normalize=True)`, in its own environment, turn by turn; both scale the rows to length 1 and multiply
+in float32. Values of all orders must be equal to 1e-6, relatively.
 
 - ratio: the score of q = 1 alone. Both do one product Xᵀ X in float32, which is three quarters of the peer's time.
 - ratio_orders: the four scores of a report, q = 1/2, 1, 2 and infinity. The peer takes each from the embeddings anew.

@@ -1,11 +1,12 @@
-"""How often the report of `capsmith diversity` names a bad column of captions best, over resampled sets of real captions.
+"""How often the report of `capsmith diversity` names a bad column of captions best, over resampled sets of real
+captions.
 
     python -m benchmarks.verdict --sets 200 [--embedder minilm]
 
 Each set is 20 to 500 pictures of COCO (CAPSMITH_DATA), with 1 to 4 captions of each column and up to four human
 captions to judge by. The good columns are other human captions of the pictures and, where there is one caption a
-picture, those of a machine; the bad ones are made of one of them, the base, in the ways of `bad_columns`. Fields that are
-judged: the base with each bad column (`pair`), with the other good column too (`three`), a bad column made of the
+picture, those of a machine; the bad ones are made of one of them, the base, in the ways of `bad_columns`. Fields that
+are judged: the base with each bad column (`pair`), with the other good column too (`three`), a bad column made of the
 better good one, if it is less true, with the weaker good one alone (`crossed`), and the two good ones alone (`good`),
 which shows from how many pictures the better is named.
 """

@@ -1,8 +1,8 @@
 """Bytes that one step of decoding moves in a vision-language model of Qwen2.5-VL-3B's shape, without a GPU or weights.
 
-Every kernel counts what it reads and writes; tensors have shapes alone (torch's meta device). A row for each caption, with
-transformers' own cache and a mask, against the prompt's keys and values once for each picture.
-Dimensions: N pictures, C captions of each, P tokens of the prompt, t of a caption.
+Every kernel counts what it reads and writes; tensors have shapes alone (torch's meta device). A row for each caption,
+with transformers' own cache and a mask, against the prompt's keys and values once for each picture. Dimensions: N
+pictures, C captions of each, P tokens of the prompt, t of a caption.
 """
 
 import argparse
@@ -44,7 +44,9 @@ class Bytes(TorchDispatchMode):
 
 
 class FusedAttention(TorchFunctionMode):
-    """Attention as one kernel, as on a GPU: it reads queries, keys, values and mask, and writes as much as there are queries."""
+    """Attention as one kernel, as on a GPU: it reads queries, keys, values and mask, and writes as much as there are
+    queries.
+    """
 
     def __init__(self, counted: Bytes):
         super().__init__()
@@ -61,7 +63,8 @@ class FusedAttention(TorchFunctionMode):
 
 
 class EvenCache(SharedCache):
-    """With rows of so many captions of every picture from the start; the meta device cannot say which rows are whose."""
+    """With rows of so many captions of every picture from the start; the meta device cannot say which rows are whose.
+    """
 
     def __init__(self, prompts: DynamicCache, *, captions: int, limit: int):
         self.captions = captions

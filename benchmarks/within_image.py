@@ -1,8 +1,10 @@
-"""The case `within-image-10k` of `benchmarks.diversity`: self-CIDEr and mBLEU-4 of 10,000 pictures with five captions each.
+"""The case `within-image-10k` of `benchmarks.diversity`: self-CIDEr and mBLEU-4 of 10,000 pictures with five captions
+each.
 
-Peers, in this process: self-CIDEr by dicts and loops, written down below; mBLEU-4 by nltk's sentence BLEU with smoothing
-method 3, caption by caption. Both split captions with our `words`, from the same text: five draws with replacement from the human
-and machine captions of a COCO picture in CAPSMITH_DATA, itself drawn with replacement. Values must be equal to 1e-9.
+Peers, in this process: self-CIDEr by dicts and loops, written down below; mBLEU-4 by nltk's sentence BLEU with
+smoothing method 3, caption by caption. Both split captions with our `words`, from the same text: five draws with
+replacement from the human and machine captions of a COCO picture in CAPSMITH_DATA, itself drawn with replacement.
+Values must be equal to 1e-9.
 """
 
 import json
@@ -33,7 +35,9 @@ Words = tuple[str, ...]
 
 
 def within_image_10k() -> dict[str, Any]:
-    """Our time for both measures against the plain references', which take one turn; raises `RuntimeError` if values differ."""
+    """Our time for both measures against the plain references', which take one turn; raises `RuntimeError` if values
+    differ.
+    """
     groups = drawn_pictures()
     found = measure(groups)  # warms up
     seconds = statistics.median(timed(lambda: measure(groups))[0] for _ in range(REPEATS))
@@ -101,7 +105,8 @@ def ngrams(text: Sequence[str]) -> list[Words]:
 
 
 def unit_vectors(text: Sequence[str], pictures_with: Counter[Words], pictures: int) -> dict[int, dict[Words, float]]:
-    """The weights of a caption's 1-, 2-, 3- and 4-grams, each order of length 1; orders without a weight are left out."""
+    """The weights of a caption's 1-, 2-, 3- and 4-grams, each order of length 1; orders without a weight are left out.
+    """
     orders: dict[int, dict[Words, float]] = {1: {}, 2: {}, 3: {}, 4: {}}
     for ngram, count in Counter(ngrams(text)).items():
         orders[len(ngram)][ngram] = count * math.log(pictures / pictures_with[ngram])

@@ -1,15 +1,16 @@
-"""Compare our loss for reinforced sets with the official trainer's: `python -m benchmarks.compat.loss --peer-python
-PATH`.
+"""Compare our loss for reinforced sets with the official trainer's loss.
 
-PATH is the interpreter that `trainer.py` describes. The student's features and the embeddings of two teachers are
-drawn at random. The reference computes its loss in one process, and in two processes (gloo, half of the batch each)
-with `--local-loss`. Ours is computed over the whole batch, as `capsmith train-student` does in each process. The
-losses and their gradients with respect to the student's features are compared in float64. Exit code 1 means that they
-differ by more than 1e-6: a loss relative to its value, a gradient relative to its largest number.
+Usage: `python -m benchmarks.compat.loss --peer-python PATH`, with the interpreter that `trainer.py` describes.
 
-In two processes without `--local-loss`, the reference computes a different loss: it uses the transpose of the
-teachers' probabilities of texts given pictures as the probabilities of pictures given texts. The output shows this
-loss too, beside ours with the same transpose.
+The student's features and the embeddings of two teachers are drawn at random. The reference computes its loss in one
+process, and in two processes (gloo, half of the batch each) with `--local-loss`. Ours is computed over the whole batch,
+as `capsmith train-student` does in each process. The losses and their gradients with respect to the student's features
+are compared in float64. Exit code 1 means that they differ by more than 1e-6: a loss relative to its value, a gradient
+relative to its largest number.
+
+In two processes without `--local-loss`, the reference computes a different loss: it uses the transpose of the teachers'
+probabilities of texts given pictures as the probabilities of pictures given texts. The output shows this loss too,
+beside ours with the same transpose.
 
 B: pictures in the batch, E: dimension of the student's embedding, D: dimensions of all teachers together
 """
@@ -138,7 +139,8 @@ def main() -> int:
         else:
             print(f"  distillation with transposed probabilities: {transposed_distillation(features):.9f}")
     print(
-        f"torch {torch.__version__} and {versions['torch']}; largest difference, local loss or one process: {worst:.1e}"
+        f"torch {torch.__version__} and {versions['torch']}; "
+        f"largest difference in one process or with local loss: {worst:.1e}"
     )
     return worst > LIMIT
 

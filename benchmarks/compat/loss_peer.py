@@ -1,5 +1,4 @@
-"""The peer of `loss.py`, in its own environment: the official trainer's loss, in one or more
-processes.
+"""The peer of `loss.py`, in its own environment: the official trainer's loss, in one or more processes.
 
 This file imports nothing of ours. Its argument is a JSON object with the fields: `features`, an npz file of arrays;
 `dimensions` and `logit_scales` of the teachers; `weights` of the contrastive and the distillation loss; `processes`;

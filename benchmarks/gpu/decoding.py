@@ -97,7 +97,9 @@ def decode(bench: Bench, captioner: CoCaCaptioner, flight: int, pictures: int, s
         raise RuntimeError(f"{len(lengths)} captions of {pictures} pictures came, not {sampling.num_captions} of each")
     of_pictures = torch.tensor(lengths).view(pictures, -1)
     rate, bandwidth = bench.rate("bf16"), bench.bandwidth()
-    floor = sum(floor_seconds(captioner, together, rate, bandwidth) for together in of_pictures.split(flight))
+    floor = sum(
+        floor_seconds(captioner, together, rate, bytes_per_s=bandwidth) for together in of_pictures.split(flight)
+    )
     return {
         "captions_per_s": len(lengths) / seconds,
         "share_of_ceiling": floor / seconds,
