@@ -1,8 +1,8 @@
-"""The peer of `reinforce.py`, in its own environment: ml-mobileclip-dr's embedding stage, from a shard on disk to one
-on disk.
+"""The peer of `reinforce.py`, in its own environment: ml-mobileclip-dr's embedding stage, from one shard on disk to another.
 
-Imports nothing of ours. Its argument is a JSON object: `teachers`, of one `architecture`, files of their states;
-`shard`, a tar; `output`, a folder; `views` of a picture; `batch`, records at a time; `device`, cpu unless given.
+This file imports nothing of ours. Its argument is a JSON object: `teachers`, files with the states of models of the same
+`architecture`; `shard`, a tar; `output`, a folder; `views` per picture; `batch`, records at a time; `device` (default
+cpu).
 """
 
 import json
