@@ -3,17 +3,17 @@
 The last line of the output is a JSON object.
 
 `embeddings`: `capsmith reinforce` on a shard of 32 records with 8 views, the original caption and 5 synthetic captions
-each. The peer is the embedding stage of ml-mobileclip-dr (apple, commit 418551d) on the same shard, with its reader and
-writer. There are two teachers (ViT-B-32 with random weights), and all cores are used. Photographs and captions are those
-of CAPSMITH_DATA, as JPEGs of 640 x 480. The peer loses the embeddings after the first batch of a shard, so its batch is
-the whole shard. It draws its own views and does not store them. Neither time includes loading models, and the peer's does
-not include starting Ray. `text_gap` is the largest difference between the two sides' text embeddings.
+each. The peer is the embedding stage of ml-mobileclip-dr (apple, commit 418551d) on the same shard, with its reader
+and writer. There are two teachers (ViT-B-32 with random weights), and all cores are used. Photographs and captions are
+those of CAPSMITH_DATA, as JPEGs of 640 x 480. The peer loses the embeddings after the first batch of a shard, so its
+batch is the whole shard. It draws its own views and does not store them. Neither time includes loading models, and the
+peer's does not include starting Ray. `text_gap` is the largest difference between the two sides' text embeddings.
 
 `student`: the time of training steps of `train-student` with stored embeddings of two teachers, divided by the time of
 plain CLIP training: open_clip's forward pass, its ClipLoss, AdamW and clipped gradients, in this process. Both train
-ViT-B-32 on 16 records per step with one synthetic caption each (`--text-weight 0`; the original caption would double the
-work of the text tower). Both read the same set with the same worker: records, pictures and views, and for the student also
-embeddings. A turn has four steps; the first one waits for the worker.
+ViT-B-32 on 16 records per step with one synthetic caption each (`--text-weight 0`; the original caption would double
+the work of the text tower). Both read the same set with the same worker: records, pictures and views, and for the
+student also embeddings. A turn has four steps; the first one waits for the worker.
 
 PYTHON is an interpreter prepared by hand, as `generate.py` says.
 """

@@ -1,8 +1,9 @@
-"""The peer of `reinforce.py`, in its own environment: ml-mobileclip-dr's embedding stage, from one shard on disk to another.
+"""The peer of `reinforce.py`, in its own environment: ml-mobileclip-dr's embedding stage, from one shard on disk to
+another.
 
-This file imports nothing of ours. Its argument is a JSON object: `teachers`, files with the states of models of the same
-`architecture`; `shard`, a tar; `output`, a folder; `views` per picture; `batch`, records at a time; `device` (default
-cpu).
+This file imports nothing of ours. Its argument is a JSON object: `teachers`, files with the states of models of the
+same `architecture`; `shard`, a tar; `output`, a folder; `views` per picture; `batch`, records at a time; `device`
+(default cpu).
 """
 
 import json

@@ -1,14 +1,14 @@
 """Rewrites per second of a local language model, compared with transformers' `generate`.
 
-Usage: `python -m benchmarks.rewrite --case laclip`. The last line of the output is a JSON object. The model is the folder
-that CAPSMITH_LM names. The captions are COCO's, in CAPSMITH_DATA. `laclip`: a base model completes a prompt with three
-pairs that are drawn for each caption; temperature 0.9, top-p 0.95, one rewrite of at most 77 tokens, as in LaCLIP.
-`shared`: a chat with the same long instruction for all captions, and two rewrites of each.
+Usage: `python -m benchmarks.rewrite --case laclip`. The last line of the output is a JSON object. The model is the
+folder that CAPSMITH_LM names. The captions are COCO's, in CAPSMITH_DATA. `laclip`: a base model completes a prompt
+with three pairs that are drawn for each caption; temperature 0.9, top-p 0.95, one rewrite of at most 77 tokens, as in
+LaCLIP. `shared`: a chat with the same long instruction for all captions, and two rewrites of each.
 
-The peer has the same model, prompts and dtype, in a process of its own. It uses transformers in the fastest way: prompts
-are sorted by length, in left-padded batches with as many rows as we decode at a time, and one call makes several rewrites
-of a prompt (`num_return_sequences`). To do equal work, each rewrite ends at a length that is drawn from COCO's captions
-and is the same for both sides; a batch of the peer runs until its last row has ended.
+The peer has the same model, prompts and dtype, in a process of its own. It uses transformers in the fastest way:
+prompts are sorted by length, in left-padded batches with as many rows as we decode at a time, and one call makes
+several rewrites of a prompt (`num_return_sequences`). To do equal work, each rewrite ends at a length that is drawn
+from COCO's captions and is the same for both sides; a batch of the peer runs until its last row has ended.
 """
 
 import argparse
@@ -43,8 +43,8 @@ PAIRS = (
 RULES = (
     "You rewrite captions of photographs. Say what the caption says in other words, in one plain English sentence. "
     "Keep every number, colour and name. Do not add objects, people, places or actions that the caption does not "
-    "name, and do not guess at moods, brands or the time of day. Do not begin with 'This image' or 'A photo of'. Do not use "
-    "lists, quotation marks, brackets or line breaks. If the caption is not a sentence, make it one. If words are "
+    "name, and do not guess at moods, brands or the time of day. Do not begin with 'This image' or 'A photo of'. "
+    "Do not use lists, quotation marks, brackets or line breaks. If the caption is not a sentence, make it one. If words are "
     "misspelt, correct them. If it is in another language, translate it. "
 )
 TEMPLATE = (

@@ -1,8 +1,8 @@
 """The peer of `rewrite.py`: transformers' `generate` on the same prompts, sorted by length, in left-padded batches.
 
-This file imports nothing of ours. Its argument is a JSON object: `model`, a folder; `work`, a file of `prompts` (lists of
-token ids) and `lengths` (for each prompt, the numbers of tokens of its rewrites); `rows`, the rows decoded at a time;
-`device`; `dtype`; and `end`, the end token. It answers each line that it is sent with the cost of the work.
+This file imports nothing of ours. Its argument is a JSON object: `model`, a folder; `work`, a file of `prompts` (lists
+of token ids) and `lengths` (for each prompt, the numbers of tokens of its rewrites); `rows`, the rows decoded at a
+time; `device`; `dtype`; and `end`, the end token. It answers each line that it is sent with the cost of the work.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Does self-training help? It is compared with longer fine-tuning on the curated set alone, by facts true and found.
 
-Both arms begin with the same captioner, coca_tiny fine-tuned on a few curated pictures. In each round both see the same
-number of captions, with the same settings. The other pictures are new drawings by the same rules; they are captioned
-without their captions and facts.
+Both arms begin with the same captioner, coca_tiny fine-tuned on a few curated pictures. In each round both see the
+same number of captions, with the same settings. The other pictures are new drawings by the same rules; they are
+captioned without their captions and facts.
 
     python -m benchmarks.self_training OUTPUT [SEEDS [ROUNDS]]
 """

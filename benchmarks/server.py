@@ -1,10 +1,10 @@
 """Requests to a server: `python -m benchmarks.server --case words`. The last line of the output is a JSON object.
 
 `words`: requests with instructions and without pictures, to a server on this machine that answers each after 50 ms; 64
-requests run at a time. Our captioner is compared with a plain asyncio loop on the same client library: 64 tasks, each of
-which sends the next request, reads its JSON and keeps its text. Both take the same requests and return the same texts. The
-server is a process of its own. Turns alternate, and the first turn of each side warms up. The output has requests per
-second, and the processor time of this process for each request.
+requests run at a time. Our captioner is compared with a plain asyncio loop on the same client library: 64 tasks, each
+of which sends the next request, reads its JSON and keeps its text. Both take the same requests and return the same
+texts. The server is a process of its own. Turns alternate, and the first turn of each side warms up. The output has
+requests per second, and the processor time of this process for each request.
 """
 
 import argparse

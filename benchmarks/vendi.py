@@ -1,11 +1,12 @@
 """The case `vendi-100k` of `benchmarks.diversity`: Vendi scores of 100,000 embeddings of 384 dimensions, float32.
 
-The embeddings lie around 500 centres and have a falling spectrum, like those of captions. The peer is vendi-score 0.0.3's
-`score_dual(X, q, normalize=True)`, in its own environment; both take turns. Both scale the rows to length 1 and multiply
-in float32. Values of all orders must be equal to a relative 1e-6.
+The embeddings lie around 500 centres and have a falling spectrum, like those of captions. The peer is vendi-score
+0.0.3's `score_dual(X, q, normalize=True)`, in its own environment; both take turns. Both scale the rows to length 1
+and multiply in float32. Values of all orders must be equal to a relative 1e-6.
 
-- `ratio`: only the score of q = 1. Both compute one product Xᵀ X in float32, which is three quarters of the peer's time.
-- `ratio_orders`: the four scores of a report, q = 1/2, 1, 2 and infinity. The peer computes each from the embeddings.
+- `ratio`: only the score of q = 1. Both compute one product Xᵀ X in float32, which is three quarters of the peer's
+time. - `ratio_orders`: the four scores of a report, q = 1/2, 1, 2 and infinity. The peer computes each from the
+embeddings.
 """
 
 import tempfile

@@ -1,8 +1,8 @@
 """Bytes that one decoding step moves in a vision-language model of Qwen2.5-VL-3B's shape, without a GPU or weights.
 
-For every kernel, the bytes that it reads and writes are counted; tensors have only shapes (torch's meta device). Two ways
-are compared: a row for each caption, with transformers' own cache and a mask; and our cache, which holds the prompt's keys
-and values once for each picture.
+For every kernel, the bytes that it reads and writes are counted; tensors have only shapes (torch's meta device). Two
+ways are compared: a row for each caption, with transformers' own cache and a mask; and our cache, which holds the
+prompt's keys and values once for each picture.
 """
 
 import argparse

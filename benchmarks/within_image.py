@@ -3,8 +3,8 @@ each.
 
 The peers run in this process: self-CIDEr by dicts and loops, as written below; mBLEU-4 by nltk's sentence BLEU with
 smoothing method 3, caption by caption. Both sides split the same captions with our `words`. Pictures are drawn with
-replacement from the COCO pictures in CAPSMITH_DATA; for each, five captions are drawn with replacement from its human and
-machine captions. Values must be equal to 1e-9.
+replacement from the COCO pictures in CAPSMITH_DATA; for each, five captions are drawn with replacement from its human
+and machine captions. Values must be equal to 1e-9.
 """
 
 import json
