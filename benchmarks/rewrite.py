@@ -44,8 +44,8 @@ RULES = (
     "You rewrite captions of photographs. Say what the caption says in other words, in one plain English sentence. "
     "Keep every number, colour and name. Do not add objects, people, places or actions that the caption does not "
     "name, and do not guess at moods, brands or the time of day. Do not begin with 'This image' or 'A photo of'. "
-    "Do not use lists, quotation marks, brackets or line breaks. If the caption is not a sentence, make it one. If words are "
-    "misspelt, correct them. If it is in another language, translate it. "
+    "Do not use lists, quotation marks, brackets or line breaks. If the caption is not a sentence, make it one. "
+    "If words are misspelt, correct them. If it is in another language, translate it. "
 )
 TEMPLATE = (
     "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"

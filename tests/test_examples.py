@@ -1,4 +1,4 @@
-"""Every file of examples/ is run in small."""
+"""Every file of examples/ runs on a small set."""
 
 import importlib.util
 import json
@@ -40,10 +40,10 @@ def pictures() -> list:
 
 
 def write(folder, records, **columns) -> str:
-    """A set with these columns, each made of a record and its number."""
+    """Write a set with these columns; each is a function of a record's number and the record."""
     with ShardWriter(folder, "00000", columns=list(columns)) as writer:
         for number, record in enumerate(records):
-            texts = {name: tuple(of(number, record)) for name, of in columns.items()}
+            texts = {name: tuple(make_texts(number, record)) for name, make_texts in columns.items()}
             alike = {"similarity": [0.1, 0.9], "logprob": [-1.0, -2.0]}
             writer.write(replace(record, columns=texts, scores={name: alike for name in texts}))
     return f"{folder}/*.tar"

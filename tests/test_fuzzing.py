@@ -1,4 +1,4 @@
-"""What a check of many inputs finds: those that raise, end the process or take too much, each by its number, and the others too."""
+"""A check of many inputs reports the numbers of those that raise, end the process or take too much, and goes on."""
 
 from .fuzzing import problems
 

@@ -1,4 +1,5 @@
-"""The pipeline on real photographs, good and bad; skipped where they are absent (CAPSMITH_DATA, else ../shared/data)."""
+"""The pipeline on real photographs, good and bad ones; skipped if they are absent (CAPSMITH_DATA, or ../shared/data).
+"""
 
 import json
 import os
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"CAPSMITH_DATA: no {D
 
 @pytest.fixture
 def folder(tmp_path):
-    """The photographs, and six files as the web has them."""
+    """The photographs, and six unusual files of kinds that occur on the web."""
     folder = tmp_path / "wiki"
     shutil.copytree(DATA / "images" / "wiki", folder)
     photograph = Image.open(folder / "corgi.jpg")
@@ -32,7 +33,7 @@ def folder(tmp_path):
     (folder / "truncated.jpg").write_bytes((folder / "corgi.jpg").read_bytes()[:5000])
     photograph.convert("CMYK").save(folder / "cmyk.jpg")
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by a quarter turn
     photograph.save(folder / "turned.jpg", exif=exif)
     frames = [photograph.convert("RGB").resize((64, 48)), Image.new("RGB", (64, 48), "red")]
     frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
@@ -78,7 +79,7 @@ def first_sentences(folder: Path) -> dict[str, str]:
 
 
 def test_a_captioner_with_clips_vocabulary_learns_photographs_by_heart(folder, tmp_path):
-    """`coca_small` from scratch, until greedy decoding gives the training captions back."""
+    """`coca_small` trains from scratch until greedy decoding repeats the training captions."""
     captions = first_sentences(folder)
     assert len(captions) == 19
     captions = dict(sorted(captions.items())[:6])
