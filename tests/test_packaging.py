@@ -28,8 +28,7 @@ def run(*command: object, **options) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel, built in a copy of the tree, so that the tree gets no build folder and the wheel no files from one.
-    """
+    """The wheel, built in a copy of the tree, so that the tree gets no build folder and the wheel no files from one."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE", *(f"{module}.py" for module in MODULES)):
         shutil.copy(ROOT / name, folder)

@@ -1,5 +1,4 @@
-"""The pipeline on real photographs, good and bad ones; skipped if they are absent (CAPSMITH_DATA, or ../shared/data).
-"""
+"""The pipeline on real photographs, good and bad ones; skipped if they are absent (CAPSMITH_DATA, or ../shared/data)."""
 
 import json
 import os

@@ -79,8 +79,7 @@ class Writer(Captioner):
 
 
 class RandomTeacher(Teacher):
-    """A teacher with random weights; the size of the batch changes the last bits of its embeddings, as rounding does.
-    """
+    """A teacher with random weights; the size of the batch changes the last bits of its embeddings, as rounding does."""
 
     def _encode_views(self, views):
         return self._encode(views.flatten(1) / 255)
