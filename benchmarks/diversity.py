@@ -152,7 +152,7 @@ def peer_python() -> Path:
 
 
 def lexical_of_ours(shards: Sequence[int], file: Path) -> tuple[float, float, dict[str, Any]]:
-    """Measure ours: seconds, peak memory in MB, and the values. Writes the split captions to the file, one per line."""
+    """Measure ours: seconds, peak memory in MB, and values. Write the split captions to the file, one per line."""
     groups = [group for shard in shards for group in draw_shard(shard)]
 
     def measure() -> dict[str, Any]:

@@ -77,7 +77,7 @@ MEASURES = {
 
 
 def comparable(texts, group, peer):
-    """Whether a peer smooths the mBLEU of each picture as we do; for pycocoevalcap, whether nothing needs smoothing."""
+    """Whether a peer smooths each picture's mBLEU as we do; for pycocoevalcap, whether nothing needs smoothing."""
     if peer != "pycocoevalcap":
         return [True] * (len(texts) // group)
 

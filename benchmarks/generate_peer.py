@@ -22,7 +22,7 @@ import torch
 
 
 def run_locally(device: str = "cpu") -> None:
-    """Make the stages work in this process, on the device and on local files, in place of Ray's actors, a GPU and S3."""
+    """Make the stages work in this process, on the device and on local files, instead of with Ray, a GPU and S3."""
     datasetio.download_fileobj = lambda s3_client, s3_url: io.BytesIO(Path(s3_url).read_bytes())
     datasetio.ray.get = lambda number: 0  # the number of a shard, which the shard's name does not use
     gen.Model.__init__, gen.Model.device = _begin, torch.device(device)

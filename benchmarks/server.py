@@ -29,7 +29,7 @@ SAMPLING = SamplingConfig(num_captions=1)
 
 
 class Answers(asyncio.Protocol):
-    """A connection of the server, with as little of HTTP/1.1 as possible, so that the server is never the bottleneck."""
+    """A connection of the server, with as little of HTTP/1.1 as possible: the server must not be the bottleneck."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport, self.received = transport, b""
@@ -99,8 +99,8 @@ def words() -> dict[str, float]:
 
 
 def ours(captioner: ServerCaptioner, requests: Sequence[Request]) -> list[str]:
-    found = captioner.caption(requests, SAMPLING, batch_size=IN_FLIGHT)
-    return [one.captions[0].text for one in found]
+    captioned = captioner.caption(requests, SAMPLING, batch_size=IN_FLIGHT)
+    return [result.captions[0].text for result in captioned]
 
 
 async def plain_loop(url: str, requests: Sequence[Request]) -> list[str]:

@@ -263,7 +263,7 @@ class S3:
 
 @pytest.fixture(scope="session")
 def s3_server():
-    """A list whose only element is the present test's bucket; the environment has the server's address and the keys."""
+    """A list whose only element is the present test's bucket; the environment has the server's address and keys."""
     pytest.importorskip("moto.server")
     s3fs = pytest.importorskip("s3fs")
     from moto.server import DomainDispatcherApplication, create_backend_app

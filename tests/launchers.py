@@ -128,8 +128,8 @@ def train(config, state) -> None:
         raise ValueError("found by a rank")
     from accelerate.utils import gather_object
 
-    found = gather_object([state.process_index])
-    note(state.process_index, len(found))
+    ranks = gather_object([state.process_index])
+    note(state.process_index, len(ranks))
     state.destroy_process_group()
 
 
@@ -186,8 +186,8 @@ def as_ray(words: list[str]) -> None:
     """Read the flags as Ray does, without starting anything."""
     from ray.scripts.scripts import cli
 
-    name, command, rest = cli.resolve_command(cli.make_context("ray", list(words)), list(words))
-    command.make_context(name, rest)
+    name, command, words_left = cli.resolve_command(cli.make_context("ray", list(words)), list(words))
+    command.make_context(name, words_left)
 
 
 def as_launcher(words: list[str]) -> int:

@@ -141,8 +141,10 @@ def test_folders_of_a_room_import_down_only_and_base_files_import_none(room):
     assert {path.parent.name for path in (ROOT / room).glob("*/__init__.py")} == set(FOLDERS[room])
     wrong = {}
     for path in files(room):
-        own, *within = path.relative_to(ROOT / room).parts
-        allowed = FOLDERS[room][own] | {own} if within else set(FOLDERS[room]) if path.stem in ENTRIES[room] else set()
+        folder, *within = path.relative_to(ROOT / room).parts
+        allowed = (
+            FOLDERS[room][folder] | {folder} if within else set(FOLDERS[room]) if path.stem in ENTRIES[room] else set()
+        )
         needed = {name.split(".")[1] for name in modules_imported(path) if name.startswith(f"{room}.")}
         if needed & set(FOLDERS[room]) - allowed:
             wrong[str(path.relative_to(ROOT))] = needed & set(FOLDERS[room]) - allowed

@@ -263,11 +263,11 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    "argv, said", [([], "no command given"), (["genrate"], "did you mean generate?"), (["--x"], "--x: unknown")]
+    "argv, message", [([], "no command given"), (["genrate"], "did you mean generate?"), (["--x"], "--x: unknown")]
 )
-def test_no_such_command_is_usage(argv, said, capsys):
+def test_no_such_command_is_usage(argv, message, capsys):
     assert capsmith.main(argv) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", list(capsmith.COMMANDS))

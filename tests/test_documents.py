@@ -39,7 +39,7 @@ def broken_links(document: Path) -> list[str]:
 
 
 def commands_of(document: Path) -> list[list[str]]:
-    """The words after `capsmith` in each command of a page's shell blocks, and in each complete command of its text."""
+    """The words after `capsmith` in each command of a page's shell blocks, and in complete commands of its text."""
     text = document.read_text(encoding="utf-8")
     lines = [
         line

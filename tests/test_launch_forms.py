@@ -1,4 +1,4 @@
-"""Every line of the documents that starts several processes runs as written, by the cheap launchers of launchers.py."""
+"""Every line of the documents that starts several processes runs as written, by the launchers of launchers.py."""
 
 import json
 import math

@@ -28,7 +28,7 @@ def run(*command: object, **options) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel, built in a copy of the tree, so that the tree gets no build folder and the wheel no files from one."""
+    """The wheel, built in a copy of the tree, so that no build folder is left in the tree or gets into the wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE", *(f"{module}.py" for module in MODULES)):
         shutil.copy(ROOT / name, folder)
@@ -145,7 +145,7 @@ def test_make_help_says_what_every_target_does():
 
 
 @pytest.mark.parametrize(
-    "said, made, code",
+    "output, make_code, code",
     [
         ("10 passed", 0, 0),
         ("SKIPPED [2] tests/x.py:3: needs a CUDA device", 0, 0),
@@ -154,9 +154,9 @@ def test_make_help_says_what_every_target_does():
         ("1 failed", 2, 2),
     ],
 )
-def test_ci_fails_on_failures_and_on_skips_that_are_not_listed(tmp_path, said, made, code):
+def test_ci_fails_on_failures_and_on_skips_that_are_not_listed(tmp_path, output, make_code, code):
     make = tmp_path / "make"
-    make.write_text(f"#!/bin/sh\ncat <<'END'\n{said}\nEND\nexit {made}\n")
+    make.write_text(f"#!/bin/sh\ncat <<'END'\n{output}\nEND\nexit {make_code}\n")
     make.chmod(0o755)
     done = subprocess.run(
         [ROOT / ".ci" / "run"],
@@ -165,5 +165,5 @@ def test_ci_fails_on_failures_and_on_skips_that_are_not_listed(tmp_path, said, m
         text=True,
     )
     assert done.returncode == code, done.stdout + done.stderr
-    assert said in done.stdout
-    assert ("does not list" in done.stdout) == ("flaky" in said)
+    assert output in done.stdout
+    assert ("does not list" in done.stdout) == ("flaky" in output)

@@ -44,5 +44,5 @@ def assign(unbounded: Unbounded, endless: Endless) -> None:
     forward: Forward = unbounded
     writer: Writer = endless
 """)
-    said = check(wrong, tmp_path / "cache")
-    assert all(f'variable has type "{name}"' in said for name in ("Captioner", "Forward", "Writer")), said
+    output = check(wrong, tmp_path / "cache")
+    assert all(f'variable has type "{name}"' in output for name in ("Captioner", "Forward", "Writer")), output

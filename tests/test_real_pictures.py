@@ -1,4 +1,4 @@
-"""The pipeline on real photographs, good and bad ones; skipped if they are absent (CAPSMITH_DATA, or ../shared/data)."""
+"""The pipeline on real photographs, good and bad; skipped if there are none (CAPSMITH_DATA, or ../shared/data)."""
 
 import json
 import os
@@ -71,8 +71,8 @@ def first_sentences(folder: Path) -> dict[str, str]:
     captions = {}
     for line in (DATA / "gbc" / "wiki" / "wiki_gbc_graphs.jsonl").read_text(encoding="utf-8").splitlines():
         graph = json.loads(line)
-        whole = next(vertex for vertex in graph["vertices"] if vertex["label"] == "image")
-        short = next(desc["text"] for desc in whole["descs"] if desc["label"] == "short")
+        vertex_of_image = next(vertex for vertex in graph["vertices"] if vertex["label"] == "image")
+        short = next(desc["text"] for desc in vertex_of_image["descs"] if desc["label"] == "short")
         captions[Path(graph["img_path"]).name] = short.split(". ")[0].rstrip(".") + "."
     return {name: caption for name, caption in captions.items() if (folder / name).exists()}
 
@@ -106,6 +106,6 @@ def test_a_captioner_with_clips_vocabulary_learns_photographs_by_heart(folder, t
     samples = [sample for shard in read_samples(str(tmp_path / "set.jsonl")) for sample in shard]
     pictures = [Request(sample.key, captioner.preprocess(decode_image(sample.image))) for sample in samples]
     captioned = captioner.caption(pictures, SamplingConfig(strategy="greedy"))
-    for sample, found in zip(samples, captioned, strict=True):
+    for sample, result in zip(samples, captioned, strict=True):
         expected = captioner.decode(captioner.encode_text_ids(sample.captions[0]))
-        assert found.captions[0].text == expected
+        assert result.captions[0].text == expected

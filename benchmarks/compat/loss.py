@@ -3,14 +3,14 @@
 Usage: `python -m benchmarks.compat.loss --peer-python PATH`, with the interpreter that `trainer.py` describes.
 
 The student's features and the embeddings of two teachers are drawn at random. The reference computes its loss in one
-process, and in two processes (gloo, half of the batch each) with `--local-loss`. Ours is computed over the whole batch,
-as `capsmith train-student` does in each process. The losses and their gradients with respect to the student's features
-are compared in float64. Exit code 1 means that they differ by more than 1e-6: a loss relative to its value, a gradient
-relative to its largest number.
+process, and in two processes (gloo, half of the batch each) with `--local-loss`. Ours is computed over the whole
+batch, as `capsmith train-student` does in each process. The losses and their gradients with respect to the student's
+features are compared in float64. Exit code 1 means that they differ by more than 1e-6: a loss relative to its value, a
+gradient relative to its largest number.
 
-In two processes without `--local-loss`, the reference computes a different loss: it uses the transpose of the teachers'
-probabilities of texts given pictures as the probabilities of pictures given texts. The output shows this loss too,
-beside ours with the same transpose.
+In two processes without `--local-loss`, the reference computes a different loss: it uses the transpose of the
+teachers' probabilities of texts given pictures as the probabilities of pictures given texts. The output shows this
+loss too, beside ours with the same transpose.
 
 B: pictures in the batch, E: dimension of the student's embedding, D: dimensions of all teachers together
 """
@@ -94,7 +94,7 @@ def transposed_distillation(features: dict[str, torch.Tensor]) -> float:
             for name in ("dist_image_features", f"dist_{kind}text_features")
         )
         target = (
-            sum((scale * rows @ other.T).softmax(1) for scale, rows, other in zip(TEACHERS.logit_scales, image, text))
+            sum((scale * rows @ texts.T).softmax(1) for scale, rows, texts in zip(TEACHERS.logit_scales, image, text))
             / 2
         )
         logits = features["logit_scale"] * features["image_features"] @ features[f"{kind}text_features"].T

@@ -33,14 +33,14 @@ def main() -> None:
     )
     with open(options["views"], encoding="utf-8") as file:
         views = json.load(file)
-    found = []
+    pictures = []
     for path, stored in views:
         with Image.open(path) as opened:
             image = opened.convert("RGBA").convert("RGB")  # webdataset's "pilrgba", then what the trainer does
         parameters = [transforms.decompress(view) for view in stored["param_aug"]]
-        plain = [sha(pil_to_tensor(before.reapply(image, one)[0])) for one in parameters]
-        found.append(
-            [sha(pil_to_tensor(image)), plain, [sha(transforms.reapply(image, one)[0]) for one in parameters]]
+        plain = [sha(pil_to_tensor(before.reapply(image, view)[0])) for view in parameters]
+        pictures.append(
+            [sha(pil_to_tensor(image)), plain, [sha(transforms.reapply(image, view)[0]) for view in parameters]]
         )
     print(
         json.dumps(
@@ -48,7 +48,7 @@ def main() -> None:
                 "torch": torch.__version__,
                 "torchvision": torchvision.__version__,
                 "pillow": PIL.__version__,
-                "pixels": found,
+                "pixels": pictures,
             }
         ),
         flush=True,

@@ -1,7 +1,7 @@
 """Check that the official trainer received exactly what a reinforced set of ours holds.
 
-`trainer.py` runs the trainer. `trainer_peer.py` records what reaches its model and its loss: an array for each name, with
-one row for each step.
+`trainer.py` runs the trainer. `trainer_peer.py` records what reaches its model and its loss: an array for each name,
+with one row for each step.
 
 S: side of a picture in pixels, D: dimensions of all teachers together
 """

@@ -35,7 +35,7 @@ RECIPE = {"samples_seen": 12_800, "batch_size": 64, "learning_rate": 1e-3}
 
 
 class Arm(NamedTuple):
-    """The training of a student: columns of captions, logit scales of teachers, hard negatives, and further settings."""
+    """The training of a student: columns of captions, logit scales of teachers, hard negatives, further settings."""
 
     columns: Sequence[str] = ()
     scales: Sequence[float] = ()  # logit scales of the teachers; without any, CLIP's own loss

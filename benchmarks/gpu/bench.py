@@ -1,4 +1,4 @@
-"""What all parts share: the size of the work, the device, models with random weights, pictures, and the two ceilings."""
+"""What all parts share: the size of the work, the device, models with random weights, pictures, the two ceilings."""
 
 import copy
 import dataclasses

@@ -81,7 +81,7 @@ def gpu_tests(bench: Bench) -> Iterator[dict]:
 
 
 def parity(bench: Bench) -> Iterator[dict]:
-    """The share of the small CoCa's captions that equal those of a CPU in float32, and where the others first differ."""
+    """The share of the small CoCa's captions that equal a CPU's in float32, and where the others first differ."""
     scale = bench.scale
     on_cpu = scrambled(scale.small)
     pictures = list(bench.pictures(on_cpu, scale.parity))

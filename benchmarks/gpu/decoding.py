@@ -22,7 +22,7 @@ def ceilings(bench: Bench) -> Iterator[dict]:
 
 
 def decoding(bench: Bench) -> Iterator[dict]:
-    """The large CoCa in bf16 with the most important number of pictures at a time: cold, warm, with captions that end."""
+    """The large CoCa in bf16 with the most important number of pictures at a time: cold, warm, captions that end."""
     scale, flight = bench.scale, bench.scale.flights[0]
     captioner = bench.captioner(scale.large, "bf16")
     yield from cold_and_warm(bench, captioner, flight)
@@ -44,7 +44,7 @@ def decoding(bench: Bench) -> Iterator[dict]:
 
 
 def other_flights(bench: Bench) -> Iterator[dict]:
-    """The same with other numbers of pictures at a time, then greedy, then with cuDNN's attention switched on or off."""
+    """The same with other numbers of pictures at a time, then greedy, then with cuDNN's attention on or off."""
     scale = bench.scale
     captioner = bench.captioner(scale.large, "bf16")
     for flight in scale.flights[1:]:

@@ -1,4 +1,4 @@
-"""The parts, and the process that runs them. A part that hangs or breaks the device does not affect the other parts."""
+"""The parts, and the process that runs them. A part that hangs or breaks the device does not affect the others."""
 
 import argparse
 import json

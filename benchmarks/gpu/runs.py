@@ -20,7 +20,7 @@ from imagetext.sources import read_samples
 
 
 def whole_runs(bench: Bench) -> Iterator[dict]:
-    """Captions per second by number of workers, and the share of time that the model waited; once with similarities."""
+    """Captions per second by number of workers, and the share of time the model waited; once with similarities."""
     scale, flight = bench.scale, bench.scale.flights[0]
     captioner = bench.captioner(scale.large, "bf16")
     captioner.batch_size = flight

@@ -17,7 +17,7 @@ from finetune.trainer import Trainer
 
 
 def training(bench: Bench) -> Iterator[dict]:
-    """Samples per second, and the share of the ceiling that a step's operations reach; with equal and varied lengths."""
+    """Samples per second, and the share of the ceiling that a step reaches; with equal and varied lengths."""
     scale = bench.scale
     captioner = bench.build(scale.large, "fp32")
     with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,7 @@ LOOKED_AT = (  # training data of the CLIP model: short captions, and long ones
 
 
 def make_captioners(output: Path, world: World) -> None:
-    """Fine-tune all missing captioners; one of them on another's captions of other pictures, without degenerate ones."""
+    """Fine-tune missing captioners; one of them on another's captions of other pictures, without degenerate ones."""
     for name, tuned in world.captioners.items():
         if name != SELF:
             make_captioner(output, name, tuned)

@@ -139,7 +139,9 @@ class Bucket:
         return place
 
 
-def disturb(bucket: Bucket, known: Path, number: int, units: dict[str, float], draw: random.Random) -> dict[str, Any]:
+def disturb(
+    bucket: Bucket, reference: Path, number: int, units: dict[str, float], draw: random.Random
+) -> dict[str, Any]:
     """Disturb a run, perhaps twice, by a failing store or process; resume it, and report the result."""
     output, log, problems = f"{number}/out", bucket.folder / "log", []
     argv = ["generate", "--input", "s3://bucket/in/*.tar", "--output", f"s3://bucket/{output}", *FLAGS]
@@ -161,12 +163,14 @@ def disturb(bucket: Bucket, known: Path, number: int, units: dict[str, float], d
             problems.append(f"{fault}: exit code {code}: {log.read_text()[-2000:]}")
         bucket.spoil("")
         copy = bucket.copy(output)
-        problems += [f"{fault}: {name} is vouched for and wrong" for name in different(vouched_for(copy), copy, known)]
+        problems += [
+            f"{fault}: {name} is vouched for and wrong" for name in different(vouched_for(copy), copy, reference)
+        ]
     if code := runs.end_of(runs.start(argv, Moment(), log)):
         problems.append(f"resumed: exit code {code}: {log.read_text()[-2000:]}")
     copy = bucket.copy(output)
-    names = {path.name for folder in (copy, known) for path in folder.iterdir()}
-    problems += [f"resumed: {name} differs" for name in different(names, copy, known)]
+    names = {path.name for folder in (copy, reference) for path in folder.iterdir()}
+    problems += [f"resumed: {name} differs" for name in different(names, copy, reference)]
     return {"number": number, "faults": faults, "problems": problems}
 
 
@@ -189,13 +193,13 @@ if __name__ == "__main__":
         argv = ["generate", "--input", "s3://bucket/in/*.tar", "--output", "s3://bucket/first/out", *FLAGS]
         if runs.end_of(runs.start(argv, Moment(), folder / "log", report=report)):
             raise SystemExit(f"the undisturbed run failed: {(folder / 'log').read_text()}")
-        known = bucket.copy("first/out")
+        reference = bucket.copy("first/out")
         units = json.loads(report.read_text())["units"] | {
             "seconds": time.monotonic() - start,
             "requests": bucket.control[SEEN],
         }
         for number in range(count):
-            print(json.dumps(disturb(bucket, known, number, units, random.Random(f"{seed} {number}"))), flush=True)
+            print(json.dumps(disturb(bucket, reference, number, units, random.Random(f"{seed} {number}"))), flush=True)
     finally:
         with suppress(ProcessLookupError):
             os.kill(bucket.process, signal.SIGKILL)

@@ -72,7 +72,7 @@ class Campaign:
         trial.fault = "resumed"
         code = trial.run()
         trial.expect(not code, f"exit code {code}")
-        wrong = different(files(trial.output) | files(trial.known), trial.output, trial.known)
+        wrong = different(files(trial.output) | files(trial.reference), trial.output, trial.reference)
         trial.expect(not wrong, f"different: {wrong}")
         shutil.rmtree(trial.output)
         return {"command": name, "fault": fault, "format": trial.format, "problems": trial.problems}
@@ -90,7 +90,7 @@ class Trial:
     def __init__(self, campaign: Campaign, name: str, draw: random.Random):
         self.campaign, self.name, self.draw, self.command = campaign, name, draw, campaign.commands[name]
         self.format = draw.choice(self.command.formats)
-        self.known, self.output = campaign.undisturbed(name, self.format), campaign.folder / "disturbed" / "run"
+        self.reference, self.output = campaign.undisturbed(name, self.format), campaign.folder / "disturbed" / "run"
         self.units, self.problems, self.fault = campaign.units[name, self.format], [], ""
         self.command.prepare(self.output)
 
@@ -99,7 +99,7 @@ class Trial:
         moments.hit.unlink(missing_ok=True)
         self.fault = fault
         struck = strike(self, fault) if fault in FAULTS else COURSES[fault](self)
-        wrong = different(vouched_for(self.output), self.output, self.known)
+        wrong = different(vouched_for(self.output), self.output, self.reference)
         self.expect(not wrong, f"vouched for and wrong: {wrong}")
         return struck
 
@@ -163,9 +163,9 @@ def same(name: str, folder: Path, other: Path) -> bool:
     marker = read_marker(folder, name.removesuffix(".done.json").split(".")[0]) or {}
     smaller = [field for field in BATCHES if field in marker]
     if name.endswith(".done.json") and smaller:
-        known = json.loads((other / name).read_bytes())
+        reference = json.loads((other / name).read_bytes())
         ignored = (*smaller, *(("size", "sha256") if "batch_size" in smaller else ()))
-        return {**marker, **{field: None for field in ignored}} == {**known, **{field: None for field in ignored}}
+        return {**marker, **{field: None for field in ignored}} == {**reference, **{field: None for field in ignored}}
     if (folder / name).read_bytes() == (other / name).read_bytes():
         return True
     if name.endswith(".pt"):  # compare the content, which may be written in different bytes
@@ -183,15 +183,19 @@ def same(name: str, folder: Path, other: Path) -> bool:
     )
 
 
-def equal(one: Any, two: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, two)
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(equal(one[name], two[name]) for name in one)
-    return len(one) == len(two) and all(map(equal, one, two)) if isinstance(one, list | tuple) else one == two
+def equal(value: Any, other: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return torch.equal(value, other)
+    if isinstance(value, dict):
+        return value.keys() == other.keys() and all(equal(value[name], other[name]) for name in value)
+    return (
+        len(value) == len(other) and all(map(equal, value, other))
+        if isinstance(value, list | tuple)
+        else value == other
+    )
 
 
-def same_record(one: Any, two: Any) -> bool:
+def same_record(actual: Any, expected: Any) -> bool:
     """Whether records are equal, with embeddings within 1e-5, and apart from the place where they are written."""
 
     def plain(record):
@@ -199,9 +203,9 @@ def same_record(one: Any, two: Any) -> bool:
         meta = {name: value for name, value in record.meta.items() if name != "source"}
         return record.key, record.image, record.captions, members, meta, record.columns, record.scores, record.error
 
-    first, second = (unpack(record.members) for record in (one, two))
+    first, second = (unpack(record.members) for record in (actual, expected))
     return (
-        plain(one) == plain(two)
+        plain(actual) == plain(expected)
         and first.keys() == second.keys()
         and all(
             rows.shape == second[name].shape and torch.allclose(rows, second[name], rtol=0, atol=1e-5)

@@ -44,11 +44,11 @@ class Campaign:
         os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
     def start(self, output: Path, engine: str) -> subprocess.Popen:
-        asked = ["--output", str(output), "--engine", engine]
+        flags = ["--output", str(output), "--engine", engine]
         if engine == "ray":
-            asked += ["--ray-address", self.address(), "--concurrency", str(WORKERS), "--gpus-per-worker", "0"]
+            flags += ["--ray-address", self.address(), "--concurrency", str(WORKERS), "--gpus-per-worker", "0"]
         with self.log.open("w") as log:
-            return subprocess.Popen([*self.argv, *asked], stdout=log, stderr=log)
+            return subprocess.Popen([*self.argv, *flags], stdout=log, stderr=log)
 
     def address(self) -> str:
         if self.cluster is None:
@@ -71,7 +71,7 @@ class Campaign:
             self.cluster.shutdown()
 
 
-def disturb(campaign: Campaign, known: Path, seconds: float, number: int, draw: random.Random) -> dict[str, Any]:
+def disturb(campaign: Campaign, reference: Path, seconds: float, number: int, draw: random.Random) -> dict[str, Any]:
     """Disturb a run on Ray by one fault, resume it by one of the engines, and report the result."""
     output, problems = campaign.folder / str(number), []
     fault, engine = FAULTS[number % len(FAULTS)], draw.choice(["ray", "embedded"])
@@ -89,11 +89,11 @@ def disturb(campaign: Campaign, known: Path, seconds: float, number: int, draw: 
     printed = campaign.log.read_text(errors="replace")
     if code not in CODES[fault] or "Traceback" in printed:
         problems.append(f"{fault}: exit code {code}: {printed[-2000:]}")
-    if wrong := different(vouched_for(output), output, known):
+    if wrong := different(vouched_for(output), output, reference):
         problems.append(f"{fault}: vouched for and wrong: {wrong}")
     if code := campaign.start(output, engine).wait(LATE):
         problems.append(f"resumed on {engine}: exit code {code}: {campaign.log.read_text(errors='replace')[-2000:]}")
-    if wrong := different(files(output) | files(known), output, known):
+    if wrong := different(files(output) | files(reference), output, reference):
         problems.append(f"resumed on {engine}: different: {wrong}")
     shutil.rmtree(output, ignore_errors=True)
     return {"number": number, "fault": fault, "resumed": engine, "problems": problems}
@@ -101,19 +101,19 @@ def disturb(campaign: Campaign, known: Path, seconds: float, number: int, draw: 
 
 if __name__ == "__main__":
     folder, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    campaign, known = Campaign(folder), folder / "known"
+    campaign, reference = Campaign(folder), folder / "reference"
     try:
-        if campaign.start(known, "embedded").wait(LATE):
+        if campaign.start(reference, "embedded").wait(LATE):
             raise SystemExit(f"the undisturbed run failed: {campaign.log.read_text()}")
         campaign.address()
         begun = time.monotonic()
         if campaign.start(folder / "on-ray", "ray").wait(LATE):
             raise SystemExit(f"the undisturbed run on Ray failed: {campaign.log.read_text()}")
         seconds = time.monotonic() - begun
-        assert not different(files(known) | files(folder / "on-ray"), folder / "on-ray", known)
+        assert not different(files(reference) | files(folder / "on-ray"), folder / "on-ray", reference)
         for number in range(count):
             draw = random.Random(f"{seed} {number}")
-            print(json.dumps(disturb(campaign, known, seconds, number, draw)), flush=True)
+            print(json.dumps(disturb(campaign, reference, seconds, number, draw)), flush=True)
     finally:
         with suppress(Exception):
             campaign.close()

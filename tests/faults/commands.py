@@ -73,13 +73,13 @@ class Writer(Captioner):
         digest = hashlib.sha256(f"{instruction} {sampling.seed}".encode()).digest()
         if digest[0] % 5 == 0 or digest[1 + i] % 3 == 0:
             return "I'm sorry, but I can't help with that."
-        said = f"what {digest.hex()[:6]} no. {i} is"
+        text = f"what {digest.hex()[:6]} no. {i} is"
         tags = ["tag", f"tag {i}"]
-        return json.dumps({"said": said, "false": f"{said} not", "tags": tags}) if sampling.json_schema else said
+        return json.dumps({"said": text, "false": f"{text} not", "tags": tags}) if sampling.json_schema else text
 
 
 class RandomTeacher(Teacher):
-    """A teacher with random weights; the size of the batch changes the last bits of its embeddings, as rounding does."""
+    """A teacher with random weights; the size of the batch changes its embeddings' last bits, as rounding does."""
 
     def _encode_views(self, views):
         return self._encode(views.flatten(1) / 255)

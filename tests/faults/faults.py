@@ -62,7 +62,7 @@ def kill_worker() -> None:
     if workers := multiprocessing.active_children():
         os.kill(workers[0].pid, signal.SIGKILL)
     else:  # those of this shard have ended
-        moments.moment.at += 1
+        moments.moment.number += 1
         moments.hit.unlink()
 
 
@@ -116,7 +116,7 @@ def strike(trial: Trial, name: str) -> bool:
     fault = FAULTS[name]
     kind = trial.draw.choice([kind for kind in fault.kinds if trial.units.get(kind)])
     most = trial.units[kind] - (8 if fault.flags else 0)  # workers have ended before the last batches
-    code = trial.run(*fault.flags, when=Moment(kind, trial.draw.randint(1, most), fault.strike, fault.lasting))
+    code = trial.run(*fault.flags, when=Moment(kind, trial.draw.randint(1, most), fault.strike, lasting=fault.lasting))
     if moments.hit.exists():
         trial.expect(code in fault.codes, f"exit code {code}")
         trial.expect(not fault.clean or "Traceback" not in trial.printed, "it ends with a traceback")
@@ -251,8 +251,8 @@ def changed_input(trial: Trial) -> bool:
         if how == "gone":
             path.unlink()
         else:
-            at = data.index(b"\xff\xd8\xff") + 30 if b"\xff\xd8\xff" in data else data.index(b"\x89PNG") + 40
-            path.write_bytes(data[:at] + b"!" + data[at + 1 :] if how == "other" else grown(data))
+            position = data.index(b"\xff\xd8\xff") + 30 if b"\xff\xd8\xff" in data else data.index(b"\x89PNG") + 40
+            path.write_bytes(data[:position] + b"!" + data[position + 1 :] if how == "other" else grown(data))
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         code = trial.run()
         is_named = path.name in trial.printed or path.stem in trial.printed
@@ -260,7 +260,7 @@ def changed_input(trial: Trial) -> bool:
             is_named and code in ((0, REFUSED) if how == "gone" else (REFUSED,)),
             f"{how}: exit code {code}, told: {is_named}",
         )
-        changed = [name for name, now in trial.files().items() if output.get(name) != now]
+        changed = [name for name, data_now in trial.files().items() if output.get(name) != data_now]
         trial.expect(how == "gone" or not changed, f"{how}: changed {changed}")
     finally:
         path.write_bytes(data)

@@ -16,13 +16,15 @@ from imagetext.shards import ShardWriter
 
 
 class Moment:
-    """Calls `strike` at unit number `at` of a kind; `units` has the units counted so far, by kind.
+    """Calls `strike` at unit number `number` of a kind; `units` has the units counted so far, by kind.
 
     lasting: whether it also strikes at every later unit, as a full disk does
     """
 
-    def __init__(self, kind: str = "", at: int = 0, strike: Callable[[], Any] = lambda: None, lasting: bool = False):
-        self.kind, self.at, self.strike, self.lasting, self.units = kind, at, strike, lasting, Counter()
+    def __init__(
+        self, kind: str = "", number: int = 0, strike: Callable[[], Any] = lambda: None, *, lasting: bool = False
+    ):
+        self.kind, self.number, self.strike, self.lasting, self.units = kind, number, strike, lasting, Counter()
 
 
 moment, hit = Moment(), Path()  # the moment of a run, and the file that shows that the fault has struck
@@ -32,7 +34,7 @@ def reach(kind: str, units: int = 1) -> bool:
     """Count units, and let the fault strike at its moment; return whether reading must stop early."""
     before = moment.units[kind]
     moment.units[kind] += units
-    if kind != moment.kind or before + units < moment.at or before >= moment.at and not moment.lasting:
+    if kind != moment.kind or before + units < moment.number or before >= moment.number and not moment.lasting:
         return False
     os.close(os.open(hit, os.O_CREAT))
     return bool(moment.strike())
@@ -78,11 +80,11 @@ class CountedFile:
 
 def count_all(folder: Path) -> None:
     """Begin to count what this process does: bytes of files in the folder, batches, decoded pictures, and steps."""
-    whole = builtins.open
+    open_file = builtins.open
 
     def opened(file, mode="r", *args, **kwargs):
-        found = whole(file, mode, *args, **kwargs)
-        return CountedFile(found) if str(file).startswith(str(folder)) else found
+        opened_file = open_file(file, mode, *args, **kwargs)
+        return CountedFile(opened_file) if str(file).startswith(str(folder)) else opened_file
 
     builtins.open = io.open = tarfile.bltn_open = opened
     os.replace, os.fsync = counted("step", os.replace), counted("step", os.fsync)
