@@ -53,7 +53,7 @@ def ending_at(lengths: torch.Tensor) -> Callable:
 
 
 def coco_lengths(captioner: CoCaCaptioner, limit: int, count: int = PICTURES) -> torch.Tensor:
-    """Numbers of tokens (count, CAPTIONS), with start and end, of captions drawn from COCO's; each at most the limit."""
+    """Numbers of tokens (count, CAPTIONS), with start and end, of captions drawn from COCO's; at most the limit."""
     pictures = json.loads((DATA / "coco1000.json").read_text(encoding="utf-8"))
     captions = [caption for picture in pictures for caption in picture["references"]]
     sample = random.Random(0).sample(captions, count * CAPTIONS)

@@ -58,16 +58,16 @@ def facts(captioner: str, output: str, seed: int) -> dict[str, float]:
     return {name: counts.result()[name] for name in ("precision", "recall")}
 
 
-def longer(curated: str, captioner: str, output: str, rounds: int, seed: int) -> Iterator[str]:
+def longer(curated: str, captioner: str, output: str, *, rounds: int, seed: int) -> Iterator[str]:
     """Like `self_train`, but fine-tunes on the curated captions alone."""
     for number in range(1, rounds + 1):
         trained = f"{output}/{number}/captioner"
-        train(curated, captioner, trained, f"round_{number}", seed + number, ROUND)
+        train(curated, captioner, trained, name=f"round_{number}", seed=seed + number, samples=ROUND)
         captioner = trained
         yield captioner
 
 
-def train(curated: str, model: str, output: str, name: str, seed: int, samples: int) -> None:
+def train(curated: str, model: str, output: str, *, name: str, seed: int, samples: int) -> None:
     settings = TRAINING | {"samples_seen": samples}
     config = FinetuneConfig(input=[curated], model=model, output=output, name=name, seed=seed, **settings)
     if code := finetune(config):
@@ -93,10 +93,10 @@ def main(output: str, seeds: str = "3", rounds: str = "2") -> None:
         folder, first = Path(output) / str(seed), f"{output}/{seed}/first"
         curated = f"scenes:train,n={CURATED},level=2,seed={1000 + seed}"
         pictures = unlabelled(folder / "pictures", 2000 + seed)
-        train(curated, "coca_tiny", first, "first", seed, FIRST)
+        train(curated, "coca_tiny", first, name="first", seed=seed, samples=FIRST)
         arms = {
             "self-training": self_train(curated, pictures, first, f"{folder}/self", rounds=int(rounds), seed=seed),
-            "curated alone": longer(curated, first, f"{folder}/longer", int(rounds), seed),
+            "curated alone": longer(curated, first, f"{folder}/longer", rounds=int(rounds), seed=seed),
         }
         first_scores = facts(first, f"{folder}/facts/first", seed)
         rows.append({"seed": seed, "arm": "both", "round": 0, **first_scores})

@@ -71,7 +71,7 @@ def test_join(name, tmp_path, capsys):
     before, apart, after = (
         columns(folder) for folder in (SETS / "captioned", SETS / "captions_only", tmp_path / "out")
     )
-    assert after == {key: of | apart[key] for key, of in before.items()}
+    assert after == {key: captions | apart[key] for key, captions in before.items()}
 
 
 def test_diversity(tmp_path):

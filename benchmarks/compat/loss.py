@@ -86,7 +86,7 @@ def ours(features: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
 
 
 def transposed_distillation(features: dict[str, torch.Tensor]) -> float:
-    """Our distillation loss, times its weight, with the transposed text probabilities in place of those of pictures."""
+    """Our distillation loss, times its weight, with transposed text probabilities in place of those of pictures."""
     total = 0.0
     for kind in ("", "syn_"):
         image, text = (

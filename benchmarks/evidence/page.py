@@ -150,7 +150,7 @@ def direction(figure: Measure) -> int:
 
 
 def comparison(runs: Runs, arms: dict[str, str], scores: Sequence[str] = SCORES, compared: str = "score") -> str:
-    """A table of means with standard errors, and of the paired difference of one score to the first arm, in per cent."""
+    """A table of means with standard errors, and of one score's paired difference to the first arm, in per cent."""
     first = next(iter(arms))
     lines = []
     for arm, words in arms.items():
