@@ -78,8 +78,8 @@ class EvenCache(SharedCache):
         self.pictures = pictures.repeat_interleave(self.captions)
         self.most, self.beyond, self.padding = 0, None, None
         self.own = [
-            KeyValueCache(*(tensor.repeat_interleave(self.captions, 0) for tensor in (cache.keys, cache.values)))
-            for cache in self.own
+            KeyValueCache(*(each.repeat_interleave(self.captions, 0) for each in (own.keys, own.values)))
+            for own in self.own
         ]
 
 
