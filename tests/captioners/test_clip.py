@@ -119,7 +119,7 @@ def test_a_hub_repository_has_the_bounds_of_a_folder(tmp_path, monkeypatch):
     [
         ("hf_model_name", "../theirs", {}, "'../theirs', which is no org/name"),
         ("hf_tokenizer_name", "/etc/ssl", {}, "'/etc/ssl', which is no org/name"),
-        ("hf_model_name", "org/tower", {"auto_map": {"AutoModel": "x.Y"}, "model_type": "own"}, "of the kind 'own'"),
+        ("hf_model_name", "org/tower", {"auto_map": {"AutoModel": "x.Y"}, "model_type": "own"}, "has type 'own'"),
         (
             "hf_model_name",
             "org/tower",

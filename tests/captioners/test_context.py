@@ -156,7 +156,7 @@ def test_another_context_than_the_weights_not_asked_for_is_an_error_that_says_wh
         config["model_cfg"][section]["context_length"] = configured
     path.write_text(json.dumps(config))
     with pytest.raises(
-        ValueError, match=f"a context of 17, not {configured + 1} as in the config.*--context {advised}"
+        ValueError, match=f"a context of 17, but the config has {configured + 1}:.*--context {advised}"
     ):
         load_captioner(str(saved))
     assert load_captioner(str(saved), context=advised).context_length == advised - 1

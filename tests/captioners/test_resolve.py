@@ -138,7 +138,7 @@ def test_an_architecture_takes_a_file_of_weights(tmp_path):
 
 
 def test_an_unknown_tag_lists_the_tags():
-    with pytest.raises(ValueError, match="'laion9b' is no file and no tag of coca_ViT-B-32 .*laion2b_s13b_b90k"):
+    with pytest.raises(ValueError, match="'laion9b' is neither a file nor a tag of coca_ViT-B-32 .*laion2b_s13b_b90k"):
         resolve("coca_ViT-B-32", "laion9b")
 
 
@@ -192,7 +192,7 @@ def test_a_hub_repository_is_read_from_the_cache(offline_hub, folder):
 
 
 def test_a_hub_repository_that_is_not_cached_is_an_error(offline_hub):
-    with pytest.raises(ValueError, match="hub repository 'some/thing' cannot be had"):
+    with pytest.raises(ValueError, match="hub repository 'some/thing' cannot be fetched"):
         resolve("some/thing")
 
 
@@ -236,5 +236,5 @@ def test_what_is_no_folder_and_no_repository_is_no_transformers_model(offline_hu
     (tmp_path / "config.json").write_text("{")
     for name in ("coca_ViT-B-32", "ViT-B/32", "coca_tiny", "nothing", str(tmp_path), str(tmp_path / "config.json")):
         assert not is_transformers(name)
-    with pytest.raises(ValueError, match="hub repository 'some/thing' cannot be had"):
+    with pytest.raises(ValueError, match="hub repository 'some/thing' cannot be fetched"):
         is_transformers("some/thing")

@@ -408,7 +408,7 @@ def test_samplings_that_no_server_has_are_refused_all_at_once(server):
     sampling = SamplingConfig(strategy="beam", num_captions=2, num_beams=4, no_repeat_ngram_size=3)
     with pytest.raises(ValueError, match="similarity: .*; strategy 'beam', num_beams 4: .*; no_repeat_ngram_size 3: "):
         captioner.caption([], sampling, similarity=True)
-    with pytest.raises(ValueError, match="context: a server's model is as it is"):
+    with pytest.raises(ValueError, match="context: cannot be set for a server's model"):
         load_captioner(server.model, context=30)
     assert not server.requests
 

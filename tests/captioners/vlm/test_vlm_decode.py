@@ -78,7 +78,7 @@ def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_not
         longest = rows.longest
         rows.keep(torch.tensor([4, 5, 5]))
         owners, tokens = [2, 3, 3], [list(tokens[i]) for i in (4, 5, 5)]
-        assert rows.longest == longest - 3 and len(rows.own.layers[0].keys) == 2
+        assert rows.longest == longest - 3 and len(rows.shared_cache.layers[0].keys) == 2
         check(rows, owners, tokens, 1)
         _, others = begin(requests[:1])
         new_tokens = [[]]
@@ -192,10 +192,10 @@ def test_keys_and_values_of_a_prompt_are_one_for_all_captions_of_its_picture(cap
     with torch.no_grad():
         begin = captioner._begin(SamplingConfig(max_length=20))
         _, rows = begin(requests[:2])
-        prompts = rows.own.layers[0].keys
+        prompts = rows.shared_cache.layers[0].keys
         rows.extend(torch.full((2, 1), PAD))
         rows.keep(torch.tensor([0] * 5 + [1] * 5))
         rows.extend(torch.full((10, 1), 100))
-        assert rows.own.layers[0].keys is prompts and len(prompts) == 2
-        assert rows.own.own[0].keys.shape == (10, 2, 18, 8)
+        assert rows.shared_cache.layers[0].keys is prompts and len(prompts) == 2
+        assert rows.shared_cache.caption_layers[0].keys.shape == (10, 2, 18, 8)
     assert captioner.model.config.get_text_config()._attn_implementation == before == "sdpa"

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from captioners.vlm.load import load_vlm
-from captioners.vlm.pictures import own_size
+from captioners.vlm.pictures import original_size
 
 from .models import FAMILIES, OWN_ASPECT
 
@@ -27,7 +27,7 @@ def test_pictures_keep_their_aspect_and_take_no_more_tokens_than_the_captioner_c
 
 def test_the_size_of_a_picture_comes_through_half_precision(captioner_of):
     picture = captioner_of("llava_next").preprocess(Image.new("RGB", (1023, 2047)))
-    assert own_size(picture) == own_size(picture.bfloat16()) == (2047, 1023)
+    assert original_size(picture) == original_size(picture.bfloat16()) == (2047, 1023)
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in OWN_ASPECT])
