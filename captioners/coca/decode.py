@@ -59,7 +59,7 @@ class Decoding:
         # a finished row that has not been removed yet may be at its limit; its logits are not used
         positions = self.lengths[:, None].clamp(max=self.limit - len(offsets)) + offsets  # (R, n)
         self.lengths.copy_(positions[:, -1] + 1)
-        # open_clip's pad mask is shifted by one: it hides the position after a pad token, whose id is a word piece, too
+        # open_clip's pad mask is shifted by one: it hides the position after a pad token, whose id is also a word piece
         pads = torch.zeros_like(tokens, dtype=self.pad_mask.dtype).masked_fill(
             tokens == self.tower.pad_id, float("-inf")
         )
@@ -106,7 +106,7 @@ class Decoding:
         self._place_rows(torch.cat([self.pictures, pictures + other.pictures]))
 
     def restart(self, slots: Tensor, image_tokens: Tensor) -> None:
-        """Restart in place the rows of pictures number `slots` (M,), with the image tokens (M, S, W) of new pictures."""
+        """Restart in place the rows of pictures number `slots` (M,), with image tokens (M, S, W) of new pictures."""
         for (keys, values), block in zip(self.cross, self.decoder.cross_attn, strict=True):
             joint = _cross_joint(block, image_tokens)
             if kernels and joint.is_cuda:

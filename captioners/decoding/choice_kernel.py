@@ -162,7 +162,7 @@ def _read(
     LANES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Read the scores once; return the masses (LANES,) of the SIDE blocks, the mass of all scores, and the largest score.
+    """Read the scores once; return the masses (LANES,) of SIDE blocks, the mass of all scores, and the largest score.
 
     Blocks are those of the race's first level. Masses are relative to the largest score; while reading, to the largest
     so far. The end token of a caption that is too short counts in the mass of all scores only.

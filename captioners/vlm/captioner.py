@@ -290,7 +290,7 @@ class VLMCaptioner:
         return merged
 
     def language_layers(self, names: Sequence[str] = ()) -> str:
-        """A pattern of the language model's layers with these names; without names, of all linear ones but the last."""
+        """A pattern of the language model's layers with these names; by default all linear ones but the last."""
         if not names:
             decoder: Any = self.model.get_submodule(self.family.decoder)
             last = decoder.get_output_embeddings()

@@ -81,7 +81,7 @@ def costs_of(columns: Sequence[tuple[Column, ServerCaptioner]], shards: Sequence
         return []
     first = list(islice(shards[0], LOOKED_AT)) if shards else []
     return [
-        captioner.cost(count, column.sampling, column.gate.redraws, _requests(column, first))
+        captioner.cost(count, column.sampling, redraws=column.gate.redraws, like=_requests(column, first))
         for column, captioner in columns
     ]
 

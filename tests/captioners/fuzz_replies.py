@@ -204,7 +204,7 @@ def check(number: int, folder: Path) -> None:
         assert text.encode() is not None and KEY not in text and "\x1b" not in text and "\0" not in text
     if trouble:
         told = str(trouble.error)
-        assert len(told) < 300 and is_plain(told) and KEY not in told and 0 <= trouble.asked <= 600
+        assert len(told) < 300 and is_plain(told) and KEY not in told and 0 <= trouble.retry_after <= 600
     body = server.reply.partition(b"\r\n\r\n")[2]
     assert (
         all(map(is_plain, models_of(body))) and 0 <= seconds_to_wait({}, body[:9999].decode("utf-8", "replace")) <= 600

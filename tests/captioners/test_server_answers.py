@@ -9,7 +9,7 @@ import pytest
 from captioners.base import SamplingConfig
 from captioners.server.address import read_address
 from captioners.server.answers import choices_of, error_of, hide, hide_all, models_of, read_json, seconds_to_wait
-from captioners.server.client import Connection, Reply
+from captioners.server.client import Connection, Response
 from captioners.server.config import ServerConfig
 from captioners.server.fields import Dialect
 
@@ -261,7 +261,7 @@ def test_keys_are_masked_wherever_they_stand():
 )
 def test_an_address_in_any_usual_way(name, asked):
     address = read_address(f"openai:{name}#org/m")
-    assert address.of("chat/completions") == asked and address.model == "org/m"
+    assert address.url("chat/completions") == asked and address.model == "org/m"
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_an_address_in_any_usual_way(name, asked):
     ],
 )
 def test_which_servers_are_here(base, here):
-    assert read_address(f"openai:{base}#m").is_here is here
+    assert read_address(f"openai:{base}#m").is_local is here
 
 
 def test_what_is_said_of_a_server_is_checked(monkeypatch):
@@ -347,8 +347,10 @@ def test_our_key_is_sent_where_no_other_is_given(monkeypatch, header, key, sent,
     ],
 )
 def test_where_a_server_sends_requests_on_to(location, there):
-    reply = Reply(307, {"Location": location}, b"")
-    assert f"sends requests on to {there}" in Connection(read_address("openai:http://host:1#m"))._redirected(reply)
+    reply = Response(307, {"Location": location}, b"")
+    assert f"redirects requests to {there}" in Connection(read_address("openai:http://host:1#m"))._redirect_problem(
+        reply
+    )
 
 
 REQUEST = {
@@ -385,14 +387,14 @@ REQUEST = {
 )
 def test_the_field_that_a_server_refuses_is_done_without(status, words, given_up):
     dialect = Dialect()
-    assert dialect.give_up(REQUEST, SamplingConfig(num_captions=2), status, words) == given_up
-    spoken = dialect.spoken(REQUEST)
+    assert dialect.give_up(REQUEST, SamplingConfig(num_captions=2), status=status, words=words) == given_up
+    spoken = dialect.translate(REQUEST)
     assert spoken == {
         **{name: value for name, value in REQUEST.items() if name != given_up},
         **({"max_completion_tokens": 9} if given_up == "max_tokens" else {}),
     }
     if given_up:  # each is given up once
-        assert dialect.give_up(REQUEST, SamplingConfig(num_captions=2), 404, given_up) is None
+        assert dialect.give_up(REQUEST, SamplingConfig(num_captions=2), status=404, words=given_up) is None
 
 
 def test_what_was_asked_for_is_never_given_up():
@@ -402,7 +404,7 @@ def test_what_was_asked_for_is_never_given_up():
         ("temperature", SamplingConfig(temperature=0.5)),
         ("top_k", SamplingConfig(top_k=3)),
     ):
-        assert Dialect().give_up({**REQUEST, "top_k": 3}, sampling, 400, f"{name} is unknown") is None
+        assert Dialect().give_up({**REQUEST, "top_k": 3}, sampling, status=400, words=f"{name} is unknown") is None
 
 
 @pytest.mark.parametrize("answer, cut", [("text", ("preamble", "quotes")), ("line", ()), ("json", ())])

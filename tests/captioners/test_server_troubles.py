@@ -37,7 +37,7 @@ def one(content="A dog.", **more):
         ((200, one(None, finish_reason="content_filter")), "no text came, finish_reason 'content_filter'", 3),
         (
             (200, one("<think>Hm", finish_reason="length")),
-            "no text came, finish_reason 'length'; the model may think before",
+            "no text came, finish_reason 'length'; the model may write thoughts before",
             3,
         ),
         ((200, one([])), "no text came, finish_reason 'none'", 3),
@@ -159,7 +159,7 @@ def test_a_server_that_ignores_seeds_is_told_of(serve, caplog):
 def test_a_model_that_only_thinks_is_refused_before_any_picture(server, reason):
     server.spoil = lambda request, picture: (200, one("<think>Hm", finish_reason=reason))
     with pytest.raises(
-        ValueError, match=f"no text came for a blank picture, finish_reason '{reason}'; the model may think"
+        ValueError, match=f"no text came for a blank picture, finish_reason '{reason}'; the model may write thoughts"
     ):
         captions(server.model)
 
@@ -207,10 +207,10 @@ def test_no_key_goes_to_another_host(serve, monkeypatch):
     other, server = serve(), serve()
     there = f"http://localhost:{other.server_port}/v1/chat/completions"
     server.spoil = lambda request, picture: (307, b"", {"Location": there})
-    with pytest.raises(ValueError, match="sends requests on to http://localhost, where no key goes by itself"):
+    with pytest.raises(ValueError, match="redirects requests to http://localhost, to which no key is sent"):
         load_captioner(server.model)
     server.spoil = lambda request, picture: (307, b"", {"Location": there}) if request else None
-    with pytest.raises(ValueError, match="sends requests on to"):
+    with pytest.raises(ValueError, match="redirects requests to"):
         load_captioner(server.model).caption([], TWO)
     assert not other.requests and not other.keys
 
@@ -302,7 +302,7 @@ def generate(server, output, *more):
 def test_what_a_shard_was_answered_is_not_asked_for_again(serve, tmp_path, capsys):
     server, whole = serve(), serve()
     assert generate(server, tmp_path / "out", "--max-requests", "8") == 1
-    assert "--max-requests 8 are made; the same command with more of them goes on" in capsys.readouterr().err
+    assert "--max-requests 8 are made; the same command with a higher number continues" in capsys.readouterr().err
     assert len(server.requests) == 8 and (tmp_path / "out" / journal.FOLDER).exists()  # one of a blank picture
     (name,) = (tmp_path / "out" / journal.FOLDER).iterdir()
     name.write_bytes(name.read_bytes()[:-20])  # as a killed process leaves it
@@ -469,7 +469,7 @@ def test_what_is_for_servers_is_refused_for_others(tmp_path, capsys):
         )
         == 2
     )
-    assert "--extra-body {: is no JSON object" in capsys.readouterr().err
+    assert "--extra-body {: is not a JSON object" in capsys.readouterr().err
     assert (
         capsmith.main(
             [

@@ -50,11 +50,11 @@ def test_a_request_holds_the_words_with_a_picture_or_alone(server):
 
 def test_a_request_of_nothing_is_its_own_error(server):
     found = captions(server.model, ONE, of=[Request("a", None), Request("b", None, "dog?")])
-    assert found[0].error == "there is neither a picture nor an instruction to ask by" and found[1].captions
+    assert found[0].error == "there is neither a picture nor an instruction" and found[1].captions
 
 
 def test_what_servers_cannot_do_is_refused_before_any_work(server):
-    with pytest.raises(ValueError, match="prefix 'a ': servers begin by themselves; to ask .* say --instruction"):
+    with pytest.raises(ValueError, match="prefix 'a ': servers do not support it; to steer .* use --instruction"):
         load_captioner(server.model).check(SamplingConfig(prefix="a "))
     assert server.requests == []
 
@@ -138,9 +138,9 @@ def test_what_requests_cost_is_judged_by_the_lengths_of_their_words(server):
     captioner.check(ONE)
     [(key, picture, _)] = pictures(1)
     few, many = (Request(key, None, "dog " * count) for count in (10, 30))
-    assert "about 10,000 tokens in" in captioner.cost(10, ONE, 0)
-    assert "about 200 tokens in" in captioner.cost(10, ONE, 0, [few, many])
-    assert "about 10,205 tokens in" in captioner.cost(10, ONE, 0, [Request(key, picture, "dog " * 30)])
+    assert "about 10,000 tokens in" in captioner.cost(10, ONE, redraws=0)
+    assert "about 200 tokens in" in captioner.cost(10, ONE, redraws=0, like=[few, many])
+    assert "about 10,205 tokens in" in captioner.cost(10, ONE, redraws=0, like=[Request(key, picture, "dog " * 30)])
 
 
 def test_answers_are_kept_by_what_was_asked(server, tmp_path):

@@ -36,7 +36,7 @@ class Simulated:
 
     async def _send(self, method, path, data=None):
         if method == "GET":
-            return client.Reply(200, {}, b'{"data": [{"id": "m"}]}')
+            return client.Response(200, {}, b'{"data": [{"id": "m"}]}')
         self.asked, self.in_flight = self.asked + 1, self.in_flight + 1
         self.times.append(self.now)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -45,7 +45,7 @@ class Simulated:
         finally:
             self.in_flight -= 1
             self.ended = self.now
-        return client.Reply(status, headers, json.dumps(body).encode())
+        return client.Response(status, headers, json.dumps(body).encode())
 
     @property
     def now(self):

@@ -33,7 +33,7 @@ def test_weights_in_another_dtype_are_the_same_model(tmp_path, captioner_of):
     "change, said",
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "no weights|no file"),
-        (lambda folder: (folder / "tokenizer.json").write_text("{"), "no tokenizer"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot load its tokenizer"),
         (lambda folder: edit(folder / "config.json", lambda of: of.update(vocab_size=10**9)), "vocab_size"),
         (
             lambda folder: (folder / "chat_template.jinja").write_text("{% for i in range(10**12) %}{% endfor %}"),

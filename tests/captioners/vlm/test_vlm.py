@@ -229,7 +229,7 @@ def test_sampling_that_does_not_fit_is_refused_at_once(captioner_of):
         caught.value
     )
     assert "no room for a caption" in str(caught.value)
-    with pytest.raises(ValueError, match="similarity: tiny_llava has no embedding"):
+    with pytest.raises(ValueError, match="similarity: tiny_llava has no embeddings"):
         captioner.caption([], SamplingConfig(), similarity=True)
 
 
