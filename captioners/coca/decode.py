@@ -59,25 +59,25 @@ class Decoding:
         # a finished row that has not been removed yet may be at its limit; its logits are not used
         positions = self.lengths[:, None].clamp(max=self.limit - len(offsets)) + offsets  # (R, n)
         self.lengths.copy_(positions[:, -1] + 1)
-        # open_clip's pad mask is shifted by one: it hides the position after a pad token, whose id is also a word piece
+        # open_clip's pad mask is shifted by one: it hides the position after a pad token, whose id is a word piece
         pads = torch.zeros_like(tokens, dtype=self.pad_mask.dtype).masked_fill(
             tokens == self.tower.pad_id, float("-inf")
         )
         self.pad_mask.scatter_(1, positions + 1, pads)
         x = self.tower.token_embedding(tokens) + self.tower.positional_embedding[positions]  # (R, n, W)
         if kernels and tokens.is_cuda and tokens.shape[1] == 1:
-            at, text_mask, decoder_mask = positions[:, 0], self.pad_mask, None
+            step_positions, text_mask, decoder_mask = positions[:, 0], self.pad_mask, None
         else:
             later = torch.arange(length, device=tokens.device) > positions[..., None]  # (R, n, t)
             causal = torch.zeros_like(later, dtype=self.pad_mask.dtype).masked_fill(later, float("-inf"))[:, None]
-            at, text_mask = positions, causal + self.pad_mask[:, None, None, :length]  # (R, 1, n, t)
+            step_positions, text_mask = positions, causal + self.pad_mask[:, None, None, :length]  # (R, 1, n, t)
             decoder_mask = causal
         added = None  # residual branch that the next layer norm adds to x
         for block, cache in zip(self.tower.transformer.resblocks, self.text_caches, strict=True):
-            x, added = _self_attention(block, x, added, cache=cache, positions=at, mask=text_mask)
+            x, added = _self_attention(block, x, added, cache=cache, positions=step_positions, mask=text_mask)
         blocks = zip(self.decoder.resblocks, self.decoder_caches, self.decoder.cross_attn, self.cross, strict=True)
         for block, cache, cross_block, keys_values in blocks:
-            x, added = _self_attention(block, x, added, cache=cache, positions=at, mask=decoder_mask)
+            x, added = _self_attention(block, x, added, cache=cache, positions=step_positions, mask=decoder_mask)
             x, added = self._cross_attention(cross_block, x, added, *keys_values)
         return linear(add_norm(x, added, self.decoder.ln_final)[1], self.decoder.text_projection.T)  # (R, n, V)
 

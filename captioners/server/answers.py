@@ -29,7 +29,7 @@ class Choice(NamedTuple):
     text: str  # cleaned by `clean_reply`
     logprob: float | None  # None if the server returns none
     reason: str  # why the caption ended
-    whole: str = ""  # the reply before cleaning, if cleaning changed it
+    uncleaned: str = ""  # the reply before cleaning, if cleaning changed it
 
     @property
     def is_cut(self) -> bool:
@@ -41,9 +41,9 @@ class Choice(NamedTuple):
 
         For answers that are lines or JSON, the text is not cleaned, because their reader does that.
         """
-        reply = self.text if sampling.answer == "text" else self.whole or self.text
+        reply = self.text if sampling.answer == "text" else self.uncleaned or self.text
         text = up_to_stop(reply, sampling.stop)
-        cut = read_reply(self.whole).cut if self.whole and reply != self.whole else ()
+        cut = read_reply(self.uncleaned).cut if self.uncleaned and reply != self.uncleaned else ()
         return Caption(text, self.logprob, truncated=self.is_cut and text == reply, cut=cut)
 
 
@@ -71,11 +71,12 @@ def choices_of(answer: Any) -> list[Choice]:
 def _choice(choice: Mapping[str, Any]) -> Choice:
     message = choice.get("message")
     message = message if isinstance(message, dict) else {}
-    whole = sound(_text(message.get("content"))).strip()
+    reply = sound(_text(message.get("content"))).strip()
     reason = str(choice.get("finish_reason") or "none")
     reason = reason if reason in USUAL else _shorten(reason, 40)
-    text = clean_reply(whole)
-    return Choice(text, _logprob(choice.get("logprobs")), reason, "" if whole == text else whole)
+    text = clean_reply(reply)
+    uncleaned = "" if reply == text else reply
+    return Choice(text, _logprob(choice.get("logprobs")), reason, uncleaned=uncleaned)
 
 
 def _text(content: Any) -> str:

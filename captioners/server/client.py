@@ -313,7 +313,7 @@ class Connection:
         return Error(0, self._hide_secrets(f"{type(error).__name__} {error}".strip()))
 
     def _without_secrets(self, choice: Choice) -> Choice:
-        return choice._replace(text=hide(choice.text, self.secrets), whole=hide(choice.whole, self.secrets))
+        return choice._replace(text=hide(choice.text, self.secrets), uncleaned=hide(choice.uncleaned, self.secrets))
 
     def _hide_secrets(self, text: str) -> str:
         return hide_all(text, self.secrets)

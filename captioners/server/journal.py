@@ -85,8 +85,8 @@ def _read_lines(path: Path) -> Iterator[tuple[str, list[Choice]]]:
             pass
 
 
-def _read_choice(text: Any, logprob: Any, reason: Any, whole: Any = "", *_: Any) -> Choice:
-    return Choice(str(text), None if logprob is None else float(logprob), str(reason), whole=str(whole))
+def _read_choice(text: Any, logprob: Any, reason: Any, uncleaned: Any = "", *_: Any) -> Choice:
+    return Choice(str(text), None if logprob is None else float(logprob), str(reason), uncleaned=str(uncleaned))
 
 
 class KeepsAnswers(Protocol):

@@ -34,7 +34,7 @@ class PreprocessTiles(Preprocess):
 
 
 class PreprocessSizedTiles(Preprocess):
-    """Turns a decoded RGB picture into tiles (T, 3, H, W), of which the last encodes its size (see `original_size`)."""
+    """Turns a decoded RGB picture into tiles (T, 3, H, W), of which the last is its size (see `original_size`)."""
 
     def __call__(self, image: Image.Image) -> Tensor:
         tiles = self.processed(image)["pixel_values"][0]
