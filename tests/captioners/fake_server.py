@@ -32,7 +32,7 @@ class FakeServer(ThreadingHTTPServer):
         return f"openai:http://127.0.0.1:{self.server_port}#org/Fake-VLM"
 
     def seen(self, picture: bytes) -> list[dict]:
-        return [request for request, of in self.requests if of == picture]
+        return [request for request, shown_picture in self.requests if shown_picture == picture]
 
     def handle_error(self, *_):
         """Those that ask may go away."""
@@ -108,11 +108,11 @@ def pictures(count, first=0):
     ]
 
 
-def captions(model, sampling=TWO, of=None, batch_size=4, **options):
+def captions(model, sampling=TWO, requests=None, batch_size=4, **options):
     captioner = load_captioner(model)
     captioner.batch_size = batch_size
-    return list(captioner.caption(pictures(6) if of is None else of, sampling, **options))
+    return list(captioner.caption(pictures(6) if requests is None else requests, sampling, **options))
 
 
-def texts(found):
-    return {one.key: [caption.text for caption in one.captions] for one in found}
+def texts(results):
+    return {result.key: [caption.text for caption in result.captions] for result in results}

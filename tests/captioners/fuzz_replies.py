@@ -104,15 +104,15 @@ class Case:
                 "finish_reason": "stop",
                 "logprobs": {"content": [{"logprob": -1.0}]},
             }
-            for one in (choice, message):
+            for part in (choice, message):
                 if self.rng.random() < 0.3:
-                    one[self.rng.choice([*one, "error"])] = self.value()
+                    part[self.rng.choice([*part, "error"])] = self.value()
             choices.append(choice)
         return {"choices": choices, **({"usage": self.value()} if self.rng.random() < 0.3 else {})}
 
     def body(self) -> bytes:
-        said = self.rng.choice([self.completion, self.completion, self.value])()
-        text = json.dumps(said).encode("utf-8", "surrogatepass")
+        content = self.rng.choice([self.completion, self.completion, self.value])()
+        text = json.dumps(content).encode("utf-8", "surrogatepass")
         others = [
             b"",
             b"[" * 100_000,
@@ -152,10 +152,10 @@ class Case:
         ]
         headers += self.rng.sample(more, self.rng.choice([0, 0, 1, 3]))
         head = f"HTTP/1.1 {status} {self.rng.choice(['OK', '', 'é' * 20])}\r\n{''.join(line + chr(13) + chr(10) for line in headers)}\r\n"
-        whole = head.encode() + body
+        reply = head.encode() + body
         others = [
             b"",
-            whole[: self.rng.randrange(len(whole))],
+            reply[: self.rng.randrange(len(reply))],
             b"\r\n\r\n",
             b"SSH-2.0-OpenSSH\r\n",
             body,
@@ -163,7 +163,7 @@ class Case:
             b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 5000,
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nabc",
         ]
-        return self.rng.choice([whole] * 9 + others)
+        return self.rng.choice([reply] * 9 + others)
 
 
 class Server(threading.Thread):
@@ -203,8 +203,8 @@ def check(number: int, folder: Path) -> None:
     for text in [*(choice.text for choice in choices), *(choice.reason for choice in choices)]:
         assert text.encode() is not None and KEY not in text and "\x1b" not in text and "\0" not in text
     if trouble:
-        told = str(trouble.error)
-        assert len(told) < 300 and is_plain(told) and KEY not in told and 0 <= trouble.retry_after <= 600
+        message = str(trouble.error)
+        assert len(message) < 300 and is_plain(message) and KEY not in message and 0 <= trouble.retry_after <= 600
     body = server.reply.partition(b"\r\n\r\n")[2]
     assert (
         all(map(is_plain, models_of(body))) and 0 <= seconds_to_wait({}, body[:9999].decode("utf-8", "replace")) <= 600

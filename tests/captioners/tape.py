@@ -45,9 +45,9 @@ class Tape(TorchDispatchMode):
     def replay(self):
         self.replays += 1
         for func, args, kwargs, output in self.calls:
-            for old, new in zip(tree_leaves(output), tree_leaves(func(*args, **kwargs)), strict=True):
-                if isinstance(old, torch.Tensor):
-                    old.copy_(new)
+            for replayed, recorded in zip(tree_leaves(output), tree_leaves(func(*args, **kwargs)), strict=True):
+                if isinstance(replayed, torch.Tensor):
+                    replayed.copy_(recorded)
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def tapes(monkeypatch) -> list[tuple[Tape, torch.device | None]]:
     captured, current = [], []
 
     @contextlib.contextmanager
-    def device(of):
-        current.append(of)
+    def device(tensor):
+        current.append(tensor)
         yield
         current.pop()
 

@@ -61,15 +61,15 @@ def search(model, sampling, max_length, prefix=(START,), batch_size=2):
     def begin(requests):
         return torch.zeros(len(requests), 1), Plain(model, [request.picture for request in requests])
 
-    found = list(BeamSearch(begin, requests, rules, batch_size=batch_size))
-    assert [picture.key for picture in found] == [request.key for request in requests]
-    return [picture.captions for picture in found]
+    results = list(BeamSearch(begin, requests, rules, batch_size=batch_size))
+    assert [picture.key for picture in results] == [request.key for request in requests]
+    return [picture.captions for picture in results]
 
 
 def transformers_search(model, sampling, max_length, prefix=(START,)):
     """The token lists of transformers' beam search, best first, for each picture."""
     prompts = torch.tensor([[token, *prefix] for token in PICTURES])
-    found = model.generate(
+    results = model.generate(
         prompts,
         attention_mask=torch.ones_like(prompts),
         do_sample=False,
@@ -83,8 +83,8 @@ def transformers_search(model, sampling, max_length, prefix=(START,)):
         repetition_penalty=sampling.repetition_penalty,
         no_repeat_ngram_size=sampling.no_repeat_ngram_size,
     )
-    ends = [[*row, END].index(END) for row in found.tolist()]
-    rows = [row[1:end] + [END] for row, end in zip(found.tolist(), ends, strict=True)]
+    ends = [[*row, END].index(END) for row in results.tolist()]
+    rows = [row[1:end] + [END] for row, end in zip(results.tolist(), ends, strict=True)]
     return [rows[first : first + sampling.num_captions] for first in range(0, len(rows), sampling.num_captions)]
 
 
@@ -131,8 +131,8 @@ def test_a_prefix_is_continued_as_transformers_does(model):
 
 def test_captions_end_at_many_lengths(model):
     """What makes the parity above worth something."""
-    found = tokens_of(search(model, SamplingConfig(strategy="beam", num_beams=4, num_captions=4), 20))
-    assert len({len(tokens) for picture in found for tokens in picture}) > 2
+    results = tokens_of(search(model, SamplingConfig(strategy="beam", num_beams=4, num_captions=4), 20))
+    assert len({len(tokens) for picture in results for tokens in picture}) > 2
 
 
 # Diverse groups

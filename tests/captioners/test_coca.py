@@ -264,7 +264,7 @@ def test_another_image_size_is_open_clips_interpolation_where_it_is_asked_for(ca
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         ({"embed_dim": "wide"}, "embed_dim is 'wide', but must be an integer of at least 1"),
         ({"vision_cfg": {"layers": 10**9}}, "vision_cfg.layers is 1000000000, at most 1,000 is allowed"),
@@ -283,13 +283,13 @@ def test_another_image_size_is_open_clips_interpolation_where_it_is_asked_for(ca
         ({"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}}, "which is never done"),
     ],
 )
-def test_a_hostile_or_broken_config_is_told_before_anything_is_built(saved, change, told):
+def test_a_hostile_or_broken_config_is_told_before_anything_is_built(saved, change, message):
     path = saved / "open_clip_config.json"
     config = json.loads(path.read_text())
     for key, value in change.items():
         config["model_cfg"][key] = config["model_cfg"][key] | value if isinstance(value, dict) else value
     path.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         load_captioner(str(saved))
 
 
@@ -408,20 +408,20 @@ SAMPLING = SamplingConfig(num_captions=3, top_p=0.95)
 
 def test_captions_come_in_input_order_with_all_that_belongs_to_them(captioner, pictures):
     captioned = list(captioner.caption(iter(pictures), SAMPLING))
-    assert [one.key for one in captioned] == [request.key for request in pictures]
-    for one, (_, picture, _) in zip(captioned, pictures, strict=True):
-        assert len(one.captions) == 3
-        assert len({caption.text for caption in one.captions}) == 3
-        for caption in one.captions:
+    assert [result.key for result in captioned] == [request.key for request in pictures]
+    for result, (_, picture, _) in zip(captioned, pictures, strict=True):
+        assert len(result.captions) == 3
+        assert len({caption.text for caption in result.captions}) == 3
+        for caption in result.captions:
             assert caption.logprob < 0
             assert caption.similarity is None
             assert not any(special in caption.text for special in ("<pad>", "<start>", "<end>"))
         with torch.no_grad():
-            torch.testing.assert_close(one.image_embedding, captioner.model.encode_image(picture[None])[0])
+            torch.testing.assert_close(result.image_embedding, captioner.model.encode_image(picture[None])[0])
 
 
 def texts(captioned):
-    return {one.key: [caption.text for caption in one.captions] for one in captioned}
+    return {result.key: [caption.text for caption in result.captions] for result in captioned}
 
 
 def test_the_same_keys_give_the_same_captions_in_any_company(captioner, pictures, monkeypatch):
@@ -470,14 +470,14 @@ def test_similarity_is_of_open_clips_own_features(captioner, pictures, monkeypat
     lengths = set()
     for max_length in (17, 9):
         sampling = SamplingConfig(num_captions=6, min_length=0, max_length=max_length)
-        for one in captioner.caption(pictures, sampling, similarity=True):
-            for caption in one.captions:
+        for result in captioner.caption(pictures, sampling, similarity=True):
+            for caption in result.captions:
                 ids = [int(token) for token in caption.text.split()]
                 lengths.add(len(ids))
                 ids = [*ids[:15], 2] if len(ids) > 16 else ids
                 with torch.no_grad():
                     features = captioner.model.encode_text(torch.tensor([ids + [0] * (16 - len(ids))]))[0]
-                assert caption.similarity == pytest.approx((features @ one.image_embedding).item(), abs=1e-5)
+                assert caption.similarity == pytest.approx((features @ result.image_embedding).item(), abs=1e-5)
     assert {9, 17} <= lengths
 
 
@@ -491,9 +491,9 @@ def test_the_memory_of_a_picture_is_that_of_its_keys_and_values(captioner):
 
 def test_a_prompt_is_continued(captioner, pictures):
     sampling = SAMPLING.model_copy(update={"prefix": "a red"})
-    for one in captioner.caption(pictures, sampling):
-        assert all(caption.text.startswith("a red") for caption in one.captions)
-        assert len({caption.text for caption in one.captions}) > 1
+    for result in captioner.caption(pictures, sampling):
+        assert all(caption.text.startswith("a red") for caption in result.captions)
+        assert len({caption.text for caption in result.captions}) > 1
 
 
 def test_the_models_mode_is_left_as_it_was(captioner, pictures):
@@ -513,10 +513,12 @@ def test_sampling_that_does_not_fit_is_refused_at_once(captioner):
 
 def test_beams_are_at_least_as_probable_as_the_greedy_caption(captioner, pictures):
     beam = SamplingConfig(strategy="beam", num_captions=3, num_beams=6, length_penalty=0.0)
-    greedy = {one.key: one.captions[0] for one in captioner.caption(pictures, SamplingConfig(strategy="greedy"))}
+    greedy = {
+        result.key: result.captions[0] for result in captioner.caption(pictures, SamplingConfig(strategy="greedy"))
+    }
     captioned = list(captioner.caption(pictures, beam))
-    assert [one.key for one in captioned] == [request.key for request in pictures]
-    for one in captioned:
-        logprobs = [caption.logprob for caption in one.captions]
+    assert [result.key for result in captioned] == [request.key for request in pictures]
+    for result in captioned:
+        logprobs = [caption.logprob for caption in result.captions]
         assert logprobs == sorted(logprobs, reverse=True) and len(set(logprobs)) == 3
-        assert logprobs[0] >= greedy[one.key].logprob - 1e-4
+        assert logprobs[0] >= greedy[result.key].logprob - 1e-4

@@ -30,10 +30,10 @@ def slow_draw(weights: list[float], top_p: float, key: str, caption: int, positi
     """The token drawn, in plain Python: exponential races of blocks, drawn again until within the nucleus."""
     side, total = race_side(len(weights)), sum(weights)
     order = sorted(range(len(weights)), key=lambda token: -weights[token])
-    kept = {token for i, token in enumerate(order) if sum(weights[t] for t in order[:i]) < top_p * total}
+    nucleus = {token for i, token in enumerate(order) if sum(weights[t] for t in order[:i]) < top_p * total}
     for attempt in range(ATTEMPTS + 1):
         if attempt == ATTEMPTS:
-            weights = [weight if token in kept else 0.0 for token, weight in enumerate(weights)]
+            weights = [weight if token in nucleus else 0.0 for token, weight in enumerate(weights)]
         words = [
             word
             for block in range(-(-LEVELS * side // 4))
@@ -48,7 +48,7 @@ def slow_draw(weights: list[float], top_p: float, key: str, caption: int, positi
                 times.append(clocks[level * side + i] / mass if mass else math.inf)
             first += block * times.index(min(times))
             block //= side
-        if first in kept:
+        if first in nucleus:
             return first
     raise AssertionError("the last attempt draws within the nucleus")
 
@@ -56,8 +56,8 @@ def slow_draw(weights: list[float], top_p: float, key: str, caption: int, positi
 def numpy_words(key: str, *counter: int) -> list[int]:
     """NumPy's four words of this key and counter; NumPy adds 1 to a counter first, so it is given one less."""
     low, high = (word % 2**64 for word in sample_key(0, key))
-    whole = sum(word << 64 * i for i, word in enumerate(counter))
-    return np.random.Philox(counter=(whole - 1) % 2**256, key=low + (high << 64)).random_raw(4).tolist()
+    number = sum(word << 64 * i for i, word in enumerate(counter))
+    return np.random.Philox(counter=(number - 1) % 2**256, key=low + (high << 64)).random_raw(4).tolist()
 
 
 def slow_caption(model, image, sampling, key="", caption=0, max_length=17):
@@ -94,9 +94,9 @@ def fast_captions(model, images, keys, sampling, max_length=17, batch_size=16, d
         return features, Watched(model, image_tokens, limit=max_length - 2)
 
     rules = Rules(sampling, torch.tensor([START]), torch.tensor([PAD, START, *range(290, 300)]), END, max_length)
-    found = list(Drawing(begin, map(Request, keys, images), rules, batch_size=batch_size, **options))
-    assert [picture.key for picture in found] == list(keys)
-    return [picture.captions for picture in found], torch.stack([picture.features for picture in found]), fed
+    results = list(Drawing(begin, map(Request, keys, images), rules, batch_size=batch_size, **options))
+    assert [picture.key for picture in results] == list(keys)
+    return [picture.captions for picture in results], torch.stack([picture.features for picture in results]), fed
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ def test_greedy_captions_are_those_of_an_obvious_loop(ending_model, max_length):
     sampling, images = SamplingConfig(strategy="greedy", min_length=0), images_of(8)
     captions, _, _ = fast_captions(ending_model, images, list("abcdefgh"), sampling, max_length)
     expected = [slow_caption(ending_model, image, sampling, max_length=max_length) for image in images]
-    for (decoded,), wanted in zip(captions, expected, strict=True):
-        assert_same(decoded, wanted)
+    for (decoded,), slow in zip(captions, expected, strict=True):
+        assert_same(decoded, slow)
     if max_length == 17:
         assert len({len(tokens) for tokens, _, _ in expected}) > 1
 
@@ -155,7 +155,7 @@ def test_the_last_token_is_never_fed_back(ending_model):
 # The batch
 
 
-def ending_choices(wanted: dict[int, int]):
+def ending_choices(caption_lengths: dict[int, int]):
     """A `choose` under which caption i, counted over all pictures, ends with wanted[i] tokens; a caption's second token is 100 + i.
 
     New rows come last, in order, with the start token alone.
@@ -170,7 +170,7 @@ def ending_choices(wanted: dict[int, int]):
                 which, begun = begun, begun + 1
             else:
                 which = row[len(row) - length + 1] - 100
-            tokens.append(END if wanted.get(which) in (None, length + 1) else 100 + which)
+            tokens.append(END if caption_lengths.get(which) in (None, length + 1) else 100 + which)
         return torch.tensor(tokens), torch.zeros(len(tokens))
 
     return choose
@@ -270,7 +270,7 @@ def decided_within(model, image, sampling, key, caption, tokens, tolerance) -> b
     if len(tokens) < sampling.min_length:
         logits[END] = -math.inf
     generator = torch.Generator().manual_seed(0)
-    drawn = {
+    draws = {
         slow_draw(
             (logits + tolerance * (2 * torch.rand(300, generator=generator) - 1)).softmax(-1).tolist(),
             sampling.top_p,
@@ -280,7 +280,7 @@ def decided_within(model, image, sampling, key, caption, tokens, tolerance) -> b
         )
         for _ in range(60)
     }
-    return len(drawn) > 1
+    return len(draws) > 1
 
 
 @pytest.mark.parametrize("size, fewest, most", [(1e-4, 0, 5), (3e-3, 5, 60)])
@@ -307,11 +307,15 @@ def test_captions_differ_only_where_logits_that_close_decide(ending_model, size,
             decoding=unsteady(size),
         )
         for i, captions in zip(order, again, strict=True):
-            for number, (one, other) in enumerate(zip(steady[i], captions, strict=True)):
+            for number, (caption, other) in enumerate(zip(steady[i], captions, strict=True)):
                 compared += 1
-                if one.tokens != other.tokens:
-                    first = next(at for at, (a, b) in enumerate(zip(one.tokens, other.tokens, strict=False)) if a != b)
-                    different.append((i, number, one.tokens[:first]))
+                if caption.tokens != other.tokens:
+                    first = next(
+                        position
+                        for position, (a, b) in enumerate(zip(caption.tokens, other.tokens, strict=False))
+                        if a != b
+                    )
+                    different.append((i, number, caption.tokens[:first]))
     assert compared == 450 and fewest <= len(different) <= most, different
     for i, number, tokens in different:
         decided = decided_within(ending_model, images[i], sampling, keys[i], number, tokens, 2 * size)

@@ -36,11 +36,11 @@ def test_captions_on_a_gpu_are_those_of_the_cpu(both, pictures, sampling):
     torch.backends.cuda.matmul.allow_tf32 = False
     on_cpu, on_gpu = (list(captioner.caption(pictures * 8, sampling, similarity=True)) for captioner in both)
     pairs = [
-        (one, other)
+        (caption, other)
         for ours, theirs in zip(on_cpu, on_gpu, strict=True)
-        for one, other in zip(ours.captions, theirs.captions, strict=True)
+        for caption, other in zip(ours.captions, theirs.captions, strict=True)
     ]
-    assert sum(one.text == other.text for one, other in pairs) >= 0.95 * len(pairs)
+    assert sum(caption.text == other.text for caption, other in pairs) >= 0.95 * len(pairs)
     for ours, theirs in zip(on_cpu, on_gpu, strict=True):
         torch.testing.assert_close(ours.image_embedding, theirs.image_embedding, atol=1e-4, rtol=0)
 

@@ -202,15 +202,15 @@ def test_a_hub_repository_is_refused_by_its_config_before_weights_are_fetched(of
     offline_hub("some/vlm", folder)
     import huggingface_hub
 
-    asked = []
+    patterns = []
     fetch = huggingface_hub.snapshot_download
     monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda *a, **k: asked.extend(k["allow_patterns"]) or fetch(*a, **k)
+        huggingface_hub, "snapshot_download", lambda *a, **k: patterns.extend(k["allow_patterns"]) or fetch(*a, **k)
     )
     with pytest.raises(ValueError, match="holds a transformers model"):
         resolve("some/vlm")
-    assert asked
-    assert not any("safetensors" in pattern or "bin" in pattern for pattern in asked)
+    assert patterns
+    assert not any("safetensors" in pattern or "bin" in pattern for pattern in patterns)
 
 
 @pytest.mark.parametrize("files, expected", [

@@ -14,9 +14,9 @@ from .virtual_time import Limited, OneAtATime, Simulated
 ADDRESS = "openai:http://sim:1#m"
 
 
-def all_captioned(found, count):
-    return [one.key for one in found] == [f"key/{number}" for number in range(count)] and not any(
-        one.error for one in found
+def all_captioned(results, count):
+    return [result.key for result in results] == [f"key/{number}" for number in range(count)] and not any(
+        result.error for result in results
     )
 
 
@@ -98,9 +98,9 @@ def test_a_picture_that_hangs_is_its_rows_while_others_are_served(monkeypatch):
 
     server = Simulated(monkeypatch)
     monkeypatch.setattr(Simulated, "serve", serve, raising=False)
-    found = list(load_server(ADDRESS).caption(pictures(6), TWO))
-    assert [bool(one.error) for one in found] == [False, False, False, True, False, False]
-    assert found[3].error == "the server refuses the picture: 0 no answer in 300 s"
+    results = list(load_server(ADDRESS).caption(pictures(6), TWO))
+    assert [bool(result.error) for result in results] == [False, False, False, True, False, False]
+    assert results[3].error == "the server refuses the picture: 0 no answer in 300 s"
     assert 2 * TIMEOUT < server.ended < 2.1 * TIMEOUT and server.asked == 1 + 6 + 1 + 1
 
 
@@ -116,8 +116,8 @@ def test_a_picture_that_hangs_is_timed_from_when_its_turn_came(monkeypatch):
         return await serve(self, request)
 
     monkeypatch.setattr(OneAtATime, "serve", hang)
-    found = list(load_server(ADDRESS).caption(pictures(120), TWO))
-    assert [one.key for one in found if one.error] == ["key/0"] and len(tries) == 3
+    results = list(load_server(ADDRESS).caption(pictures(120), TWO))
+    assert [result.key for result in results if result.error] == ["key/0"] and len(tries) == 3
     assert tries[1] - tries[0] < 2 * TIMEOUT < 6 * 120 - TIMEOUT / 3  # asked again while the others are still served
 
 

@@ -83,14 +83,14 @@ def test_one_caption_without_text_is_left_to_the_gate(server):
     answer = one()
     answer["choices"][1] = {"message": {"content": None}, "finish_reason": "content_filter"}
     server.spoil = lambda request, picture: (200, answer) if picture == b"picture 0" else None
-    (found,) = captions(server.model, of=pictures(1))
+    (found,) = captions(server.model, requests=pictures(1))
     assert [caption.text for caption in found.captions] == ["A dog.", ""] and not found.error
 
 
 def test_a_lone_surrogate_spoils_nothing(server):
     body = b'{"choices": [{"message": {"content": "A \\ud83d dog."}}, {"message": {"content": "A cat \\udc36."}}]}'
     server.spoil = lambda request, picture: (200, body) if picture == b"picture 0" else None
-    assert texts(captions(server.model, of=pictures(1))) == {"key/0": ["A dog.", "A cat ."]}
+    assert texts(captions(server.model, requests=pictures(1))) == {"key/0": ["A dog.", "A cat ."]}
 
 
 def test_answers_are_bounded(server, at_once, monkeypatch):
@@ -134,7 +134,7 @@ def refusing(server, *names, status=400):
 
 def test_fields_are_renamed_or_left_out_and_what_is_lost_is_said(server, caplog):
     refusing(server, "max_tokens", "seed", "logprobs", "top_p", status=422)
-    assert len(captions(server.model, of=pictures(2))) == 2
+    assert len(captions(server.model, requests=pictures(2))) == 2
     request = server.seen(b"picture 0")[0]
     assert request["max_completion_tokens"] == 255 and request["n"] == 2
     assert not {"max_tokens", "seed", "logprobs", "top_p"} & request.keys()
@@ -144,10 +144,10 @@ def test_fields_are_renamed_or_left_out_and_what_is_lost_is_said(server, caplog)
 def test_a_server_that_ignores_seeds_is_told_of(serve, caplog):
     server = serve(takes_n=False)
     server.spoil = lambda request, picture: (200, {"choices": [{"message": {"content": "A dog."}}]})
-    assert len(captions(server.model, of=pictures(8))) == 8
+    assert len(captions(server.model, requests=pictures(8))) == 8
     said = [record.getMessage() for record in caplog.records if "ignores seeds" in record.getMessage()]
     assert len(said) == 1 and "the 2 captions of a picture are all the same, for 4 of 4 pictures" in said[0]
-    captions(serve().model, of=pictures(8))
+    captions(serve().model, requests=pictures(8))
     assert len([record for record in caplog.records if "ignores seeds" in record.getMessage()]) == 1
     captioner = load_captioner(server.model)
     for pair in [*["aa"] * 4, *["ab"] * 5, "aa"]:  # half of all again
@@ -408,7 +408,7 @@ def test_a_journal_is_bounded_and_believes_nothing_that_is_broken(tmp_path, monk
     again = journal.Journal(path)
     assert again.get("one") == again.get("three") == choices
     assert [again.get(name) for name in ("two", "four", "five")] == [None] * 3
-    monkeypatch.setattr(journal, "MOST", path.stat().st_size + 10)
+    monkeypatch.setattr(journal, "LARGEST", path.stat().st_size + 10)
     again.put("six", choices)
     again.close()
     assert journal.Journal(path).get("six") is None

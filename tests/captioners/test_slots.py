@@ -41,15 +41,15 @@ def slot_captions(
     model, images, keys, sampling, max_length=17, batch_size=16, prefix=(START,), first_index=0, column=""
 ):
     """Captions of each picture, all features, and the slots they were drawn in."""
-    taken, given_back = [], []
+    taken_slots, given_back = [], []
     rules = Rules(sampling, torch.tensor(prefix), torch.tensor([PAD, START, *range(290, 300)]), END, max_length)
 
     def take(count):
         with torch.no_grad():
-            taken.append(Slots(Rows(model, count, sampling.num_captions, max_length - 2), rules, count))
-        return taken[-1]
+            taken_slots.append(Slots(Rows(model, count, sampling.num_captions, max_length - 2), rules, count))
+        return taken_slots[-1]
 
-    found = list(
+    results = list(
         SlotDrawing(
             take,
             given_back.append,
@@ -60,16 +60,22 @@ def slot_captions(
             first_index=first_index,
         )
     )
-    assert [picture.key for picture in found] == list(keys)
-    assert taken == given_back
-    return [picture.captions for picture in found], torch.stack([picture.features for picture in found]), taken
+    assert [picture.key for picture in results] == list(keys)
+    assert taken_slots == given_back
+    return (
+        [picture.captions for picture in results],
+        torch.stack([picture.features for picture in results]),
+        taken_slots,
+    )
 
 
 def assert_equal(ours, theirs):
-    for one, other in zip(ours, theirs, strict=True):
-        assert [decoded.tokens for decoded in one] == [decoded.tokens for decoded in other]
-        assert [decoded.truncated for decoded in one] == [decoded.truncated for decoded in other]
-        assert [decoded.logprob for decoded in one] == pytest.approx([decoded.logprob for decoded in other], abs=1e-4)
+    for caption, other in zip(ours, theirs, strict=True):
+        assert [decoded.tokens for decoded in caption] == [decoded.tokens for decoded in other]
+        assert [decoded.truncated for decoded in caption] == [decoded.truncated for decoded in other]
+        assert [decoded.logprob for decoded in caption] == pytest.approx(
+            [decoded.logprob for decoded in other], abs=1e-4
+        )
 
 
 @pytest.mark.parametrize(
@@ -220,10 +226,10 @@ def test_a_run_is_one_graph_captured_on_its_own_device(ending_model, monkeypatch
     expected, _, _ = fast_captions(ending_model, images, keys, sampling)
     under_test: list[Slots] = []
     cuda = FakeCuda(monkeypatch, under_test)
-    whole = Slots.__init__
+    init = Slots.__init__
 
-    def begin_on_the_second(self, *given):
-        whole(self, *given)
+    def begin_on_the_second(self, *args):
+        init(self, *args)
         under_test[:], self.step.device = [self], torch.device("cuda:1")
 
     monkeypatch.setattr(Slots, "__init__", begin_on_the_second)
@@ -258,8 +264,8 @@ def test_a_captioner_on_a_gpu_draws_in_slots(captioner, pictures, monkeypatch):
     expected = list(captioner.caption(pictures, sampling, similarity=True))
     monkeypatch.setattr(coca, "search", None)
     monkeypatch.setattr(coca.CoCaCaptioner, "on_gpu", True, raising=False)
-    found = list(captioner.caption(pictures, sampling, similarity=True))
-    for ours, theirs in zip(found, expected, strict=True):
+    results = list(captioner.caption(pictures, sampling, similarity=True))
+    for ours, theirs in zip(results, expected, strict=True):
         assert [caption.text for caption in ours.captions] == [caption.text for caption in theirs.captions]
         assert [caption.similarity for caption in ours.captions] == pytest.approx(
             [caption.similarity for caption in theirs.captions], abs=1e-5

@@ -346,6 +346,6 @@ def all_captions(captioner: VLMCaptioner) -> list[tuple[str, float]]:
     sampling = SamplingConfig(num_captions=2, max_length=8, min_length=0)
     return [
         (c.text, round(c.logprob, 4))
-        for one in captioner.caption(pictures_for(captioner, 2), sampling)
-        for c in one.captions
+        for result in captioner.caption(pictures_for(captioner, 2), sampling)
+        for c in result.captions
     ]

@@ -44,9 +44,9 @@ def test_without_a_dtype_weights_are_as_their_file_has_them_and_are_merged_so(co
     before = {name: weight.clone() for name, weight in captioner.model.state_dict().items()}
     captioner.save(tmp_path / "merged", "mine")
     assert all(torch.equal(weight, before[name]) for name, weight in captioner.model.state_dict().items())
-    weights, old = load_file(tmp_path / "merged" / "model.safetensors"), load_file(folder / "model.safetensors")
-    assert weights.keys() == old.keys() and {weight.dtype for weight in weights.values()} == {torch.bfloat16}
-    different = {name for name in weights if not torch.equal(weights[name], old[name])}
+    weights, original = load_file(tmp_path / "merged" / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert weights.keys() == original.keys() and {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+    different = {name for name in weights if not torch.equal(weights[name], original[name])}
     assert different and all(name.endswith(("q_proj.weight", "v_proj.weight")) for name in different)
     merged = load_vlm(tmp_path / "merged")
     assert (
@@ -79,7 +79,7 @@ def test_in_four_bits_the_large_matrices_are_small_and_the_rest_is_precise(copy_
     weights = {name: weight.bfloat16() for name, weight in load_file(folder / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     edit(folder / "config.json", lambda config: config.update(dtype="bfloat16"))
-    captioner, whole = load_vlm(folder, four_bit=True), load_vlm(folder)
+    captioner, full_precision = load_vlm(folder, four_bit=True), load_vlm(folder)
     parameters = dict(captioner.model.named_parameters())
     small = {name for name, parameter in parameters.items() if parameter.dtype == torch.uint8}
     assert small and all(
@@ -90,7 +90,7 @@ def test_in_four_bits_the_large_matrices_are_small_and_the_rest_is_precise(copy_
     assert not any(parameter.requires_grad for parameter in parameters.values())
     assert (
         "in 4 bits" in captioner.description
-        and captioner.description.splitlines()[0] == whole.description.splitlines()[0]
+        and captioner.description.splitlines()[0] == full_precision.description.splitlines()[0]
     )
     assert len(list(captioner.caption(pictures_for(captioner), SamplingConfig(num_captions=2)))) == 4
 
@@ -197,9 +197,9 @@ def test_a_local_base_is_read_where_we_wrote_it_or_it_is_said(copy_of, tmp_path,
         load_vlm(strangers)
     monkeypatch.chdir(tmp_path)
     for name in (str(base), base.name, f"local-dir:{base}"):
-        taken = load_vlm(strangers, base=name)
-        assert taken.adapter.peft_config["default"].base_model_name_or_path == str(base)
-    assert taken.weights_sha256 == load_vlm(tmp_path / "ours").weights_sha256
+        loaded = load_vlm(strangers, base=name)
+        assert loaded.adapter.peft_config["default"].base_model_name_or_path == str(base)
+    assert loaded.weights_sha256 == load_vlm(tmp_path / "ours").weights_sha256
     edit(base / "config.json", lambda config: config.update(note="another"))
     with pytest.raises(ValueError, match="not as it was when the adapter was trained"):
         load_vlm(tmp_path / "ours")
@@ -261,7 +261,7 @@ HOSTILE = {  # what a folder's file holds, and what is said of it in one line
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_or_broken_config_is_one_line_that_advises_nothing_unsafe(copy_of, monkeypatch, what):
     monkeypatch.setattr(safe_reading, "SECONDS", 1)
-    folder, (name, content, told) = copy_of("llava"), HOSTILE[what]
+    folder, (name, content, message) = copy_of("llava"), HOSTILE[what]
     if isinstance(content, dict):
         edit(
             folder / name,
@@ -274,7 +274,7 @@ def test_a_hostile_or_broken_config_is_one_line_that_advises_nothing_unsafe(copy
         (folder / name).write_text(content)
     with pytest.raises(ValueError) as caught:
         load_vlm(folder)
-    assert str(folder) in str(caught.value) and told in str(caught.value) and str(caught.value).isprintable()
+    assert str(folder) in str(caught.value) and message in str(caught.value) and str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000 and not any(
         word in str(caught.value) for word in ("trust_remote_code=True", "pip install")
     )
