@@ -1,4 +1,4 @@
-"""A server of captions that does what it is told, and what its tests ask of it."""
+"""A fake caption server for tests, and what tests need to use it."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ WORDS = "a red green blue small large dog cat house tree on the grass under sky 
 
 
 class FakeServer(ThreadingHTTPServer):
-    """Answers with captions that are a function of picture and seed; `spoil(request, picture)` may give another answer."""
+    """Answers with captions that depend on picture and seed; `spoil(request, picture)` may return another answer."""
 
     daemon_threads, request_queue_size = True, 128
 
@@ -35,7 +35,7 @@ class FakeServer(ThreadingHTTPServer):
         return [request for request, shown_picture in self.requests if shown_picture == picture]
 
     def handle_error(self, *_):
-        """Those that ask may go away."""
+        """Clients may close their connections."""
 
     def complete(self, request, picture):
         choices = []
@@ -101,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def pictures(count, first=0):
-    """What stands for encoded pictures: the fake looks at bytes only."""
+    """Requests with fake encoded pictures, of which the fake server reads only the bytes."""
     return [
         Request(f"key/{number}", torch.frombuffer(bytearray(f"picture {number}".encode()), dtype=torch.uint8))
         for number in range(first, first + count)

@@ -1,4 +1,4 @@
-"""A CUDA graph as far as a CPU can show it: what is captured is not done, a replay is the same kernels on the same memory."""
+"""CUDA graphs simulated on a CPU: capturing changes nothing, and a replay runs the same kernels on the same memory."""
 
 import contextlib
 
@@ -18,7 +18,7 @@ WAITS = {
 
 
 class Tape(TorchDispatchMode):
-    """Stands for torch.cuda.CUDAGraph; everything done within it is recorded, and its changes are undone at the end."""
+    """A fake torch.cuda.CUDAGraph that records all operations within it, and undoes their changes at the end."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +52,7 @@ class Tape(TorchDispatchMode):
 
 @pytest.fixture
 def tapes(monkeypatch) -> list[tuple[Tape, torch.device | None]]:
-    """All graphs that are captured from now on, each with the device that was current then."""
+    """Collects all graphs that are captured from now on, each with the device that was current then."""
     captured, current = [], []
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Beam search against transformers' own, and against a plain loop over the paper's definition of diverse groups."""
+"""Beam search, compared with transformers' and with a plain loop over the paper's definition of diverse groups."""
 
 import math
 from collections import Counter
@@ -38,7 +38,7 @@ def model():
 
 
 class Plain:
-    """Rows that keep their tokens and compute everything anew."""
+    """Rows that keep their tokens and compute everything again at each step."""
 
     def __init__(self, model, pictures):
         self.model, self.tokens = model, torch.stack(list(pictures))[:, None]
@@ -89,7 +89,7 @@ def transformers_search(model, sampling, max_length, prefix=(START,)):
 
 
 def logprob_of(model, picture, decoded, prefix=1):
-    """The log-probability of the tokens that were looked for, under the model alone."""
+    """The log-probability of the chosen tokens under the model alone."""
     tokens = decoded.tokens[:-1] if decoded.truncated else decoded.tokens
     with torch.no_grad():
         logprobs = model(torch.tensor([[picture, *tokens]])).logits[0].log_softmax(-1)
@@ -130,7 +130,7 @@ def test_a_prefix_is_continued_as_transformers_does(model):
 
 
 def test_captions_end_at_many_lengths(model):
-    """What makes the parity above worth something."""
+    """The comparison above is meaningful only if captions have several lengths."""
     results = tokens_of(search(model, SamplingConfig(strategy="beam", num_beams=4, num_captions=4), 20))
     assert len({len(tokens) for picture in results for tokens in picture}) > 2
 
@@ -139,7 +139,7 @@ def test_captions_end_at_many_lengths(model):
 
 
 def slow_diverse(model, picture, sampling, max_length):
-    """Token lists of the best captions, by the paper's definition, with lists and loops."""
+    """The token lists of the best captions, by the paper's definition, with lists and loops."""
     groups, size = sampling.num_beam_groups, sampling.num_beams // sampling.num_beam_groups
     running = [[(0.0, [START])] for _ in range(groups)]
     finished = [[] for _ in range(groups)]

@@ -1,4 +1,4 @@
-"""CLIP models of open_clip: how they are named, what is refused before it is loaded, and what is loaded."""
+"""CLIP models of open_clip: their names, what is refused before loading, and what is loaded."""
 
 import json
 import os

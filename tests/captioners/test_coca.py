@@ -16,7 +16,7 @@ from captioners.weights import state_sha256
 
 
 def outputs(model, tokens=((1, 5, 6, 7, 2),)):
-    """What a CoCa makes of a picture and a caption."""
+    """The outputs of a CoCa for a picture and a caption."""
     tokens = torch.tensor(tokens)
     padded = torch.nn.functional.pad(tokens, (0, 16 - tokens.shape[1]))
     image = torch.randn(len(tokens), 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -58,7 +58,7 @@ def test_open_clip_loads_what_is_saved_strictly_indeed(saved):
 
 
 def test_a_config_that_does_not_say_custom_text_says_it_when_saved(make_captioner, tmp_path):
-    """Without it open_clip builds a CLIP; a CoCa is told by its multimodal_cfg."""
+    """Without custom_text open_clip builds a CLIP; a CoCa is recognised by its multimodal_cfg."""
     captioner = make_captioner(custom_text=None)
     captioner.save(tmp_path, "plain")
     assert_same_model(open_clip.create_model(f"local-dir:{tmp_path}"), captioner.model)
@@ -138,7 +138,7 @@ def test_the_hash_tells_weights_apart(captioner):
 
 
 def plain_layout(saved, folder, weights_name):
-    """The same model as the released captioners are laid out: a model config in config.json, and one file of weights."""
+    """The layout of the released captioners: a model config in config.json, and one file of weights."""
     folder.mkdir()
     config = json.loads((saved / "open_clip_config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config["model_cfg"]))
@@ -175,7 +175,10 @@ def test_hub_repositories_of_both_layouts_load_with_the_network_off(captioner, s
     repositories = {"some/captioner": saved, "some/released": plain_layout(saved, tmp_path / "released", "model.pt")}
     for repository, folder in repositories.items():
         fill_hub_cache(tmp_path / "hub", repository, folder)
-    code = "import sys; from captioners.coca import load_captioner as load\nfor n in sys.argv[1:]: print(load(n).weights_sha256)"
+    code = (
+        "import sys; from captioners.coca import load_captioner as load\n"
+        "for n in sys.argv[1:]: print(load(n).weights_sha256)"
+    )
     environment = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "PATH": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *repositories]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -425,7 +428,7 @@ def texts(captioned):
 
 
 def test_the_same_keys_give_the_same_captions_in_any_company(captioner, pictures, monkeypatch):
-    """The model's logits are rounded differently in other batches; these draws do not turn on it."""
+    """In other batches the model's logits are rounded differently; these draws do not depend on it."""
     together = texts(captioner.caption(pictures, SAMPLING))
     for batch_size, order in ((1, [0, 1, 2, 3]), (3, [3, 1, 0, 2]), (2, [2, 0])):
         monkeypatch.setattr(captioner, "batch_size", batch_size)
@@ -465,7 +468,7 @@ def test_a_call_may_have_another_batch_size_than_the_captioner(captioner, pictur
 
 
 def test_similarity_is_of_open_clips_own_features(captioner, pictures, monkeypatch):
-    """A caption too long for the text tower, as the longest are, keeps its first tokens and the end token."""
+    """Of captions that are too long for the text tower, the first tokens and the end token are embedded."""
     monkeypatch.setattr(captioner, "decode", lambda ids: " ".join(map(str, ids)))
     lengths = set()
     for max_length in (17, 9):
@@ -482,7 +485,7 @@ def test_similarity_is_of_open_clips_own_features(captioner, pictures, monkeypat
 
 
 def test_the_memory_of_a_picture_is_that_of_its_keys_and_values(captioner):
-    """2 + 2 self-attention layers of 32 numbers for 15 tokens of each caption, 2 cross-attention layers for 7 image tokens."""
+    """Per caption 2 + 2 self-attention layers of 32 numbers for 15 tokens; 2 cross-attention layers for 7 image tokens."""
     in_flight = 3 * 4 * 2 * 32 * 15 + 2 * 2 * 32 * 7
     assert captioner.bytes_per_picture(SAMPLING) == 2 * 4 * in_flight + 8 * 4 * 3 * 300
     beams = SamplingConfig(strategy="beam", num_captions=1, num_beams=6, max_length=9)

@@ -1,4 +1,4 @@
-"""open_clip's own forward is the reference for every cached logit."""
+"""Cached logits, compared with those of open_clip's own forward."""
 
 import pytest
 import torch
@@ -40,7 +40,10 @@ def test_rows_may_leave_and_be_repeated(model):
 
 
 def test_rows_of_unequal_length_go_on_together(model):
-    """Pictures join twice, rows leave in between, a finished row is fed past its end: the others are what they would be alone."""
+    """Pictures join twice, rows leave in between, a finished row is fed past its end.
+
+    None of this may change the other rows.
+    """
     images, tokens = images_of(4), tokens_of(5, 16)
     own = torch.tensor([0, 0, 1, 2, 3])  # picture of each row
     with torch.no_grad():
@@ -69,7 +72,7 @@ def test_rows_of_unequal_length_go_on_together(model):
 
 
 def test_slots_are_begun_anew_in_place(model):
-    """The picture in the middle gives way to another: its rows begin anew, the others go on, and no memory moves."""
+    """Another picture replaces the middle one: its rows restart, the others continue, and no memory moves."""
     images, tokens = images_of(4), tokens_of(6, 14)
     with torch.no_grad():
         decoding = Decoding(model, model._encode_image(images[:3])[1], limit=16)
@@ -92,7 +95,10 @@ def test_slots_are_begun_anew_in_place(model):
     "architecture, context", [("coca_ViT-B-32", 76), ("coca_ViT-B-32", 255), ("coca_ViT-L-14", 76)]
 )
 def test_cached_logits_of_real_sizes_equal_open_clips_forward(architecture, context, scramble):
-    """Two pictures, two captions each, fed in pieces; every parameter scrambled. Two layers of the image tower are enough here."""
+    """Two pictures with two captions each, fed in pieces; all parameters are scrambled.
+
+    Two layers of the image tower suffice here.
+    """
     config = get_model_config(architecture)
     config["vision_cfg"]["layers"] = 2
     config["text_cfg"]["context_length"] = config["multimodal_cfg"]["context_length"] = context
@@ -121,7 +127,7 @@ def test_cached_logits_of_real_sizes_equal_open_clips_forward(architecture, cont
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_near(make_captioner, dtype):
-    """A mistake of the mask or of positions moves logits by more than 1; half precision by a few hundredths."""
+    """An error in mask or positions changes logits by more than 1; half precision does by a few hundredths."""
     model = make_captioner().model
     images, tokens = images_of(2), tokens_of(2, 12)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The shipped captioner: small, loads everywhere, looks at the picture, and its tokenizer is its own."""
+"""The built-in captioner: it is small, loads everywhere, looks at the picture, and has its own tokenizer."""
 
 import open_clip
 import pytest

@@ -1,4 +1,4 @@
-"""A longer context changes nothing for captions that fitted; open_clip's own forward is the reference."""
+"""A longer context does not change captions that fitted before; compared with open_clip's own forward."""
 
 import json
 
@@ -23,7 +23,7 @@ CONFIGS = {
 
 
 def captions(lengths, width):
-    """Random captions of these lengths, a pad token within the longer ones, as CLIP's "!" is one."""
+    """Random captions of these lengths; the longer ones contain a pad token, as CLIP's "!" is one."""
     tokens = torch.zeros(len(lengths), width, dtype=torch.long)
     for row, length in zip(tokens, lengths, strict=True):
         row[:length] = torch.randint(3, 290, (length,), generator=torch.Generator().manual_seed(length))
@@ -35,13 +35,13 @@ def captions(lengths, width):
 
 @torch.no_grad()
 def outputs(model, lengths):
-    """open_clip's forward over captions of these lengths, padded to the model's whole context, as open_clip's tokenizers do."""
+    """open_clip's forward of captions of these lengths, padded to the whole context as by open_clip's tokenizers."""
     images = torch.randn(len(lengths), 3, 32, 32, generator=torch.Generator().manual_seed(3))
     return model.eval()(images, captions(lengths, model.text.context_length))
 
 
 def rebuilt(model_cfg, state):
-    """open_clip's CoCa of a config, with these weights, all of them its own."""
+    """open_clip's CoCa of a config, with exactly these weights."""
     model = CoCa(**{key: value for key, value in model_cfg.items() if key != "custom_text"})
     model.load_state_dict(state)
     return model
@@ -64,7 +64,7 @@ def test_captions_that_fitted_have_the_same_logits_and_features(of_config, conte
 
 
 def test_of_a_caption_that_filled_the_context_only_the_feature_moves(of_config):
-    """There open_clip's pad mask, shifted by one, showed the CLS token itself; now it shows it the first pad token."""
+    """open_clip's shifted pad mask showed the CLS token itself there; now it shows the first pad token."""
     longer = rebuilt(*extend_context(of_config.model_cfg, of_config.model.state_dict(), 29))
     before, after = outputs(of_config.model, [16]), outputs(longer, [16])
     torch.testing.assert_close(after["logits"][:, :15], before["logits"], atol=1e-5, rtol=0)
@@ -72,7 +72,7 @@ def test_of_a_caption_that_filled_the_context_only_the_feature_moves(of_config):
 
 
 def test_open_clips_own_way_would_move_every_feature(captioner):
-    """What makes the tests above able to fail: open_clip's loader interpolates all positions, the CLS token's among them."""
+    """Shows that the tests above can fail: open_clip's loader interpolates all positions, the CLS token's included."""
     model_cfg, state = extend_context(captioner.model_cfg, captioner.model.state_dict(), 29)
     stretched = F.interpolate(captioner.model.text.positional_embedding.data.T[None], size=29, mode="linear")[0].T
     theirs = rebuilt(model_cfg, state | {"text.positional_embedding": stretched})

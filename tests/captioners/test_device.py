@@ -1,4 +1,4 @@
-"""The device that is asked for is used, or refused before any work; several GPUs are those of as many processes."""
+"""A command uses the requested device or refuses it before any work; processes share several GPUs."""
 
 import os
 from contextlib import nullcontext
@@ -18,7 +18,7 @@ from generate.runs.protocol import Embedded
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """A machine of two GPUs, as far as torch tells; the list of what was made the current one."""
+    """A machine with two GPUs, as far as torch reports; yields the list of devices that were made the current one."""
     current = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -57,7 +57,7 @@ def test_without_a_gpu_the_cpu_is_the_best_and_cuda_is_refused(monkeypatch):
 
 
 def test_each_process_loads_and_computes_on_its_own_gpu_as_the_current_one(gpus):
-    """Where it is not the current one, graphs are captured on a stream of GPU 0, and are empty."""
+    """If the GPU were not the current device, graphs would be captured on a stream of GPU 0, and be empty."""
     devices = []
 
     class Work:
@@ -131,7 +131,7 @@ COMMANDS = {
 @pytest.mark.parametrize("requested", ["cuda:1", "cuda", "banana"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_refuses_before_any_work(command, requested, monkeypatch, tmp_path, capsys):
-    """The input is not there, which would be the next error; nothing is written."""
+    """The input does not exist, which would be the next error; nothing is written."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     what = "9" if command == "quickstart" else str(tmp_path / "none.tar")
     assert main([command, *COMMANDS[command], what, "--output", str(tmp_path / "out"), "--device", requested]) == 2

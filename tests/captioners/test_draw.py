@@ -1,4 +1,4 @@
-"""Whole captions, against an obvious loop that caches nothing, and the batch that is kept full."""
+"""Whole captions, compared with a simple loop without a cache; and the batch that is kept full."""
 
 import math
 
@@ -27,7 +27,7 @@ def slow_logits(model, image, tokens: list[int]) -> torch.Tensor:
 
 
 def slow_draw(weights: list[float], top_p: float, key: str, caption: int, position: int) -> int:
-    """The token drawn, in plain Python: exponential races of blocks, drawn again until within the nucleus."""
+    """The sampled token, in plain Python: exponential races of blocks, repeated until the token is in the nucleus."""
     side, total = race_side(len(weights)), sum(weights)
     order = sorted(range(len(weights)), key=lambda token: -weights[token])
     nucleus = {token for i, token in enumerate(order) if sum(weights[t] for t in order[:i]) < top_p * total}
@@ -54,14 +54,14 @@ def slow_draw(weights: list[float], top_p: float, key: str, caption: int, positi
 
 
 def numpy_words(key: str, *counter: int) -> list[int]:
-    """NumPy's four words of this key and counter; NumPy adds 1 to a counter first, so it is given one less."""
+    """NumPy's four words for this key and counter. NumPy adds 1 to a counter first, so it gets one less."""
     low, high = (word % 2**64 for word in sample_key(0, key))
     number = sum(word << 64 * i for i, word in enumerate(counter))
     return np.random.Philox(counter=(number - 1) % 2**256, key=low + (high << 64)).random_raw(4).tolist()
 
 
 def slow_caption(model, image, sampling, key="", caption=0, max_length=17):
-    """Tokens, log-probability, truncated: one caption, nothing cached, no processors but bans and temperature."""
+    """One caption's tokens, log-probability and truncation, without a cache; only bans and temperature are applied."""
     tokens, logprob = [START], 0.0
     while len(tokens) < max_length - 1:
         logits = slow_logits(model, image, tokens)
@@ -101,7 +101,7 @@ def fast_captions(model, images, keys, sampling, max_length=17, batch_size=16, d
 
 @pytest.fixture(scope="module")
 def ending_model(make_captioner):
-    """A model whose captions differ between pictures, and end at many lengths."""
+    """A model whose captions differ between pictures, and have many lengths."""
     model = make_captioner().model
     decoder, bias = model.text_decoder, model.text_decoder.ln_final.bias
     with torch.no_grad():
@@ -156,9 +156,9 @@ def test_the_last_token_is_never_fed_back(ending_model):
 
 
 def ending_choices(caption_lengths: dict[int, int]):
-    """A `choose` under which caption i, counted over all pictures, ends with wanted[i] tokens; a caption's second token is 100 + i.
+    """A `choose` that ends caption i, counted over all pictures, after caption_lengths[i] tokens.
 
-    New rows come last, in order, with the start token alone.
+    The second token of caption i is 100 + i. New rows come last, in order, with only the start token.
     """
     begun = 0
 
@@ -185,7 +185,10 @@ def test_finished_captions_leave_and_decoding_stops_early(captioner, monkeypatch
 
 
 def test_the_next_pictures_join_as_soon_as_there_is_room(captioner, monkeypatch):
-    """Two captions each, two pictures' worth in flight: the third joins when the first's captions end, and overtakes the second."""
+    """Two captions per picture, two pictures in flight.
+
+    The third joins when the first's captions end, and finishes before the second.
+    """
     monkeypatch.setattr(draw, "choose", ending_choices({0: 3, 1: 3, 2: 9, 3: 8, 4: 3, 5: 3, 6: 4, 7: 2}))
     captions, _, fed = fast_captions(
         captioner.model, images_of(4), list("abcd"), SamplingConfig(num_captions=2), batch_size=2
@@ -200,7 +203,8 @@ def test_the_next_pictures_join_as_soon_as_there_is_room(captioner, monkeypatch)
         105,
         106,
     ]
-    # a, b begin; 4 rows; a's leave, c begins; 4; c's leave, d begins, and one of d's ends with its first token, which is seen
+    # a and b begin; 4 rows; those of a leave, c begins; 4 rows; those of c leave, d begins, and a caption of d ends with
+    # its first token, which is noticed
     # after the next: 4 rows, then 3; d's other leaves: 2, of which one ends before the other
     assert [rows for rows, _ in fed] == [2, 4, 1, 4, 1, 4, 3, 2, 2, 1]
 
@@ -241,7 +245,7 @@ def test_logits_that_are_not_finite_are_an_error(captioner):
 
 
 def test_the_batch_is_kept_full(ending_model):
-    """Captions of uneven length: with refilling, rows that work are more than four fifths of the room, but for the end."""
+    """For captions of unequal length, refilling keeps over four fifths of the rows at work, except at the end."""
     sampling, images = SamplingConfig(num_captions=3), images_of(40)
     captions, _, fed = fast_captions(ending_model, images, [str(i) for i in range(40)], sampling, batch_size=6)
     steps = [rows for rows, _ in fed if rows > 6]  # not the first token of new pictures
@@ -252,7 +256,7 @@ def test_the_batch_is_kept_full(ending_model):
 
 
 def unsteady(size: float) -> type[Decoding]:
-    """Logits that are off by up to `size`, otherwise each time, as another batch's are by a millionth."""
+    """Logits with errors of up to `size` that differ each time, as those of other batches differ by a millionth."""
     generator = torch.Generator().manual_seed(5)
 
     class Unsteady(Decoding):
@@ -264,7 +268,7 @@ def unsteady(size: float) -> type[Decoding]:
 
 
 def decided_within(model, image, sampling, key, caption, tokens, tolerance) -> bool:
-    """Whether logits that close decide what follows these tokens: some change of that size changes the slow draw."""
+    """Whether such errors can decide which token follows: an error of that size changes the slow draw."""
     logits = slow_logits(model, image, tokens)
     logits[[PAD, START, *range(290, 300)]] = -math.inf
     if len(tokens) < sampling.min_length:
@@ -285,9 +289,10 @@ def decided_within(model, image, sampling, key, caption, tokens, tolerance) -> b
 
 @pytest.mark.parametrize("size, fewest, most", [(1e-4, 0, 5), (3e-3, 5, 60)])
 def test_captions_differ_only_where_logits_that_close_decide(ending_model, size, fewest, most):
-    """Other orders, splits, batches and company, and unsteady logits: of 450 captions, each that differs is looked at.
+    """Other orders, splits and batches, and unsteady logits: each of 450 captions that differs is checked.
 
-    They have about 5,000 draws, of which unsteadiness of 1e-4 flips one in 10,000; the larger one shows that flips are found.
+    They have about 5,000 draws, of which errors of 1e-4 change one in 10,000; larger errors show that the test finds
+    changes.
     """
     sampling, images, keys = SamplingConfig(num_captions=3, min_length=0), images_of(50), [f"k{i}" for i in range(50)]
     steady, _, _ = fast_captions(ending_model, images, keys, sampling)

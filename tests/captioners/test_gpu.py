@@ -1,4 +1,4 @@
-"""What only a GPU can show; the same paths are tested on the CPU in test_draw.py and test_sampling.py."""
+"""Tests that need a GPU; test_draw.py and test_sampling.py test the same paths on the CPU."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_captions_on_a_gpu_are_those_of_the_cpu(both, pictures, sampling):
 
 
 def test_a_step_waits_for_nothing(both, pictures):
-    """From its launch to the next look at which captions have ended, the host never waits for the device."""
+    """From a launch to the next check for ended captions, the host never waits for the device."""
     _, captioner = both
     list(
         captioner.caption(
@@ -71,7 +71,7 @@ def test_a_step_waits_for_nothing(both, pictures):
 
 
 def test_a_run_captures_its_graphs_once(both, pictures, monkeypatch):
-    """More pictures than slots, by several calls, and the same pictures with other draws."""
+    """More pictures than slots, in several calls, and the same pictures with other draws."""
     captures, graph = [], torch.cuda.graph
     monkeypatch.setattr(torch.cuda, "graph", lambda *args, **options: captures.append(1) or graph(*args, **options))
     captioner = both[1]
@@ -89,7 +89,7 @@ def test_a_run_captures_its_graphs_once(both, pictures, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_steps_are_open_clips_forward(both, pictures, dtype):
-    """By the kernel that attends, captions of unequal length and pictures begun anew included."""
+    """With the attention kernels, also for captions of unequal length and for restarted slots."""
     model = both[1].model.to(dtype)
     images = torch.stack([both[1].normalise(picture) for _, picture, _ in pictures]).to("cuda", dtype)
     rows = torch.arange(len(images), device="cuda").repeat_interleave(3)
@@ -110,7 +110,7 @@ def test_steps_are_open_clips_forward(both, pictures, dtype):
 
 
 def test_the_kernel_chooses_what_the_cpu_chooses():
-    """A million draws from equal logits of CLIP's vocabulary: at least 99.99 % the same, the others where rounding decides."""
+    """A million draws from logits of CLIP's vocabulary: 99.99 % are the same; rounding may decide the others."""
     same, sampling, banned = 0, SamplingConfig(), torch.tensor([0, 1], device="cuda")
     logits = 3 * torch.randn(1000, 49408, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
     weights = logits.softmax(-1).index_fill_(1, banned, 0)

@@ -1,4 +1,4 @@
-"""What a language model wraps round a caption never reaches a column."""
+"""What a language model writes around a caption never reaches a column."""
 
 import time
 

@@ -10,7 +10,7 @@ from captioners.safe_reading import attempt, reason
 
 @pytest.fixture
 def folder(tmp_path, tiny_config):
-    """A folder in open_clip's layout, with an empty file for weights."""
+    """A folder in open_clip's layout, with an empty file of weights."""
     folder = tmp_path / "My Model-v2"
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": tiny_config}))
@@ -20,7 +20,7 @@ def folder(tmp_path, tiny_config):
 
 @pytest.fixture
 def offline_hub(tmp_path, monkeypatch, fill_hub_cache):
-    """An empty hub cache with the network off; offline_hub(repository, folder) puts a copy of a folder into it."""
+    """An empty hub cache, without network; offline_hub(repository, folder) copies a folder into it."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -216,7 +216,8 @@ def test_a_hub_repository_is_refused_by_its_config_before_weights_are_fetched(of
 @pytest.mark.parametrize("files, expected", [
     ({"config.json": {"model_type": "llava"}}, True),
     ({"adapter_config.json": {"peft_type": "LORA"}}, True),
-    ({"config.json": {"model_type": "llava"}, "open_clip_config.json": {}}, False),  # as open_clip's own repositories have it
+    # repositories of open_clip have both files
+    ({"config.json": {"model_type": "llava"}, "open_clip_config.json": {}}, False),
     ({"config.json": {"embed_dim": 8, "model_type": "coca"}}, False),
     ({"config.json": {"model_cfg": {"embed_dim": 8}}}, False),
     ({"config.json": [1]}, False),

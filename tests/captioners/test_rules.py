@@ -1,4 +1,4 @@
-"""Hard negatives by rules: what is changed, what is left alone since it would stay true, and that the truth says no."""
+"""Hard negatives by rules: which changes are made, which are not because they would stay true, and their truth."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""Captions from a server: the protocol's corners, by a fake one."""
+"""Captions from a fake server: details of the protocol."""
 
 import hashlib
 import io
@@ -74,7 +74,8 @@ def test_captions_that_nobody_waits_for_let_the_program_end(server):
         "from captioners.base import Request, SamplingConfig\n"
         "from captioners.server.captioner import load_server\n"
         "captioner, one = load_server(sys.argv[1]), torch.zeros(1, dtype=torch.uint8)\n"
-        "found = captioner.caption((Request(str(number), one) for number in range(300)), SamplingConfig(num_captions=1))\n"
+        "requests = (Request(str(number), one) for number in range(300))\n"
+        "found = captioner.caption(requests, SamplingConfig(num_captions=1))\n"
         "next(found)\n"
     )
     subprocess.run([sys.executable, "-c", code, server.model], timeout=60, check=True)
@@ -180,7 +181,7 @@ def test_without_a_prompt_the_model_is_asked_to_describe_the_picture(server):
 )
 @pytest.mark.parametrize("refuses", [False, True])
 def test_servers_without_several_captions_or_log_probabilities(serve, lacks, refuses):
-    """Such servers ignore what they do not know, or refuse it; each is looked at once."""
+    """Such servers ignore or refuse unknown fields; each server is probed once."""
     server, full = serve(**lacks), serve()
     if refuses:
 
@@ -256,7 +257,7 @@ def test_a_fault_that_passes_changes_nothing(server, at_once, monkeypatch, fault
 
 
 class Down(Simulated):
-    """Answers 503, or what `answers` has first."""
+    """Answers with status 503, or with the first of `answers`."""
 
     def __init__(self, monkeypatch):
         super().__init__(monkeypatch)

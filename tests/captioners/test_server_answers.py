@@ -1,4 +1,4 @@
-"""What servers answer, in the forms in which they do, and how their addresses are written; no server is asked."""
+"""The forms of servers' answers and addresses; no server is contacted."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Coroutines go to another thread's event loop and back, several at a time, and none is lost."""
+"""Coroutines go to another thread's event loop, and results come back, several at a time; none is lost."""
 
 import asyncio
 import threading
@@ -66,7 +66,7 @@ def test_what_is_not_done_at_the_end_is_cancelled(loop):
 
 
 def test_futures_that_were_cancelled_keep_no_other_result_and_no_cancellation_back(loop, monkeypatch):
-    """As where a shard fails: who waits cancels all futures, and some requests have ended by then."""
+    """As when a shard fails: the waiting thread cancels all futures, of which some have finished by then."""
     monkeypatch.setattr(handover, "EVERY", 0.2)
     problems, ended, begun = [], threading.Event(), threading.Event()
     loop.set_exception_handler(lambda loop, context: problems.append(context))

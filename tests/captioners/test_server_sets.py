@@ -1,4 +1,4 @@
-"""Whole sets captioned by servers: a fake one, and transformers' own with a tiny model."""
+"""Whole sets captioned by servers: by a fake one, and by transformers' own with a tiny model."""
 
 import io
 import os
@@ -34,7 +34,7 @@ from .vlm.models import ENDS, make_model_and_processor, photos, scramble
 
 
 def samples(count, refused=()):
-    """Samples of one colour each; those refused are white."""
+    """Samples of one colour each; the server refuses white ones."""
     found = []
     for number in range(count):
         encoded = io.BytesIO()
@@ -155,7 +155,7 @@ def test_a_server_that_dies_and_comes_back_elsewhere_leaves_the_same_bytes(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny LLaVA whose captions differ between pictures; transformers' server draws only where do_sample is set."""
+    """A tiny LLaVA whose captions differ between pictures; transformers' server samples only if do_sample is set."""
     folder = tmp_path_factory.mktemp("served") / "Tiny LLaVA"
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -169,7 +169,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(folder, tmp_path_factory):
-    """That model, served by transformers."""
+    """The tiny LLaVA, served by transformers."""
     pytest.importorskip("fastapi", reason="transformers serve needs transformers[serving]")
     pytest.importorskip("uvicorn", reason="transformers serve needs transformers[serving]")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -205,12 +205,12 @@ def served(folder, tmp_path_factory):
 
 
 def in_a_column(reply):
-    """The reply as a caption: the scrambled model says control characters, too."""
+    """The caption in a reply; the scrambled model also writes control characters."""
     return choices_of({"choices": [{"message": {"content": reply}}]})[0].text
 
 
 def test_a_real_server_sees_the_picture_and_the_prompt(served, folder):
-    """Its greedy captions are those of the same model in this process, of the same JPEGs."""
+    """Its greedy captions equal those of the same model in this process, for the same JPEGs."""
     model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     encoded, expected = (
         [

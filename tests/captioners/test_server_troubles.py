@@ -1,4 +1,4 @@
-"""Servers as they are: whose fault an answer is, what is kept of those that came, and what never leaves."""
+"""Faulty servers: whose fault an answer is, which answers are kept, and which texts are never shown."""
 
 import sys
 import time
@@ -123,7 +123,7 @@ def test_answers_are_bounded(server, at_once, monkeypatch):
 
 
 def refusing(server, *names, status=400):
-    """The server knows none of the fields."""
+    """The server knows none of the optional fields."""
 
     def spoil(request, picture):
         if request and (wrong := [name for name in names if name in request]):
@@ -340,7 +340,7 @@ def test_what_is_under_way_when_a_shard_fails_is_kept_too(server, tmp_path):
 
 
 def test_without_seeds_each_draw_is_kept_for_itself(serve, tmp_path):
-    """All draws of a picture are one request then; in either try each gets its own answer."""
+    """All draws of a picture are then the same request; in both tries each draw gets its own answer."""
     server, numbers = serve(takes_n=False), count()
 
     def spoil(request, picture):
@@ -365,7 +365,7 @@ def test_without_seeds_each_draw_is_kept_for_itself(serve, tmp_path):
 
 
 def test_a_shard_that_fails_leaves_the_next_one_alone(serve, tmp_path):
-    """Two columns of one captioner: what waits in the first does not outlive the shard."""
+    """Two columns of one captioner: requests of the first column that wait do not outlive the shard."""
     server, config, states = serve(), tmp_path / "two.yaml", ["good", "broken"]
     config.write_text(
         'columns: [{instruction: "What is it?", column: syn_text_a}, {instruction: "Who is it?", column: syn_text_b}]'

@@ -1,4 +1,4 @@
-"""Requests of words, with a picture or alone; what is asked of the answer, and what becomes of it where a server lacks that."""
+"""Requests with an instruction, with or without a picture, and fields that a server lacks."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ SCHEMA = {"type": "object", "properties": {"long": {"type": "string"}}, "require
 
 
 def words(count: int) -> list[Request]:
-    """Requests of words alone, of unequal length."""
+    """Requests without pictures, of unequal length."""
     return [Request(f"key/{number}", None, "red " * number + "dog?") for number in range(count)]
 
 
@@ -26,7 +26,7 @@ def at_once(monkeypatch):
 
 
 def sends_json(server, **answers):
-    """The server says this text of what it is asked for the name."""
+    """Makes the server answer an instruction with the text of that name."""
 
     def complete(request, question):
         text = answers.get(question.decode("utf-8", "replace"), "a plain answer")
@@ -61,7 +61,7 @@ def test_what_servers_cannot_do_is_refused_before_any_work(server):
 
 @pytest.mark.parametrize("refused", ["Unsupported parameter: stop", None])
 def test_stops_are_sent_and_heeded_here_where_a_server_does_not(server, refused):
-    """A server may take them, refuse them, or take no notice."""
+    """A server may support, refuse or ignore stops."""
     sends_json(server, **{"dog?": "A dog.### A cat.\n\nUser: more"})
     server.spoil = lambda request, _: (
         (400, {"error": {"message": refused}}) if refused and request and "stop" in request else None
@@ -108,7 +108,7 @@ def test_json_and_lines_come_as_they_were_said_and_text_without_what_is_round_it
 
 
 def test_a_server_without_pictures_is_asked_by_words_alone(server, at_once):
-    """And says so where it is given pictures, once for all, which no picture is to blame for."""
+    """For requests with pictures it fails once for all, and no single picture is to blame."""
     refusal = "No endpoints found that support image input"
     server.spoil = lambda request, _: (
         (404, {"error": {"message": refusal}})
@@ -146,7 +146,7 @@ def test_what_requests_cost_is_judged_by_the_lengths_of_their_words(server):
 
 
 def test_answers_are_kept_by_what_was_asked(server, tmp_path):
-    """All that was said is kept, for those who read it."""
+    """Whole replies are kept, for later readers."""
     reply = "Here is the caption: A dog."
     sends_json(server, **{"dog?": reply, "red dog?": "A red dog."})
     captioner, sampling = load_captioner(server.model), ONE.model_copy(update={"answer": "line"})

@@ -1,4 +1,4 @@
-"""Captions drawn in slots that never move are those that `Drawing` draws; the graph and the device are shown by fakes of them."""
+"""Captions drawn in slots equal those of `Drawing`; CUDA graphs and devices are replaced by fakes."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ __all__ = ["ending_model"]  # a fixture
 
 
 class Rows:
-    """A CoCa's rows in slots, which note what they are asked for."""
+    """A CoCa's rows in slots, which record their calls."""
 
     def __init__(self, model, count: int, captions: int, limit: int):
         self.model, self.begun, self.steps = model, [], 0
@@ -40,7 +40,7 @@ class Rows:
 def slot_captions(
     model, images, keys, sampling, max_length=17, batch_size=16, prefix=(START,), first_index=0, column=""
 ):
-    """Captions of each picture, all features, and the slots they were drawn in."""
+    """The captions of each picture, all features, and the slots in which they were drawn."""
     taken_slots, given_back = [], []
     rules = Rules(sampling, torch.tensor(prefix), torch.tensor([PAD, START, *range(290, 300)]), END, max_length)
 
@@ -152,7 +152,7 @@ def test_logits_that_are_not_finite_are_an_error(ending_model):
 
 
 class FakeCuda:
-    """What Slots asks of torch.cuda, on the CPU: a graph replays by running the captured function again."""
+    """The parts of torch.cuda that Slots uses, on the CPU: a graph replays by calling the captured function again."""
 
     def __init__(self, monkeypatch, slots_under_test: list):
         self.captured_on, self.replays, self.current = [], 0, 0
@@ -221,7 +221,7 @@ class FakeCuda:
 
 
 def test_a_run_is_one_graph_captured_on_its_own_device(ending_model, monkeypatch):
-    """The device of slots on the second GPU is the current one while they capture, whatever it was; one graph serves all pictures."""
+    """The second GPU is the current device during the capture, and one graph serves all pictures."""
     sampling, images, keys = SamplingConfig(num_captions=3, min_length=0), images_of(9), list("abcdefghi")
     expected, _, _ = fast_captions(ending_model, images, keys, sampling)
     under_test: list[Slots] = []
@@ -240,7 +240,7 @@ def test_a_run_is_one_graph_captured_on_its_own_device(ending_model, monkeypatch
 
 
 def test_slots_are_used_again_by_the_next_call_alone(captioner, pictures):
-    """A call that is not done keeps its slots; one with other settings, or after the weights moved, gets its own."""
+    """An unfinished call keeps its slots; a call with other settings, or after weights moved, gets new ones."""
     captioner._free_slots.clear()
     rules = captioner._rules(SamplingConfig(num_captions=2))
     with torch.no_grad():
@@ -259,7 +259,7 @@ def test_slots_are_used_again_by_the_next_call_alone(captioner, pictures):
 
 
 def test_a_captioner_on_a_gpu_draws_in_slots(captioner, pictures, monkeypatch):
-    """The whole way that a GPU takes, on the CPU: the same captions."""
+    """The captioner's path for a GPU yields the same captions on the CPU."""
     sampling = SamplingConfig(num_captions=3)
     expected = list(captioner.caption(pictures, sampling, similarity=True))
     monkeypatch.setattr(coca, "search", None)

@@ -1,4 +1,4 @@
-"""Captions from words: what is said is what transformers' own loop says, whatever else is in flight."""
+"""Captions from texts equal those of transformers' own generation, whatever else is in the batch."""
 
 import itertools
 
@@ -21,7 +21,7 @@ GREEDY = SamplingConfig(strategy="greedy", max_length=14, min_length=0)
 
 
 def tokens_of(captioner, requests, sampling, **options):
-    """The tokens, from start to end, of the captions that are found, by a spy on the decoder of tokens."""
+    """The tokens, from start to end, of all captions, recorded by a spy on the decoding of tokens."""
     sequences = []
     decode = captioner._decode
     captioner._decode = lambda ids: sequences.append(list(ids)) or decode(ids)
@@ -33,7 +33,7 @@ def tokens_of(captioner, requests, sampling, **options):
 
 
 def generated(captioner, instruction: str, max_new_tokens: int) -> list[int]:
-    """Greedy tokens by transformers, of one prompt alone, up to an end token or `max_new_tokens`."""
+    """Transformers' greedy tokens for one prompt alone, up to an end token or `max_new_tokens`."""
     ids = torch.tensor([captioner.prompt_ids(instruction)])
     banned = sorted({*captioner.special_ids, *range(len(captioner.tokenizer), captioner.vocabulary)})
     banned = [[id] for id in banned if id not in captioner.end_ids]
@@ -58,7 +58,7 @@ def test_a_greedy_caption_is_what_generate_gives_in_a_batch_and_alone(family, ca
 
 
 def logprob_alone(captioner, instruction: str, tokens: list[int]) -> float:
-    """What a caption's tokens have, by one pass that caches nothing; one end token stands for all."""
+    """The log-probability of a caption's tokens, by one pass without a cache; one end token represents all."""
     prompt = captioner.prompt_ids(instruction)
     with torch.no_grad():
         logits = captioner.model(torch.tensor([[*prompt, *tokens[1:-1]]])).logits[0, len(prompt) - 1 :].double()
@@ -69,7 +69,7 @@ def logprob_alone(captioner, instruction: str, tokens: list[int]) -> float:
 
 @pytest.mark.parametrize("family", ["gemma3_text", "gemma2"])
 def test_draws_are_the_same_in_any_batch_and_have_the_probability_that_they_have_alone(family, captioner_of):
-    """Captions that end at many lengths leave the batch and others join: what is shared, kept and joined must be right."""
+    """Captions of many lengths leave the batch while others join: sharing, keeping and joining must be right."""
     captioner = captioner_of(family)
     sampling = SamplingConfig(num_captions=3, max_length=20, min_length=0, top_p=1.0)
     requests = [request._replace(key=f"{request.key}/{i}") for i in range(2) for request in REQUESTS]
@@ -96,7 +96,7 @@ def test_another_column_and_a_later_index_are_other_draws(captioner_of):
 
 
 def test_what_prompts_begin_with_is_computed_once(captioner_of, monkeypatch):
-    """Of many prompts with one long beginning, the model is fed that once, and then the rest of each."""
+    """If many prompts begin alike, the model reads their common beginning once, and then the rest of each."""
     captioner, fed = captioner_of("llama"), []
     forward = captioner.model.model.forward
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""How answers begin and end: chat templates, lines, stops, JSON; and what is refused, of a sampling or of one request."""
+"""The start and end of answers: chat templates, lines, stops, JSON; and samplings and requests that are refused."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Folders of language models: what is loaded as which captioner, and what is refused."""
+"""Loading language models from folders: which captioner is loaded, and what is refused."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Captions of vision-language models: those of transformers' own search where it has it, the same in any company."""
+"""Captions of vision-language models equal those of transformers, whatever else is in the batch."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from .models import END, FAMILIES, IMAGE, PAD, SMOLVLM, SPECIALS, START, TILED, 
 
 
 def transformers_inputs(captioner: VLMCaptioner, photo: Image.Image, instruction: str) -> dict:
-    """What the model takes, as transformers' users make it."""
+    """The model's inputs, as users of transformers make them."""
     processor = captioner.processor
     if "text_decoder" in dict(captioner.model.named_children()) or captioner.model.config.model_type == "git":
         inputs = dict(processor(images=photo, return_tensors="pt"))
@@ -48,7 +48,7 @@ def transformers_inputs(captioner: VLMCaptioner, photo: Image.Image, instruction
 
 
 def tokens_of(captioner: VLMCaptioner, pictures, sampling: SamplingConfig, monkeypatch) -> list[list[list[int]]]:
-    """Token ids, start and end included, of the captions of each picture."""
+    """The token ids, start and end included, of the captions of each picture."""
     with monkeypatch.context() as patch:
         patch.setattr(captioner, "decode", lambda ids: list(ids))
         return [[caption.text for caption in result.captions] for result in captioner.caption(pictures, sampling)]

@@ -1,4 +1,4 @@
-"""Rows of captions on the cache of a model: the logits of a pass that caches nothing, whatever is kept and joined."""
+"""Rows on a model's cache have the logits of a pass without a cache, whatever rows are kept and joined."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from .models import END, ENDS, FAMILIES, PAD, VOCABULARY, pictures_for
 
 
 def obvious_logits(captioner: VLMCaptioner, request: Request, tokens: list[int]) -> torch.Tensor:
-    """Logits (tokens, V) of what follows each token, from one pass that caches nothing; one end token stands for all."""
+    """The logits (tokens, V) after each token, by one pass without a cache; one end token represents all."""
     family, picture = captioner.family, request.picture
     asked = captioner.instruction if request.instruction is None else request.instruction
     prompt = family.fit(family.prompt(asked), picture)
@@ -29,7 +29,7 @@ def obvious_logits(captioner: VLMCaptioner, request: Request, tokens: list[int])
 def check_all(
     captioner: VLMCaptioner, requests: list[Request], said: list[tuple[int, list[int], torch.Tensor]]
 ) -> None:
-    """Checks what was said to a request after these tokens, by one pass over the longest of those that begin alike."""
+    """Compares the logits after these tokens with one pass over the longest sequence that begins with them."""
     passes: list[tuple[int, list[int], torch.Tensor]] = []
     for owner, tokens, ours in sorted(said, key=lambda one: -len(one[1])):
         known = (all_of for of, longer, all_of in passes if of == owner and longer[: len(tokens)] == tokens)
@@ -42,14 +42,14 @@ def check_all(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_nothing(family, captioner_of):
-    """Rows of one and of several captions, after prompts of unequal length, of which the longest leave before the end."""
+    """Rows of one and of several captions, after prompts of unequal length, of which the longest leave early."""
     captioner, generator = captioner_of(family), torch.Generator().manual_seed(5)
     asked = None, "a red circle left of a", "", "blue stars"
     requests = [one._replace(instruction=of) for one, of in zip(pictures_for(captioner), asked, strict=True)]
     start, said = torch.tensor([[PAD]]), []
 
     def check(rows, owners, tokens, new: int) -> None:
-        """Feeds random tokens, or the start token with none before, and takes down what every row says, to be checked."""
+        """Feeds random tokens, or the start token alone, and records the logits of all rows for the comparison."""
         fed = (
             torch.randint(100, 300, (len(owners), new), generator=generator)
             if tokens[0]
@@ -92,7 +92,7 @@ def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_not
 
 
 def test_of_several_end_tokens_one_stands_for_all(captioner_of):
-    """With the probability of all for draws, of the likeliest for the greedy choice."""
+    """With the sum of all probabilities for sampling, and the greatest of them for greedy search."""
     captioner = captioner_of("llava")
     requests = pictures_for(captioner)
     pictures = [request.picture for request in requests]
@@ -122,7 +122,10 @@ def test_the_longest_captions_fit_the_positions_of_the_model(family, captioner_o
 
 @pytest.mark.parametrize("family", ["blip", "blip-2", "git"])
 def test_a_caption_at_the_last_position_may_wait_for_the_others(family, captioner_of):
-    """Ends are looked for every eight steps, as on a GPU: till then finished captions are fed on, past the table of positions."""
+    """Ends are checked every eight steps, as on a GPU.
+
+    Until then finished captions are fed further, past the last position embedding.
+    """
     captioner = captioner_of(family)
     sampling = SamplingConfig(num_captions=2, min_length=captioner.context_length + 1)
     tokens = []
@@ -152,7 +155,7 @@ def test_the_memory_of_a_picture_is_that_of_its_keys_and_values(captioner_of):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_graph_steps_are_those_of_a_pass_that_caches_nothing(family, captioner_of, tapes, monkeypatch):  # noqa: F811
-    """Captured without a wait for the host, replayed, and captured anew for other rows and where captions outgrow it."""
+    """Graphs are captured without waiting, replayed, and captured again for other rows and longer captions."""
     monkeypatch.setattr("captioners.decoding.continuing.GRAPH_POSITIONS", 6)
     captioner, generator = captioner_of(family), torch.Generator().manual_seed(5)
     requests = pictures_for(captioner)
@@ -185,7 +188,7 @@ def test_rotary_embeddings_that_stretch_with_the_length_make_no_graphs(rope, ali
 
 
 def test_keys_and_values_of_a_prompt_are_one_for_all_captions_of_its_picture(captioner_of):
-    """However the rows are kept and joined, and though a model attends by its own way, its config is left as it was."""
+    """Whatever rows are kept and joined, a model's config is not changed in the end."""
     captioner = captioner_of("llava")
     requests = pictures_for(captioner)
     before = captioner.model.config.get_text_config()._attn_implementation

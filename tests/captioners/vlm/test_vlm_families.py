@@ -1,4 +1,4 @@
-"""Pictures and prompts as the families' own processors make them."""
+"""Pictures and prompts equal those of the families' own processors."""
 
 import pickle
 
@@ -58,7 +58,7 @@ def test_qwens_patches_are_those_of_its_processor(captioner_of):
 
 
 def test_after_the_template_a_caption_is_what_the_template_would_make_it(copy_of):
-    """This template has a blank before a message's text, and none before the generation that it asks for."""
+    """This template has a blank before a message's text, but none before the text to generate."""
     captioner = load_vlm(copy_of("llava"))
     assert captioner.prompt.lead == " "
     ids = [*captioner.prompt.ids, *captioner.encode_text_ids("a red circle")[1:]]

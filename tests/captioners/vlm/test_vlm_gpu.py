@@ -1,4 +1,4 @@
-"""What only a GPU can show of vision-language models; test_vlm_decode.py has the same paths on the CPU."""
+"""Tests of vision-language models that need a GPU; test_vlm_decode.py tests the same paths on the CPU."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Loading: from folders, adapters and the hub; nothing runs code, and what is wrong is named."""
+"""Loading from folders, adapters and the hub: no code is run, and errors name what is wrong."""
 
 import importlib.util
 import json
@@ -144,7 +144,7 @@ class Harmful:
 
 @pytest.mark.parametrize("where", ["model", "adapter_model", "fitting model"])
 def test_weights_that_could_run_code_are_refused_and_run_nothing(copy_of, tmp_path, monkeypatch, where):
-    """Pickles are not even opened: what fits the model is refused as what harms."""
+    """Pickles are not even opened: harmless ones are refused as harmful ones are."""
     monkeypatch.chdir(tmp_path)
     folder = copy_of("llava")
     if "model" in where.split():
@@ -163,7 +163,10 @@ def test_weights_that_could_run_code_are_refused_and_run_nothing(copy_of, tmp_pa
 
 
 @pytest.mark.parametrize("config, problem", [
-    ({"peft_type": "IA3", "base_model_name_or_path": 3}, "peft_type is 'IA3', not 'LORA'; base_model_name_or_path is 3"),
+    (
+        {"peft_type": "IA3", "base_model_name_or_path": 3},
+        "peft_type is 'IA3', not 'LORA'; base_model_name_or_path is 3",
+    ),
     ({"peft_type": "LORA", "base_model_name_or_path": "/nowhere/base"}, "/nowhere/base: cannot read its config"),
 ])  # fmt: skip
 def test_an_adapters_config_that_will_not_do_is_named(tmp_path, config, problem):
@@ -185,7 +188,7 @@ def test_an_adapter_that_lacks_weights_is_refused(folder_of, tmp_path):
 
 
 def test_a_local_base_is_read_where_we_wrote_it_or_it_is_said(copy_of, tmp_path, monkeypatch):
-    """A stranger's adapter may name any folder of this machine: what lies there is not loaded for it."""
+    """An adapter that is not trusted may name any local folder; that folder is not loaded."""
     base = copy_of("git")
     captioner = load_vlm(base)
     captioner.add_lora(r=2)

@@ -1,4 +1,4 @@
-"""Losses on the captions' tokens alone, with and without adapters; what is trained loads again."""
+"""Losses on the tokens of captions only, with and without adapters; trained models load again."""
 
 import re
 
@@ -32,7 +32,7 @@ def batch_of(captioner: VLMCaptioner, captions=CAPTIONS) -> tuple[list[torch.Ten
 
 
 def caption_loss(captioner: VLMCaptioner, pictures: list[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the captions' tokens."""
+    """The mean cross-entropy of the captions' tokens."""
     return F.cross_entropy(*captioner.caption_logits(pictures, tokens))
 
 
@@ -62,7 +62,7 @@ def test_the_loss_is_transformers_own_on_the_captions_tokens_alone(family, capti
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_captions_of_one_picture_train_together_and_it_is_encoded_once(family, folder_of):
-    """Loss and gradients are those of pictures that come once for each caption."""
+    """Loss and gradients equal those of pictures that are repeated for each caption."""
     captioner = load_vlm(folder_of(family))
     pictures, tokens = batch_of(captioner)
     seen, gradients, losses = [], [], []
@@ -96,7 +96,7 @@ def test_a_caption_that_was_cut_trains_no_end(captioner_of):
 
 
 def train(captioner: VLMCaptioner, steps: int = 6) -> tuple[float, float]:
-    """The loss before and after so many steps on four captions, without dropout."""
+    """The loss before and after this many steps on four captions, without dropout."""
     pictures, tokens = batch_of(captioner)
     trained = [parameter for parameter in captioner.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=3e-2)
