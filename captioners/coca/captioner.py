@@ -91,7 +91,7 @@ class CoCaCaptioner:
                 partial(self._take_slots, rules),
                 self._free_slots.append,
                 requests,
-                rules,
+                rules=rules,
                 batch_size=batch_size,
                 column=column,
                 first_index=first_index,
@@ -122,7 +122,7 @@ class CoCaCaptioner:
             if fits and (slots.count, slots.rules.sampling) == (count, rules.sampling):
                 return self._free_slots.pop(index)
         try:
-            return Slots(_SlotRows(self, rules, count, weights), rules, count)
+            return Slots(_SlotRows(self, rules, count, weights=weights), rules, count)
         except torch.OutOfMemoryError:
             self._free_slots.clear()
             raise

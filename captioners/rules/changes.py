@@ -82,8 +82,8 @@ def _colours(words: Sequence[Word], vocabulary: set[str]) -> Iterator[tuple[str,
 
 _COUNTS = "one two three four five six seven eight nine ten".split()
 _MEASURES = frozenset(
-    "feet inches years hours minutes seconds days weeks months degrees percent meters metres miles dollars cents times "
-    "stories levels tiers pieces types kinds halves thirds quarters parts sides ways others lanes wheels".split()
+    "feet inches years hours minutes seconds days weeks months degrees percent meters metres miles dollars cents "
+    "times stories levels tiers pieces types kinds halves thirds quarters parts sides ways others lanes wheels".split()
 )
 
 

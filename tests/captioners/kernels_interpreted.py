@@ -1,4 +1,4 @@
-"""Compares the Triton kernels with plain torch, in Triton's interpreter on the CPU; test_kernels.py starts this script."""
+"""Compares the Triton kernels with plain torch, in Triton's interpreter on the CPU; started by test_kernels.py."""
 
 import torch
 

@@ -124,9 +124,9 @@ def test_it_is_transformers_beam_search(model, values, max_length):
 
 def test_a_prefix_is_continued_as_transformers_does(model):
     sampling, prefix = SamplingConfig(strategy="beam", num_beams=4, num_captions=3), (START, 9, 11)
-    ours = search(model, sampling, 12, prefix)
-    assert tokens_of(ours) == transformers_search(model, sampling, 12, prefix)
-    assert ours[0][0].logprob == pytest.approx(logprob_of(model, PICTURES[0], ours[0][0], 3), abs=1e-4)
+    ours = search(model, sampling, 12, prefix=prefix)
+    assert tokens_of(ours) == transformers_search(model, sampling, 12, prefix=prefix)
+    assert ours[0][0].logprob == pytest.approx(logprob_of(model, PICTURES[0], ours[0][0], prefix=3), abs=1e-4)
 
 
 def test_captions_end_at_many_lengths(model):
@@ -188,7 +188,7 @@ def slow_diverse(model, picture, sampling, max_length):
 def test_groups_are_those_of_a_plain_loop(model, values):
     sampling = SamplingConfig(strategy="beam", **values)
     for picture, captions in zip(PICTURES, search(model, sampling, 9), strict=True):
-        assert [decoded.tokens for decoded in captions] == slow_diverse(model, picture, sampling, 9)
+        assert [decoded.tokens for decoded in captions] == slow_diverse(model, picture, sampling, max_length=9)
 
 
 def test_a_penalty_parts_the_groups_and_none_leaves_them_equal(model):

@@ -485,7 +485,7 @@ def test_similarity_is_of_open_clips_own_features(captioner, pictures, monkeypat
 
 
 def test_the_memory_of_a_picture_is_that_of_its_keys_and_values(captioner):
-    """Per caption 2 + 2 self-attention layers of 32 numbers for 15 tokens; 2 cross-attention layers for 7 image tokens."""
+    """2 + 2 self-attention layers of 32 numbers for 15 tokens, per caption; 2 cross-attention layers for 7 tokens."""
     in_flight = 3 * 4 * 2 * 32 * 15 + 2 * 2 * 32 * 7
     assert captioner.bytes_per_picture(SAMPLING) == 2 * 4 * in_flight + 8 * 4 * 3 * 300
     beams = SamplingConfig(strategy="beam", num_captions=1, num_beams=6, max_length=9)

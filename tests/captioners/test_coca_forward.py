@@ -50,7 +50,7 @@ def test_trimmed_forward_has_open_clips_gradients(model, way):
     theirs = model(images[pictures], full)
     real = theirs["labels"] != PAD
     loss_of(
-        theirs["image_features"], theirs["text_features"], theirs["logits"][real], theirs["labels"][real]
+        theirs["image_features"], theirs["text_features"], theirs["logits"][real], labels=theirs["labels"][real]
     ).backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -61,7 +61,7 @@ def test_trimmed_forward_has_open_clips_gradients(model, way):
     model.set_grad_checkpointing(way == "checkpointed")
     ours = forward_trimmed(model.train(), images, full.view(2, 2, -1))
     text_features = ours["text_features"].flatten(0, 1)
-    loss_of(ours["image_features"][pictures], text_features, ours["logits"], ours["labels"]).backward()
+    loss_of(ours["image_features"][pictures], text_features, ours["logits"], labels=ours["labels"]).backward()
     for name, parameter in model.named_parameters():
         if name in expected:
             scale = expected[name].abs().max().clamp(min=1)

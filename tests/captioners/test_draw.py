@@ -72,7 +72,7 @@ def slow_caption(model, image, sampling, key="", caption=0, max_length=17):
         if sampling.strategy == "greedy":
             token = scores.argmax().item()
         else:
-            token = slow_draw(scores.softmax(-1).tolist(), sampling.top_p, key, caption, len(tokens))
+            token = slow_draw(scores.softmax(-1).tolist(), sampling.top_p, key, caption=caption, position=len(tokens))
         tokens.append(token)
         logprob += logits.log_softmax(-1)[token].item()
         if token == END:
@@ -125,7 +125,7 @@ def assert_same(decoded, expected):
 @pytest.mark.parametrize("max_length", [3, 6, 17])
 def test_greedy_captions_are_those_of_an_obvious_loop(ending_model, max_length):
     sampling, images = SamplingConfig(strategy="greedy", min_length=0), images_of(8)
-    captions, _, _ = fast_captions(ending_model, images, list("abcdefgh"), sampling, max_length)
+    captions, _, _ = fast_captions(ending_model, images, list("abcdefgh"), sampling=sampling, max_length=max_length)
     expected = [slow_caption(ending_model, image, sampling, max_length=max_length) for image in images]
     for (decoded,), slow in zip(captions, expected, strict=True):
         assert_same(decoded, slow)
@@ -136,16 +136,16 @@ def test_greedy_captions_are_those_of_an_obvious_loop(ending_model, max_length):
 @pytest.mark.parametrize("values", [{}, {"temperature": 0.7, "top_p": 0.5}, {"top_p": 0.05}, {"top_p": 1.0}], ids=str)
 def test_sampled_captions_are_those_of_an_obvious_loop_with_the_same_draws(ending_model, values):
     sampling, images, keys = SamplingConfig(num_captions=3, **values), images_of(3), ["a", "b", "ü"]
-    captions, _, _ = fast_captions(ending_model, images, keys, sampling, first_index=2)
+    captions, _, _ = fast_captions(ending_model, images, keys, sampling=sampling, first_index=2)
     assert len({len(decoded.tokens) for picture in captions for decoded in picture}) > 1
     for image, key, of_picture in zip(images, keys, captions, strict=True):
         for i, decoded in enumerate(of_picture):
-            assert_same(decoded, slow_caption(ending_model, image, sampling, key, 2 + i))
+            assert_same(decoded, slow_caption(ending_model, image, sampling, key=key, caption=2 + i))
 
 
 def test_the_last_token_is_never_fed_back(ending_model):
     sampling = SamplingConfig(num_captions=2)
-    captions, _, fed = fast_captions(ending_model, images_of(2), ["a", "b"], sampling, 9)
+    captions, _, fed = fast_captions(ending_model, images_of(2), ["a", "b"], sampling=sampling, max_length=9)
     longest = max(len(decoded.tokens) for picture in captions for decoded in picture)
     assert longest == 9
     assert sum(columns for _, columns in fed) == 7  # of nine, the last is forced and the one before it not fed
@@ -178,7 +178,9 @@ def ending_choices(caption_lengths: dict[int, int]):
 
 def test_finished_captions_leave_and_decoding_stops_early(captioner, monkeypatch):
     monkeypatch.setattr(draw, "choose", ending_choices({0: 3, 1: 3, 2: 3, 3: 5, 4: 3, 5: 6}))
-    captions, _, fed = fast_captions(captioner.model, images_of(3), list("abc"), SamplingConfig(num_captions=2))
+    captions, _, fed = fast_captions(
+        captioner.model, images_of(3), list("abc"), sampling=SamplingConfig(num_captions=2)
+    )
     assert [len(decoded.tokens) for picture in captions for decoded in picture] == [3, 3, 3, 5, 3, 6]
     assert [rows for rows, _ in fed] == [3, 6, 2, 2, 1]
     assert not any(decoded.truncated for picture in captions for decoded in picture)
@@ -191,7 +193,7 @@ def test_the_next_pictures_join_as_soon_as_there_is_room(captioner, monkeypatch)
     """
     monkeypatch.setattr(draw, "choose", ending_choices({0: 3, 1: 3, 2: 9, 3: 8, 4: 3, 5: 3, 6: 4, 7: 2}))
     captions, _, fed = fast_captions(
-        captioner.model, images_of(4), list("abcd"), SamplingConfig(num_captions=2), batch_size=2
+        captioner.model, images_of(4), list("abcd"), sampling=SamplingConfig(num_captions=2), batch_size=2
     )
     assert [[len(decoded.tokens) for decoded in picture] for picture in captions] == [[3, 3], [9, 8], [3, 3], [4, 2]]
     assert [decoded.tokens[1] for picture in captions for decoded in picture][:7] == [
@@ -203,8 +205,8 @@ def test_the_next_pictures_join_as_soon_as_there_is_room(captioner, monkeypatch)
         105,
         106,
     ]
-    # a and b begin; 4 rows; those of a leave, c begins; 4 rows; those of c leave, d begins, and a caption of d ends with
-    # its first token, which is noticed
+    # a and b begin; 4 rows; those of a leave, c begins; 4 rows; those of c leave, d begins, and a caption of d ends at
+    # its first token
     # after the next: 4 rows, then 3; d's other leaves: 2, of which one ends before the other
     assert [rows for rows, _ in fed] == [2, 4, 1, 4, 1, 4, 3, 2, 2, 1]
 
@@ -212,8 +214,8 @@ def test_the_next_pictures_join_as_soon_as_there_is_room(captioner, monkeypatch)
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
 def test_captions_are_the_same_however_many_are_in_flight(ending_model, batch_size):
     sampling, images, keys = SamplingConfig(num_captions=3), images_of(9), list("abcdefghi")
-    expected, features, _ = fast_captions(ending_model, images, keys, sampling)
-    captions, others, fed = fast_captions(ending_model, images, keys, sampling, batch_size=batch_size)
+    expected, features, _ = fast_captions(ending_model, images, keys, sampling=sampling)
+    captions, others, fed = fast_captions(ending_model, images, keys, sampling=sampling, batch_size=batch_size)
     assert [[decoded.tokens for decoded in picture] for picture in captions] == [
         [decoded.tokens for decoded in picture] for picture in expected
     ]
@@ -224,8 +226,10 @@ def test_captions_are_the_same_however_many_are_in_flight(ending_model, batch_si
 @pytest.mark.parametrize("check_every", [2, 5, 100])
 def test_captions_are_the_same_however_seldom_their_ends_are_looked_for(ending_model, check_every):
     sampling, images, keys = SamplingConfig(num_captions=3, min_length=0), images_of(9), list("abcdefghi")
-    expected, _, _ = fast_captions(ending_model, images, keys, sampling, batch_size=4)
-    captions, _, _ = fast_captions(ending_model, images, keys, sampling, batch_size=4, check_every=check_every)
+    expected, _, _ = fast_captions(ending_model, images, keys, sampling=sampling, batch_size=4)
+    captions, _, _ = fast_captions(
+        ending_model, images, keys, sampling=sampling, batch_size=4, check_every=check_every
+    )
     assert [[decoded.tokens for decoded in picture] for picture in captions] == [
         [decoded.tokens for decoded in picture] for picture in expected
     ]
@@ -241,13 +245,15 @@ def test_logits_that_are_not_finite_are_an_error(captioner):
             return super().extend(tokens) * math.nan
 
     with pytest.raises(FloatingPointError, match="not finite"):
-        fast_captions(captioner.model, images_of(2), ["a", "b"], SamplingConfig(), decoding=Broken)
+        fast_captions(captioner.model, images_of(2), ["a", "b"], sampling=SamplingConfig(), decoding=Broken)
 
 
 def test_the_batch_is_kept_full(ending_model):
     """For captions of unequal length, refilling keeps over four fifths of the rows at work, except at the end."""
     sampling, images = SamplingConfig(num_captions=3), images_of(40)
-    captions, _, fed = fast_captions(ending_model, images, [str(i) for i in range(40)], sampling, batch_size=6)
+    captions, _, fed = fast_captions(
+        ending_model, images, [str(i) for i in range(40)], sampling=sampling, batch_size=6
+    )
     steps = [rows for rows, _ in fed if rows > 6]  # not the first token of new pictures
     needed = sum(len(decoded.tokens) - 2 - decoded.truncated for picture in captions for decoded in picture) - 3 * 40
     assert len({len(decoded.tokens) for picture in captions for decoded in picture}) > 5
@@ -279,8 +285,8 @@ def decided_within(model, image, sampling, key, caption, tokens, tolerance) -> b
             (logits + tolerance * (2 * torch.rand(300, generator=generator) - 1)).softmax(-1).tolist(),
             sampling.top_p,
             key,
-            caption,
-            len(tokens),
+            caption=caption,
+            position=len(tokens),
         )
         for _ in range(60)
     }
@@ -295,7 +301,7 @@ def test_captions_differ_only_where_logits_that_close_decide(ending_model, size,
     changes.
     """
     sampling, images, keys = SamplingConfig(num_captions=3, min_length=0), images_of(50), [f"k{i}" for i in range(50)]
-    steady, _, _ = fast_captions(ending_model, images, keys, sampling)
+    steady, _, _ = fast_captions(ending_model, images, keys, sampling=sampling)
     different, compared = [], 0
     for order, batch_size in (
         ([*range(50)], 4),
@@ -307,7 +313,7 @@ def test_captions_differ_only_where_logits_that_close_decide(ending_model, size,
             ending_model,
             images[order],
             [keys[i] for i in order],
-            sampling,
+            sampling=sampling,
             batch_size=batch_size,
             decoding=unsteady(size),
         )
@@ -323,10 +329,20 @@ def test_captions_differ_only_where_logits_that_close_decide(ending_model, size,
                     different.append((i, number, caption.tokens[:first]))
     assert compared == 450 and fewest <= len(different) <= most, different
     for i, number, tokens in different:
-        decided = decided_within(ending_model, images[i], sampling, keys[i], number, tokens, 2 * size)
+        decided = decided_within(
+            ending_model, images[i], sampling, key=keys[i], caption=number, tokens=tokens, tolerance=2 * size
+        )
         assert decided, f"caption {number} of {keys[i]} after {tokens}"
     margins = [
-        decided_within(ending_model, images[i], sampling, keys[i], 0, steady[i][0].tokens[:2], 2 * size)
+        decided_within(
+            ending_model,
+            images[i],
+            sampling,
+            key=keys[i],
+            caption=0,
+            tokens=steady[i][0].tokens[:2],
+            tolerance=2 * size,
+        )
         for i in range(20)
     ]
     assert sum(margins) < 3  # such a margin is rare, so that finding it at each difference says something
@@ -334,6 +350,8 @@ def test_captions_differ_only_where_logits_that_close_decide(ending_model, size,
 
 def test_features_are_normalised_and_open_clips(captioner):
     images = images_of(2)
-    _, features, _ = fast_captions(captioner.model, images, ["a", "b"], SamplingConfig(num_captions=1), 4)
+    _, features, _ = fast_captions(
+        captioner.model, images, ["a", "b"], sampling=SamplingConfig(num_captions=1), max_length=4
+    )
     with torch.no_grad():
         torch.testing.assert_close(features, captioner.model.encode_image(images))

@@ -307,9 +307,9 @@ def test_start_tokens_before_a_shorter_sequence_change_nothing(values):
         plain = torch.tensor(sequence).expand(40, -1)
         filled = torch.nn.functional.pad(plain, (4, 0), value=START)
         lengths = torch.full((40,), len(sequence))
-        expected = choose_from(logits, plain, sampling, noise_of(40, 9))
+        expected = choose_from(logits, plain, sampling, noise=noise_of(40, 9))
         for ours, theirs in zip(
-            choose_from(logits, filled, sampling, noise_of(40, 9), lengths), expected, strict=True
+            choose_from(logits, filled, sampling, noise=noise_of(40, 9), lengths=lengths), expected, strict=True
         ):
             assert torch.equal(ours, theirs)
 

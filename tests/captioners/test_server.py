@@ -105,7 +105,7 @@ def test_seeds_are_of_31_bits_and_depend_on_run_key_and_number():
     ]
     assert len(set(seeds)) == len(seeds) and 0 <= min(seeds) and 2**30 < max(seeds) < 2**31
     assert request_seed(0, "a", 0) == 1172529220  # on every machine, for ever
-    assert len({request_seed(0, "a", 0, column) for column in ("", "syn_text_a", "syn_text_b")}) == 3
+    assert len({request_seed(0, "a", 0, column=column) for column in ("", "syn_text_a", "syn_text_b")}) == 3
 
 
 def test_a_picture_is_asked_for_alike_in_any_order_and_batch(server):
@@ -116,7 +116,10 @@ def test_a_picture_is_asked_for_alike_in_any_order_and_batch(server):
         earlier, later = server.seen(f"picture {number}".encode())
         assert earlier == later and earlier["seed"] == request_seed(3, f"key/{number}", 0)
     other = texts(captions(server.model, column="syn_text_x"))
-    assert server.seen(b"picture 0")[-1]["seed"] == request_seed(3, "key/0", 0, "syn_text_x") and other != first_run
+    assert (
+        server.seen(b"picture 0")[-1]["seed"] == request_seed(3, "key/0", 0, column="syn_text_x")
+        and other != first_run
+    )
     redrawn = texts(captions(server.model, first_index=2))
     assert not {text for captions_of_picture in redrawn.values() for text in captions_of_picture} & {
         text for captions_of_picture in first_run.values() for text in captions_of_picture

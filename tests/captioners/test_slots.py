@@ -46,7 +46,7 @@ def slot_captions(
 
     def take(count):
         with torch.no_grad():
-            taken_slots.append(Slots(Rows(model, count, sampling.num_captions, max_length - 2), rules, count))
+            taken_slots.append(Slots(Rows(model, count, sampling.num_captions, limit=max_length - 2), rules, count))
         return taken_slots[-1]
 
     results = list(
@@ -54,7 +54,7 @@ def slot_captions(
             take,
             given_back.append,
             map(Request, keys, images),
-            rules,
+            rules=rules,
             batch_size=batch_size,
             column=column,
             first_index=first_index,
@@ -93,9 +93,11 @@ def test_captions_in_slots_are_those_drawn(ending_model, monkeypatch, values, ba
     monkeypatch.setattr(slots, "LOOK_EVERY", look_every)
     sampling = SamplingConfig(**{"num_captions": 3, "min_length": 0} | values)
     images, keys = images_of(9), list("abcdefghi")
-    expected, features, _ = fast_captions(ending_model, images, keys, sampling, first_index=2, column="syn_text_x")
+    expected, features, _ = fast_captions(
+        ending_model, images, keys, sampling=sampling, first_index=2, column="syn_text_x"
+    )
     captions, others, [used] = slot_captions(
-        ending_model, images, keys, sampling, batch_size=batch_size, first_index=2, column="syn_text_x"
+        ending_model, images, keys, sampling=sampling, batch_size=batch_size, first_index=2, column="syn_text_x"
     )
     assert_equal(captions, expected)
     torch.testing.assert_close(others, features)
@@ -107,7 +109,7 @@ def test_captions_in_slots_are_those_drawn(ending_model, monkeypatch, values, ba
 
 def test_a_prompt_is_fed_and_not_chosen(ending_model):
     sampling, images = SamplingConfig(num_captions=2, min_length=0), images_of(3)
-    captions, _, _ = slot_captions(ending_model, images, list("abc"), sampling, prefix=(START, 40, 50, 60))
+    captions, _, _ = slot_captions(ending_model, images, list("abc"), sampling=sampling, prefix=(START, 40, 50, 60))
     rules = Rules(sampling, torch.tensor([START, 40, 50, 60]), torch.tensor([PAD, START, *range(290, 300)]), END, 17)
 
     def begin(requests):
@@ -124,14 +126,14 @@ def test_few_pictures_take_few_slots_and_the_last_ones_as_many_as_before(ending_
     sampling = SamplingConfig(num_captions=1)
     for pictures, count in ((1, 1), (3, 4), (5, 8), (20, 8)):
         _, _, [used] = slot_captions(
-            ending_model, images_of(pictures), [str(i) for i in range(pictures)], sampling, batch_size=8
+            ending_model, images_of(pictures), [str(i) for i in range(pictures)], sampling=sampling, batch_size=8
         )
         assert used.count == count
 
 
 def test_no_pictures_take_no_slots():
     rules = Rules(SamplingConfig(), torch.tensor([START]), torch.tensor([PAD]), END, 17)
-    assert list(SlotDrawing(None, None, [], rules, batch_size=2)) == []
+    assert list(SlotDrawing(None, None, [], rules=rules, batch_size=2)) == []
 
 
 def test_logits_that_are_not_finite_are_an_error(ending_model):
@@ -144,7 +146,7 @@ def test_logits_that_are_not_finite_are_an_error(ending_model):
         lambda count: Slots(Broken(ending_model, count, 2, 15), rules, count),
         [].append,
         map(Request, "ab", images_of(2)),
-        rules,
+        rules=rules,
         batch_size=2,
     )
     with pytest.raises(FloatingPointError, match="not finite"), torch.no_grad():
@@ -223,7 +225,7 @@ class FakeCuda:
 def test_a_run_is_one_graph_captured_on_its_own_device(ending_model, monkeypatch):
     """The second GPU is the current device during the capture, and one graph serves all pictures."""
     sampling, images, keys = SamplingConfig(num_captions=3, min_length=0), images_of(9), list("abcdefghi")
-    expected, _, _ = fast_captions(ending_model, images, keys, sampling)
+    expected, _, _ = fast_captions(ending_model, images, keys, sampling=sampling)
     under_test: list[Slots] = []
     cuda = FakeCuda(monkeypatch, under_test)
     init = Slots.__init__
@@ -233,7 +235,7 @@ def test_a_run_is_one_graph_captured_on_its_own_device(ending_model, monkeypatch
         under_test[:], self.step.device = [self], torch.device("cuda:1")
 
     monkeypatch.setattr(Slots, "__init__", begin_on_the_second)
-    captions, _, [used] = slot_captions(ending_model, images, keys, sampling, batch_size=2)
+    captions, _, [used] = slot_captions(ending_model, images, keys, sampling=sampling, batch_size=2)
     assert_equal(captions, expected)
     assert cuda.captured_on == [1] and cuda.replays == used.rows.steps - 2  # the first was plain, the second captured
     assert cuda.current == 0

@@ -62,7 +62,10 @@ def test_stops_cut_what_comes_after_them_and_end_the_caption(captioner_of):
 )
 def test_where_a_stop_is_found(text, prefix, has_stop):
     stops = Stops(
-        ("\n", "###"), lambda ids: "".join(map(chr, ids)), torch.ones(200, dtype=torch.bool), list(map(ord, prefix))
+        ("\n", "###"),
+        lambda ids: "".join(map(chr, ids)),
+        torch.ones(200, dtype=torch.bool),
+        prefix=list(map(ord, prefix)),
     )
     assert stops.within(list(map(ord, text))) == has_stop
 

@@ -71,7 +71,7 @@ def test_greedy_captions_are_those_that_generate_gives(family, min_length, capti
     requests = [
         request._replace(instruction=text) for request, text in zip(pictures_for(captioner), instructions, strict=True)
     ]
-    captions = tokens_of(captioner, requests, sampling, monkeypatch)
+    captions = tokens_of(captioner, requests, sampling, monkeypatch=monkeypatch)
     unused = [*range(SPECIALS), *range(len(captioner.tokenizer), captioner.vocabulary)]
     # on its cache, GIT before transformers 5.24 counts the picture's tokens as positions, as it does in no other pass
     cached = family != "git" or Version(transformers.__version__) >= Version("5.24")
@@ -171,7 +171,7 @@ def test_no_markup_comes_into_a_caption_even_where_it_is_likeliest(family, capti
             SamplingConfig(num_captions=4, max_length=8, top_p=1.0),
             SamplingConfig(strategy="greedy", max_length=8),
         ):
-            for captions in tokens_of(captioner, pictures_for(captioner), sampling, monkeypatch):
+            for captions in tokens_of(captioner, pictures_for(captioner), sampling, monkeypatch=monkeypatch):
                 assert not {token for caption in captions for token in caption[1:-1]} & {*markup}
             for result in captioner.caption(pictures_for(captioner), sampling):
                 for caption in result.captions:

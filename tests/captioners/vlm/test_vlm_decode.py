@@ -18,7 +18,7 @@ def obvious_logits(captioner: VLMCaptioner, request: Request, tokens: list[int])
     prompt = family.fit(family.prompt(asked), picture)
     ids = torch.tensor([[*prompt.ids, *tokens[1:]]])
     with torch.no_grad():
-        inputs = family.inputs(picture[None], [prompt], ids, torch.ones_like(ids))
+        inputs = family.inputs(picture[None], [prompt], ids, mask=torch.ones_like(ids))
         logits = family.forward(inputs, use_cache=False)[0, -len(tokens) :]
     others = captioner.end_ids[1:]
     logits[:, END] = logits[:, captioner.end_ids].logsumexp(-1)
@@ -64,28 +64,28 @@ def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_not
         begin = captioner._begin(SamplingConfig(max_length=20))
         features, rows = begin(requests[:2])
         owners, tokens = [0, 1], [[], []]
-        check(rows, owners, tokens, 1)
+        check(rows, owners, tokens, new=1)
         rows.keep(torch.tensor([0, 0, 1, 1]))
         owners, tokens = [0, 0, 1, 1], [list(tokens[i]) for i in (0, 0, 1, 1)]
-        check(rows, owners, tokens, 1)
-        check(rows, owners, tokens, 2)
+        check(rows, owners, tokens, new=1)
+        check(rows, owners, tokens, new=2)
         _, others = begin(requests[2:])
         new_tokens = [[], []]
-        check(others, [2, 3], new_tokens, 1)
+        check(others, [2, 3], new_tokens, new=1)
         rows.join(others)
         owners, tokens = [*owners, 2, 3], [*tokens, *new_tokens]
-        check(rows, owners, tokens, 1)
+        check(rows, owners, tokens, new=1)
         longest = rows.longest
         rows.keep(torch.tensor([4, 5, 5]))
         owners, tokens = [2, 3, 3], [list(tokens[i]) for i in (4, 5, 5)]
         assert rows.longest == longest - 3 and len(rows.shared_cache.layers[0].keys) == 2
-        check(rows, owners, tokens, 1)
+        check(rows, owners, tokens, new=1)
         _, others = begin(requests[:1])
         new_tokens = [[]]
-        check(others, [0], new_tokens, 1)
-        check(others, [0], new_tokens, 3)
+        check(others, [0], new_tokens, new=1)
+        check(others, [0], new_tokens, new=3)
         rows.join(others)  # the longer one joins the shorter
-        check(rows, [*owners, 0], [*tokens, *new_tokens], 1)
+        check(rows, [*owners, 0], [*tokens, *new_tokens], new=1)
     check_all(captioner, requests, said)
     assert features.norm(dim=-1).tolist() == pytest.approx([1, 1])
     assert (features[0] - features[1]).abs().max() > 1e-3
@@ -98,7 +98,7 @@ def test_of_several_end_tokens_one_stands_for_all(captioner_of):
     pictures = [request.picture for request in requests]
     ids = torch.tensor([captioner.prompt.ids] * 4)
     with torch.no_grad():
-        inputs = captioner.family.inputs(pictures, [captioner.prompt] * 4, ids, torch.ones_like(ids))
+        inputs = captioner.family.inputs(pictures, [captioner.prompt] * 4, ids, mask=torch.ones_like(ids))
         logits = captioner.family.forward(inputs)[:, -1]
         for sampling in (SamplingConfig(), SamplingConfig(strategy="greedy")):
             _, rows = captioner._begin(sampling)(requests)

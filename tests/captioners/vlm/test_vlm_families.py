@@ -51,7 +51,9 @@ def test_pictures_are_prepared_as_transformers_prepares_them(family, captioner_o
 def test_qwens_patches_are_those_of_its_processor(captioner_of):
     captioner, photo = captioner_of("qwen2_vl"), Image.effect_noise((31, 20), 60).convert("RGB")
     ids = torch.tensor([captioner.prompt.ids])
-    ours = captioner.family.inputs(captioner.preprocess(photo)[None], [captioner.prompt], ids, torch.ones_like(ids))
+    ours = captioner.family.inputs(
+        captioner.preprocess(photo)[None], [captioner.prompt], ids, mask=torch.ones_like(ids)
+    )
     expected = captioner.processor.image_processor(images=photo, return_tensors="pt")
     torch.testing.assert_close(ours["pixel_values"], expected["pixel_values"])
     assert torch.equal(ours["image_grid_thw"], expected["image_grid_thw"])

@@ -50,7 +50,7 @@ def test_the_loss_is_transformers_own_on_the_captions_tokens_alone(family, capti
     for picture, caption in zip(pictures, ids, strict=True):
         prompt = captioner.family.fit(captioner.prompt, picture)
         whole = torch.tensor([[*prompt.ids, *caption]])
-        inputs = captioner.family.inputs(picture[None], [prompt], whole, torch.ones_like(whole))
+        inputs = captioner.family.inputs(picture[None], [prompt], whole, mask=torch.ones_like(whole))
         marked = whole.clone()
         marked[:, : len(prompt.ids)] = -100
         if family == "florence2":  # whose labels are what follows, and not what is fed
