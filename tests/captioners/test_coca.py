@@ -448,23 +448,25 @@ def test_captions_depend_on_key_column_seed_and_index(captioner, pictures):
 
 def test_captions_are_made_as_they_are_asked_for(captioner, pictures, monkeypatch):
     monkeypatch.setattr(captioner, "batch_size", 2)
-    taken = []
-    stream = captioner.caption((taken.append(key) or Request(key, picture) for key, picture, _ in pictures), SAMPLING)
+    requested = []
+    stream = captioner.caption(
+        (requested.append(key) or Request(key, picture) for key, picture, _ in pictures), SAMPLING
+    )
     next(stream)
     assert (
-        len(taken) <= 3
+        len(requested) <= 3
     )  # the second's captions may have left, and the third picture joined, before the first's ended
     assert list(captioner.caption([], SAMPLING)) == []
 
 
 def test_a_call_may_have_another_batch_size_than_the_captioner(captioner, pictures):
-    taken = []
+    requested = []
     next(
         captioner.caption(
-            (taken.append(key) or Request(key, picture) for key, picture, _ in pictures), SAMPLING, batch_size=1
+            (requested.append(key) or Request(key, picture) for key, picture, _ in pictures), SAMPLING, batch_size=1
         )
     )
-    assert len(taken) == 1 and captioner.batch_size == 16
+    assert len(requested) == 1 and captioner.batch_size == 16
 
 
 def test_similarity_is_of_open_clips_own_features(captioner, pictures, monkeypatch):

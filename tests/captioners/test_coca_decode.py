@@ -31,10 +31,10 @@ def test_rows_may_leave_and_be_repeated(model):
         decoding.keep(torch.tensor([0, 0, 1, 2, 2, 2]))  # 2, 1 and 3 captions
         tokens[:, :4] = tokens[0, :4]
         decoding.extend(tokens[:, 4:8])
-        kept = torch.tensor([1, 4, 3, 5])  # the middle picture leaves, two rows change places
-        decoding.keep(kept)
-        logits = decoding.extend(tokens[kept, 8:])
-        expected = model(images[[0, 2, 2, 2]], tokens[kept], output_labels=False)["logits"][:, 8:]
+        remaining = torch.tensor([1, 4, 3, 5])  # the middle picture leaves, two rows change places
+        decoding.keep(remaining)
+        logits = decoding.extend(tokens[remaining, 8:])
+        expected = model(images[[0, 2, 2, 2]], tokens[remaining], output_labels=False)["logits"][:, 8:]
     assert len(decoding.cross[0][0]) == 2
     assert (logits - expected).abs().max() <= 1e-4
 
@@ -45,9 +45,9 @@ def test_rows_of_unequal_length_go_on_together(model):
     None of this may change the other rows.
     """
     images, tokens = images_of(4), tokens_of(5, 16)
-    own = torch.tensor([0, 0, 1, 2, 3])  # picture of each row
+    row_pictures = torch.tensor([0, 0, 1, 2, 3])
     with torch.no_grad():
-        expected = model(images[own], tokens, output_labels=False)["logits"]
+        expected = model(images[row_pictures], tokens, output_labels=False)["logits"]
         rows, fed = None, torch.zeros(5, dtype=torch.long)
         for start, pictures in ((0, [0, 1]), (3, [2]), (4, [3])):  # row numbers before, pictures that join
             joining = Decoding(model, model._encode_image(images[pictures])[1], limit=16)
@@ -82,13 +82,13 @@ def test_slots_are_begun_anew_in_place(model):
         places = [tensor.data_ptr() for keys_values in decoding.cross for tensor in keys_values]
         decoding.restart(torch.tensor([1]), model._encode_image(images[3:])[1])
         fed = torch.tensor([5, 5, 0, 0, 5, 5])
-        found = torch.stack(
+        actual = torch.stack(
             [decoding.step(tokens[torch.arange(6), fed + i][:, None], 16)[:, 0] for i in range(9)], dim=1
         )
         expected = model(images[[0, 0, 3, 3, 2, 2]], tokens, output_labels=False)["logits"]
     assert [tensor.data_ptr() for keys_values in decoding.cross for tensor in keys_values] == places
     for row, first in enumerate(fed.tolist()):
-        assert (found[row] - expected[row, first : first + 9]).abs().max() <= 1e-4
+        assert (actual[row] - expected[row, first : first + 9]).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize(

@@ -81,14 +81,14 @@ def test_open_clips_own_way_would_move_every_feature(captioner):
 
 
 def test_new_positions_are_the_last_tokens_and_the_rest_is_as_it_was(captioner):
-    old = captioner.model.state_dict()
-    kept = {key: value.clone() for key, value in old.items()}
-    model_cfg, state = extend_context(captioner.model_cfg, old, 29)
-    positions, before = state.pop("text.positional_embedding"), kept["text.positional_embedding"]
+    original = captioner.model.state_dict()
+    copies = {key: value.clone() for key, value in original.items()}
+    model_cfg, state = extend_context(captioner.model_cfg, original, 29)
+    positions, before = state.pop("text.positional_embedding"), copies["text.positional_embedding"]
     assert torch.equal(positions[:16], before[:16]) and torch.equal(positions[-1], before[-1])
     assert torch.equal(positions[16:-1], before[15].expand(12, -1))
-    assert all(value is old[key] for key, value in state.items())
-    assert all(torch.equal(value, old[key]) for key, value in kept.items())  # what was given is left alone
+    assert all(value is original[key] for key, value in state.items())
+    assert all(torch.equal(value, original[key]) for key, value in copies.items())  # what was given is left alone
     assert (
         captioner.model_cfg["text_cfg"]["context_length"]
         == captioner.model_cfg["multimodal_cfg"]["context_length"]
@@ -104,8 +104,10 @@ def test_both_causal_masks_are_as_long_and_hide_what_comes_later(captioner):
     tokens, images = captions([28, 28], 28), torch.randn(1, 3, 32, 32).expand(2, -1, -1, -1)
     tokens[1, 24] = 7
     with torch.no_grad():
-        one, other = model.eval()(images, tokens, output_labels=False)["logits"]
-    assert torch.equal(one[:24], other[:24]) and not torch.allclose(one[24:], other[24:], atol=1e-2)
+        logits, other_logits = model.eval()(images, tokens, output_labels=False)["logits"]
+    assert torch.equal(logits[:24], other_logits[:24]) and not torch.allclose(
+        logits[24:], other_logits[24:], atol=1e-2
+    )
 
 
 def test_the_same_context_is_the_same_captioner_and_a_shorter_one_is_refused(captioner):
@@ -132,7 +134,7 @@ def test_a_captioner_is_loaded_with_a_longer_context(captioner, saved, pictures,
     assert longer.weights_sha256 == state_sha256(state) != load_captioner(str(saved)).weights_sha256
     sampling = SamplingConfig(num_captions=3, min_length=29)
     captioned = longer.caption(pictures, sampling)
-    lengths = [len(longer.encode_text_ids(caption.text)) for one in captioned for caption in one.captions]
+    lengths = [len(longer.encode_text_ids(caption.text)) for result in captioned for caption in result.captions]
     assert len(lengths) == 12 and max(lengths) > CONTEXT
 
 

@@ -136,12 +136,12 @@ def test_each_name_of_a_draw_changes_it():
 
 
 def test_exponentials_have_mean_and_variance_one():
-    drawn = noise_of(2000, 49408)(
+    indices = noise_of(2000, 49408)(
         torch.arange(2000), torch.zeros(2000).long()
     ).flatten()  # 120,000: 5 standard errors are 0.0145 and 0.041
-    assert drawn.mean().item() == pytest.approx(1, abs=0.0145)
-    assert drawn.var().item() == pytest.approx(1, abs=0.041)
-    assert drawn.min() > 0
+    assert indices.mean().item() == pytest.approx(1, abs=0.0145)
+    assert indices.var().item() == pytest.approx(1, abs=0.041)
+    assert indices.min() > 0
 
 
 # The race
@@ -180,11 +180,11 @@ def test_top_p_draws_from_the_renormalised_nucleus(top_p):
     probabilities = logits_of(60).softmax(-1)
     draws = sample_top_p(probabilities.expand(30_000, -1) * 7, top_p, noise_of(30_000, 60))
     ordered, order = probabilities.sort(descending=True)
-    kept = torch.zeros(60)
+    nucleus_weights = torch.zeros(60)
     for i, token in enumerate(order):
         if ordered[:i].sum() < top_p:
-            kept[token] = ordered[i]
-    assert_drawn_from(draws, kept / kept.sum())
+            nucleus_weights[token] = ordered[i]
+    assert_drawn_from(draws, nucleus_weights / nucleus_weights.sum())
 
 
 @pytest.mark.parametrize("top_p", [0.001, 0.3, 0.9, 0.999])

@@ -35,12 +35,12 @@ from .vlm.models import ENDS, make_model_and_processor, photos, scramble
 
 def samples(count, refused=()):
     """Samples of one colour each; the server refuses white ones."""
-    found = []
+    records = []
     for number in range(count):
         encoded = io.BytesIO()
         Image.new("RGB", (20, 10), "white" if number in refused else (number, 40, 90)).save(encoded, "PNG")
-        found.append(Record(f"s/{number}", encoded.getvalue()))
-    return found
+        records.append(Record(f"s/{number}", encoded.getvalue()))
+    return records
 
 
 def refuse_white(request, picture):
@@ -52,26 +52,26 @@ def test_a_refused_picture_is_a_record_with_the_reason(server):
     captioner = load_captioner(server.model)
     column = Column("syn_text_fake", captioner, TWO, Gate(redraws=1))
     server.spoil = refuse_white
-    found = list(caption_samples(samples(5, refused=[1, 4]), [column], num_workers=2))
-    assert [record.key for record in found] == [f"s/{number}" for number in range(5)]
+    results = list(caption_samples(samples(5, refused=[1, 4]), [column], num_workers=2))
+    assert [record.key for record in results] == [f"s/{number}" for number in range(5)]
     reason = "syn_text_fake: the server refuses the picture: 400 too white"
-    assert [record.error for record in found] == ["", reason, "", "", reason]
+    assert [record.error for record in results] == ["", reason, "", "", reason]
 
 
 def test_a_picture_that_one_of_two_servers_refuses_keeps_the_others_captions(serve):
     strict, lax = serve(), serve()
     strict.spoil = refuse_white
     columns = [
-        Column(f"syn_text_{name}", load_captioner(of.model), TWO, Gate(redraws=1, on_degenerate="keep"))
-        for name, of in (("strict", strict), ("lax", lax))
+        Column(f"syn_text_{name}", load_captioner(server.model), TWO, Gate(redraws=1, on_degenerate="keep"))
+        for name, server in (("strict", strict), ("lax", lax))
     ]
-    found = list(caption_samples(samples(3, refused=[1]), columns))
-    assert [sorted(record.syn_text) for record in found] == [
+    results = list(caption_samples(samples(3, refused=[1]), columns))
+    assert [sorted(record.syn_text) for record in results] == [
         ["syn_text_lax", "syn_text_strict"],
         ["syn_text_lax"],
         ["syn_text_lax", "syn_text_strict"],
     ]
-    assert not any(record.error for record in found)
+    assert not any(record.error for record in results)
 
 
 @pytest.mark.parametrize("format", ["webdataset", "jsonl", "parquet"])
@@ -103,7 +103,9 @@ def test_records_without_log_probabilities_are_read_as_they_were_written(serve, 
         )
     )
     scores = [record.scores["syn_text_fake_vlm"] for record in records]
-    assert [of["logprob"] for of in scores] == [[None, None]] * 3 and all(len(of["truncated"]) == 2 for of in scores)
+    assert [score["logprob"] for score in scores] == [[None, None]] * 3 and all(
+        len(score["truncated"]) == 2 for score in scores
+    )
     assert capsmith.main(["verify", str(tmp_path / "out"), "--most-repeated", "1"]) == 0
 
 
@@ -271,16 +273,18 @@ def test_whole_sets_from_a_real_server(served, tmp_path, capsys):
         )
 
     assert generate("one") == 0 and generate("two") == 0
-    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
-    assert one == two
+    first, second = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert first == second
     assert capsmith.main(["verify", str(tmp_path / "one"), "--decode", "--most-repeated", "1"]) == 0
     assert "8 records in 1 shards; all as the markers say" in capsys.readouterr().out
     records = list(read_records(str(tmp_path / "one" / "*.tar")))
-    drawn = [record.syn_text["syn_text_served"] for record in records]
-    assert len(drawn) == 8 and len({text for of in drawn for text in of}) > 16  # captions of a picture differ, too
+    captions = [record.syn_text["syn_text_served"] for record in records]
+    assert (
+        len(captions) == 8 and len({text for texts in captions for text in texts}) > 16
+    )  # captions of a picture differ, too
     scores = [record.scores["syn_text_served"] for record in records]
-    assert {value for of in scores for value in of["logprob"]} == {None}
-    assert {value for of in scores for value in of["truncated"]} == {True, False}
+    assert {value for score in scores for value in score["logprob"]} == {None}
+    assert {value for score in scores for value in score["truncated"]} == {True, False}
     assert (
         generate("three", "--top-k", "5") == 2
         and "Unexpected fields in the request: {'top_k'}" in capsys.readouterr().err
