@@ -83,9 +83,9 @@ def test_naive_trimming_would_move_the_text_features(captioner):
 @pytest.mark.parametrize("trim, looks", [(True, 3), (False, 1)])
 def test_how_often_a_gpu_would_be_waited_for(model, trim, looks):
     """How often the host waits to know which tokens are not padding; it must know the number of labels."""
-    with Looks() as found, torch.no_grad():
+    with Looks() as counter, torch.no_grad():
         forward_trimmed(model, images_of(2), captions_of([5, 3], 16).view(2, 1, 16), trim=trim)
-    assert found.count == looks
+    assert counter.count == looks
 
 
 class Looks(TorchDispatchMode):

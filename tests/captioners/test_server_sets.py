@@ -140,9 +140,9 @@ def test_a_server_that_dies_and_comes_back_elsewhere_leaves_the_same_bytes(
     assert generate(dying, "out") == 1 and "Disconnected" in caplog.text
     done = {path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".tar"}
     assert len(done) == 1
-    asked = len(other.requests)
+    requests_before = len(other.requests)
     assert generate(other, "out") == 0 and generate(serve(), "undisturbed") == 0
-    assert len(other.requests) - asked >= 6  # the shard that was done is not asked for again
+    assert len(other.requests) - requests_before >= 6  # the shard that was done is not asked for again
     ours, theirs = (
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("out", "undisturbed")
     )
@@ -240,10 +240,10 @@ def test_a_real_server_sees_the_picture_and_the_prompt(served, folder):
         SamplingConfig(strategy="greedy", max_length=16),
     )
 
-    def asked(instruction):
-        return texts(captioner.caption([one._replace(instruction=instruction) for one in encoded], sampling))
+    def answers_to(instruction):
+        return texts(captioner.caption([request._replace(instruction=instruction) for request in encoded], sampling))
 
-    assert asked("Is it a dog?") == expected and len(set(map(str, expected.values()))) > 3
+    assert answers_to("Is it a dog?") == expected and len(set(map(str, expected.values()))) > 3
     assert asked("A cat?") != expected
 
 

@@ -125,7 +125,7 @@ def test_a_prompt_may_fill_all_positions_that_captions_leave(captioner_of):
 
 
 @pytest.mark.parametrize(
-    "changed, said",
+    "changed, message",
     [
         ({"strategy": "beam", "num_captions": 1, "answer": "line"}, "strategy beam"),
         ({"strategy": "beam", "num_captions": 1, "stop": (".",)}, "strategy beam"),
@@ -133,9 +133,9 @@ def test_a_prompt_may_fill_all_positions_that_captions_leave(captioner_of):
         ({"answer": "json", "prefix": "a dog"}, "prefix"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_any_work(captioner_of, changed, said):
+def test_what_cannot_be_done_is_said_before_any_work(captioner_of, changed, message):
     sampling = SamplingConfig(**{"num_captions": 2} | changed)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         captioner_of("llama").check(sampling)
     with pytest.raises(ValueError, match="similarity"):
         captioner_of("llama").check(SamplingConfig(), similarity=True)

@@ -18,8 +18,8 @@ def test_a_folder_is_known_by_its_config(captioner_of):
     captioner = captioner_of("llama")
     assert isinstance(captioner, LMCaptioner) and captioner.name == "tiny_llama"
     assert (captioner.looks_at_pictures, captioner.needs_instruction) == (False, True)
-    four, one = (SamplingConfig(num_captions=count, max_length=16) for count in (4, 1))
-    assert captioner.bytes_per_picture(four) > captioner.bytes_per_picture(one) > 0
+    of_four, of_one = (SamplingConfig(num_captions=count, max_length=16) for count in (4, 1))
+    assert captioner.bytes_per_picture(of_four) > captioner.bytes_per_picture(of_one) > 0
 
 
 def test_weights_in_another_dtype_are_the_same_model(tmp_path, captioner_of):

@@ -268,13 +268,13 @@ def make_model_and_processor(family: str):
         clip.image_seq_length = 17
         return model, hf.Florence2Processor(clip, tokenizer)
     if family in TILED:
-        of = {"vision_config": VISION, "text_config": LLAMA | {"model_type": "llama"}, "image_token_id": IMAGE}
+        parts = {"vision_config": VISION, "text_config": LLAMA | {"model_type": "llama"}, "image_token_id": IMAGE}
         sizes, template = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}, "<s>" + chat
         if family == "idefics3":
             processor = hf.Idefics3Processor(
                 hf.Idefics3ImageProcessor(**sizes), tokenizer, image_seq_len=4, chat_template=template
             )
-            return hf.Idefics3ForConditionalGeneration(hf.Idefics3Config(**of)), processor
+            return hf.Idefics3ForConditionalGeneration(hf.Idefics3Config(**parts)), processor
         processor = hf.SmolVLMProcessor(
             hf.SmolVLMImageProcessor(**sizes),
             tokenizer,
@@ -282,7 +282,7 @@ def make_model_and_processor(family: str):
             image_seq_len=4,
             chat_template=template,
         )
-        return hf.SmolVLMForConditionalGeneration(hf.SmolVLMConfig(**of)), processor
+        return hf.SmolVLMForConditionalGeneration(hf.SmolVLMConfig(**parts)), processor
     vision = {
         "depth": 2,
         "hidden_size": 32,

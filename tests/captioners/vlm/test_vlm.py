@@ -110,18 +110,18 @@ def test_a_picture_is_looked_at_once_and_its_captions_are_the_same_in_any_compan
     captioner, sampling = captioner_of(family), SamplingConfig(num_captions=3, min_length=0, max_length=9)
     patches = {"internvl": 17, "llava_onevision": 16, "gemma3": 16, "paligemma": 16, "florence2": 16}.get(family, 17)
     patches = 16 if family in TILED else 1 if "qwen" in family else patches
-    pictures, seen = pictures_for(captioner, 7), []
+    pictures, sizes_encoded = pictures_for(captioner, 7), []
     tower = captioner.model.get_submodule(captioner.family.vision)
     hook = tower.register_forward_hook(
-        lambda module, args, output: seen.append(output.last_hidden_state.shape.numel())
+        lambda module, args, output: sizes_encoded.append(output.last_hidden_state.shape.numel())
     )
     texts = {}
     for batch_size, order in ((7, range(7)), (1, [6, 2]), (2, range(7)), (3, [5, 3, 1, 4])):
         monkeypatch.setattr(captioner, "batch_size", batch_size)
-        seen.clear()
+        sizes_encoded.clear()
         captioned = list(captioner.caption([pictures[i] for i in order], sampling))
         assert [result.key for result in captioned] == [pictures[i][0] for i in order]
-        assert sum(seen) == sum(captioner.family.size(pictures[i][1]) for i in order) * 32 * patches
+        assert sum(sizes_encoded) == sum(captioner.family.size(pictures[i][1]) for i in order) * 32 * patches
         for result in captioned:
             assert texts.setdefault(result.key, result.captions)[0].text == result.captions[0].text
             assert [caption.text for caption in texts[result.key]] == [caption.text for caption in result.captions]
@@ -232,10 +232,10 @@ def test_an_instruction_that_leaves_no_room_is_its_own_requests_error(captioner_
     alone = [result.captions for result in captioner.caption(requests, sampling)]
     requests[1] = requests[1]._replace(instruction="square " * 60)
     requests[3] = requests[3]._replace(instruction="circle " * 60)
-    found = list(captioner.caption(requests, sampling, batch_size=2))
-    assert [result.key for result in found] == [result.key for result in requests]
-    assert [result.captions[0].text for result in found[::2]] == [captions[0].text for captions in alone[::2]]
-    for result in found[1::2]:
+    results = list(captioner.caption(requests, sampling, batch_size=2))
+    assert [result.key for result in results] == [result.key for result in requests]
+    assert [result.captions[0].text for result in results[::2]] == [captions[0].text for captions in alone[::2]]
+    for result in results[1::2]:
         assert (
             not result.captions and "of 100 positions, which leaves no room for a caption of 18 tokens" in result.error
         )

@@ -68,6 +68,6 @@ def test_after_the_template_a_caption_is_what_the_template_would_make_it(copy_of
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": captioner.instruction}]},
         {"role": "assistant", "content": [{"type": "text", "text": "a red circle"}]},
     ]
-    whole = captioner.tokenizer.decode(ids).replace("<image>" * 16, "<image>")
+    text = captioner.tokenizer.decode(ids).replace("<image>" * 16, "<image>")
     expected = captioner.processor.apply_chat_template(answer).removesuffix("<|im_end|>\n")
-    assert whole.removeprefix("<s>").removesuffix("</s>") == expected
+    assert text.removeprefix("<s>").removesuffix("</s>") == expected
