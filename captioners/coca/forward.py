@@ -5,6 +5,7 @@ tokens, V vocabulary, W width, E embedding.
 """
 
 import contextlib
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +94,7 @@ def _decode(decoder: Tower, image_tokens: Tensor, x: Tensor) -> Tensor:
 
     def run(block: Block, x: Tensor, **inputs: Tensor) -> Tensor:
         if decoder.grad_checkpointing:
-            return checkpoint(block, x, use_reentrant=False, **inputs)
+            return checkpoint(partial(block, **inputs), x, use_reentrant=False)
         return block(x, **inputs)
 
     rows, length, width = x.shape
