@@ -23,7 +23,7 @@ def from_folder(captioner):
 
 
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("which", ["clip", "own"])
+@pytest.mark.parametrize("which", ["clip", "from_folder"])
 def test_ids_are_open_clips(which, text, request):
     tokenizer = request.getfixturevalue(which)
     ids = tokenizer.encode(text)
@@ -93,7 +93,7 @@ def test_never_ids_are_special_tokens_and_what_is_no_token(clip, from_folder):
 def test_a_config_that_does_not_fit_names_everything(from_folder, tiny_config):
     config = copy.deepcopy(tiny_config)
     config["text_cfg"] |= {"vocab_size": 200, "pad_id": 5}
-    with pytest.raises(ValueError, match="its pad id is 0, text_cfg.pad_id is 5; it has 290 tokens, .* is 200"):
+    with pytest.raises(ValueError, match="its pad id is 0, but text_cfg.pad_id is 5; it has 290 tokens, .* is 200"):
         CaptionTokenizer(config, from_folder.folder)
 
 

@@ -286,7 +286,7 @@ def test_a_hostile_or_broken_config_is_one_line_that_advises_nothing_unsafe(copy
 @pytest.mark.parametrize("content, problem", [
     ("{", "capsmith.json: not JSON"),
     ("[]", "capsmith.json: not a JSON object"),
-    ("{}", "capsmith.json: name is None, no text; instruction is None, no text"),
+    ("{}", "capsmith.json: name is None, which is not a text; instruction is None, which is not a text"),
     ('{"name": "Bad", "prompt": ""}', "capsmith.json: name 'Bad'"),
 ])  # fmt: skip
 def test_a_broken_file_of_ours_is_named(copy_of, content, problem):
