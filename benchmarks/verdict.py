@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from diversity.columns import HUMAN, Picture
+from diversity.columns import HUMAN, ComparedPicture
 from diversity.measures import catalogue
 from diversity.measures.accumulate import CaptionAccumulator
 from diversity.measures.agreement import Agreement
@@ -215,7 +215,7 @@ def one_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, embed
     columns = {**good, **made}
     all_columns = {**columns, HUMAN: [group[:count] for group in references]}
     pictures = [
-        Picture(
+        ComparedPicture(
             str(at), {name: tuple(found[at]) for name, found in all_columns.items()}, references=tuple(references[at])
         )
         for at in range(len(chosen))

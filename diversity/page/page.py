@@ -11,7 +11,7 @@ from diversity.measures import catalogue
 from diversity.measures.measure import Measure
 from diversity.page.differences import INTERVAL, differences_of, interval, mixes_of
 from diversity.page.plots import Column, columns_of, plots
-from diversity.report import DiversityReport, Example
+from diversity.report import DiversityReport, ExamplePicture
 from diversity.words.degenerate import REASONS
 from imagetext.pages import render_page
 
@@ -134,7 +134,7 @@ def _kind(measure: Measure) -> str:
     return "" if measure in GROUPS["Size and length"] else "Fidelity" if measure in GROUPS["Fidelity"] else "Spread"
 
 
-def _picture(example: Example, columns: Sequence[Column]) -> dict[str, Any]:
+def _picture(example: ExamplePicture, columns: Sequence[Column]) -> dict[str, Any]:
     return {
         "key": example.key,
         "why": example.why,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from diversity.measures import catalogue
-from diversity.report import DiversityReport, Example, ExampleCaption
+from diversity.report import DiversityReport, ExamplePicture, ExampleCaption
 from diversity.verdict.compare import differences, estimates
 from diversity.verdict.mixes import Mixes, MixStep
 from diversity.verdict.suspicions import Suspicion
@@ -61,7 +61,7 @@ def made_up_report(
         notes=("Compared on 60 of 61 pictures.",),
         degenerate_examples={name: {reason: (caption,) for reason in REASONS} for name in names},
         examples=tuple(
-            Example(f"{key}_{why}_{at}", image.getvalue(), why, dict.fromkeys(names, captions))
+            ExamplePicture(f"{key}_{why}_{at}", image.getvalue(), why, dict.fromkeys(names, captions))
             for why in ("best", "worst", "random")
             for at in range(2)
         ),

@@ -37,13 +37,13 @@ def slow_share(caption, picture, human, left_out=None):
 
 def test_the_search_for_the_own_picture_equals_a_slow_one():
     human, captions = HUMAN[:5], [group[:1] for group in CAPTIONS[:5]]
-    found = Agreement(human).of(captions).pictures["found_words"]
+    found = Agreement(human).score(captions).pictures["found_words"]
     np.testing.assert_allclose(
         found,
         [np.mean([slow_share(caption, at, human) for caption in group]) for at, group in enumerate(captions)],
         atol=1e-6,
     )
-    themselves = Agreement(human).of(human, themselves=True).pictures["found_words"]
+    themselves = Agreement(human).score(human, themselves=True).pictures["found_words"]
     np.testing.assert_allclose(
         themselves,
         [np.mean([slow_share(caption, at, human, caption) for caption in group]) for at, group in enumerate(human)],
@@ -59,13 +59,13 @@ def test_captions_without_a_known_word_are_as_near_to_all():
 
 def test_the_share_that_may_be_of_other_pictures():
     groups = [HUMAN[(at + 1) % 12][:1] if at % 2 else CAPTIONS[at][:1] for at in range(12)]
-    signs = Agreement(HUMAN).of(groups).signs["strange_words"]
+    signs = Agreement(HUMAN).score(groups).signs["strange_words"]
     assert signs[::2].mean() < 0.2 < 0.5 < signs[1::2].mean()
 
 
 def test_a_caption_s_cider_does_not_depend_on_how_many_captions_others_have():
-    scores = Agreement(HUMAN).of([group[:2] for group in CAPTIONS]).captions
-    ragged = Agreement(HUMAN).of([group[: 1 + at % 2] for at, group in enumerate(CAPTIONS)]).captions
+    scores = Agreement(HUMAN).score([group[:2] for group in CAPTIONS]).captions
+    ragged = Agreement(HUMAN).score([group[: 1 + at % 2] for at, group in enumerate(CAPTIONS)]).captions
     plain = cider_d([words(group[0]) for group in CAPTIONS], [[words(text) for text in group] for group in HUMAN])
     for at, of_picture in enumerate(ragged):
         np.testing.assert_array_equal(of_picture, scores[at][: 1 + at % 2])
@@ -73,12 +73,12 @@ def test_a_caption_s_cider_does_not_depend_on_how_many_captions_others_have():
 
 
 def test_human_captions_are_held_against_the_others_of_their_picture():
-    found = Agreement(HUMAN).of([group[:1] for group in HUMAN], themselves=True)
+    found = Agreement(HUMAN).score([group[:1] for group in HUMAN], themselves=True)
     texts = [[words(text) for text in group] for group in HUMAN]
     world = CiderD(texts)
     np.testing.assert_allclose(found.pictures["cider_d"], [world.score(group[0], group[1:]) for group in texts])
     assert np.isnan(
-        Agreement([["a cat"], ["a dog"]]).of([["a cat"], ["a dog"]], themselves=True).pictures["cider_d"]
+        Agreement([["a cat"], ["a dog"]]).score([["a cat"], ["a dog"]], themselves=True).pictures["cider_d"]
     ).all()
 
 

@@ -104,8 +104,8 @@ def test_the_best_is_named_first_and_figures_follow_in_its_order(three):
     result = sentences(three, references="human")
     assert (
         result[0]
-        == "good is the best of 3 captioners by CLIP's view of captions and pictures: it is clearly ahead of "
-        "every other in CLIPScore."
+        == "good is the best of 3 captioners by how well CLIP matches their captions to the pictures: it is clearly ahead "
+        "of every other in CLIPScore."
     )
     mean = three["good"]["clip_score"].mean()
     assert (
@@ -153,7 +153,7 @@ def test_the_first_sentence_names_measures_that_show_it_for_all_others_else_for_
 
 def test_nobody_is_best_where_the_first_two_may_be_alike():
     found = scores(np.random.default_rng(1), 100, a=(0.701, 0.6), b=(0.7, 0.7), c=(0.5, 0.7))
-    assert sentences(found)[0].startswith("No captioner is clearly best by CLIP's view")
+    assert sentences(found)[0].startswith("No captioner is clearly best by how well CLIP matches")
     assert sentences(found)[0].endswith(("but is not clearly ahead of a.", "but is not clearly ahead of b."))
 
 
@@ -171,7 +171,7 @@ def test_suspects_are_named_with_reasons_and_never_best(three):
         "poor has the highest CLIPScore of those that are not suspect, but is not clearly ahead of good (suspect)"
         in result[0]
     )
-    assert result[1] == "Suspect, and so never named best: good, since it ends with the same words."
+    assert result[1] == "Suspect, and therefore never named best: good, because it ends with the same words."
     everybody = dict.fromkeys(("good", "poor", "wild"), (Suspicion("filler", "it ends with the same words"),))
     assert (
         sentences(three, references="human", suspects=everybody)[0] == "No captioner is named best: all are suspect."
@@ -182,8 +182,8 @@ def test_one_that_repeats_itself_is_beaten_by_spread():
     found = scores(np.random.default_rng(1), 200, varied=(0.7, 0.7), parrot=(0.7, 0.2))
     first = sentences(found, suspects={"parrot": (Suspicion("repeated", "it says one caption again and again"),)})[0]
     assert first == (
-        "varied is the best of 2 captioners by CLIP's view of captions and pictures: it is as good as parrot and more "
-        "varied."
+        "varied is the best of 2 captioners by how well CLIP matches their captions to the pictures: it is as good as "
+        "parrot and more varied."
     )
 
 
@@ -216,7 +216,7 @@ def test_where_lower_is_better_more_degenerate_captions_are_the_noise():
 def test_pairs_within_their_intervals_are_named():
     found = scores(np.random.default_rng(3), 200, a=(0.7, 0.6), b=(0.7, 0.5))
     apart = of(sentences(found), "These cannot be told apart")
-    assert "a and b in CLIPScore, where that of a is 0.00" in apart
+    assert "a and b in CLIPScore, where a is 0.00" in apart
     assert "lower to" in apart
     assert "higher)" in apart
     assert "Div-2" not in apart
@@ -250,7 +250,7 @@ def test_an_interval_without_zero_that_is_not_enough_among_many_says_so():
         mixes=None,
         measures=MEASURES,
     )
-    assert "that of a is 0.020 higher (0.001 to 0.039), which is not enough where 10 pairs are tested" in of(
+    assert "where a is 0.020 higher (0.001 to 0.039), which is not enough where 10 pairs are tested" in of(
         result, "These cannot"
     )
 

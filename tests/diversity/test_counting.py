@@ -45,7 +45,7 @@ def write(tmp_path):
 
 def compared(counted):
     """Key and captions of each picture of the sample, by key."""
-    by_key = sorted(counted.sample.pictures, key=lambda picture: (picture.key, picture.again))
+    by_key = sorted(counted.sample.pictures, key=lambda picture: (picture.key, picture.occurrence))
     return [(picture.key, picture.captions) for picture in by_key]
 
 
@@ -203,7 +203,10 @@ def test_coco_results_references_and_pictures_are_joined_by_number(write, tmp_pa
     assert len(by_key["42"].captions[annotations]) == 2
     assert "joined by the number" in found.notes[0]
     assert found.notes[1] == f"Pictures of {annotations} that are in no other column: 1."
-    assert found.notes[-1] == f"Pictures that are not in {tmp_path}/val: 1 of the 2 that were looked for, as '7'."
+    assert (
+        found.notes[-1]
+        == f"Pictures that are not in {tmp_path}/val: 1 of the 2 that were looked for, for example '7'."
+    )
 
 
 def test_pictures_of_the_inputs_and_of_their_own(write, tmp_path):
@@ -415,9 +418,9 @@ def test_captions_given_as_groups(monkeypatch):
         scenes=[scene, None, None],
     )
     assert (found.names, found.references, found.pictures) == (("a",), "human", 2)
-    first, second = sorted(found.sample.pictures, key=lambda picture: picture.again)
-    assert (first.key, first.again, first.image, first.truncated) == ("1", 0, b"1", {"a": (True,)})
-    assert (second.key, second.again, second.references) == ("1", 1, ("i", "j", "k"))
+    first, second = sorted(found.sample.pictures, key=lambda picture: picture.occurrence)
+    assert (first.key, first.occurrence, first.image, first.truncated) == ("1", 0, b"1", {"a": (True,)})
+    assert (second.key, second.occurrence, second.references) == ("1", 1, ("i", "j", "k"))
     assert second.captions["a"] == ("y", "?") and len(second.captions["human"]) == 2
     assert first.scene == scene and second.scene is None
 
@@ -447,7 +450,7 @@ def test_lines_of_text_are_never_joined_with_ids_by_number(write):
     """Line 7 is not picture 7."""
     lines = write("mine.txt", [f"a line {number}" for number in range(10)])
     ids = write("captions.json", [{"image_id": number, "caption": "human"} for number in range(10)])
-    with pytest.raises(ValueError, match="lines of text are joined with other lines alone"):
+    with pytest.raises(ValueError, match="lines of a text file are joined with lines of other text files only"):
         count_columns([lines], references=ids)
     table = write("t.jsonl", [{"syn_text_x": ["a"]} for _ in range(10)])  # nor are numbers of rows
     with pytest.raises(ValueError, match="no picture has captions in all columns.*--key names the column"):

@@ -47,5 +47,5 @@ def test_the_default_gives_all_that_need_no_references():
 
 
 def test_an_unknown_measure_is_named():
-    with pytest.raises(ValueError, match="'nothing': is none of pictures"):
+    with pytest.raises(ValueError, match="'nothing': there is no such measure; choose from pictures"):
         load("nothing")

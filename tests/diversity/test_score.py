@@ -108,7 +108,7 @@ def test_facts_where_the_truth_is_known():
         ({"captions": {"a": [["x"], []], "b": [[], ["y"]]}}, "no picture"),
         (
             {"captions": {"a": ONE}, "references": ONE, "references_name": "a"},
-            "'a' is a column and the references' name",
+            "'a' is the name of a column and of the references",
         ),
     ],
 )
