@@ -1,10 +1,10 @@
-"""Which words of captions say something of a picture."""
+"""Find the words of captions that say something about a picture."""
 
 from collections.abc import Sequence
 
 from diversity.words.tokens import words
 
-# Words that say nothing of a picture. Numbers and where things are ("two", "behind") are left out: they do.
+# Words that say nothing about a picture. Numbers and positions ("two", "behind") say something, so they are not among these.
 _FUNCTION_WORDS = frozenset(
     """
 a an the this that these those some any each every other another such it its it's he she they them his him her their theirs we
@@ -16,5 +16,5 @@ might must shall should not no very too also just only all both more most few ma
 
 
 def content_words(captions: Sequence[str]) -> frozenset[str]:
-    """The different words of some captions, English function words left out."""
+    """Return the different words of some captions, without English function words."""
     return frozenset(words("\n".join(captions))) - _FUNCTION_WORDS

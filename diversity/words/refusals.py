@@ -1,7 +1,7 @@
-"""What an assistant says in place of a caption, in the languages that assistants answer in.
+"""Find answers of an assistant that are no captions, in the languages in which assistants answer.
 
-Each rule is a hint and a pattern, for lower case with straight apostrophes. Every text that the pattern is found in has a chunk
-that the hint is found in, so that few texts are looked at. None may hold for what people say of a picture.
+Each rule is a hint and a pattern, for text in lower case with straight apostrophes. Every text that matches the pattern has a chunk
+that matches the hint, so the pattern is tried on few texts. No rule may match what people say about a picture.
 """
 
 import re
@@ -11,11 +11,10 @@ from functools import lru_cache
 from diversity.words.sentences import sentences
 from diversity.words.tokens import LONG_CHUNK, folded
 
-ENDS = 3  # sentences at either end of a text, where an assistant speaks of itself
+ENDS = 3  # sentences at the beginning and at the end of a text that are examined, where an assistant speaks of itself
 _PICTURE = "(?:image|picture|photo|photograph|file|attachment)s?"
-_WHOLE = "".join(
-    f"(?<!{word} )(?<!{word} the )" for word in "of in on from to across".split()
-)  # not "the back of the image"
+# Excludes parts of a picture, such as "the back of the image".
+_WHOLE = "".join(f"(?<!{word} )(?<!{word} the )" for word in "of in on from to across".split())
 _GIVEN = "(?:provided|attached|uploaded|available|visible|load|displayed|found|processed|opened)"
 _NOT = "(?:can ?not|can't|could ?n[o']t|won't|will not|do not|don't|did ?n[o']t)"
 _VERBS = (
@@ -25,7 +24,7 @@ _VERBS = (
     r"|re-?write|rephrase|paraphrase|reword|translate|summari[sz]e|write|offer|understand|combine|merge|infer|proceed|fix|correct"
     r"|be able)\b"
 )
-# Not "a text that I can't read".
+# The beginning of a clause; it excludes "a text that I can't read".
 _START = (
     r"(?:^\W*|[.!?,;:–—\"] |\b(?:but|and|so|because|however|ai"
     r"|(?:regret|means?|afraid|unfortunate|say|note|know|fact|you|is|seems|appears) that) )"
@@ -76,7 +75,8 @@ _RULES = {
         rf"|\b(?:the|your|this|these) (?:provided|given|supplied|input) {_WORDS} (?:\w+ ){{0,3}}(?:not|unclear|incomplete|empty"
         r"|missing|insufficient|too|lacks?|nonsens\w+|(?:do|does|is|are)n't)\b"
         rf"|\b{_WORDS} you(?:'ve| have)? (?:provided|gave|given|sent|supplied|entered)\b"
-        rf"|\b(?:not enough|insufficient|too little) (?:information|context) (?:(?:was |is )?(?:provided|given)|to (?:describe|{_WRITE}))\b"
+        r"|\b(?:not enough|insufficient|too little) (?:information|context)"
+        rf" (?:(?:was |is )?(?:provided|given)|to (?:describe|{_WRITE}))\b"
         r"|\bwithout (?:more|additional|further|any) context\b.{0,80}\b(?:i|it is|it's) "
         r"|\bthis (?:caption|text|content|request|prompt) (?:\w+ ){0,3}(?:inappropriate|offensive|harmful)\b",
     ),
@@ -141,7 +141,7 @@ _HINT = re.compile("|".join(hint for hint, _ in _RULES.values()))
 
 
 def refuses(text: str) -> bool:
-    """Whether the text is an assistant's answer in place of a caption; of many sentences the first and last ones are looked at."""
+    """Return whether a text is an assistant's answer instead of a caption, judged by its first and its last sentences."""
     chunks = text.split()
     if not any(map(_may_refuse_short if max(map(len, chunks), default=0) <= LONG_CHUNK else may_refuse, chunks)):
         return False
@@ -151,7 +151,7 @@ def refuses(text: str) -> bool:
 
 
 def may_refuse(chunk: str) -> bool:
-    """Whether a text may be one that `refuses` by this chunk, a stretch between white space; such a text has one of the kind."""
+    """Return whether a text with this chunk, a stretch between white space, may be a refusal; every refusal has such a chunk."""
     return _HINT.search(folded(chunk)) is not None
 
 

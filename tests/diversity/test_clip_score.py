@@ -171,7 +171,7 @@ class Chosen:
     def embed_texts(self, texts):
         return torch.tensor([self.texts[text.removeprefix("A photo depicts ")] for text in texts], dtype=torch.float32)
 
-    def cut(self, texts):
+    def count_cut(self, texts):
         return sum(len(text.split()) > self.context_length for text in texts)
 
 
@@ -276,7 +276,7 @@ def test_pictures_are_embedded_once_for_all_columns_and_those_that_do_not_decode
         assert np.isnan(scores.captions[1]).all() and scores.row["pool"] == 5
     assert notes == (
         "2 pictures do not decode and have no CLIPScore, e.g.: empty picture file",
-        "Captions search their picture among 5, not 1,000: it is found more easily.",
+        "Captions search their picture among 5 pictures, not 1,000, so they find it more easily.",
     )
     assert clip_scores(clip, [None] * 7, columns) == (
         {},
