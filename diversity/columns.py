@@ -11,8 +11,8 @@ HUMAN = "captions"  # the column of a record's original captions
 class ComparedPicture:
     """One picture with the captions of each column that are compared: equally many, in the order of the column.
 
-    `references` holds all captions of the references' column. That column is also in `captions`, where it has at most as
-    many captions as the other columns.
+    `references` holds all captions of the references' column. That column is also in `captions`, where it has at most
+    as many captions as the other columns.
     """
 
     key: str

@@ -14,8 +14,8 @@ class DiversityConfig(TableFlags):
 
     input: list[str] = Field(
         min_length=1,
-        description="captions to measure: shards, a folder, JSONL, CSV, Parquet, scenes:…, COCO results or plain text; "
-        "repeatable, and several inputs are joined by key; NAME=SPEC names the captions of an input",
+        description="captions to measure: shards, a folder, JSONL, CSV, Parquet, scenes:…, COCO results or plain "
+        "text; repeatable, and several inputs are joined by key; NAME=SPEC names the captions of an input",
     )
     column: list[str] = Field(
         default=[],
@@ -23,26 +23,28 @@ class DiversityConfig(TableFlags):
     )
     references: str | None = Field(
         default=None,
-        description="human captions, which are measured too: a column of the input, another input that is joined by key, "
-        "or none (default: the column captions, where the records have one)",
+        description="human captions, which are measured too: a column of the input, another input that is joined by "
+        "key, or none (default: the column captions, where the records have one)",
     )
     images: list[str] = Field(
         default=[],
-        description="pictures for captions that come without them, joined by key, or a folder with the picture files that "
-        "tables name; repeatable; none reads no pictures (default: the pictures in the input)",
+        description="pictures for captions that come without them, joined by key, or a folder with the picture files "
+        "that tables name; repeatable; none reads no pictures (default: the pictures in the input)",
     )
     embedder: str = Field(
         default="auto",
-        description="model whose sentence embeddings measure meaning: minilm, a sentence-transformers name, an open_clip "
-        "model, a captioner, or none; auto uses minilm where it is installed",
+        description="model whose sentence embeddings measure meaning: minilm, a sentence-transformers name, an "
+        "open_clip model, a captioner, or none; auto uses minilm where it is installed",
     )
     clip: str | None = Field(
         default=None,
-        description="CLIP model for CLIPScore and self-retrieval: ViT-L-14:openai, a folder or org/name (default: no model)",
+        description="CLIP model for CLIPScore and self-retrieval: ViT-L-14:openai, a folder or org/name (default: no "
+        "model)",
     )
     device: str | None = Field(
         default=None,
-        description="device of the embedder and the CLIP model: cpu, cuda, … (default: the best device of this machine)",
+        description="device of the embedder and the CLIP model: cpu, cuda, … (default: the best device of this "
+        "machine)",
     )
     semantic_pictures: int = Field(
         default=1000, gt=1, description="number of sampled pictures that the embedder and the CLIP model measure"

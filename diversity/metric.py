@@ -39,9 +39,10 @@ class CaptionDiversity(evaluate.Metric):
         return evaluate.MetricInfo(
             description=measure.definition if measure else "All measures of captions that need no references.",
             citation="",
-            inputs_description="predictions: the captions of each picture, a list of lists of strings. references: human "
-            "captions of the same pictures, for measures that compare with them. images, clip, embedder, seed: as in "
-            "score_captions. The result has left_out, the indices of pictures that could not be measured, if there are any.",
+            inputs_description="predictions: the captions of each picture, a list of lists of strings. references: "
+            "human captions of the same pictures, for measures that compare with them. images, clip, embedder, seed: "
+            "as in score_captions. The result has left_out, the indices of pictures that could not be measured, if "
+            "there are any.",
             features=datasets.Features({name: TEXTS for name in inputs}),
         )
 

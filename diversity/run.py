@@ -89,7 +89,8 @@ def _check_output(folder: Path) -> None:
         is_report = False
     if not is_report:
         raise ValueError(
-            f"--output {folder}: the folder is not empty and holds no report of capsmith diversity; choose another folder"
+            f"--output {folder}: the folder is not empty and holds no report of capsmith diversity; choose another "
+            "folder"
         )
 
 

@@ -203,8 +203,8 @@ def _precision(pictures: Sequence[ComparedPicture], name: str) -> list[np.ndarra
 def _facts(pictures: Sequence[ComparedPicture], name: str) -> Scores:
     """Return the precision and recall of facts, scored so that the mean over pictures is the value over all facts.
 
-    The score of a picture is r + (true - r stated) ÷ mean stated, where r = Σ true ÷ Σ stated. So the bootstrap interval of
-    the mean is the interval of a ratio.
+    The score of a picture is r + (true - r stated) ÷ mean stated, where r = Σ true ÷ Σ stated. So the bootstrap
+    interval of the mean is the interval of a ratio.
     """
     counts = np.full((len(pictures), 4), np.nan)  # true, stated; found, key
     for number, picture in enumerate(pictures):

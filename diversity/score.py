@@ -53,14 +53,14 @@ def score_captions(
 ) -> DiversityReport:
     """Measure columns of captions, `{"name": [[caption, ...] per picture]}`, and compare them with human references.
 
-    All sequences hold one entry per picture, in the same order. Columns are compared on the pictures for which all columns
-    and the references have captions. Of each picture equally many captions of each column are compared: as many as its
-    shortest column has, chosen by the seed.
+    All sequences hold one entry per picture, in the same order. Columns are compared on the pictures for which all
+    columns and the references have captions. Of each picture equally many captions of each column are compared: as
+    many as its shortest column has, chosen by the seed.
 
-    scenes: descriptions of built-in pictures, whose facts are then checked. truncated: which captions a length limit cut.
-    keys: names of the pictures in the examples. images: encoded pictures for the examples and for `clip`.
-    embedder: a name for `diversity.measures.embedders.load_embedder`, or "none". clip: an open_clip model that compares
-    captions with pictures. semantic_pictures: number of sampled pictures that these models measure.
+    scenes: descriptions of built-in pictures, whose facts are then checked. truncated: which captions a length limit
+    cut. keys: names of the pictures in the examples. images: encoded pictures for the examples and for `clip`.
+    embedder: a name for `diversity.measures.embedders.load_embedder`, or "none". clip: an open_clip model that
+    compares captions with pictures. semantic_pictures: number of sampled pictures that these models measure.
 
     Raises `ValueError` that names every column that does not fit.
     """

@@ -66,14 +66,14 @@ def count_columns(
 ) -> Counted:
     """Count caption columns of inputs that are joined by key, on the pictures for which every column has captions.
 
-    Of each picture equally many captions of each column are counted. Human captions are counted up to that number, but a
-    picture with fewer human captions does not limit the other columns.
+    Of each picture equally many captions of each column are counted. Human captions are counted up to that number, but
+    a picture with fewer human captions does not limit the other columns.
 
-    inputs, images: SPECs, see `diversity.inputs.specs`. columns: names; default: every syn_text_* column and the columns
-    named after files. references: a column, a SPEC of its own, or "none"; default: the original captions, where records have
-    any. table: which columns of tables hold what. workers: number of processes. size: number of pictures in the sample.
-    keep_images: for how many of these, from the first, the encoded picture is kept. output: the folder that will be written;
-    no input may be in it.
+    inputs, images: SPECs, see `diversity.inputs.specs`. columns: names; default: every syn_text_* column and the
+    columns named after files. references: a column, a SPEC of its own, or "none"; default: the original captions,
+    where records have any. table: which columns of tables hold what. workers: number of processes. size: number of
+    pictures in the sample. keep_images: for how many of these, from the first, the encoded picture is kept. output:
+    the folder that will be written; no input may be in it.
 
     Raises ValueError with every problem: inputs that cannot be read, columns that no record has, no picture in common.
     """
@@ -98,8 +98,8 @@ def count_captions(
 ) -> Counted:
     """Count columns `{"name": [[caption, ...] per picture]}` as `count_columns` does; `references` names one of them.
 
-    All sequences hold one entry per picture, in the same order. Raises ValueError for columns without a caption and where
-    no picture has captions in all columns.
+    All sequences hold one entry per picture, in the same order. Raises ValueError for columns without a caption and
+    where no picture has captions in all columns.
     """
     if empty := [name for name, groups in captions.items() if not any(map(len, groups))]:
         raise ValueError(f"no captions in {', '.join(map(repr, empty))}")
@@ -290,6 +290,6 @@ def _missing_image_notes(sources: Sequence[InputSource], sample: PictureSample) 
     if not specs or not missing:
         return []
     return [
-        f"Pictures that are not in {' or '.join(specs)}: {len(missing):,} of the {len(sampled):,} that were looked for, "
-        f"for example {missing[0]!r}."
+        f"Pictures that are not in {' or '.join(specs)}: {len(missing):,} of the {len(sampled):,} that were looked "
+        f"for, for example {missing[0]!r}."
     ]

@@ -197,8 +197,8 @@ def _describe_first_keys(sources: Sequence[InputSource]) -> str:
     hint = "--key names the column of a table that names the pictures"
     if lines:
         hint = (
-            "lines of a text file are joined with lines of other text files only, by their order; to join them with other "
-            "inputs give a table, whose --key names the pictures"
+            "lines of a text file are joined with lines of other text files only, by their order; to join them with "
+            "other inputs give a table, whose --key names the pictures"
         )
     return f"first keys: {', '.join(keys)}; {hint}"
 
@@ -218,8 +218,8 @@ def _difference_notes(columns: ComparedColumns, rows: JoinedRows) -> list[str]:
         missing = (~has_captions[:, in_captioners]).sum(axis=1)
         lacking = ", ".join(f"{name} lacks {count:,}" for name, count in zip(columns.columns, missing) if count)
         notes.append(
-            f"Compared on {rows.common.sum():,} of {in_captioners.sum():,} pictures, those that have a caption in every "
-            f"column: {lacking}."
+            f"Compared on {rows.common.sum():,} of {in_captioners.sum():,} pictures, those that have a caption in "
+            f"every column: {lacking}."
         )
     counts = rows.counts[: len(columns.names), rows.common].astype(np.int64)  # (C, pictures compared)
     least = counts.min(axis=0)

@@ -33,8 +33,8 @@ class JoinedRows:
 def join(keys: np.ndarray, counts: np.ndarray, references: int | None) -> JoinedRows:
     """Join rows (N,) with equal key hashes to pictures; `counts` (C, N) are the numbers of captions in each row.
 
-    A key that comes again with the same column is another picture, as it is between shards. The column `references` is an
-    exception: the first row with references counts, because every input may contain the same references.
+    A key that comes again with the same column is another picture, as it is between shards. The column `references` is
+    an exception: the first row with references counts, because every input may contain the same references.
     """
     has_captions = counts > 0
     columns = [column for column in range(len(counts)) if column != references]
@@ -69,8 +69,8 @@ def join(keys: np.ndarray, counts: np.ndarray, references: int | None) -> Joined
 def _occurrences(keys: np.ndarray, has_captions: np.ndarray) -> np.ndarray:
     """Return for each row (N,) how many pictures with its key came before the row's own picture.
 
-    `has_captions` (C, N) says which columns a row has. A row begins another picture where an earlier row with its key has
-    one of its columns already.
+    `has_captions` (C, N) says which columns a row has. A row begins another picture where an earlier row with its key
+    has one of its columns already.
     """
     occurrence = np.zeros(len(keys), np.int64)
     if not len(keys) or not len(has_captions):
@@ -91,8 +91,8 @@ def _occurrences(keys: np.ndarray, has_captions: np.ndarray) -> np.ndarray:
 def number_of(key: str) -> str | None:
     """Return the number at the end of a key, without leading zeros; None where there is no number.
 
-    The number is 42 for the keys "42", "COCO_val2014_000000000042" and "COCO_val2014_000000000042.jpg". Keys that say which
-    row of a table a picture was have no number.
+    The number is 42 for the keys "42", "COCO_val2014_000000000042" and "COCO_val2014_000000000042.jpg". Keys that say
+    which row of a table a picture was have no number.
     """
     match = None if _ROW.search(key) else _NUMBER.search(key)
     return match and match[1]
@@ -101,9 +101,9 @@ def number_of(key: str) -> str | None:
 def joined_by_number(keys: Sequence[np.ndarray], numbers: Sequence[np.ndarray], digits: Sequence[bool]) -> bool:
     """Return whether inputs are joined by the numbers at the end of their keys, as COCO's image_id and file names must be.
 
-    keys, numbers: for each input the hashes of its keys and of their numbers (0: no number). digits: whether all keys of the
-    input are digits alone. Inputs are joined by number if some input shares no key with the others, the keys of some input
-    are digits alone, the numbers are unique in each input, and each input shares a number with the others.
+    keys, numbers: for each input the hashes of its keys and of their numbers (0: no number). digits: whether all keys
+    of the input are digits alone. Inputs are joined by number if some input shares no key with the others, the keys of
+    some input are digits alone, the numbers are unique in each input, and each input shares a number with the others.
     """
 
     def any_apart(inputs: Sequence[np.ndarray]) -> bool:

@@ -22,9 +22,9 @@ _done: Synchronized  # in a worker process: how many tasks all workers together 
 def processes(workers: int) -> Iterator[Run]:
     """Yield `run(work, tasks, description)`, which divides the tasks among `workers` processes and returns their results.
 
-    Worker w calls `work` once, on tasks[w::workers], and result w is what it returns; so no result depends on which process
-    is faster. A single worker is this process. Several workers are spawned, because a fork of a process with threads may
-    hang; so a script that calls this needs the usual `if __name__ == "__main__"`.
+    Worker w calls `work` once, on tasks[w::workers], and result w is what it returns; so no result depends on which
+    process is faster. A single worker is this process. Several workers are spawned, because a fork of a process with
+    threads may hang; so a script that calls this needs the usual `if __name__ == "__main__"`.
     """
     if workers == 1:
         yield lambda work, tasks, description: [work(Progress(tasks, description, unit="piece", delay=2))]

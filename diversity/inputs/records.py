@@ -57,9 +57,9 @@ def scene_of(record: Record) -> Mapping[str, Any] | None:
 class Piece(NamedTuple):
     """Rows of one file that a process reads at a time.
 
-    `read(columns, images)` yields every row of the piece in order. `columns` are the fields to read besides the original and
-    the synthetic captions; None reads all fields with text. `images` holds the indices of the rows whose picture is read. It
-    raises ValueError or OSError that names the file, where the file cannot be read to its end.
+    `read(columns, images)` yields every row of the piece in order. `columns` are the fields to read besides the
+    original and the synthetic captions; None reads all fields with text. `images` holds the indices of the rows whose
+    picture is read. It raises ValueError or OSError that names the file, where the file cannot be read to its end.
     """
 
     path: str
@@ -80,8 +80,8 @@ def table_pieces(
 ) -> list[Piece]:
     """Split a table into pieces: JSON, CSV and TSV by bytes, Parquet by its row groups.
 
-    columns: the caption columns that will be read. folders: where the picture files are; (): next to the table, None: no
-    pictures are read. Raises ValueError where the table cannot be read, or names pictures outside these folders.
+    columns: the caption columns that will be read. folders: where the picture files are; (): next to the table, None:
+    no pictures are read. Raises ValueError where the table cannot be read, or names pictures outside these folders.
     """
     rows = split_rows(path, table, usual=(*KEYS, *columns), groups_of=ROWS)
     parts = with_folders(path, rows, folders or (), check=folders is not None)
@@ -162,7 +162,8 @@ def _document_rows(path: str, column: str, columns: Sequence[str] | None, images
     annotated = isinstance(document, dict) and "annotations" in document
     rows = document["annotations"] if annotated else document
     if isinstance(rows, list) and any(_is_result(row) for row in rows):
-        # Only annotations are cleaned of canned sentences: results are a model's own words, which are measured as they are.
+        # Only annotations are cleaned of canned sentences: results are a model's own words, which are measured as they
+        # are.
         yield from _result_rows(without_canned(rows, path) if annotated else rows, path, column)
     elif isinstance(rows, dict) and rows and all(map(_is_text_or_texts, rows.values())):
         for key, value in rows.items():

@@ -31,8 +31,8 @@ def order_keys(hashed: np.ndarray, occurrence: np.ndarray) -> np.ndarray:
 class PictureSample:
     """The first `size` pictures in the random order of the seed, or all pictures where there are fewer.
 
-    Samples are nested: the first n pictures are the sample of size n. A picture may come in several parts with different
-    columns. Encoded images are kept for the first `images` pictures only.
+    Samples are nested: the first n pictures are the sample of size n. A picture may come in several parts with
+    different columns. Encoded images are kept for the first `images` pictures only.
     """
 
     def __init__(self, size: int = 10_000, seed: int = 0, images: int = 0) -> None:

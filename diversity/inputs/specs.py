@@ -9,9 +9,9 @@ A SPEC may be everything that `imagetext.sources.read_samples` reads, and these 
 | `.json` | `{"key": "caption"}` or `{"key": ["caption", ...]}`, or a list of rows as in JSONL |
 | tables | columns of texts or lists of texts, with or without a picture; rows of one picture are joined |
 
-The captions of a text file, of COCO files and of `{"key": ...}` become a column with the file's name. `NAME=SPEC` gives the
-captions of an input a name: its synthetic column, or its original captions where it has no synthetic ones. References may be any
-of these inputs, or the original captions of records. Pictures are read for requested rows only.
+The captions of a text file, of COCO files and of `{"key": ...}` become a column with the file's name. `NAME=SPEC`
+gives the captions of an input a name: its synthetic column, or its original captions where it has no synthetic ones.
+References may be any of these inputs, or the original captions of records. Pictures are read for requested rows only.
 """
 
 import os
@@ -76,8 +76,9 @@ def open_sources(
 
     References that contain one of the characters ./:*?{ are a SPEC and no column; they become a column of that name.
 
-    images: SPECs of pictures, which are joined by key; picture files that tables name may be in the folders among them.
-    (`none`,) reads no pictures. table: which columns of tables hold what. columns: the caption columns that will be compared.
+    images: SPECs of pictures, which are joined by key; picture files that tables name may be in the folders among
+    them. (`none`,) reads no pictures. table: which columns of tables hold what. columns: the caption columns that will
+    be compared.
 
     Raises ValueError with every problem of every SPEC.
     """
@@ -161,8 +162,8 @@ def _read_renamed(name: str, piece: Piece, columns: Sequence[str] | None, images
         source_column = synthetic[0] if synthetic else HUMAN
         if name == HUMAN != source_column:
             raise ValueError(
-                f"--input {name}=…: {piece.path} has synthetic captions, in {source_column}, but {name} is the name of "
-                "human captions: give another name"
+                f"--input {name}=…: {piece.path} has synthetic captions, in {source_column}, but {name} is the name "
+                "of human captions: give another name"
             )
         other_columns = {
             column: texts for column, texts in row.columns.items() if column not in (source_column, *CAPTION_COLUMNS)
@@ -186,8 +187,8 @@ def open_inputs(
 ) -> tuple[list[InputSource], tuple[str, ...]]:
     """Open SPECs; return a source for each, and the columns that are named in SPECs or after files.
 
-    Problems are added to `problems`. columns: the caption columns that will be compared. folders: where the picture files
-    that tables name are; (): next to the tables, None: no pictures are read.
+    Problems are added to `problems`. columns: the caption columns that will be compared. folders: where the picture
+    files that tables name are; (): next to the tables, None: no pictures are read.
     """
     specs, names = _split_names(specs, problems)
     files: dict[str, dict[str, Entry | None]] = {}

@@ -1,8 +1,8 @@
 """Measure a caption column by sums that parts of a set can add up: `update`, `merge`, `result`.
 
-The size of a state does not grow with the number of captions, because n-grams and captions are counted by `HashCounts`. States
-of parts that are merged in any order give the result of one pass: counts exactly, means to rounding, and estimates within
-their stated errors.
+The size of a state does not grow with the number of captions, because n-grams and captions are counted by
+`HashCounts`. States of parts that are merged in any order give the result of one pass: counts exactly, means to
+rounding, and estimates within their stated errors.
 """
 
 from collections import Counter
@@ -30,7 +30,8 @@ MEANS = ("length", "div_1", "div_2", "mbleu_4", "duplicates", "degenerate")  # m
 class CaptionAccumulator:
     """All measures of one column that can be counted: spread, lengths, duplicates, degenerate captions, facts.
 
-    The counts are exact for up to `cap` different captions and n-grams of each length, and estimates above; see `HashCounts`.
+    The counts are exact for up to `cap` different captions and n-grams of each length, and estimates above; see
+    `HashCounts`.
     """
 
     def __init__(self, cap: int = CAP) -> None:
@@ -53,8 +54,8 @@ class CaptionAccumulator:
     ) -> None:
         """Count the captions of some pictures.
 
-        truncated: whether a length limit cut each caption, nested as the captions are. scenes: the descriptions of built-in
-        pictures, None for other pictures. Raises `ValueError` where these do not fit the captions.
+        truncated: whether a length limit cut each caption, nested as the captions are. scenes: the descriptions of
+        built-in pictures, None for other pictures. Raises `ValueError` where these do not fit the captions.
         """
         inputs = [sequence for sequence in (captions, truncated, scenes) if sequence is not None]
         for rows in _batches(zip(*inputs, strict=True)):
@@ -129,8 +130,8 @@ class CaptionAccumulator:
     def result(self) -> dict[str, Any]:
         """Return all measures by name, None where undefined; `diversity.measures.catalogue` defines each of them.
 
-        `sketched` has the standard errors of the measures that are estimates; all others are exact. `entropy_n` is in bits.
-        `rank_frequency` has some ranks of words, and how often the word of each rank occurs.
+        `sketched` has the standard errors of the measures that are estimates; all others are exact. `entropy_n` is in
+        bits. `rank_frequency` has some ranks of words, and how often the word of each rank occurs.
         """
         words = self.ngrams[1].total
         estimates = self._counted()
@@ -165,9 +166,9 @@ class CaptionAccumulator:
     def _counted(self) -> dict[str, Estimated | None]:
         """Return the measures that `HashCounts` gives, which are exact while there are few different n-grams.
 
-        hapax = words that occur once ÷ different words. self_repetition = 4-grams that recur in the set ÷ 4-grams: 0 where each
-        occurs once, 1 where none does. This is after Salkar et al. 2022, who take the mean over texts of ln(1 + Σ other texts
-        that share a 4-gram), which needs a second pass.
+        hapax = words that occur once ÷ different words. self_repetition = 4-grams that recur in the set ÷ 4-grams: 0
+        where each occurs once, 1 where none does. This is after Salkar et al. 2022, who take the mean over texts of
+        ln(1 + Σ other texts that share a 4-gram), which needs a second pass.
         """
         words, four_grams = self.ngrams[1], self.ngrams[4]
         return {
@@ -189,8 +190,8 @@ class CaptionAccumulator:
 def novelty(column: CaptionAccumulator, references: CaptionAccumulator) -> dict[str, Any]:
     """Return the shares of a column's 4-grams and captions that the references do not have.
 
-    Repeats of a caption within a picture count once. In [0, 1], None where there is nothing to divide by. `sketched` has the
-    standard errors of the shares that are estimates.
+    Repeats of a caption within a picture count once. In [0, 1], None where there is nothing to divide by. `sketched`
+    has the standard errors of the shares that are estimates.
     """
     shares = {
         "ngrams_4": _share(column.ngrams[4].lacking_in(references.ngrams[4]), column.ngrams[4].total),

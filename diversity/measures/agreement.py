@@ -29,8 +29,8 @@ class AgreementScores(NamedTuple):
 class Agreement:
     """The human captions of pictures, and the agreement of captions with them.
 
-    `themselves` says that the captions are themselves human captions of these pictures. Each is then compared with the other
-    human captions of its picture.
+    `themselves` says that the captions are themselves human captions of these pictures. Each is then compared with the
+    other human captions of its picture.
     """
 
     def __init__(self, references: Groups):
@@ -141,9 +141,9 @@ class WordSearch:
     def share_behind(self, caption: Words, picture: int, itself: bool = False) -> float:
         """Return the share of other pictures that are less like a caption than its own picture; equal ones count half.
 
-        The likeness of a picture is the mean cosine between the tf-idf vectors of the caption and the picture's human captions.
-        `itself`: the caption is one of the picture's human captions, and is not compared with itself. NaN where there is no
-        other picture.
+        The likeness of a picture is the mean cosine between the tf-idf vectors of the caption and the picture's human
+        captions. `itself`: the caption is one of the picture's human captions, and is not compared with itself. NaN
+        where there is no other picture.
         """
         ids, weights = self._vector(caption)
         likeness = weights @ self._pictures[ids]  # (P,)
@@ -165,9 +165,9 @@ def share_behind(likeness: np.ndarray, picture: int) -> float:
 def strange(share_behind: float | np.ndarray) -> np.ndarray:
     """Return 2 where most other pictures are more like a caption than its own picture, 1 where half are, else 0.
 
-    `share_behind` is the share of the other pictures that are less like the caption. A caption of another picture has a share
-    below one half in every second case, and a caption of its own picture never has. So the mean of the result is the share of
-    captions that fit other pictures as well as their own.
+    `share_behind` is the share of the other pictures that are less like the caption. A caption of another picture has
+    a share below one half in every second case, and a caption of its own picture never has. So the mean of the result
+    is the share of captions that fit other pictures as well as their own.
     """
     return np.where(np.isnan(share_behind), np.nan, 2.0 * (share_behind < 0.5) + (share_behind == 0.5))
 

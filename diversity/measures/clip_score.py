@@ -27,8 +27,8 @@ class ClipScores(NamedTuple):
     """The scores of one column."""
 
     captions: list[np.ndarray]  # CLIPScore of each caption, one array (k,) per picture
-    # (P,), NaN where undefined: clip_score, found_clip, r_at_1, r_at_5, image_coverage, consistency, and with references
-    # ref_clip_score
+    # (P,), NaN where undefined: clip_score, found_clip, r_at_1, r_at_5, image_coverage, consistency, and with
+    # references ref_clip_score
     pictures: dict[str, np.ndarray]
     row: dict[str, Any]  # the block `clip` of the column's row in the report
     signs: dict[str, np.ndarray]  # strange_clip: (P,); `diversity.verdict.suspicions` reads it
@@ -44,31 +44,32 @@ def clip_scores(
 ) -> tuple[dict[str, ClipScores], tuple[str, ...]]:
     """Score each column's captions against encoded pictures; return the scores and notes for the reader.
 
-    columns[column][p] are the captions of picture p, references[p] all its human captions. human: the column that contains some of
-    these references; none of its captions is its own reference. captioners: the captioner of each column where records state it;
-    otherwise the column syn_text_NAME is by NAME. A picture that does not decode has no score, and if no picture decodes there are
-    no scores at all.
+    columns[column][p] are the captions of picture p, references[p] all its human captions. human: the column that
+    contains some of these references; none of its captions is its own reference. captioners: the captioner of each
+    column where records state it; otherwise the column syn_text_NAME is by NAME. A picture that does not decode has no
+    score, and if no picture decodes there are no scores at all.
 
     clip_score: 2.5 max(cos(caption, picture), 0), mean over captions. 0 to 2.5, higher is better. Hessel et al. 2021,
-    "CLIPScore: A Reference-free Evaluation Metric for Image Captioning"; as there, "A photo depicts " is put before each caption.
+    "CLIPScore: A Reference-free Evaluation Metric for Image Captioning"; as there, "A photo depicts " is put before
+    each caption.
 
-    ref_clip_score: harmonic mean of a caption's CLIPScore and its greatest cosine to a reference, at least 0; mean over captions.
-    0 to 1.43, higher is better. Hessel et al. 2021.
+    ref_clip_score: harmonic mean of a caption's CLIPScore and its greatest cosine to a reference, at least 0; mean
+    over captions. 0 to 1.43, higher is better. Hessel et al. 2021.
 
-    r_at_1, r_at_5: captions to which fewer than 1 or 5 other pictures of the pool are as near as their own ÷ captions. 0 to 1,
-    higher is better. The pool is the first 1,000 pictures that decode. Undefined for other pictures, and where the pool has no
-    more than 1 or 5 pictures.
+    r_at_1, r_at_5: captions to which fewer than 1 or 5 other pictures of the pool are as near as their own ÷ captions.
+    0 to 1, higher is better. The pool is the first 1,000 pictures that decode. Undefined for other pictures, and where
+    the pool has no more than 1 or 5 pictures.
 
-    found_clip: the share of the pool's other pictures that are less near to a caption than its own, mean over captions. 0 to 1: ½
-    for captions of other pictures, higher is better.
+    found_clip: the share of the pool's other pictures that are less near to a caption than its own, mean over
+    captions. 0 to 1: ½ for captions of other pictures, higher is better.
 
-    image_coverage: 1 for a picture of the pool to which one of its captions is nearer than all captions that the column has for
-    other pictures, else 0. Higher is better.
+    image_coverage: 1 for a picture of the pool to which one of its captions is nearer than all captions that the
+    column has for other pictures, else 0. Higher is better.
 
-    consistency: pairs of a picture's captions that find the same picture of the pool, right or wrong, ÷ pairs. A caption finds
-    nothing where no picture is clearly nearest. 0 to 1; undefined for a single caption. Ge et al. 2022, "Improving Zero-shot
-    Generalization and Robustness of Multi-modal Models", use the agreement over prompts to tell how sure CLIP is of a picture; here
-    captions take the place of prompts.
+    consistency: pairs of a picture's captions that find the same picture of the pool, right or wrong, ÷ pairs. A
+    caption finds nothing where no picture is clearly nearest. 0 to 1; undefined for a single caption. Ge et al. 2022,
+    "Improving Zero-shot Generalization and Robustness of Multi-modal Models", use the agreement over prompts to tell
+    how sure CLIP is of a picture; here captions take the place of prompts.
     """
     pictures, reasons = embed_images(clip, images)  # (P, E)
     pool = np.flatnonzero(np.isfinite(pictures).all(axis=1))[:POOL]  # (Q,)
@@ -134,8 +135,9 @@ def embed_images(clip: OpenClip, images: Sequence[bytes | None]) -> tuple[np.nda
 def search(captions: np.ndarray, owners: np.ndarray, pictures: np.ndarray, pool: np.ndarray) -> dict[str, np.ndarray]:
     """Search the picture of each caption among the pictures of the pool.
 
-    Returns `r_at_1`, `r_at_5`, `image_coverage`, `found_clip` and `consistency`, see `clip_scores`, and `strange_clip`, each (P,).
-    Memory: N Q numbers. captions (N, E), owners (N,) their pictures, pictures (P, E), pool (Q,) numbers of pictures.
+    Returns `r_at_1`, `r_at_5`, `image_coverage`, `found_clip` and `consistency`, see `clip_scores`, and
+    `strange_clip`, each (P,). Memory: N Q numbers. captions (N, E), owners (N,) their pictures, pictures (P, E), pool
+    (Q,) numbers of pictures.
     """
     column_of_picture = np.full(len(pictures), -1)
     column_of_picture[pool] = np.arange(len(pool))
@@ -187,8 +189,8 @@ def _nearest_reference(
 ) -> np.ndarray:
     """Return each caption's greatest cosine to a reference of its picture (N,), NaN without a reference.
 
-    captions: (k, E) of each picture. references: (M, E) of each picture. themselves: the captions are references, and are not
-    compared with equal ones.
+    captions: (k, E) of each picture. references: (M, E) of each picture. themselves: the captions are references, and
+    are not compared with equal ones.
     """
     nearest = []
     for of_picture, human in zip(captions, references, strict=True):
@@ -233,8 +235,8 @@ def _notes(
     for name, groups in columns.items():
         if cut := scores[name].row["cut"]:
             notes.append(
-                f"{label_of[name]}: the text tower of {clip.name} reads {clip.context_length} tokens and cut {cut:,} of "
-                f"{sizes(groups).sum():,} captions."
+                f"{label_of[name]}: the text tower of {clip.name} reads {clip.context_length} tokens and cut {cut:,} "
+                f"of {sizes(groups).sum():,} captions."
             )
         if captioners.get(name, name.removeprefix("syn_text_")) == captioner_name(clip.name):
             notes.append(f"{label_of[name]}: {clip.name} wrote these captions and scores them, which favours them.")

@@ -12,9 +12,9 @@ COMPRESSOR = f"xz, preset {PRESET} (looks back 8 MB)"  # gzip looks back only 32
 def compression_ratio(captions: Iterable[str], seed: int) -> float | None:
     """Return the bytes of the captions, one per line, ÷ their bytes compressed by `COMPRESSOR`; None without a byte.
 
-    The captions are put into a seeded order that does not depend on the order in which they come. Above 0, higher is more
-    repetitive. The ratio grows with the number of captions and is below 1 for a few, so compare it for equal numbers only.
-    Shaib et al. 2024, "Standardizing the Measurement of Text Diversity".
+    The captions are put into a seeded order that does not depend on the order in which they come. Above 0, higher is
+    more repetitive. The ratio grows with the number of captions and is below 1 for a few, so compare it for equal
+    numbers only. Shaib et al. 2024, "Standardizing the Measurement of Text Diversity".
     """
     captions = sorted(captions)
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(captions))

@@ -32,8 +32,8 @@ class Embedder:
         """Return the embeddings (N, D) of the texts, float32 of length 1; a repeated text is embedded once."""
         import torch  # late, as everywhere in this package
 
-        # Sorted by length, so that the texts of a batch are about equally long; the longest come first. An empty list embeds one
-        # text, so that the result has D columns.
+        # Sorted by length, so that the texts of a batch are about equally long; the longest come first. An empty list
+        # embeds one text, so that the result has D columns.
         order = sorted(set(texts), key=lambda text: (-len(text), text)) or [""]
         batches = []
         with (
@@ -57,7 +57,8 @@ def default_embedder() -> str | None:
 def load_embedder(name: str, device: str = "cpu") -> Embedder:
     """Load an embedder: `minilm`, an open_clip model or captioner (see `OpenClip`), or a sentence-transformers model.
 
-    Raises ValueError where the model or a package that it needs is missing, and where the model wants to run code of its own.
+    Raises ValueError where the model or a package that it needs is missing, and where the model wants to run code of
+    its own.
     """
     if name == MINILM:
         return Embedder(name, _minilm(device))
@@ -103,8 +104,8 @@ def _sentence_transformer(name: str, device: str) -> Callable[[list[str]], "Tens
 class OpenClip:
     """An open_clip model, which embeds texts and pictures in one space; `captioners.clip` says how models are named.
 
-    `transform` makes pixels (3, H, W) of a decoded picture. Raises ValueError where there is no such model, and where the model
-    wants to run code of its own.
+    `transform` makes pixels (3, H, W) of a decoded picture. Raises ValueError where there is no such model, and where
+    the model wants to run code of its own.
     """
 
     def __init__(self, name: str, device: str = "cpu"):

@@ -16,12 +16,13 @@ from diversity.words.tokens import encode, words
 def equal_tokens(columns: Mapping[str, Groups], seed: int) -> dict[str, dict[str, Any]]:
     """Cut each column to as many words as the shortest column has, and measure these words.
 
-    All columns have the same pictures. Their captions are taken in one seeded order of the pictures until the number of words is
-    reached, if necessary within a caption.
+    All columns have the same pictures. Their captions are taken in one seeded order of the pictures until the number
+    of words is reached, if necessary within a caption.
 
-    words: that number. vocabulary: different words. distinct_1 .. distinct_4: different n-grams ÷ n-grams, in [0, 1] (Li et al.
-    2016). entropy_1 .. entropy_4: -Σ p log₂ p over the n-grams, in bits, from 0 to log₂ of their number. Of all these higher is
-    more spread. compression: see `compression_ratio`, lower is more spread. None where there is nothing to measure.
+    words: that number. vocabulary: different words. distinct_1 .. distinct_4: different n-grams ÷ n-grams, in [0, 1]
+    (Li et al. 2016). entropy_1 .. entropy_4: -Σ p log₂ p over the n-grams, in bits, from 0 to log₂ of their number. Of
+    all these higher is more spread. compression: see `compression_ratio`, lower is more spread. None where there is
+    nothing to measure.
 
     Raises `ValueError` where columns differ in their number of pictures.
     """

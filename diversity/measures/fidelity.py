@@ -16,8 +16,8 @@ def count_true(caption: str, scene: Mapping[str, Any]) -> tuple[int, int]:
 class FactCounts:
     """Counts of true and stated facts by kind; they are sums over pictures, so shards can be added in any order.
 
-    precision = true stated facts / stated facts, over captions. recall = key facts of pictures that at least one of their
-    captions states / key facts. Both are in [0, 1], higher is better; None where there is nothing to divide by.
+    precision = true stated facts / stated facts, over captions. recall = key facts of pictures that at least one of
+    their captions states / key facts. Both are in [0, 1], higher is better; None where there is nothing to divide by.
     """
 
     def __init__(self) -> None:

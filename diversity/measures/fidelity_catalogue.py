@@ -15,8 +15,9 @@ WORD_COVERAGE = Measure(
 COVERAGE = Measure(
     ("semantic", "coverage"),
     "Coverage",
-    "Human captions to which one of the column's captions of the same picture is at least as near as the fifth nearest "
-    "human caption of another picture ÷ human captions, mean over pictures. 0 to 100 %. After Naeem et al. 2020.",
+    "Human captions to which one of the column's captions of the same picture is at least as near as the fifth "
+    "nearest human caption of another picture ÷ human captions, mean over pictures. 0 to 100 %. After Naeem et al. "
+    "2020.",
     unit="percent",
     better="higher",
     score="coverage",
@@ -24,16 +25,16 @@ COVERAGE = Measure(
 CLIP_SCORE = Measure(
     ("clip", "clip_score"),
     "CLIPScore",
-    "2.5 max(cos(caption, picture), 0) of CLIP embeddings, with “A photo depicts” before each caption, mean over captions, "
-    "then pictures. 0 to 2.5. Hessel et al. 2021.",
+    "2.5 max(cos(caption, picture), 0) of CLIP embeddings, with “A photo depicts” before each caption, mean over "
+    "captions, then pictures. 0 to 2.5. Hessel et al. 2021.",
     better="higher",
     score="clip_score",
 )
 REF_CLIP_SCORE = Measure(
     ("clip", "ref_clip_score"),
     "RefCLIPScore",
-    "Harmonic mean of CLIPScore and the caption's greatest cosine to a human caption of the picture, mean over captions, "
-    "then pictures. 0 to 1.43. Hessel et al. 2021.",
+    "Harmonic mean of CLIPScore and the caption's greatest cosine to a human caption of the picture, mean over "
+    "captions, then pictures. 0 to 1.43. Hessel et al. 2021.",
     better="higher",
     score="ref_clip_score",
 )
@@ -41,8 +42,8 @@ RECALLS = tuple(
     Measure(
         ("clip", f"r_at_{n}"),
         f"Found, R@{n}",
-        f"Captions for which CLIP ranks their picture among the first {n} of a seeded pool of at most 1,000 pictures ÷ "
-        "captions. 0 to 100 %; higher is more specific and true.",
+        f"Captions for which CLIP ranks their picture among the first {n} of a seeded pool of at most 1,000 pictures "
+        "÷ captions. 0 to 100 %; higher is more specific and true.",
         unit="percent",
         better="higher",
         score=f"r_at_{n}",
@@ -61,8 +62,9 @@ IMAGE_COVERAGE = Measure(
 CONSISTENCY = Measure(
     ("clip", "consistency"),
     "Captions agree",
-    "Pairs of a picture's captions for which CLIP finds the same picture of the pool, right or wrong ÷ pairs, mean over "
-    "pictures. 0 to 100 %: lower where captions contradict each other, 100 % where they are equal. After Ge et al. 2022.",
+    "Pairs of a picture's captions for which CLIP finds the same picture of the pool, right or wrong ÷ pairs, mean "
+    "over pictures. 0 to 100 %: lower where captions contradict each other, 100 % where they are equal. After Ge et "
+    "al. 2022.",
     unit="percent",
     score="consistency",
 )
@@ -97,32 +99,34 @@ FOUND_CLIP = Measure(
 BLEU = Measure(
     ("bleu_4",),
     "BLEU-4",
-    "1- to 4-grams of the captions that human captions of their picture have ÷ all 1- to 4-grams of the captions, geometric "
-    "mean, lowered where captions are too short; for all captions together. 0 to 1. Papineni et al. 2002.",
+    "1- to 4-grams of the captions that human captions of their picture have ÷ all 1- to 4-grams of the captions, "
+    "geometric mean, lowered where captions are too short; for all captions together. 0 to 1. Papineni et al. 2002.",
     better="higher",
 )
 ROUGE = Measure(
     ("rouge_l",),
     "ROUGE-L",
-    "Longest common subsequence of words with a human caption, as the mean of precision and recall, mean over a picture's "
-    "captions, then pictures. 0 to 1. Lin 2004.",
+    "Longest common subsequence of words with a human caption, as the mean of precision and recall, mean over a "
+    "picture's captions, then pictures. 0 to 1. Lin 2004.",
     better="higher",
     score="rouge_l",
 )
 METEOR = Measure(
     ("meteor",),
     "METEOR",
-    "Words that a human caption has, too, matched by spelling or by stem and without synonyms; higher where the matches are "
-    "in few pieces; for the best human caption, mean over a picture's captions, then pictures. 0 to 1. Lavie and Agarwal 2007.",
+    "Words that a human caption has, too, matched by spelling or by stem and without synonyms; higher where the "
+    "matches are in few pieces; for the best human caption, mean over a picture's captions, then pictures. 0 to 1. "
+    "Lavie and Agarwal 2007.",
     better="higher",
     score="meteor",
 )
 CIDER = Measure(
     ("cider_d",),
     "CIDEr-D",
-    "What captions have in common with the human captions of their picture but not with those of other pictures, by tf-idf of "
-    "1- to 4-grams, mean over a picture's captions. 0 to 10; papers often give it times 100; compare it on the same pictures "
-    "only. A human caption is compared with the other human captions of its picture. Vedantam et al. 2015.",
+    "What captions have in common with the human captions of their picture but not with those of other pictures, by "
+    "tf-idf of 1- to 4-grams, mean over a picture's captions. 0 to 10; papers often give it times 100; compare it on "
+    "the same pictures only. A human caption is compared with the other human captions of its picture. Vedantam et "
+    "al. 2015.",
     better="higher",
     score="cider_d",
 )
@@ -157,8 +161,8 @@ PRECISION = Measure(
 RECALL = Measure(
     ("facts", "recall"),
     "Facts found",
-    "A picture's main facts that at least one of its captions states ÷ its main facts, where the truth is known. 0 to 100 %; "
-    "it grows with the number of captions.",
+    "A picture's main facts that at least one of its captions states ÷ its main facts, where the truth is known. 0 "
+    "to 100 %; it grows with the number of captions.",
     unit="percent",
     better="higher",
     score="recall",

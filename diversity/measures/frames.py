@@ -10,11 +10,10 @@ from imagetext.hashes import name_hash
 OPENING = 3  # words at the beginning of a caption
 GAP = "…"
 FUNCTION_WORDS = frozenset(
-    "a an the this that these those some it its he she his her him they their them there who which "
-    "and or but while as than not no "
-    "of in on at by for from to into onto with without over under near behind beside between above below across along around "
-    "through up down out off against inside outside "
-    "next front top "  # next to, in front of, on top of
+    "a an the this that these those some it its he she his her him they their them there who which and or but while "
+    "as than not no of in on at by for from to into onto with without over under near behind beside between above "
+    "below across along around through up down out off against inside outside next front "
+    "top "  # next to, in front of, on top of
     "is are was were be being been has have had having".split()
 )
 
@@ -22,10 +21,10 @@ FUNCTION_WORDS = frozenset(
 def frames(captions: Iterable[str], most: int = 10) -> dict[str, list[list[Any]]]:
     """Return the commonest `templates`, [template, share of the captions, a caption], and `openings`, [words, share].
 
-    An opening is the first three words of a caption. A template is a caption in which "…" stands for each run of words that are no
-    English function words (see `FUNCTION_WORDS`): "a red cat on the mat" has the template "a … on the …". The commonest come
-    first, and equally common ones in alphabetical order. Shares of all captions are in [0, 1], lower is more spread. In other
-    languages than English templates say little.
+    An opening is the first three words of a caption. A template is a caption in which "…" stands for each run of words
+    that are no English function words (see `FUNCTION_WORDS`): "a red cat on the mat" has the template "a … on the …".
+    The commonest come first, and equally common ones in alphabetical order. Shares of all captions are in [0, 1],
+    lower is more spread. In other languages than English templates say little.
     """
     openings, templates = Counter(), Counter()
     examples: dict[str, tuple[int, str]] = {}

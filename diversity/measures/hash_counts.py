@@ -200,8 +200,9 @@ def _add_up(hashes: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
 def _estimated(values: np.ndarray, counts: np.ndarray, level: int, *, total: float) -> Estimated:
     """Estimate the sum of values over all things from the values and counts of a sample (K,).
 
-    `total` is the sum of the counts over all things. The part of the values that is proportional to the counts is known from
-    this total, so only their deviations from it are scaled up (regression estimator; Cochran 1977, "Sampling Techniques").
+    `total` is the sum of the counts over all things. The part of the values that is proportional to the counts is
+    known from this total, so only their deviations from it are scaled up (regression estimator; Cochran 1977,
+    "Sampling Techniques").
     """
     if not level:
         return Estimated(float(values.sum()), 0.0)

@@ -21,11 +21,11 @@ def picture_bits(likeness: np.ndarray, owners: np.ndarray) -> float:
 
     likeness (N, P): how alike each caption and each picture are. owners (N,): each caption's picture.
 
-    With q(p | c) = softmax over p of s · likeness, the result is log₂ P + the mean of log₂ q(own | c), for the s ≥ 0 that makes
-    this greatest. It is a lower bound of the mutual information between captions and pictures (Barber and Agakov 2003; InfoNCE,
-    van den Oord et al. 2018). In [0, log₂ P]: log₂ P where each caption is nearest to its own picture and to no other; 0 for
-    captions that fit any picture equally well, true or not, and for captions of other pictures; log₂ (P / g) where g pictures
-    share each caption.
+    With q(p | c) = softmax over p of s · likeness, the result is log₂ P + the mean of log₂ q(own | c), for the s ≥ 0
+    that makes this greatest. It is a lower bound of the mutual information between captions and pictures (Barber and
+    Agakov 2003; InfoNCE, van den Oord et al. 2018). In [0, log₂ P]: log₂ P where each caption is nearest to its own
+    picture and to no other; 0 for captions that fit any picture equally well, true or not, and for captions of other
+    pictures; log₂ (P / g) where g pictures share each caption.
     """
     own = likeness[np.arange(len(owners)), owners]  # (N,)
     low, high = 0.0, SHARPEST
@@ -84,11 +84,11 @@ class ReferenceSearch:
 def word_bits(captions: Groups, references: Groups) -> np.ndarray:
     """Return the bits that captions tell about whether a word is true of their picture, for each word of the references (V,).
 
-    The words are sorted. The bits of a word are the mutual information of two facts: the caption has the word, and a reference of
-    its picture has it. They are negative where captions have the word more often when it is not true. They are 0 for words that
-    captions have whatever the picture shows, and 1 for a word that half of the pictures have and exactly their captions name. The
-    expected value for chance, 1 ÷ (2 P ln 2), is subtracted (Miller 1955). Words that always occur together each have their bits,
-    so the sum over words may be more than captions tell.
+    The words are sorted. The bits of a word are the mutual information of two facts: the caption has the word, and a
+    reference of its picture has it. They are negative where captions have the word more often when it is not true.
+    They are 0 for words that captions have whatever the picture shows, and 1 for a word that half of the pictures have
+    and exactly their captions name. The expected value for chance, 1 ÷ (2 P ln 2), is subtracted (Miller 1955). Words
+    that always occur together each have their bits, so the sum over words may be more than captions tell.
     """
     vocabulary = {word for group in references for text in group for word in words(text)}
     word_ids = {word: number for number, word in enumerate(sorted(vocabulary))}
@@ -116,8 +116,8 @@ def _has_words(texts: Sequence[Words], word_ids: Mapping[str, int]) -> np.ndarra
 def new_words(captions: Groups, references: Groups) -> float:
     """Return how many content words of the references each further caption of a picture adds, mean over pictures.
 
-    (words of all k captions - words of the caption that has most) ÷ (k - 1), counting the different content words that the
-    references have, too. 0 for equal captions, for wrong ones, and for one caption alone.
+    (words of all k captions - words of the caption that has most) ÷ (k - 1), counting the different content words that
+    the references have, too. 0 for equal captions, for wrong ones, and for one caption alone.
     """
     added = []
     for group, references_of_picture in zip(captions, references, strict=True):

@@ -1,6 +1,7 @@
 """Measure the lexical spread of whole batches of captions at once.
 
-N-grams are 64-bit hashes here. Among ten million different n-grams, the chance that any two share a hash is about 3 in a million.
+N-grams are 64-bit hashes here. Among ten million different n-grams, the chance that any two share a hash is about 3 in
+a million.
 
 P: pictures   C: captions   W: words   G: n-grams   R: runs (one n-gram in one caption)
 """
@@ -96,12 +97,13 @@ def _changes(values: np.ndarray) -> np.ndarray:
 def within_picture(tokens: Tokens) -> dict[str, np.ndarray]:
     """Return `length`, `div_1`, `div_2`, `mbleu_4` and `duplicates` of each picture's captions, each (P,).
 
-    NaN where undefined; all but the length are undefined for a single caption. length = words / captions. duplicates = 1 -
-    different captions of the picture / its captions, in [0, 1 - 1/k] for k captions, lower is more spread; captions are
-    compared by their words, so case and punctuation do not hide a duplicate. Div-n = different n-grams of the picture's captions
-    / their words, in [0, 1], higher is more spread; undefined without a word (Shetty et al. 2017, "Speaking the Same
-    Language"). mBLEU-4 = mean over the captions of BLEU-4 against the other captions of the picture, in [0, 1], lower is more
-    spread (Shetty et al. 2017; BLEU: Papineni et al. 2002; smoothing: `MBLEU_SMOOTHING`).
+    NaN where undefined; all but the length are undefined for a single caption. length = words / captions. duplicates =
+    1 - different captions of the picture / its captions, in [0, 1 - 1/k] for k captions, lower is more spread;
+    captions are compared by their words, so case and punctuation do not hide a duplicate. Div-n = different n-grams of
+    the picture's captions / their words, in [0, 1], higher is more spread; undefined without a word (Shetty et al.
+    2017, "Speaking the Same Language"). mBLEU-4 = mean over the captions of BLEU-4 against the other captions of the
+    picture, in [0, 1], lower is more spread (Shetty et al. 2017; BLEU: Papineni et al. 2002; smoothing:
+    `MBLEU_SMOOTHING`).
     """
     picture_words = np.add.reduceat(np.append(tokens.lengths, 0), tokens.picture_ends[:-1])
     picture_words = np.where(tokens.counts > 0, picture_words, 0)

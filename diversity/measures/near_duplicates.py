@@ -14,9 +14,9 @@ NEAR = 0.8  # share of the words of two captions that both have
 def near_duplicates(tokens: Tokens) -> np.ndarray:
     """Return the share of each picture's captions that nearly repeat an earlier one (P,), NaN for fewer than two captions.
 
-    A caption nearly repeats another one if both have at least four fifths of the different words of the two (Jaccard similarity
-    of their sets of words ≥ 0.8), in any order. Two captions without a word count as near duplicates, and so do exact duplicates.
-    In [0, 1 - 1/m] for m captions, lower is more spread. Memory: P k² numbers.
+    A caption nearly repeats another one if both have at least four fifths of the different words of the two (Jaccard
+    similarity of their sets of words ≥ 0.8), in any order. Two captions without a word count as near duplicates, and
+    so do exact duplicates. In [0, 1 - 1/m] for m captions, lower is more spread. Memory: P k² numbers.
     """
     runs = ngram_runs(tokens, 1)
     common = pair_sums(tokens, runs, np.ones(len(runs.counts)))  # (P, k, k) different words in both captions

@@ -56,8 +56,9 @@ def ngram_runs(tokens: Tokens, n: int) -> Runs:
 def _grouping_order(hashes: np.ndarray) -> np.ndarray:
     """Return an order (G,) in which equal hashes are next to each other, each group in its original order.
 
-    The last bits of each hash are replaced by its position, so that plain numbers are sorted; this is ten times as fast as a
-    stable argsort. Different n-grams that share all other bits could be mixed up: these are about 50 bits, for 30,000 n-grams.
+    The last bits of each hash are replaced by its position, so that plain numbers are sorted; this is ten times as
+    fast as a stable argsort. Different n-grams that share all other bits could be mixed up: these are about 50 bits,
+    for 30,000 n-grams.
     """
     bits = np.uint64(len(hashes).bit_length())
     keys = np.sort(hashes >> bits << bits | np.arange(len(hashes), dtype=np.uint64))
@@ -72,8 +73,8 @@ def _equal(values: np.ndarray, distance: int) -> np.ndarray:
 def pair_sums(tokens: Tokens, runs: Runs, values: np.ndarray) -> np.ndarray:
     """Return for every two captions of a picture the sum of values[a] values[b] over the n-grams that both have.
 
-    a and b are the runs of the n-gram in the two captions; `values` (R,). The result is (P, k, k), with the lower triangle and
-    the diagonal only, and 0 where a picture has fewer captions.
+    a and b are the runs of the n-gram in the two captions; `values` (R,). The result is (P, k, k), with the lower
+    triangle and the diagonal only, and 0 where a picture has fewer captions.
     """
     k = int(tokens.counts.max(initial=1))
     positions = np.arange(len(tokens.lengths)) - tokens.picture_ends[tokens.picture_of_caption]  # (C,) in the picture

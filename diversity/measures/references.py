@@ -1,11 +1,12 @@
 """Compare captions with human references: CIDEr-D, BLEU-4, ROUGE-L and, where WordNet is installed, METEOR.
 
-The measures take words, for one caption and some references per picture; `reference_scores` takes text and splits it with
-`diversity.words.tokens.words`. COCO's official script splits with the PTB tokenizer, which needs Java and keeps some marks, so
-its numbers differ a little. For the same words, CIDEr-D, BLEU-4 and ROUGE-L are equal to those of pycocoevalcap.
+The measures take words, for one caption and some references per picture; `reference_scores` takes text and splits it
+with `diversity.words.tokens.words`. COCO's official script splits with the PTB tokenizer, which needs Java and keeps
+some marks, so its numbers differ a little. For the same words, CIDEr-D, BLEU-4 and ROUGE-L are equal to those of
+pycocoevalcap.
 
-They are implemented here because that package is 104 MB and no longer maintained, and because nltk's corpus BLEU counts one
-4-gram for a caption of fewer than four words.
+They are implemented here because that package is 104 MB and no longer maintained, and because nltk's corpus BLEU
+counts one 4-gram for a caption of fewer than four words.
 
 P: pictures
 """
@@ -31,7 +32,8 @@ BETA = 1.2  # weight of recall in COCO's ROUGE-L
 def reference_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """Return `cider_d`, `bleu_4`, `rouge_l` and, where WordNet is installed, `meteor` of one caption per picture, over the set.
 
-    References without a word are left out; an empty caption scores 0. Raises `ValueError` for a picture without references.
+    References without a word are left out; an empty caption scores 0. Raises `ValueError` for a picture without
+    references.
     """
     if not captions or len(captions) != len(references):
         raise ValueError(
@@ -60,11 +62,11 @@ def cider_d(captions: Sequence[Words], references: References) -> np.ndarray:
 class CiderD:
     """Score what captions have in common with their references but not with the references of other pictures.
 
-    CIDEr-D(c) = 10 mean over n = 1..4 and references r of exp(-(|c| - |r|)² / 2σ²) Σ min(g(c), g(r)) g(r) / ‖g(c)‖ ‖g(r)‖,
-    where g = count ln(P / pictures with the n-gram in a reference), |c| is the number of words, and σ = 6.
-    In [0, 10], higher is better; papers often give it times 100. It depends on the set of pictures, so compare it on the same
-    set only. With one picture every weight is ln 1 = 0, and so is the score. Vedantam et al. 2015, "CIDEr: Consensus-based
-    Image Description Evaluation".
+    CIDEr-D(c) = 10 mean over n = 1..4 and references r of exp(-(|c| - |r|)² / 2σ²) Σ min(g(c), g(r)) g(r) / ‖g(c)‖
+    ‖g(r)‖, where g = count ln(P / pictures with the n-gram in a reference), |c| is the number of words, and σ = 6. In
+    [0, 10], higher is better; papers often give it times 100. It depends on the set of pictures, so compare it on the
+    same set only. With one picture every weight is ln 1 = 0, and so is the score. Vedantam et al. 2015, "CIDEr:
+    Consensus-based Image Description Evaluation".
     """
 
     def __init__(self, references: References):
@@ -106,9 +108,9 @@ class CiderD:
 def bleu_4(captions: Sequence[Words], references: References) -> float:
     """Return the BLEU-4 of all captions together: the share of their n-grams that references have, less for short captions.
 
-    exp(min(0, 1 - r / c)) (p₁ p₂ p₃ p₄)^¼, where pₙ = clipped matches / n-grams, and c and r are the words of the captions and
-    of the references closest in length, all summed over pictures; no smoothing. In [0, 1], higher is better. Papineni et al.
-    2002.
+    exp(min(0, 1 - r / c)) (p₁ p₂ p₃ p₄)^¼, where pₙ = clipped matches / n-grams, and c and r are the words of the
+    captions and of the references closest in length, all summed over pictures; no smoothing. In [0, 1], higher is
+    better. Papineni et al. 2002.
     """
     matched, total = np.zeros(4), np.zeros(4)
     length = reference_length = 0
@@ -129,8 +131,8 @@ def bleu_4(captions: Sequence[Words], references: References) -> float:
 def rouge_l(captions: Sequence[Words], references: References) -> np.ndarray:
     """Return the ROUGE-L of each caption (P,), from the longest common subsequence of its words and those of a reference.
 
-    (1 + β²) p r / (r + β² p), where p and r are the greatest values over references of LCS / words of the caption and LCS /
-    words of the reference, and β = 1.2 as in COCO's script. In [0, 1], higher is better. Lin 2004.
+    (1 + β²) p r / (r + β² p), where p and r are the greatest values over references of LCS / words of the caption and
+    LCS / words of the reference, and β = 1.2 as in COCO's script. In [0, 1], higher is better. Lin 2004.
     """
     scores = np.zeros(len(captions))
     for picture, (caption, texts) in enumerate(zip(captions, references, strict=True)):
@@ -145,8 +147,8 @@ def rouge_l(captions: Sequence[Words], references: References) -> np.ndarray:
 def meteor(captions: Sequence[Words], references: References, wordnet: Any) -> np.ndarray:
     """Return nltk's METEOR of each caption (P,) for its best reference; words match exactly, by stem, or as synonyms.
 
-    (1 - ½ (chunks / matches)³) p r / (0.9 p + 0.1 r). In [0, 1], higher is better. Synonyms are those of `wordnet`. Lavie and
-    Agarwal 2007. COCO's script runs a later version with paraphrases, so the numbers cannot be compared.
+    (1 - ½ (chunks / matches)³) p r / (0.9 p + 0.1 r). In [0, 1], higher is better. Synonyms are those of `wordnet`.
+    Lavie and Agarwal 2007. COCO's script runs a later version with paraphrases, so the numbers cannot be compared.
     """
     from nltk.stem import PorterStemmer
     from nltk.translate.meteor_score import meteor_score

@@ -15,8 +15,8 @@ ROUNDING = 1e-12  # eigenvalues below this share of the greatest one count as 0,
 class DocumentFrequency:
     """CIDEr's weights, from the number of pictures that have each n-gram, counted once for all compared columns.
 
-    `groups` are the captions of each picture: the references where there are any, else the captions of all columns together.
-    Raises `ValueError` without a picture.
+    `groups` are the captions of each picture: the references where there are any, else the captions of all columns
+    together. Raises `ValueError` without a picture.
     """
 
     def __init__(self, groups: Groups) -> None:
@@ -42,13 +42,14 @@ class DocumentFrequency:
 def self_cider(tokens: Tokens, document_frequency: DocumentFrequency) -> np.ndarray:
     """Return the Self-CIDEr of the captions of each picture (P,), NaN for fewer than two captions. Memory: P k² numbers.
 
-    For m captions it is -log_m(√λ₁ / Σ √λᵢ), where λᵢ are the eigenvalues, λ₁ the greatest, of the m × m matrix of the captions'
-    CIDEr similarities: K(a, b) = Σ over n = 1..4 of cos(gₙ(a), gₙ(b)) ÷ √(Nₐ N_b). gₙ(a) is the vector of the counts of a's
-    n-grams times ln(pictures / pictures with the n-gram). Nₐ is how many of these four vectors are not zero; it is 4, except for
-    short captions, and then K is the paper's mean over n. In [0, 1], higher is more spread: 0 where all captions are equal, 1
-    where no two share an n-gram. A caption without a word, or only with words that every picture has, adds no direction; NaN
-    where all captions are such. Wang and Chan 2019, "Describing like Humans: on Diversity in Image Captioning". Their script uses
-    CIDEr-D instead, which clips counts and penalizes other lengths; its matrix can have negative eigenvalues.
+    For m captions it is -log_m(√λ₁ / Σ √λᵢ), where λᵢ are the eigenvalues, λ₁ the greatest, of the m × m matrix of the
+    captions' CIDEr similarities: K(a, b) = Σ over n = 1..4 of cos(gₙ(a), gₙ(b)) ÷ √(Nₐ N_b). gₙ(a) is the vector of
+    the counts of a's n-grams times ln(pictures / pictures with the n-gram). Nₐ is how many of these four vectors are
+    not zero; it is 4, except for short captions, and then K is the paper's mean over n. In [0, 1], higher is more
+    spread: 0 where all captions are equal, 1 where no two share an n-gram. A caption without a word, or only with
+    words that every picture has, adds no direction; NaN where all captions are such. Wang and Chan 2019, "Describing
+    like Humans: on Diversity in Image Captioning". Their script uses CIDEr-D instead, which clips counts and penalizes
+    other lengths; its matrix can have negative eigenvalues.
     """
     cosines = sum(_cosines(tokens, n, document_frequency) for n in ORDERS)  # (P, k, k) lower triangle
     vectors = np.diagonal(cosines, axis1=1, axis2=2)  # (P, k) how many vectors of a caption are not zero

@@ -22,9 +22,9 @@ PAIRS_AT_ONCE = 512  # captions that are compared with all others at once; bound
 class VendiAccumulator:
     """The Vendi score and the mean cosine distance of any number of embeddings, from sums of D² numbers.
 
-    Products are computed in the precision of the embeddings, and sums in float64. The error of scores is below 1e-6 for float32
-    rows, except for q < 1 where nearly all rows are equal, and is only rounding for float64 rows. The order and the split of the
-    rows change the result by rounding only.
+    Products are computed in the precision of the embeddings, and sums in float64. The error of scores is below 1e-6
+    for float32 rows, except for q < 1 where nearly all rows are equal, and is only rounding for float64 rows. The
+    order and the split of the rows change the result by rounding only.
     """
 
     def __init__(self, dimension: int):
@@ -56,11 +56,11 @@ class VendiAccumulator:
     def result(self) -> dict[str, Any]:
         """Return `captions`, `vendi` for each order q, and `cosine_distance`, the mean over all pairs; None where undefined.
 
-        Let λ be the eigenvalues of the covariance Σ x xᵀ / n, which are, apart from zeros, those of the n × n matrix of cosines ÷ n.
-        The Vendi score is exp(-Σ λ ln λ) for q = 1, 1 / max λ for q = ∞, and otherwise (Σ λ^q)^(1 / (1 - q)): the effective number
-        of different rows, from 1, where all are equal, to min(n, D). The mean distance is (n² - |Σ x|²) / (n (n - 1)), from 0, where
-        all are equal, to 2. Higher is more spread. Friedman and Dieng 2022, "The Vendi Score"; orders: Pasarkar and Dieng 2023,
-        "Cousins of the Vendi Score".
+        Let λ be the eigenvalues of the covariance Σ x xᵀ / n, which are, apart from zeros, those of the n × n matrix
+        of cosines ÷ n. The Vendi score is exp(-Σ λ ln λ) for q = 1, 1 / max λ for q = ∞, and otherwise (Σ λ^q)^(1 / (1
+        - q)): the effective number of different rows, from 1, where all are equal, to min(n, D). The mean distance is
+        (n² - |Σ x|²) / (n (n - 1)), from 0, where all are equal, to 2. Higher is more spread. Friedman and Dieng 2022,
+        "The Vendi Score"; orders: Pasarkar and Dieng 2023, "Cousins of the Vendi Score".
         """
         n = self.count
         vendi = vendi_scores(np.linalg.eigvalsh(self.moments), self.precision) if n else dict.fromkeys(ORDERS)
@@ -75,8 +75,8 @@ class VendiAccumulator:
 def vendi_scores(eigenvalues: np.ndarray, precision: float) -> dict[str, np.ndarray]:
     """Return the Vendi scores (...) of spectra (..., D) for each order.
 
-    `precision` is the precision of the products in the matrix. Eigenvalues that may be zero but for rounding count as zero, because
-    for a small q their powers would not be small.
+    `precision` is the precision of the products in the matrix. Eigenvalues that may be zero but for rounding count as
+    zero, because for a small q their powers would not be small.
     """
     largest = eigenvalues.max(axis=-1, keepdims=True)
     shares = np.where(eigenvalues > 10 * precision * largest, eigenvalues, 0)
@@ -95,9 +95,9 @@ def vendi_scores(eigenvalues: np.ndarray, precision: float) -> dict[str, np.ndar
 def within_picture(embeddings: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
     """Return `cosine_distance` (P,) and `vendi` (P,) for each order of each picture's captions, NaN for fewer than two.
 
-    embeddings (N, D): the captions, picture by picture. counts (P,): the number of captions of each picture. The measures are those
-    of `VendiAccumulator.result`, for the k × k cosines of a picture's captions: Vendi scores are from 1 to k, and the distance, a
-    mean over pairs, is from 0 to 2.
+    embeddings (N, D): the captions, picture by picture. counts (P,): the number of captions of each picture. The
+    measures are those of `VendiAccumulator.result`, for the k × k cosines of a picture's captions: Vendi scores are
+    from 1 to k, and the distance, a mean over pairs, is from 0 to 2.
     """
     firsts = np.cumsum(counts) - counts
     distance = np.full(len(counts), np.nan)
@@ -122,7 +122,8 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / lengths[..., None]
 
 
-# --- columns of captions -----------------------------------------------------------------------------------------------
+# --- columns of captions
+# -----------------------------------------------------------------------------------------------
 
 
 class SemanticScores(NamedTuple):
@@ -139,11 +140,11 @@ def semantic_scores(
 ) -> dict[str, SemanticScores]:
     """Measure the spread in meaning of each column, within pictures and over the set, and its coverage of the references.
 
-    columns[column][p] are the captions of picture p, references[p] all its human captions. human: the column that contains some of
-    these references; none of its captions covers itself.
+    columns[column][p] are the captions of picture p, references[p] all its human captions. human: the column that
+    contains some of these references; none of its captions covers itself.
 
-    found_meaning: the share of other pictures whose human captions are less like a caption (mean cosine) than those of its own
-    picture, mean over the picture's captions. In [0, 1]: ½ for captions of other pictures, higher is better.
+    found_meaning: the share of other pictures whose human captions are less like a caption (mean cosine) than those of
+    its own picture, mean over the picture's captions. In [0, 1]: ½ for captions of other pictures, higher is better.
     """
     vectors = encode_columns(embedder, list(columns.values()) + ([references] if references is not None else []))
     human_captions = HumanCaptions(vectors.pop(), sizes(references)) if references is not None else None
@@ -176,10 +177,11 @@ def semantic_scores(
 class HumanCaptions:
     """The human captions of pictures, with which the captions of columns are compared.
 
-    A caption covers a human caption of its picture if it is at least as near as the fifth nearest human caption of another
-    picture. This is the coverage of Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative Models", with one
-    change: there every caption can cover, so that captions of wrong pictures cover as much as those of right ones. Here a caption
-    covers human captions of its own picture only, and the neighbours are those of other pictures.
+    A caption covers a human caption of its picture if it is at least as near as the fifth nearest human caption of
+    another picture. This is the coverage of Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative
+    Models", with one change: there every caption can cover, so that captions of wrong pictures cover as much as those
+    of right ones. Here a caption covers human captions of its own picture only, and the neighbours are those of other
+    pictures.
     """
 
     def __init__(self, embeddings: np.ndarray, counts: np.ndarray):

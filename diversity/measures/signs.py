@@ -31,8 +31,8 @@ class Language:
     def order(self, caption: Words, picture: int) -> tuple[float, float]:
         """Return the share of neighbouring words that are neighbours under another picture, too, and the same for any order.
 
-        The second share is over all ordered pairs of the caption's words, so it is what a shuffled caption would have. NaN for
-        fewer than three words.
+        The second share is over all ordered pairs of the caption's words, so it is what a shuffled caption would have.
+        NaN for fewer than three words.
         """
         caption, own_pairs = caption[:LONGEST], self._pairs[picture]
         count = len(caption)
@@ -49,9 +49,9 @@ class Language:
     def strangers(self, caption: Words, picture: int) -> tuple[float, float]:
         """Count the pairs of neighbours that are common words, and those of them that no other picture has.
 
-        Two words are common if chance would make them neighbours `EXPECTED` times. People who write the language hardly ever have
-        common words as neighbours that no other picture has, in whatever style; a word that replaces another one often does. NaN
-        without a word.
+        Two words are common if chance would make them neighbours `EXPECTED` times. People who write the language
+        hardly ever have common words as neighbours that no other picture has, in whatever style; a word that replaces
+        another one often does. NaN without a word.
         """
         if not caption:
             return np.nan, np.nan
@@ -69,8 +69,9 @@ class Language:
     def grounded_thirds(self, caption: Words, picture: int, references: Sequence[Words]) -> tuple[float, float, float]:
         """Return how well the first third, the last third and all of a caption's words are grounded in its picture.
 
-        `references` are captions of the picture. A word scores 1 if one of them has it, else 0, minus the share of other pictures
-        whose captions have it. So words that say nothing about the picture score 0 on average. NaN for fewer than three words.
+        `references` are captions of the picture. A word scores 1 if one of them has it, else 0, minus the share of
+        other pictures whose captions have it. So words that say nothing about the picture score 0 on average. NaN for
+        fewer than three words.
         """
         if len(caption) < 3:
             return np.nan, np.nan, np.nan
@@ -87,10 +88,10 @@ class Language:
 def copying(caption: Words, references: Sequence[Words]) -> tuple[float, float]:
     """Return whether a caption may be a copy of a reference, 0 or 1, and how much nearer it is to one reference than to the next.
 
-    `references` are human captions of its picture. The caption may be a copy if both have three fifths of the words of the longer
-    one in the same order. Nearness is the Jaccard similarity of their sets of words. A copy, even a noisy one, is nearer to its
-    original than to all other references; a caption that says what all references say is not. The nearness is NaN for fewer than
-    two references.
+    `references` are human captions of its picture. The caption may be a copy if both have three fifths of the words of
+    the longer one in the same order. Nearness is the Jaccard similarity of their sets of words. A copy, even a noisy
+    one, is nearer to its original than to all other references; a caption that says what all references say is not.
+    The nearness is NaN for fewer than two references.
     """
     caption_words = set(caption)
     nearness = []
@@ -104,9 +105,9 @@ def copying(caption: Words, references: Sequence[Words]) -> tuple[float, float]:
 def alike(texts: Sequence[Sequence[Words]]) -> np.ndarray:
     """Return whether each picture's first human caption is much like one of another picture (P,), 0 or 1; NaN without a caption.
 
-    Two captions are much alike if both have at least half of their words (Jaccard). Among a thousand pictures with free descriptions
-    by people, this holds for one in four. If it holds for nearly all, people follow templates, and an honest captioner writes the
-    same sentences as people do.
+    Two captions are much alike if both have at least half of their words (Jaccard). Among a thousand pictures with
+    free descriptions by people, this holds for one in four. If it holds for nearly all, people follow templates, and
+    an honest captioner writes the same sentences as people do.
     """
     sets = [set(text) for group in texts for text in group]  # (H,)
     owners = np.repeat(np.arange(len(texts)), [len(group) for group in texts])  # (H,)

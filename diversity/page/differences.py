@@ -76,8 +76,8 @@ def _pair(measure: Measure, difference: Difference, span: Span, *, columns: Sequ
 def _spans(measure: Measure, estimates: Sequence[Estimate], gains: bool = False) -> list[Span]:
     """Return differences, or gains, as spans on one scale that contains 0.
 
-    A gain is drawn to the right of 0 where it is an improvement. Its text is the change of the measure, so it is negative where
-    lower is better.
+    A gain is drawn to the right of 0 where it is an improvement. Its text is the change of the measure, so it is
+    negative where lower is better.
     """
     turned = gains and measure.better == "lower"
     ends = [0.0, *(end for estimate in estimates for end in estimate)]

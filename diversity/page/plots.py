@@ -123,8 +123,8 @@ def _spread_and_fidelity(report: DiversityReport, columns: Sequence[PageColumn])
     return (
         "Spread against fidelity",
         (
-            "Higher is more faithful, further right is more varied; variety without fidelity may be noise. Lines are 95 % "
-            "intervals. A ring marks the best captioner, a cross marks suspect ones."
+            "Higher is more faithful, further right is more varied; variety without fidelity may be noise. Lines are "
+            "95 % intervals. A ring marks the best captioner, a cross marks suspect ones."
         ),
         figure,
     )
@@ -181,8 +181,8 @@ def _distributions(report: DiversityReport, columns: Sequence[PageColumn]) -> Dr
     return (
         "Picture by picture",
         (
-            f"How the pictures of each column are distributed over {measure.label}. The line is the median, and the middle "
-            "half of the pictures is darker. Each column is drawn to its own height."
+            f"How the pictures of each column are distributed over {measure.label}. The line is the median, and the "
+            "middle half of the pictures is darker. Each column is drawn to its own height."
         ),
         figure,
     )
@@ -233,8 +233,8 @@ def _rank_frequency(report: DiversityReport, columns: Sequence[PageColumn]) -> D
     return (
         "Rank and frequency",
         (
-            "From the commonest word on the left to the rarest. The curve of a column with few words, which uses each of "
-            "them often, ends early."
+            "From the commonest word on the left to the rarest. The curve of a column with few words, which uses "
+            "each of them often, ends early."
         ),
         figure,
     )

@@ -36,8 +36,8 @@ def answer(
     """Return three to eight sentences of plain text, the verdict first.
 
     labels: the printed name of each row, the human one included. pictures: how many pictures fidelity is known for.
-    intervals[row][score]. spread: the name of a score, None where each picture has one caption. measures: the label and
-    format of each score. A difference is called clear where `Difference.sign` is not 0.
+    intervals[row][score]. spread: the name of a score, None where each picture has one caption. measures: the label
+    and format of each score. A difference is called clear where `Difference.sign` is not 0.
     """
     axes = tuple(measures[score] for score in (verdict.measures[0], spread) if score)
     captioners = [name for name in labels if name != references]
@@ -168,8 +168,8 @@ def _best(evidence: _Evidence) -> str:
         return ""
     if verdict.evidence == "form":
         return (
-            "No captioner is named best: nothing here shows whether captions are true of their pictures. To find out, add "
-            "human captions (--references) or a CLIP model that knows such pictures (--clip)."
+            "No captioner is named best: nothing here shows whether captions are true of their pictures. To find "
+            "out, add human captions (--references) or a CLIP model that knows such pictures (--clip)."
         )
     if verdict.winner:
         behind = [name for name in evidence.captioners if name not in (verdict.winner, *verdict.only_repeat)]
@@ -183,24 +183,24 @@ def _best(evidence: _Evidence) -> str:
         if verdict.only_repeat:
             reasons.append(f"it is as good as {evidence.names(verdict.only_repeat)} and more varied")
         return (
-            f"{evidence.labels[verdict.winner]} is the best of {count} captioners by {EVIDENCE_WORDS[verdict.evidence]}: "
-            f"{_and(reasons)}."
+            f"{evidence.labels[verdict.winner]} is the best of {count} captioners by "
+            f"{EVIDENCE_WORDS[verdict.evidence]}: {_and(reasons)}."
         )
     if not verdict.ranking:
         return f"No captioner is named best: {'both' if count == 2 else 'all'} are suspect."
     leader = verdict.ranking[0]
     if leader in verdict.doubts and not verdict.not_behind:
         return (
-            f"No captioner is clearly best by {EVIDENCE_WORDS[verdict.evidence]}: {evidence.labels[leader]} is ahead, but "
-            f"these pictures are too few to rule out that {verdict.doubts[leader][0].words}."
+            f"No captioner is clearly best by {EVIDENCE_WORDS[verdict.evidence]}: {evidence.labels[leader]} is ahead, "
+            f"but these pictures are too few to rule out that {verdict.doubts[leader][0].words}."
         )
     names = [
         f"{evidence.labels[other]}{' (suspect)' if other in verdict.suspects else ''}" for other in verdict.not_behind
     ]
     among = " of those that are not suspect" if verdict.suspects else ""
     return (
-        f"No captioner is clearly best by {EVIDENCE_WORDS[verdict.evidence]}: {evidence.labels[leader]} has the highest "
-        f"{evidence.axes[0].label}{among}, but is not clearly ahead of {_and(names)}."
+        f"No captioner is clearly best by {EVIDENCE_WORDS[verdict.evidence]}: {evidence.labels[leader]} has the "
+        f"highest {evidence.axes[0].label}{among}, but is not clearly ahead of {_and(names)}."
     )
 
 
@@ -249,8 +249,8 @@ def _noise(evidence: _Evidence) -> str:
         for column, other in list(compared_with.items())[:MAX_LISTED]
     )
     return (
-        f"The spread of {evidence.names(list(compared_with))} comes with clearly worse fidelity and can be noise, so read "
-        f"some captions before you use them. {figures}."
+        f"The spread of {evidence.names(list(compared_with))} comes with clearly worse fidelity and can be noise, so "
+        f"read some captions before you use them. {figures}."
     )
 
 
@@ -295,13 +295,13 @@ def _mix(evidence: _Evidence, mixes: Mixes | None, measures: Mapping[str, Measur
     gain = f"{judged.label} {_change(judged, step.gain)}"
     if adding:
         return (
-            f"Mixing {evidence.names(step.columns)}, {alone.captions} captions a picture in turn, adds something over as "
-            f"many of {evidence.labels[mixes.best]} alone, without a clear loss of fidelity: {gain}, {change}."
+            f"Mixing {evidence.names(step.columns)}, {alone.captions} captions a picture in turn, adds something over "
+            f"as many of {evidence.labels[mixes.best]} alone, without a clear loss of fidelity: {gain}, {change}."
         )
     return (
-        f"No mix clearly adds {judged.label} without a clear loss of fidelity, compared with {alone.captions} captions "
-        f"a picture of {evidence.labels[mixes.best]} alone; the mix that adds most, {evidence.names(step.columns)}, "
-        f"has {gain}, {change}."
+        f"No mix clearly adds {judged.label} without a clear loss of fidelity, compared with {alone.captions} "
+        f"captions a picture of {evidence.labels[mixes.best]} alone; the mix that adds most, "
+        f"{evidence.names(step.columns)}, has {gain}, {change}."
     )
 
 
@@ -316,8 +316,8 @@ def _compared_with_people(evidence: _Evidence, references: str | None) -> str:
             figures.append(f"{evidence.labels[column]} {text}")
     if not figures:
         return (
-            "No picture tells how far these captioners are from the human captions: that needs at least two human captions "
-            "of a picture."
+            "No picture tells how far these captioners are from the human captions: that needs at least two human "
+            "captions of a picture."
         )
     return f"Against the human captions: {'; '.join(figures)}."
 

@@ -53,9 +53,9 @@ class Difference(NamedTuple):
 def estimates(scores: Mapping[Key, np.ndarray], seed: int, resamples: int = 1000) -> dict[Key, Estimate]:
     """Return the mean of each score of the same pictures, each (P,), with its 95 % interval.
 
-    This is the percentile bootstrap (Efron 1979): P pictures are drawn with replacement, the same pictures for every score, and
-    the interval contains the middle 95 % of the means of these draws. NaN scores are left out of the mean; a score that is NaN
-    for all pictures is left out of the result.
+    This is the percentile bootstrap (Efron 1979): P pictures are drawn with replacement, the same pictures for every
+    score, and the interval contains the middle 95 % of the means of these draws. NaN scores are left out of the mean;
+    a score that is NaN for all pictures is left out of the result.
     """
     scores = {key: values for key, values in scores.items() if not np.isnan(values).all()}
     if not scores:
@@ -87,12 +87,12 @@ def differences(
 ) -> tuple[Difference, ...]:
     """Compare every two columns in each of the named scores; scores[column][measure] is (P,), on the same pictures.
 
-    p is the two-sided p of a paired sign-flip test. If it made no difference which of the two columns the captions of a picture
-    came from, each picture's difference could as well have the opposite sign. p is the share of random signs for which the mean
-    difference is at least as far from 0 as the observed one. The observed signs count among them, so p is never 0 (Fisher 1935;
-    Phipson and Smyth 2010). p_holm corrects p for all returned differences (Holm 1979): if no difference is real, the chance that
-    any p_holm is below 0.05 is at most 5 %. Pictures where one of the two scores is NaN are left out, and so are pairs of columns
-    without any other picture.
+    p is the two-sided p of a paired sign-flip test. If it made no difference which of the two columns the captions of
+    a picture came from, each picture's difference could as well have the opposite sign. p is the share of random signs
+    for which the mean difference is at least as far from 0 as the observed one. The observed signs count among them,
+    so p is never 0 (Fisher 1935; Phipson and Smyth 2010). p_holm corrects p for all returned differences (Holm 1979):
+    if no difference is real, the chance that any p_holm is below 0.05 is at most 5 %. Pictures where one of the two
+    scores is NaN are left out, and so are pairs of columns without any other picture.
     """
     pairs = {
         (measure, first, second): scores[first][measure] - scores[second][measure]

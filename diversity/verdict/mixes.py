@@ -21,8 +21,9 @@ from imagetext.shown import Progress
 class MixStep(NamedTuple):
     """A mix of captioners, compared with as many captions of the best captioner alone.
 
-    Spread is Div-2. Coverage is `word_coverage`, None without references. Fidelity is in the units of its measure. A gain is how
-    much better the mix is than the best captioner alone. The gain and the two means are over the pictures where both are defined.
+    Spread is Div-2. Coverage is `word_coverage`, None without references. Fidelity is in the units of its measure. A
+    gain is how much better the mix is than the best captioner alone. The gain and the two means are over the pictures
+    where both are defined.
     """
 
     columns: tuple[str, ...]  # in the order in which they joined the mix
@@ -75,12 +76,12 @@ def mixes(
 
     Returns None where fewer than two columns can be compared, or where no picture has several captions.
 
-    columns[column][p] are the captions of picture keys[p], equally many in each column; fidelity[column][p] are their scores, NaN
-    where undefined. The best captioner alone has the highest coverage (spread without references) among those whose fidelity is
-    not clearly worse than the highest. Each step adds the captioner that makes this gain largest; captioners that clearly reduce
-    the fidelity come last. Caption i of a mix of n columns is caption i of column (i + start) mod n, where start depends on the
-    seed and the key. So each column contributes its share, and equal columns gain exactly nothing. Columns that have no spread
-    or no fidelity at all are left out.
+    columns[column][p] are the captions of picture keys[p], equally many in each column; fidelity[column][p] are their
+    scores, NaN where undefined. The best captioner alone has the highest coverage (spread without references) among
+    those whose fidelity is not clearly worse than the highest. Each step adds the captioner that makes this gain
+    largest; captioners that clearly reduce the fidelity come last. Caption i of a mix of n columns is caption i of
+    column (i + start) mod n, where start depends on the seed and the key. So each column contributes its share, and
+    equal columns gain exactly nothing. Columns that have no spread or no fidelity at all are left out.
 
     Raises ValueError where columns differ in the number of captions of a picture, or where scores are missing.
     """
@@ -125,8 +126,8 @@ def mixes(
 def word_coverage(captions: Groups, references: Groups) -> np.ndarray:
     """Return the share of the content words in a picture's references that are in any of its captions (P,).
 
-    In [0, 1], higher is more. Content words are the different words without English function words. The share grows with the
-    number and the length of captions. NaN where the references have no content word.
+    In [0, 1], higher is more. Content words are the different words without English function words. The share grows
+    with the number and the length of captions. NaN where the references have no content word.
     """
     return _covered(captions, [content_words(group) for group in references])
 

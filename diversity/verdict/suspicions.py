@@ -15,7 +15,8 @@ from diversity.measures.pairs import Groups
 from diversity.verdict.compare import Estimate, estimates
 from diversity.words.tokens import words
 
-# Limits beyond which a column is suspect. Human captions and those of weak captioners are far from them (`benchmarks.verdict`).
+# Limits beyond which a column is suspect. Human captions and those of weak captioners are far from them
+# (`benchmarks.verdict`).
 STRANGE = 1 / 3  # share of captions that fit other pictures as well as their own
 ORDER = 0.3  # share of the known pairs of neighbouring words that must be more than any order of the words would give
 STRANGERS = 0.08  # share of pairs of neighbouring common words that occur under no other picture
@@ -56,11 +57,12 @@ def suspect_columns(
 ) -> tuple[dict[str, tuple[Suspicion, ...]], dict[str, tuple[Suspicion, ...]]]:
     """Return the suspect `columns` with their reasons, and the columns in doubt with theirs.
 
-    `scores` and `signs` hold arrays (P,) for each column. The `human` column is what the others are compared with, and is never
-    suspect itself. A sign makes a column suspect if the 95 % interval of its mean is beyond the limit, unless people show the
-    same sign. If only the mean is beyond the limit, the column is in doubt. Copies of human captions are suspect only where
-    columns are judged by their agreement with human captions, because a copy of a true caption is true. Where human captions
-    follow templates, as those of drawn shapes do, an honest captioner often says exactly what they say, so fewer signs count.
+    `scores` and `signs` hold arrays (P,) for each column. The `human` column is what the others are compared with, and
+    is never suspect itself. A sign makes a column suspect if the 95 % interval of its mean is beyond the limit, unless
+    people show the same sign. If only the mean is beyond the limit, the column is in doubt. Copies of human captions
+    are suspect only where columns are judged by their agreement with human captions, because a copy of a true caption
+    is true. Where human captions follow templates, as those of drawn shapes do, an honest captioner often says exactly
+    what they say, so fewer signs count.
     """
     suspects, doubts = {}, {}
     people = _means(_tested_values(scores[human], signs[human], captions[human])) if human else {}
@@ -146,8 +148,8 @@ def _strange(tested: Mapping[str, Estimate]) -> list[Suspicion]:
     known_words = tested.get("known_words")
     if known_words and known_words.high < 1 / 2:
         words_text = (
-            f"only {_percent(known_words.mean)} of its words occur in any human caption, as if it were in another language, "
-            "so nothing shows that it describes its pictures"
+            f"only {_percent(known_words.mean)} of its words occur in any human caption, as if it were in another "
+            "language, so nothing shows that it describes its pictures"
         )
         return [Suspicion("other_words", words_text)]
     share = _percent(min(judge.mean for judge in judges))
@@ -249,8 +251,8 @@ def _repeated(
         suspicions.append(
             Suspicion(
                 "repeated",
-                f"it says one caption again and again: {near} of its captions repeat an earlier caption of their picture or "
-                f"nearly do, {exact} word for word",
+                f"it says one caption again and again: {near} of its captions repeat an earlier caption of their "
+                f"picture or nearly do, {exact} word for word",
             )
         )
     shared = MOST_SHARED.value(row) or 0
@@ -267,8 +269,8 @@ def _copied(tested: Mapping[str, Estimate], free: bool) -> list[Suspicion]:
         return [
             Suspicion(
                 "copied",
-                "its captions are as near to single human captions of their pictures as copies would be, so agreement with "
-                "these captions shows nothing",
+                "its captions are as near to single human captions of their pictures as copies would be, so "
+                "agreement with these captions shows nothing",
             )
         ]
     return []

@@ -1,8 +1,8 @@
 """Decide which captioner is best, if the evidence shows it.
 
 The evidence is the first of these that is available: facts that are true; CLIPScore, where the CLIP model can tell the
-pictures apart; agreement with the human captions. Without any of these only the form of captions is known, and no captioner
-is named best.
+pictures apart; agreement with the human captions. Without any of these only the form of captions is known, and no
+captioner is named best.
 """
 
 from collections.abc import Mapping, Sequence
@@ -75,9 +75,10 @@ def decide(
 ) -> Verdict:
     """Decide about the columns `names`: the best of those not suspect wins if it is ahead of every other and not in doubt.
 
-    A column is ahead of another one if it is clearly better in one of the decisive measures (`Difference.sign`), and if in none
-    of them its interval of the difference is below 0. It is also ahead of a column that is suspect of repeating a single caption
-    if it is clearly more varied, and if it certainly loses no more than a fifth of the first measure.
+    A column is ahead of another one if it is clearly better in one of the decisive measures (`Difference.sign`), and
+    if in none of them its interval of the difference is below 0. It is also ahead of a column that is suspect of
+    repeating a single caption if it is clearly more varied, and if it certainly loses no more than a fifth of the
+    first measure.
     """
     first = decisive[0]
     up = -1 if first.better == "lower" else 1

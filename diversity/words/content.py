@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from diversity.words.tokens import words
 
-# Words that say nothing about a picture. Numbers and positions ("two", "behind") say something, so they are not among these.
+# Words that say nothing about a picture. Numbers and positions ("two", "behind") say something, so they are not among
+# these.
 _FUNCTION_WORDS = frozenset(
     """
 a an the this that these those some any each every other another such it its it's he she they them his him her their theirs we

@@ -1,11 +1,11 @@
 """The one definition of a degenerate caption. Noise looks diverse, so no measure of spread is shown without this one.
 
-The rules examine form alone: a fluent caption of another picture is not degenerate. The words that cannot end a sentence are known
-for the languages of `endings.LANGUAGES`, and refusals for those of `refusals`. "broken" is for English, and all other rules are
-for every language. Each rule takes time in proportion to the length of the caption.
+The rules examine form alone: a fluent caption of another picture is not degenerate. The words that cannot end a
+sentence are known for the languages of `endings.LANGUAGES`, and refusals for those of `refusals`. "broken" is for
+English, and all other rules are for every language. Each rule takes time in proportion to the length of the caption.
 
-A paragraph that a person wrote has slips. So loops, misplaced articles and numbers count only if they are at least `SLIP` of the
-caption's words.
+A paragraph that a person wrote has slips. So loops, misplaced articles and numbers count only if they are at least
+`SLIP` of the caption's words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,11 +49,13 @@ REASONS: Mapping[str, Reason] = {
         ("a zebra standing a and grass a on a round tree", "the of a red circle"),
     ),
     "digits": Reason(
-        f"three numbers in a row that neither count up or down nor can be a telephone number, or more than {LONGEST_NUMBER} digits",
+        "three numbers in a row that neither count up or down nor can be a telephone number, or more than "
+        f"{LONGEST_NUMBER} digits",
         ("a 2 2 2 2", "photo 4 17 2019 of a dog", "order number 20190304221530 of the shop"),
     ),
     "nonwords": Reason(
-        "at least a third is not words but file names, web addresses or unreadable letters; or characters were decoded wrongly",
+        "at least a third is not words but file names, web addresses or unreadable letters; or characters were "
+        "decoded wrongly",
         ("IMG_20413.JPG photo", "a xkqrtz bfghjk", "a caf\ufffd by the sea", "a cafÃ© by the sea"),
     ),
     "markup": Reason(
@@ -76,8 +78,8 @@ def degenerate_reasons(
 ) -> tuple[str, ...]:
     """Return the names of the `REASONS` for which a caption is degenerate, in their order; () for a good caption.
 
-    truncated: the record says that the captioner stopped at its length limit. caption_words: the caption's words, if the caller has
-    them already.
+    truncated: the record says that the captioner stopped at its length limit. caption_words: the caption's words, if
+    the caller has them already.
     """
     caption_words = words(caption) if caption_words is None else caption_words
     if not caption_words:

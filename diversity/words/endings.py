@@ -6,25 +6,29 @@ from collections.abc import Sequence
 MIN_WORDS = 3
 LONG_ENOUGH = 12  # letters of one or two words that are enough in languages other than English
 
-# For each language, words that cannot end a sentence, and then other common words. A caption is in the languages in which most of its
-# words are common. People end sentences with "on", "her" and "that", "mit" and "an" ("sieht sich etwas an"), "avec" and "est", so these
-# are not among the words that cannot. Where no word tells the language, only words count that can end a sentence in no language.
+# For each language, words that cannot end a sentence, and then other common words. A caption is in the languages in
+# which most of its words are common. People end sentences with "on", "her" and "that", "mit" and "an" ("sieht sich
+# etwas an"), "avec" and "est", so these are not among the words that cannot. Where no word tells the language, only
+# words count that can end a sentence in no language.
 LANGUAGES = {
     name: tuple(frozenset(part.split()) for part in parts)
     for name, parts in {
         "en": (
             "a an the and or but of with at from to into onto than his its their my your our is are was",
-            "in on for by her that which who while near next up down out top front some very has man woman men women people two "
-            "person boy girl child dog cat standing sitting wearing holding white black red blue green photo picture",
+            "in on for by her that which who while near next up down out top front some very has man woman men women "
+            "people two person boy girl child dog cat standing sitting wearing holding white black red blue green "
+            "photo picture",
         ),
         "de": (
-            "eine einem einen einer eines der die das dem den des und oder am im beim vom zum zur von neben in während",
-            "ein mit auf an aus vor zu ist sich sind zwei mann frau männer frauen menschen leute kind kinder junge mädchen hund "
-            "steht stehen sitzt sitzen schauen sieht über bei durch nach hat",
+            "eine einem einen einer eines der die das dem den des und oder am im beim vom zum zur von neben in "
+            "während",
+            "ein mit auf an aus vor zu ist sich sind zwei mann frau männer frauen menschen leute kind kinder junge "
+            "mädchen hund steht stehen sitzt sitzen schauen sieht über bei durch nach hat",
         ),
         "fr": (
             "un une de des du le la les et ou à au aux en dans sur d'un d'une qui que pour par tandis sa ses",
-            "est sont a ont avec se trois enfants personnes homme femme hommes femmes deux devant chien son dont fille garçon",
+            "est sont a ont avec se trois enfants personnes homme femme hommes femmes deux devant chien son dont "
+            "fille garçon",
         ),
         "es": (
             "un una el la los las de del al con en y que su sus por para",
@@ -82,7 +86,8 @@ _STRANDED = frozenset(
     "of with at from to into is are".split()
 )  # can end an English sentence with a word of _STRANDING
 _STRANDING = frozenset("that which who whom what where to being he she they".split())
-# People may end a sentence of so many words with a comma instead of a full stop: one in a thousand German captions of Multi30k.
+# People may end a sentence of so many words with a comma instead of a full stop: one in a thousand German captions of
+# Multi30k.
 A_SENTENCE = 6
 
 

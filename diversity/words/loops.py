@@ -17,8 +17,8 @@ RECURRING_LONG = 0.05  # the same for recurring sentences of at least ALMOST wor
 MAX_EARLIER = 8  # earlier sentences that are remembered for each pair of words
 MAX_COMPARED = 3  # earlier sentences that a sentence is compared with
 
-# Units that good captions repeat: "hand in hand in", "side by side by side", "Arm in Arm in", "main dans la main dans la", "a black
-# and white and black and white dog", "एक लड़की एक लड़की से बात".
+# Units that good captions repeat: "hand in hand in", "side by side by side", "Arm in Arm in", "main dans la main dans
+# la", "a black and white and black and white dog", "एक लड़की एक लड़की से बात".
 _TWICE = re.compile(
     r"\w{3,}(?<!ing) (?:in|by|to|on|after|upon|for|an|um|für|aan|à|nella|dans la)"
     r"|(?:and|und|et)(?: \w+){1,2}|\w+ (?:and|und|et)(?: \w+)?|\w+ \w+ (?:and|und|et)|एक \S+"
@@ -90,8 +90,9 @@ def _fewest_repeats(unit: Sequence[str]) -> float:
 def recurs(caption: str) -> bool:
     """Return whether a good part of the words is in sentences that recur, word for word or almost.
 
-    A sentence recurs almost if two thirds of its pairs of neighbouring words are in one earlier sentence, and are two thirds of the
-    earlier sentence's pairs. Where the two sentences are about different places, as "on the left …" and "on the right …", none recurs.
+    A sentence recurs almost if two thirds of its pairs of neighbouring words are in one earlier sentence, and are two
+    thirds of the earlier sentence's pairs. Where the two sentences are about different places, as "on the left …" and
+    "on the right …", none recurs.
     """
     parts = sentences(caption)
     if len(parts) < 2:

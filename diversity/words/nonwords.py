@@ -47,8 +47,8 @@ _LETTERS_AND_DIGITS = re.compile(r"[a-z]+\d+[a-z]+\d+|\d+[a-z]+\d+[a-z]+")  # a1
 _ONE_LETTER = re.compile(r"([a-z])\1{3}|\b([a-z])\2\2\b")  # zzz; German has "Balletttänzer"
 _NO_VOWEL = re.compile(r"[bcdfghjkmnpqstvwxz]{5}|[bcdfghjklmnpqrstvwxz]{6,}")  # Czech has "zmrzl"
 _ROMAN = re.compile(r"[ivxlcdm]+")
-# UTF-8 that was read as cp1252 or Latin-1, or as cp1251, has letters before characters that do not follow letters. Correct text may
-# have "É »", "MENÜ“" and "MAÇÃ”.
+# UTF-8 that was read as cp1252 or Latin-1, or as cp1251, has letters before characters that do not follow letters.
+# Correct text may have "É »", "MENÜ“" and "MAÇÃ”.
 _TYPE, _AFTER = "\xa0«»‘’“”", "\x80-\x9f¡-ª¬-º¼-¿€‚ƒ„…†‡ˆ‰Š‹ŒŽ•–—˜™š›œžŸ"
 _CYRILLIC = bytes(range(0x80, 0xC0)).decode("cp1251", "ignore")
 _MISREAD = re.compile(

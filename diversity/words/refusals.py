@@ -1,7 +1,8 @@
 """Find answers of an assistant that are no captions, in the languages in which assistants answer.
 
-Each rule is a hint and a pattern, for text in lower case with straight apostrophes. Every text that matches the pattern has a chunk
-that matches the hint, so the pattern is tried on few texts. No rule may match what people say about a picture.
+Each rule is a hint and a pattern, for text in lower case with straight apostrophes. Every text that matches the
+pattern has a chunk that matches the hint, so the pattern is tried on few texts. No rule may match what people say
+about a picture.
 """
 
 import re

@@ -11,8 +11,9 @@ _TITLES = frozenset(
 _LAST_WORDS = frozenset("etc jr sr inc ltd co corp a.m p.m b.c a.d usw".split())
 _LONGEST = max(map(len, _TITLES | _LAST_WORDS))
 _CLOSING = "\"'”’»)]」』）】"
-# Chinese, Japanese, Hindi, Urdu, Arabic, Armenian, Ethiopic, Khmer and Burmese marks end a sentence whatever follows. Latin marks
-# end it if white space follows, or a letter of a script without blanks. Each run of marks is examined once.
+# Chinese, Japanese, Hindi, Urdu, Arabic, Armenian, Ethiopic, Khmer and Burmese marks end a sentence whatever follows.
+# Latin marks end it if white space follows, or a letter of a script without blanks. Each run of marks is examined
+# once.
 _FULL_WIDTH = "。！？｡"  # no blank follows these marks
 _ALWAYS = _FULL_WIDTH + "।॥۔؟։።፧។៕။"
 _CLOSED = rf"[{re.escape(_CLOSING)}]*+"

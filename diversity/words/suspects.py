@@ -49,8 +49,8 @@ _RECURRING_PAIRS = 0.02  # share of the words from which recurring pairs of neig
 def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
     """Return which captions (C,) may be degenerate; for all others `degenerate_reasons` finds no reason.
 
-    `tokens` are those of the captions. Few good captions are among the suspects, and each different chunk is examined once, so a set
-    is searched in a small part of the time that `degenerate_reasons` takes for all captions.
+    `tokens` are those of the captions. Few good captions are among the suspects, and each different chunk is examined
+    once, so a set is searched in a small part of the time that `degenerate_reasons` takes for all captions.
     """
     traits = np.fromiter(
         (_traits_short(chunk) if len(chunk) <= LONG_CHUNK else _traits(chunk) for chunk in tokens.chunks),

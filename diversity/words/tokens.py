@@ -30,7 +30,8 @@ _ONE_CHARACTER = regex.compile(_NO_BLANKS, regex.VERSION1)
 _ASCII_WORDS = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")  # what _WORDS finds in ASCII, in a third of the time
 _ASCII_PIECES = re.compile(rf"{_ASCII_WORDS.pattern}|[^\w\s]", re.IGNORECASE)
 _UNITS = regex.compile(rf"\s*+(?:{_CHARACTER}|(?:(?!{_NO_BLANKS})\S)++)", regex.VERSION1)
-# More than 30 marks on a letter are cut: no script needs more, and the time to sort them grows with the square of their number.
+# More than 30 marks on a letter are cut: no script needs more, and the time to sort them grows with the square of
+# their number.
 _MANY_MARKS = regex.compile(r"(\p{M}{30})\p{M}++")
 # Soft hyphens, directions of writing, and styles of emoji.
 _INVISIBLE = regex.compile(r"[[\p{Cf}\ufe00-\ufe0f]--[\u200b-\u200d]]", regex.VERSION1)
@@ -39,16 +40,16 @@ _END = "\0"  # separates captions; it is neither a letter nor white space
 LONG_CHUNK = 64  # in characters; results for longer chunks are not cached, so that the caches stay small
 
 TOKENIZER = (
-    "capsmith words 2: NFC, lower case, runs of letters, marks and digits with inner apostrophes, punctuation dropped; "
-    "each character of Chinese, Japanese, Thai, Lao, Khmer and Burmese"
+    "capsmith words 2: NFC, lower case, runs of letters, marks and digits with inner apostrophes, punctuation "
+    "dropped; each character of Chinese, Japanese, Thai, Lao, Khmer and Burmese"
 )
 
 
 def words(caption: str) -> list[str]:
     """Return the words of a caption as every measure counts them (see `TOKENIZER`).
 
-    Punctuation is dropped, as in COCO's evaluation: three in four human captions end with a full stop and few captions of models
-    do, which says nothing about their quality.
+    Punctuation is dropped, as in COCO's evaluation: three in four human captions end with a full stop and few captions
+    of models do, which says nothing about their quality.
     """
     return (_ASCII_WORDS if caption.isascii() else _WORDS).findall(folded(caption))
 

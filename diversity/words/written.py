@@ -1,7 +1,7 @@
 """Find reasons to refuse a text that was written from other words; these reasons compare the text with its source.
 
-Precision comes first: a rule applies to what is certainly wrong, and not to what may be right. The rules for facts are for English.
-Each rule takes time in proportion to the lengths of the text and of its source.
+Precision comes first: a rule applies to what is certainly wrong, and not to what may be right. The rules for facts are
+for English. Each rule takes time in proportion to the lengths of the text and of its source.
 """
 
 import re
@@ -21,9 +21,9 @@ from diversity.words.tokens import folded, is_written_without_blanks, pieces, wo
 class Source:
     """What a text is compared with, all from its own record; "" or () where there is nothing.
 
-    text: the text that it was made from, with several captions on separate lines. instruction: the instruction as it was rendered.
-    examples: all texts of the instruction's examples. positive: for a text that shall not be true of the picture, the captions or
-    tags that are true, on separate lines. tag: whether the text is a tag.
+    text: the text that it was made from, with several captions on separate lines. instruction: the instruction as it
+    was rendered. examples: all texts of the instruction's examples. positive: for a text that shall not be true of the
+    picture, the captions or tags that are true, on separate lines. tag: whether the text is a tag.
     """
 
     text: str = ""
@@ -117,9 +117,9 @@ def written_reasons(
 
     `unparsed` is never among them, because it is the reason for an answer without a text.
 
-    source: None for a text that was made from nothing. text_words: the text's words, if the caller has them already. The keywords
-    are the requirements: at most so many words or CLIP tokens; not the words of its source; no facts that the source does not have;
-    at least this share of the true caption's words.
+    source: None for a text that was made from nothing. text_words: the text's words, if the caller has them already.
+    The keywords are the requirements: at most so many words or CLIP tokens; not the words of its source; no facts that
+    the source does not have; at least this share of the true caption's words.
     """
     text_words = words(text) if text_words is None else text_words
     source = source or Source()
@@ -143,7 +143,8 @@ def written_reasons(
     return tuple(reason for reason, holds in tests.items() if holds)
 
 
-# ---- repetitions of the instruction ------------------------------------------------------------------------------------
+# ---- repetitions of the instruction
+# ------------------------------------------------------------------------------------
 
 RUN = 8  # words in a row that nobody writes twice by chance; twice as many characters in scripts without blanks
 WHOLE = 3  # smallest number of words of a text that repeats a part of the instruction as a whole
@@ -180,12 +181,13 @@ def _runs(texts: Sequence[Sequence[str]], size: int) -> set[tuple[str, ...]]:
     return {tuple(text[start : start + size]) for text in texts for start in range(len(text) - size + 1)}
 
 
-# ---- facts that were added ---------------------------------------------------------------------------------------------
+# ---- facts that were added
+# ---------------------------------------------------------------------------------------------
 
 # Words with capital letters that are not names.
 _NO_NAMES = frozenset(
-    "i tv tvs bbq dj pc cd dvd led lcd suv suvs rv atm t x iv usb ac hd vr ad diy mr mrs ms dr frisbee frisbees man woman boy girl "
-    "people person dog cat street road avenue st".split()
+    "i tv tvs bbq dj pc cd dvd led lcd suv suvs rv atm t x iv usb ac hd vr ad diy mr mrs ms dr frisbee frisbees man "
+    "woman boy girl people person dog cat street road avenue st".split()
 )
 
 
@@ -208,8 +210,8 @@ def additions(text: str, source: str) -> list[str]:
 def _new_numbers(text: str, source: str, source_words: Sequence[str]) -> list[str]:
     """Return the numbers that the source has in no form.
 
-    One does not count as a number, because of "one of them". Lists count their items: "a man and a woman" are two people, and "two
-    men and a woman" are three.
+    One does not count as a number, because of "one of them". Lists count their items: "a man and a woman" are two
+    people, and "two men and a woman" are three.
     """
     written = numbers_in(folded(source))
     known = {"0", "1", *written, *(str(AS_MUCH[word]) for word in source_words if word in AS_MUCH)}
@@ -244,13 +246,14 @@ def _new_names(text: str, source_words: Sequence[str]) -> list[str]:
     return names
 
 
-# ---- negatives and tags ------------------------------------------------------------------------------------------------
+# ---- negatives and tags
+# ------------------------------------------------------------------------------------------------
 
 _ARTICLES = frozenset("a an the some these those".split())
 _SAYS_NOTHING = _ARTICLES | frozenset("is are was were be been being there that which who it its this one".split())
 _PREPOSITIONS = frozenset(
-    "of on in at by with from to into onto under over above below behind near beside between through along across against "
-    "around inside outside for".split()
+    "of on in at by with from to into onto under over above below behind near beside between through along across "
+    "against around inside outside for".split()
 )
 _JOINS = frozenset(("and", ",", "&"))
 _PICTURES = frozenset("picture image photo photograph".split())
@@ -259,8 +262,8 @@ _PICTURES = frozenset("picture image photo photograph".split())
 def says_the_same(negative: str, positive: str) -> bool:
     """Return whether two texts say the same: equal words in the same order, apart from articles, forms of "be" and spelling.
 
-    Phrases that "and" joins may be in any order, but not after a preposition: "a dog on a mat and a cat" is not the same as "a dog
-    on a cat and a mat". Synonyms and the passive voice are not recognized.
+    Phrases that "and" joins may be in any order, but not after a preposition: "a dog on a mat and a cat" is not the
+    same as "a dog on a cat and a mat". Synonyms and the passive voice are not recognized.
     """
     return _content_in_order(negative) == _content_in_order(positive)
 
