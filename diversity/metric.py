@@ -1,4 +1,4 @@
-"""Every measure as an `evaluate.Metric`, loaded by path without a network: `evaluate.load(diversity.METRIC, "self_cider")`.
+"""Every measure as an `evaluate.Metric`, loaded by path with no network: `evaluate.load(diversity.METRIC, NAME)`.
 
 `evaluate` copies this file into its cache and imports the copy. The copy imports the installed package `diversity`.
 """

@@ -217,7 +217,7 @@ def _differences(
     *,
     seed: int,
 ) -> tuple[Difference, ...]:
-    """Return the differences between every two columns in the sample, shifted to the differences of the rows' numbers."""
+    """Return the differences between every two columns in the sample, shifted to those of the rows' numbers."""
     shifted = []
     for difference in differences(scores, measures, seed):
         shift = shifts[difference.first, difference.measure] - shifts[difference.second, difference.measure]

@@ -104,11 +104,11 @@ def count_captions(
     if empty := [name for name, groups in captions.items() if not any(map(len, groups))]:
         raise ValueError(f"no captions in {', '.join(map(repr, empty))}")
     pictures = len(next(iter(captions.values()), ()))
-    read = partial(
+    read_rows = partial(
         _rows_in_memory, captions=captions, truncated=truncated or {}, scenes=scenes, keys=keys, encoded_images=images
     )
     pieces = [
-        Piece("captions", partial(read, range(first, min(first + ROWS, pictures))))
+        Piece("captions", partial(read_rows, range(first, min(first + ROWS, pictures))))
         for first in range(0, pictures, ROWS)
     ]
     names = tuple(name for name in captions if name != references)

@@ -1,4 +1,4 @@
-"""The first pass over the inputs: count the captions of each row and column, and find the pictures that all columns share.
+"""The first pass over the inputs: count the captions of each row and column, and find the pictures in all columns.
 
 N: rows of all inputs, in order   R: rows of one piece   C: columns, the references last   P: pictures
 """

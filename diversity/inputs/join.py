@@ -99,7 +99,7 @@ def number_of(key: str) -> str | None:
 
 
 def joined_by_number(keys: Sequence[np.ndarray], numbers: Sequence[np.ndarray], digits: Sequence[bool]) -> bool:
-    """Return whether inputs are joined by the numbers at the end of their keys, as COCO's image_id and file names must be.
+    """Return whether inputs are joined by the numbers at the end of their keys, as COCO's ids and file names must be.
 
     keys, numbers: for each input the hashes of its keys and of their numbers (0: no number). digits: whether all keys
     of the input are digits alone. Inputs are joined by number if some input shares no key with the others, the keys of

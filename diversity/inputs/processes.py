@@ -20,7 +20,7 @@ _done: Synchronized  # in a worker process: how many tasks all workers together 
 
 @contextmanager
 def processes(workers: int) -> Iterator[Run]:
-    """Yield `run(work, tasks, description)`, which divides the tasks among `workers` processes and returns their results.
+    """Yield `run(work, tasks, description)`, which divides tasks among `workers` processes and returns the results.
 
     Worker w calls `work` once, on tasks[w::workers], and result w is what it returns; so no result depends on which
     process is faster. A single worker is this process. Several workers are spawned, because a fork of a process with

@@ -108,8 +108,8 @@ def text_pieces(path: str, column: str) -> list[Piece]:
     pieces = []
     for number, start in enumerate(starts):
         first = number * ROWS
-        read = partial(_text_rows, path, column, first=first, count=min(ROWS, count - first), offset=start)
-        pieces.append(Piece(path, read, lines=True))
+        read_rows = partial(_text_rows, path, column, first=first, count=min(ROWS, count - first), offset=start)
+        pieces.append(Piece(path, read_rows, lines=True))
     return pieces
 
 

@@ -45,7 +45,10 @@ class PictureSample:
         self._with_image = 0  # number of kept images
 
     def update(self, pictures: Iterable[ComparedPicture]) -> None:
-        """Add pictures, or further columns of them; raise ValueError where two parts differ in the captions of a column."""
+        """Add pictures, or further columns of them.
+
+        Raises ValueError where two parts of a picture differ in the captions of a column.
+        """
         for picture in pictures:
             hashed = name_hash(picture.key, seed=self.seed)
             key = (order_key(hashed, picture.occurrence), picture.key, picture.occurrence)
@@ -80,12 +83,12 @@ class PictureSample:
             self._last = order[self.size - 1]
         if len(order) >= self.images > 0:
             self._last_image = order[self.images - 1]
-        kept = {}
+        pictures = {}
         for key in order[: self.size]:
             picture = self._pictures[key]
-            kept[key] = picture if key <= self._last_image else replace(picture, image=None)
-        self._pictures = kept
-        self._with_image = sum(picture.image is not None for picture in kept.values())
+            pictures[key] = picture if key <= self._last_image else replace(picture, image=None)
+        self._pictures = pictures
+        self._with_image = sum(picture.image is not None for picture in pictures.values())
 
 
 def _merged(first: ComparedPicture, second: ComparedPicture) -> ComparedPicture:

@@ -4,8 +4,8 @@ A SPEC may be everything that `imagetext.sources.read_samples` reads, and these 
 
 | file | pictures |
 |---|---|
-| `.txt` | each line is the only caption of one picture; the key is the line number from 0, so files are joined line by line |
-| `.json` | COCO results `[{"image_id", "caption"}]` or annotations `{"images", "annotations"}`: one picture per image id |
+| `.txt` | each line is the only caption of one picture; its key is the line number from 0, so files go line by line |
+| `.json` | COCO results `[{"image_id", "caption"}]` or annotations `{"images", "annotations"}`, by image id |
 | `.json` | `{"key": "caption"}` or `{"key": ["caption", ...]}`, or a list of rows as in JSONL |
 | tables | columns of texts or lists of texts, with or without a picture; rows of one picture are joined |
 
@@ -97,9 +97,11 @@ def open_sources(
             [spec], problems_of_spec, table, columns=columns, folders=folders if role == "images" else None
         )
         problems += [f"--{role} {problem}" for problem in problems_of_spec]
-        read = partial(_read_references, spec, (*columns_of_spec, HUMAN)) if role == "references" else _read_pictures
+        read_rows = (
+            partial(_read_references, spec, (*columns_of_spec, HUMAN)) if role == "references" else _read_pictures
+        )
         for source in opened:
-            pieces = [piece._replace(read=partial(read, piece)) for piece in source.pieces]
+            pieces = [piece._replace(read_rows=partial(read_rows, piece)) for piece in source.pieces]
             sources.append(InputSource(spec, pieces, role))
     if problems:
         raise all_told(problems)

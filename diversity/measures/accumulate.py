@@ -182,7 +182,7 @@ class CaptionAccumulator:
         }
 
     def most_shared_hash(self) -> int | None:
-        """Return the hash, as in `caption_hashes`, of the caption that most pictures have; None if no two pictures share one."""
+        """Return the `caption_hashes` of the caption that most pictures have; None if no two pictures share one."""
         caption, pictures = self.stands_for.most()
         return caption if pictures.value > 1 else None
 
@@ -214,7 +214,7 @@ def find_caption(captions: Iterable[Sequence[str]], caption_hash: int) -> str | 
 
 
 def quantile(histogram: Mapping[int, int], q: float) -> int | None:
-    """Return the smallest value for which at least a share q of the counts is not above it; None of an empty histogram."""
+    """Return the smallest value with at least a share q of the counts not above it; None of an empty histogram."""
     needed, cumulated = q * sum(histogram.values()), 0
     for value in sorted(histogram):
         cumulated += histogram[value]

@@ -75,7 +75,7 @@ class Agreement:
                 yield caption, references, picture
 
     def _score_without_references(self, caption: Words, picture: int, themselves: bool) -> tuple[float, ...]:
-        """Return NaN for all scores of a caption, except how well the words of a human caption are grounded in itself."""
+        """Return NaN for all scores of a caption, except how well a human caption is grounded in its own words."""
         scores = dict.fromkeys(_EACH, np.nan)
         if themselves:
             scores |= dict(zip(_THIRDS, self._language.grounded_thirds(caption, picture, [caption])))
@@ -133,7 +133,7 @@ class WordSearch:
                     self._pictures[ids, picture] += weights / length / len(group)
 
     def _vector(self, text: Words) -> tuple[list[int], np.ndarray]:
-        """Return the different words that some human caption has, and their counts times ln(P / pictures with the word)."""
+        """Return the words that some human caption has, and their counts times ln(P / pictures with the word)."""
         counts = Counter(word for word in text if word in self._ids)
         ids = [self._ids[word] for word in counts]
         return ids, np.array([*counts.values()], np.float32) * self._weights[ids]
@@ -154,11 +154,11 @@ class WordSearch:
 
 
 def share_behind(likeness: np.ndarray, picture: int) -> float:
-    """Return the share of the other pictures whose likeness (P,) is less than that of `picture`; equal ones count half."""
+    """Return the share of the other pictures with a lower likeness (P,) than `picture`; equal ones count half."""
     if len(likeness) < 2:
         return math.nan
-    own = likeness[picture]
-    less, equal = (likeness < own - SAME).sum(), (np.abs(likeness - own) <= SAME).sum() - 1
+    own_likeness = likeness[picture]
+    less, equal = (likeness < own_likeness - SAME).sum(), (np.abs(likeness - own_likeness) <= SAME).sum() - 1
     return float(less + equal / 2) / (len(likeness) - 1)
 
 

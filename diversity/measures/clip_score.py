@@ -1,7 +1,7 @@
 """Compare captions with their pictures by an open_clip model: CLIPScore, RefCLIPScore, and self-retrieval.
 
-P: pictures   E: dimension of the embedding   N: captions of a column   Q: pictures of the pool   k: captions of a picture
-M: human captions of a picture
+P: pictures   Q: pictures of the pool   N: captions of a column   k: captions of a picture
+M: human captions of a picture   E: dimension of the embedding
 """
 
 from collections.abc import Mapping, Sequence
@@ -159,8 +159,8 @@ def search(captions: np.ndarray, owners: np.ndarray, pictures: np.ndarray, pool:
 
     greatest = cosines.max(axis=1, keepdims=True)
     clearly_nearest = (cosines >= greatest - SAME).sum(axis=1) == 1  # (N,)
-    found = np.where(clearly_nearest, cosines.argmax(axis=1), -1)
-    scores["consistency"] = _share_of_equal_pairs(owners, found, len(pictures))
+    nearest_picture = np.where(clearly_nearest, cosines.argmax(axis=1), -1)
+    scores["consistency"] = _share_of_equal_pairs(owners, nearest_picture, len(pictures))
 
     is_own = own_column[:, None] == np.arange(len(pool))  # (N, Q)
     nearest_own = np.where(is_own, cosines, -np.inf).max(axis=0, initial=-np.inf)  # (Q,)
@@ -224,7 +224,7 @@ def _notes(
     reasons: Sequence[str],
     captioners: Mapping[str, str],
 ) -> tuple[str, ...]:
-    """Return what a reader must know about the scores: undecoded pictures, a small pool, cut captions, self-scoring."""
+    """Return notes on the scores: undecoded pictures, a small pool, cut captions, self-scoring."""
     notes, label_of = [], labels(columns)
     if reasons:
         notes.append(f"{len(reasons):,} pictures do not decode and have no CLIPScore, e.g.: {reasons[0]}")

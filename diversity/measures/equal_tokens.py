@@ -1,4 +1,4 @@
-"""Measure columns at equal length: vocabulary, distinct-n, entropy and compression of equally many words of each column."""
+"""Measure columns at equal length: vocabulary, distinct-n, entropy and compression of equally many words."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence

@@ -2,11 +2,11 @@
 
 For up to `cap` different things all counts are exact. Above that, two summaries remain:
 
-- a sample of the things with complete counts: all things whose hash is below 2^(64 - level), where level is the smallest one
-  with at most `cap` things in the sample (adaptive sampling: Wegman; Flajolet 1990). The sample depends on the things alone,
-  not on their order, nor on how they were split and merged;
-- the commonest things, whatever their hashes (Misra and Gries 1982, merged as in Agarwal et al. 2013, "Mergeable Summaries"):
-  all things that occur more often than total / (cap / 16) are among them.
+- a sample of the things with complete counts: all things whose hash is below 2^(64 - level), where level is the
+  smallest one with at most `cap` things in the sample (adaptive sampling: Wegman; Flajolet 1990). The sample depends on
+  the things alone, not on their order, nor on how they were split and merged;
+- the commonest things, whatever their hashes (Misra and Gries 1982, merged as in Agarwal et al. 2013, "Mergeable
+  Summaries"): all things that occur more often than total / (cap / 16) are among them.
 
 K: things in the sample   M: commonest things
 """
@@ -29,7 +29,10 @@ class Estimated(NamedTuple):
 
 
 class Commonest(NamedTuple):
-    """Things that occur often: the count of each is between `low` and `excess + absent`; all others have at most `absent`."""
+    """Things that occur often, with bounds of their counts.
+
+    The count of each is between `low` and `excess + absent`, and the count of any other thing is at most `absent`.
+    """
 
     hashes: np.ndarray  # (M,) uint64, ascending
     low: np.ndarray  # (M,) int64
@@ -85,7 +88,7 @@ class HashCounts:
         return self
 
     def _fold(self, hashes: np.ndarray, counts: np.ndarray, level: int, *, commonest: Commonest | None) -> None:
-        """Add the counts of ascending hashes: all counts at level 0, and above it a sample with the commonest things."""
+        """Add the counts of ascending hashes: all counts at level 0, and above it a sample's with `commonest`."""
         if self.level or level:
             mine = self.commonest or _all_common(self.hashes, self.counts)
             self.commonest = mine.merged(commonest or _all_common(hashes, counts), self.cap // 16)
@@ -154,7 +157,7 @@ class HashCounts:
         return int(hashes[first]), Estimated(float(low[first] + high[first]) / 2, float(high[first] - low[first]) / 2)
 
     def rank_frequency(self) -> list[tuple[int, int]]:
-        """Return some ranks, evenly spaced on a log scale, with the count of the thing of each rank; rank 1 is the commonest."""
+        """Return some ranks, evenly spaced on a log scale, with their counts; the thing of rank 1 is the commonest."""
         low, high, others = self._strata()
         counts = np.concatenate([(low + high) / 2, others])
         order = np.argsort(-counts, kind="stable")
@@ -167,7 +170,7 @@ class HashCounts:
         return [(int(rank), round(count)) for rank, count in zip(ranks, counts_of_ranks)]
 
     def _strata(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the lowest and highest counts of common things, and the counts of the sample's other things, as floats."""
+        """Return the lowest and highest counts of common things, and the counts of the sample's other things."""
         counts = self.compact().counts.astype(float)
         if self.commonest is None:
             return counts[:0], counts[:0], counts

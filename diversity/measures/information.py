@@ -27,12 +27,12 @@ def picture_bits(likeness: np.ndarray, owners: np.ndarray) -> float:
     picture and to no other; 0 for captions that fit any picture equally well, true or not, and for captions of other
     pictures; log₂ (P / g) where g pictures share each caption.
     """
-    own = likeness[np.arange(len(owners)), owners]  # (N,)
+    own_likeness = likeness[np.arange(len(owners)), owners]  # (N,)
     low, high = 0.0, SHARPEST
     for _ in range(HALVINGS):  # the bits are a concave function of s
         middle = np.sqrt(max(low, 1e-3) * high)
-        low, high = (middle, high) if _slope(likeness, own, middle) > 0 else (low, middle)
-    logits = high * (likeness - own[:, None])  # (N, P) relative to the own picture
+        low, high = (middle, high) if _slope(likeness, own_likeness, middle) > 0 else (low, middle)
+    logits = high * (likeness - own_likeness[:, None])  # (N, P) relative to the own picture
     largest = logits.max(axis=1, keepdims=True)
     losses = largest[:, 0] + np.log(np.exp(logits - largest).sum(axis=1))  # (N,) -ln q(own | c)
     return max(0.0, float((np.log(likeness.shape[1]) - losses.mean(dtype=np.float64)) / np.log(2)))
@@ -82,7 +82,7 @@ class ReferenceSearch:
 
 
 def word_bits(captions: Groups, references: Groups) -> np.ndarray:
-    """Return the bits that captions tell about whether a word is true of their picture, for each word of the references (V,).
+    """Return the bits that captions tell about whether a word is true of their picture, for each reference word (V,).
 
     The words are sorted. The bits of a word are the mutual information of two facts: the caption has the word, and a
     reference of its picture has it. They are negative where captions have the word more often when it is not true.

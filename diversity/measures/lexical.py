@@ -41,7 +41,7 @@ def ngram_hashes(tokens: Tokens, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def caption_hashes(tokens: Tokens) -> np.ndarray:
-    """Return a hash of each caption's words (C,), equal for captions that differ only in case, punctuation and spacing."""
+    """Return a hash of each caption's words (C,); case, punctuation and spacing make no difference."""
     positions = np.arange(len(tokens.hashes)) - np.repeat(tokens.caption_ends[:-1], tokens.lengths)
     terms = np.concatenate([np.zeros(1, np.uint64), tokens.hashes * _scramble(positions)])
     sums = np.cumsum(terms, dtype=np.uint64)  # wraps round, as the differences do, so these are exact

@@ -12,7 +12,7 @@ NEAR = 0.8  # share of the words of two captions that both have
 
 
 def near_duplicates(tokens: Tokens) -> np.ndarray:
-    """Return the share of each picture's captions that nearly repeat an earlier one (P,), NaN for fewer than two captions.
+    """Return the share of each picture's captions that nearly repeat an earlier one (P,), NaN for a single caption.
 
     A caption nearly repeats another one if both have at least four fifths of the different words of the two (Jaccard
     similarity of their sets of words ≥ 0.8), in any order. Two captions without a word count as near duplicates, and

@@ -17,7 +17,7 @@ CELLS_AT_ONCE = 2**14  # largest P k² of a batch; bounds its memory
 
 
 class Runs(NamedTuple):
-    """Each n-gram of each caption once; runs of the same n-gram and picture are next to each other, captions in order."""
+    """Each n-gram of each caption once; runs of one n-gram and picture are next to each other, captions in order."""
 
     ngrams: np.ndarray  # (R,) hashes, nearly sorted
     captions: np.ndarray  # (R,)

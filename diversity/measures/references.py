@@ -30,7 +30,7 @@ BETA = 1.2  # weight of recall in COCO's ROUGE-L
 
 
 def reference_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Return `cider_d`, `bleu_4`, `rouge_l` and, where WordNet is installed, `meteor` of one caption per picture, over the set.
+    """Return `cider_d`, `bleu_4`, `rouge_l` and, where WordNet is installed, `meteor` of one caption per picture.
 
     References without a word are left out; an empty caption scores 0. Raises `ValueError` for a picture without
     references.
@@ -106,7 +106,7 @@ class CiderD:
 
 
 def bleu_4(captions: Sequence[Words], references: References) -> float:
-    """Return the BLEU-4 of all captions together: the share of their n-grams that references have, less for short captions.
+    """Return the BLEU-4 of all captions together: the share of their n-grams in references, less for short captions.
 
     exp(min(0, 1 - r / c)) (p₁ p₂ p₃ p₄)^¼, where pₙ = clipped matches / n-grams, and c and r are the words of the
     captions and of the references closest in length, all summed over pictures; no smoothing. In [0, 1], higher is
@@ -129,7 +129,7 @@ def bleu_4(captions: Sequence[Words], references: References) -> float:
 
 
 def rouge_l(captions: Sequence[Words], references: References) -> np.ndarray:
-    """Return the ROUGE-L of each caption (P,), from the longest common subsequence of its words and those of a reference.
+    """Return the ROUGE-L of each caption (P,), from the longest common subsequence of words with a reference.
 
     (1 + β²) p r / (r + β² p), where p and r are the greatest values over references of LCS / words of the caption and
     LCS / words of the reference, and β = 1.2 as in COCO's script. In [0, 1], higher is better. Lin 2004.

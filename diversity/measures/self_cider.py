@@ -1,6 +1,7 @@
 """Self-CIDEr: measure in how many directions the captions of a picture vary, by the CIDEr similarity of each two.
 
-P: pictures   C: captions   R: runs (one n-gram in one caption)   D: different n-grams   k: captions of the picture that has most
+P: pictures   C: captions   k: captions of the picture that has most
+R: runs (one n-gram in one caption)   D: different n-grams
 """
 
 import numpy as np
@@ -34,13 +35,13 @@ class DocumentFrequency:
         self.weights = np.append(self.unseen, np.log(len(groups) / counts))  # (D + 1,)
 
     def weigh(self, ngrams: np.ndarray) -> np.ndarray:
-        """Return ln(pictures / pictures with the n-gram) of each hash (R,); an n-gram of no picture counts as of one."""
+        """Return ln(pictures / pictures with the n-gram) of each hash (R,); an n-gram of no picture counts as of 1."""
         index = np.searchsorted(self.ngrams, ngrams, side="right") - 1
         return np.where(self.ngrams[index] == ngrams, self.weights[index], self.unseen)
 
 
 def self_cider(tokens: Tokens, document_frequency: DocumentFrequency) -> np.ndarray:
-    """Return the Self-CIDEr of the captions of each picture (P,), NaN for fewer than two captions. Memory: P k² numbers.
+    """Return the Self-CIDEr of each picture's captions (P,), NaN for fewer than two. Memory: P k² numbers.
 
     For m captions it is -log_m(√λ₁ / Σ √λᵢ), where λᵢ are the eigenvalues, λ₁ the greatest, of the m × m matrix of the
     captions' CIDEr similarities: K(a, b) = Σ over n = 1..4 of cos(gₙ(a), gₙ(b)) ÷ √(Nₐ N_b). gₙ(a) is the vector of

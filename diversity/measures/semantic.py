@@ -54,7 +54,7 @@ class VendiAccumulator:
         self.precision = max(self.precision, other.precision)
 
     def result(self) -> dict[str, Any]:
-        """Return `captions`, `vendi` for each order q, and `cosine_distance`, the mean over all pairs; None where undefined.
+        """Return `captions`, `vendi` for each order q, and `cosine_distance` of all pairs; None where undefined.
 
         Let λ be the eigenvalues of the covariance Σ x xᵀ / n, which are, apart from zeros, those of the n × n matrix
         of cosines ÷ n. The Vendi score is exp(-Σ λ ln λ) for q = 1, 1 / max λ for q = ∞, and otherwise (Σ λ^q)^(1 / (1
@@ -93,7 +93,7 @@ def vendi_scores(eigenvalues: np.ndarray, precision: float) -> dict[str, np.ndar
 
 
 def within_picture(embeddings: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
-    """Return `cosine_distance` (P,) and `vendi` (P,) for each order of each picture's captions, NaN for fewer than two.
+    """Return `cosine_distance` (P,) and `vendi` (P,) for each order of each picture's captions, NaN for a single one.
 
     embeddings (N, D): the captions, picture by picture. counts (P,): the number of captions of each picture. The
     measures are those of `VendiAccumulator.result`, for the k × k cosines of a picture's captions: Vendi scores are
@@ -115,7 +115,7 @@ def within_picture(embeddings: np.ndarray, counts: np.ndarray) -> dict[str, Any]
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """Return the rows (..., D) scaled to length 1; raise ValueError for a row of length 0 or with an infinite number."""
+    """Return the rows (..., D) scaled to length 1; raise ValueError for a row of length 0 or not finite."""
     lengths = np.sqrt(np.einsum("...d,...d->...", rows, rows))
     if not ((lengths > 0) & np.isfinite(lengths)).all():
         raise ValueError("an embedding of length 0, or with a number that is not finite")
@@ -138,7 +138,7 @@ class SemanticScores(NamedTuple):
 def semantic_scores(
     embedder: Embedder, columns: Mapping[str, Groups], references: Groups | None = None, human: str | None = None
 ) -> dict[str, SemanticScores]:
-    """Measure the spread in meaning of each column, within pictures and over the set, and its coverage of the references.
+    """Measure the spread in meaning of each column, within pictures and over the set, and its coverage of references.
 
     columns[column][p] are the captions of picture p, references[p] all its human captions. human: the column that
     contains some of these references; none of its captions covers itself.
@@ -185,7 +185,7 @@ class HumanCaptions:
     """
 
     def __init__(self, embeddings: np.ndarray, counts: np.ndarray):
-        """`embeddings` (M, D) are of length 1, picture by picture; `counts` (P,) is the number of captions of each picture."""
+        """`embeddings` (M, D) are of length 1, picture by picture; `counts` (P,) are the captions of each picture."""
         owners = np.repeat(np.arange(len(counts)), counts)  # (M,)
         # (M,) the cosine that is near enough; -inf where other pictures have too few captions
         enough = np.full(len(owners), -np.inf)
@@ -217,7 +217,9 @@ class HumanCaptions:
         return scores
 
     def shares_behind(self, embeddings: np.ndarray, counts: np.ndarray, themselves: bool = False) -> np.ndarray:
-        """Return for each caption (N,) the share of other pictures whose human captions are less like it than its own picture's.
+        """Return for each caption (N,) the share of other pictures that are less like it than its own picture.
+
+        The likeness of a picture is the mean cosine between the caption and the picture's human captions.
 
         `themselves`: the captions are human captions of the picture, and each is compared with the others.
         """

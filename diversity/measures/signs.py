@@ -1,4 +1,4 @@
-"""Signs that captions do not describe their picture: their words, the order of the words, and copies of human captions.
+"""Signs that captions do not describe their picture: their words, the order of words, and copies of human captions.
 
 P: pictures   H: human captions
 """
@@ -29,7 +29,7 @@ class Language:
         self._length = self._times.total()
 
     def order(self, caption: Words, picture: int) -> tuple[float, float]:
-        """Return the share of neighbouring words that are neighbours under another picture, too, and the same for any order.
+        """Return the share of neighbouring words that another picture has as neighbours, too, and that of any order.
 
         The second share is over all ordered pairs of the caption's words, so it is what a shuffled caption would have.
         NaN for fewer than three words.
@@ -38,12 +38,12 @@ class Language:
         count = len(caption)
         if count < 3:
             return np.nan, np.nan
-        known = [  # whether another picture has the pair of a word of each row and a word of each column
+        is_known = [  # whether another picture has the pair of a word of each row and a word of each column
             [self._pictures_with_pair[first, second] > ((first, second) in own_pairs) for second in caption]
             for first in caption
         ]
-        known_neighbours = sum(known[index][index + 1] for index in range(count - 1))
-        known_pairs = sum(map(sum, known)) - sum(known[index][index] for index in range(count))
+        known_neighbours = sum(is_known[index][index + 1] for index in range(count - 1))
+        known_pairs = sum(map(sum, is_known)) - sum(is_known[index][index] for index in range(count))
         return known_neighbours / (count - 1), known_pairs / (count * (count - 1))
 
     def strangers(self, caption: Words, picture: int) -> tuple[float, float]:
@@ -86,7 +86,7 @@ class Language:
 
 
 def copying(caption: Words, references: Sequence[Words]) -> tuple[float, float]:
-    """Return whether a caption may be a copy of a reference, 0 or 1, and how much nearer it is to one reference than to the next.
+    """Return whether a caption may be a copy of a reference, 0 or 1, and how much nearer it is to one than to others.
 
     `references` are human captions of its picture. The caption may be a copy if both have three fifths of the words of
     the longer one in the same order. Nearness is the Jaccard similarity of their sets of words. A copy, even a noisy
@@ -103,7 +103,9 @@ def copying(caption: Words, references: Sequence[Words]) -> tuple[float, float]:
 
 
 def alike(texts: Sequence[Sequence[Words]]) -> np.ndarray:
-    """Return whether each picture's first human caption is much like one of another picture (P,), 0 or 1; NaN without a caption.
+    """Return whether each picture's first human caption is much like one of another picture (P,), 0 or 1.
+
+    NaN for a picture without a caption.
 
     Two captions are much alike if both have at least half of their words (Jaccard). Among a thousand pictures with
     free descriptions by people, this holds for one in four. If it holds for nearly all, people follow templates, and

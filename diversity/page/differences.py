@@ -26,7 +26,7 @@ class Span(NamedTuple):
 
 
 def interval(measure: Measure, estimate: Estimate | None, joint: str) -> str:
-    """Return the interval of an estimate as text with its unit once, its ends joined by `joint`; "" without a width."""
+    """Return the interval of an estimate as text with its unit once, joined by `joint`; "" without a width."""
     if estimate is None or estimate.low == estimate.high:
         return ""
     low, high = (measure.written(value).replace("-", "−") for value in estimate[1:])
@@ -111,7 +111,7 @@ def _signed(measure: Measure, value: float) -> str:
 
 
 def mixes_of(report: DiversityReport, columns: Sequence[PageColumn]) -> dict[str, Any] | None:
-    """Return the mixes with their gains in coverage, spread and fidelity, each on a scale of its own; None without mixes."""
+    """Return the mixes with their gains in coverage, spread and fidelity, each on its own scale; None without any."""
     mixes = report.mixes
     if mixes is None or len(mixes.steps) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Render a report as one HTML file with the answer, tables, plots and pictures; the file loads nothing from elsewhere."""
+"""Render a report as one HTML file with the answer, tables, plots and pictures; it loads nothing from elsewhere."""
 
 import base64
 import io
@@ -83,6 +83,7 @@ def render(report: DiversityReport) -> str:
     """
     columns = columns_of(report)
     first = next(iter(report.rows.values()))
+    pictures, captions = catalogue.PICTURES.text(first), catalogue.CAPTIONS.text(first)
     return render_page(
         TEMPLATE,
         report=report,
@@ -90,7 +91,7 @@ def render(report: DiversityReport) -> str:
         fidelity=catalogue.OF_SCORE[report.fidelity],
         reasons=REASONS,
         answer=[INTERVAL.split(sentence) for sentence in report.answer],
-        subtitle=f"{catalogue.PICTURES.text(first)} pictures, {catalogue.CAPTIONS.text(first)} captions of each column",
+        subtitle=f"{pictures} pictures, {captions} captions of each column",
         headline=_table(report, columns, report.headline),
         spans=[(kind, len(list(group))) for kind, group in groupby(map(_kind, report.headline))],
         plots=plots(report, columns),
@@ -159,7 +160,7 @@ def _fault_examples(
 def _frames(
     report: DiversityReport, columns: Sequence[PageColumn]
 ) -> list[tuple[PageColumn, list[tuple[str, list[dict[str, str]]]]]]:
-    """Return the templates and openings of each column, with their shares and with bars on one scale for all columns."""
+    """Return the templates and openings of each column, with their shares and with bars on one scale."""
     frames_of = {column: frames for column in columns if (frames := report.rows[column.name].get("frames"))}
     shares = [row[1] for frames in frames_of.values() for rows in frames.values() for row in rows]
     largest = max(shares, default=1)

@@ -241,7 +241,7 @@ def _rank_frequency(report: DiversityReport, columns: Sequence[PageColumn]) -> D
 
 
 def _draw(axes: Axes, curves: Curves, where: Mapping[PageColumn, np.ndarray]) -> None:
-    """Draw each curve, with its mark at the point that is farthest from the other curves, among the points in `where`."""
+    """Draw each curve, with its mark where it is farthest from the other curves, among the points in `where`."""
     height = axes.yaxis.get_transform().transform  # from a value to its height on the axis, which may be logarithmic
     for column, x, y in curves:
         axes.plot(x, y, color=column.colour, linewidth=1.9, linestyle=(0, (4, 2)) if column.human else "-")

@@ -1,1 +1,1 @@
-"""What follows from the measures: which column is best, which are suspect, what a mix adds, and how certain this is."""
+"""What follows from the measures: the best column, suspect columns, what a mix adds, and how certain this is."""

@@ -1,4 +1,4 @@
-"""Write the sentences that open a report: the best captioner, suspect captioners, the best mix, and what is not known."""
+"""Write the sentences that open a report: the best captioner, suspect ones, the best mix, and what is not known."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ class _Evidence:
         return up * difference.sign if difference else 0
 
     def levels(self, column: str) -> str:
-        """Return fidelity and spread, for example "CLIPScore 0.712 (0.702 to 0.722) and Div-2 0.600 (0.500 to 0.700)"."""
+        """Return fidelity and spread, such as "CLIPScore 0.712 (0.702 to 0.722) and Div-2 0.600 (0.500 to 0.700)"."""
         intervals = self.intervals[column]
         levels = []
         for measure in self.axes:

@@ -1,4 +1,4 @@
-"""Measure what mixing captioners adds: k captions of a picture taken in turn from several, against k of the best one alone.
+"""Measure what mixing captioners adds: k captions of a picture from several in turn, against k of the best alone.
 
 P: pictures   K: largest number of captions of a picture   n: columns of a mix
 """
@@ -197,7 +197,7 @@ class _CaptionPool:
 
 
 def _best(alone: Mapping[str, Mapping[str, np.ndarray]], seed: int) -> str:
-    """Return the column with the highest coverage, or else spread, among those not clearly worse in fidelity than the best."""
+    """Return the column with most coverage, or else spread, among those not clearly less faithful than the best."""
     highest = max(alone, key=lambda column: np.nanmean(alone[column]["fidelity"]))
     distances = estimates(
         {column: scores["fidelity"] - alone[highest]["fidelity"] for column, scores in alone.items()}, seed

@@ -24,7 +24,7 @@ AS_FAITHFUL = 0.2  # share of a score that a winner may lose against a column th
 
 
 class Verdict(NamedTuple):
-    """The decision about the captioners; the winner is ahead of every other captioner, not suspect, and not in doubt."""
+    """The decision about the captioners; the winner is ahead of every other one, not suspect, and not in doubt."""
 
     evidence: str  # a key of EVIDENCE
     measures: tuple[str, ...]  # scores that decide; the first of them ranks the captioners
@@ -59,8 +59,8 @@ def evidence_of(
 
 def can_tell(intervals: Mapping[str, Mapping[str, Estimate]]) -> bool:
     """Return whether CLIP finds the pictures of some column by their captions, so that its scores mean something."""
-    found = [scores["found_clip"] for scores in intervals.values() if "found_clip" in scores]
-    return any(estimate.low > CAN_TELL for estimate in found)
+    estimates = [scores["found_clip"] for scores in intervals.values() if "found_clip" in scores]
+    return any(estimate.low > CAN_TELL for estimate in estimates)
 
 
 def decide(
@@ -73,7 +73,7 @@ def decide(
     suspects: Mapping[str, tuple[Suspicion, ...]],
     doubts: Mapping[str, tuple[Suspicion, ...]] = {},
 ) -> Verdict:
-    """Decide about the columns `names`: the best of those not suspect wins if it is ahead of every other and not in doubt.
+    """Decide about `names`: the best one that is not suspect wins if it is ahead of every other and not in doubt.
 
     A column is ahead of another one if it is clearly better in one of the decisive measures (`Difference.sign`), and
     if in none of them its interval of the difference is below 0. It is also ahead of a column that is suspect of

@@ -98,7 +98,7 @@ def degenerate_reasons(
 
 
 def tag_reasons(tag: str, tag_words: list[str]) -> tuple[str, ...]:
-    """Return the reasons for which a tag of one or a few words is degenerate; "short", "cut" and "broken" do not apply."""
+    """Return the reasons why a tag of one or a few words is degenerate, without "short", "cut" and "broken"."""
     reasons = degenerate_reasons(tag, caption_words=tag_words)
     return tuple(reason for reason in reasons if reason not in ("short", "cut", "broken"))
 

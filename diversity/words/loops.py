@@ -63,7 +63,7 @@ def looping(caption: str, caption_words: Sequence[str]) -> int:
 
 
 def _possible_sizes(units: Sequence[str]) -> list[int]:
-    """Return the sizes of units that may be followed by themselves: distances at which enough pairs of neighbours recur."""
+    """Return the sizes of units that may be followed by themselves: distances at which enough pairs of words recur."""
     starts_of: dict[tuple[str, str], deque[int]] = {}
     pairs_at = Counter()  # distance -> number of pairs that recur at it
     for index, pair in enumerate(pairwise(units)):

@@ -1,4 +1,4 @@
-"""Find what is not words: senseless numbers, file names, unreadable letters, and characters that were decoded wrongly."""
+"""Find what is not words: senseless numbers, file names, unreadable letters, and wrongly decoded characters."""
 
 import re
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def senseless_numbers(caption: str) -> int:
 
 
 def _is_sensible(numbers: Sequence[str]) -> bool:
-    """Return whether a row of numbers counts in equal steps, or can be a telephone number in groups of at least two digits."""
+    """Return whether numbers count in equal steps, or can be a telephone number in groups of at least two digits."""
     steps = {int(after) - int(before) for before, after in pairwise(numbers)}
     if len(steps) == 1 and steps != {0}:
         return True
@@ -65,7 +65,7 @@ def is_misread(text: str) -> bool:
 
 
 def _is_misread_han(run: str) -> bool:
-    """Return whether nearly all bytes of Chinese or Japanese characters in another encoding are such characters in UTF-8."""
+    """Return whether nearly all bytes of Chinese or Japanese characters are such characters in UTF-8."""
     for encoding in ("gbk", "shift_jis"):
         encoded = run.encode(encoding, "ignore")
         characters = sum(character >= "\u0800" for character in encoded.decode("utf-8", "ignore"))
@@ -75,7 +75,7 @@ def _is_misread_han(run: str) -> bool:
 
 
 def has_nonwords(caption: str, caption_words: Sequence[str]) -> bool:
-    """Return whether a third of a caption is not words, or a character could not be decoded; the caption is in lower case."""
+    """Return whether a third of a caption in lower case is not words, or a character could not be decoded."""
     if UNDECODED.search(caption):
         return True
     chunks = caption.split()

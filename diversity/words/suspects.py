@@ -107,7 +107,7 @@ def _may_loop(tokens: Tokens) -> np.ndarray:
 
 
 def _may_recur(tokens: Tokens, examined: np.ndarray) -> np.ndarray:
-    """Return which of the `examined` captions (C,) have as many recurring pairs of neighbouring words as recurring sentences need."""
+    """Return which `examined` captions (C,) have as many recurring pairs of words as recurring sentences need."""
     of_examined = np.flatnonzero(examined[tokens.caption_of_word])
     words, captions = tokens.ids[of_examined], tokens.caption_of_word[of_examined]
     same_caption = captions[:-1] == captions[1:]

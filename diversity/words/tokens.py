@@ -73,7 +73,10 @@ def units(text: str) -> list[str]:
 
 
 def folded(caption: str) -> str:
-    """Return the caption in lower case with one form of each character: é composed, the Turkish İ as i, straight apostrophes."""
+    """Return the caption in lower case with one form of each character.
+
+    é is composed, the Turkish İ becomes i, and apostrophes are straight.
+    """
     if caption.isascii():
         return caption.lower()
     caption = unicodedata.normalize("NFC", _MANY_MARKS.sub(r"\1", _INVISIBLE.sub("", caption)))
@@ -82,7 +85,7 @@ def folded(caption: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The words of the captions of some pictures in flat arrays; caption c has words[caption_ends[c]:caption_ends[c + 1]]."""
+    """The words of the captions of some pictures; caption c has words[caption_ends[c]:caption_ends[c + 1]]."""
 
     vocabulary: list[str]  # (V,)
     ids: np.ndarray  # (W,) index of each word in the vocabulary

@@ -214,11 +214,11 @@ def _new_numbers(text: str, source: str, source_words: Sequence[str]) -> list[st
     people, and "two men and a woman" are three.
     """
     written = numbers_in(folded(source))
-    known = {"0", "1", *written, *(str(AS_MUCH[word]) for word in source_words if word in AS_MUCH)}
+    known_numbers = {"0", "1", *written, *(str(AS_MUCH[word]) for word in source_words if word in AS_MUCH)}
     if joints := sum(piece in ("and", ",", "&", "with") for piece in pieces(source)):
         total = sum(int(number) for number in written if len(number) < 3 and number.isdecimal())
-        known |= {str(1 + joints), str(total), str(total + 1)}
-    return [number for number in dict.fromkeys(numbers_in(folded(text))) if number not in known]
+        known_numbers |= {str(1 + joints), str(total), str(total + 1)}
+    return [number for number in dict.fromkeys(numbers_in(folded(text))) if number not in known_numbers]
 
 
 def _new_names(text: str, source_words: Sequence[str]) -> list[str]:
@@ -260,7 +260,7 @@ _PICTURES = frozenset("picture image photo photograph".split())
 
 
 def says_the_same(negative: str, positive: str) -> bool:
-    """Return whether two texts say the same: equal words in the same order, apart from articles, forms of "be" and spelling.
+    """Return whether two texts say the same: equal words in order, apart from articles, forms of "be" and spelling.
 
     Phrases that "and" joins may be in any order, but not after a preposition: "a dog on a mat and a cat" is not the
     same as "a dog on a cat and a mat". Synonyms and the passive voice are not recognized.

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from diversity.measures import catalogue
-from diversity.report import DiversityReport, ExamplePicture, ExampleCaption
+from diversity.report import DiversityReport, ExampleCaption, ExamplePicture
 from diversity.verdict.compare import differences, estimates
 from diversity.verdict.mixes import Mixes, MixStep
 from diversity.verdict.suspicions import Suspicion
