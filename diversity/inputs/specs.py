@@ -101,7 +101,7 @@ def open_sources(
             partial(_read_references, spec, (*columns_of_spec, HUMAN)) if role == "references" else _read_pictures
         )
         for source in opened:
-            pieces = [piece._replace(read_rows=partial(read_rows, piece)) for piece in source.pieces]
+            pieces = [piece._replace(read=partial(read_rows, piece)) for piece in source.pieces]
             sources.append(InputSource(spec, pieces, role))
     if problems:
         raise all_told(problems)
