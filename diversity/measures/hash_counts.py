@@ -3,8 +3,8 @@
 For up to `cap` different things all counts are exact. Above that, two summaries remain:
 
 - a sample of the things with complete counts: all things whose hash is below 2^(64 - level), where level is the
-  smallest one with at most `cap` things in the sample (adaptive sampling: Wegman; Flajolet 1990). The sample depends on
-  the things alone, not on their order, nor on how they were split and merged;
+  smallest one with at most `cap` things in the sample (adaptive sampling: Wegman; Flajolet 1990). The sample depends
+  on the things alone, not on their order, nor on how they were split and merged;
 - the commonest things, whatever their hashes (Misra and Gries 1982, merged as in Agarwal et al. 2013, "Mergeable
   Summaries"): all things that occur more often than total / (cap / 16) are among them.
 

@@ -21,11 +21,11 @@ ROWS = st.integers(1, 3).flatmap(
 
 def plainly(rows, references):
     """Pictures (key, occurrence) -> column -> (row, captions), as one reads on."""
-    pictures, seen = defaultdict(dict), {}
+    pictures, earlier = defaultdict(dict), {}
     for number, (key, counts) in enumerate(rows):
         columns = [column for column, count in enumerate(counts) if count and column != references]
-        occurrence = max((seen.get((key, column), 0) for column in columns), default=0)
-        seen |= {(key, column): occurrence + 1 for column in columns}
+        occurrence = max((earlier.get((key, column), 0) for column in columns), default=0)
+        earlier |= {(key, column): occurrence + 1 for column in columns}
         for column, count in enumerate(counts):
             if count:
                 pictures[key, occurrence].setdefault(column, (number, count))
@@ -40,23 +40,24 @@ def test_joining_equals_reading_on_row_by_row(rows, with_references):
     joined = join(np.array(keys, np.uint64), np.array(counts, np.uint32).T, references)
     expected = plainly(rows, references)
     compared_counts, common = np.zeros((columns, len(rows)), int), set()
-    for (key, occurrence), found in expected.items():
-        if len(found) == columns:
+    for (key, occurrence), result in expected.items():
+        if len(result) == columns:
             common.add(order_key(key, occurrence))
-            least = min(count for column, (_, count) in found.items() if column != references)
-            for column, (row, count) in found.items():
+            least = min(count for column, (_, count) in result.items() if column != references)
+            for column, (row, count) in result.items():
                 compared_counts[column, row] = min(
                     count, least
                 )  # of the references at most as many, and they limit nobody
     assert joined.compared_counts.tolist() == compared_counts.tolist()
     assert set(joined.order_keys[joined.common].tolist()) == common
     assert np.all(joined.order_keys[:-1] < joined.order_keys[1:])
-    for (key, occurrence), found in expected.items():
-        at = joined.order_keys.tolist().index(order_key(key, occurrence))
-        assert joined.occurrence_of_picture[at] == occurrence
-        assert joined.counts[:, at].tolist() == [found.get(column, (0, 0))[1] for column in range(columns)]
+    for (key, occurrence), result in expected.items():
+        position = joined.order_keys.tolist().index(order_key(key, occurrence))
+        assert joined.occurrence_of_picture[position] == occurrence
+        assert joined.counts[:, position].tolist() == [result.get(column, (0, 0))[1] for column in range(columns)]
         assert all(
-            joined.picture_of_row[row] == at and joined.occurrence[row] == occurrence for row, _ in found.values()
+            joined.picture_of_row[row] == position and joined.occurrence[row] == occurrence
+            for row, _ in result.values()
         )
 
 

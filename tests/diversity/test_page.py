@@ -18,7 +18,7 @@ EVIL = '<script>alert("x")</script>'
 
 
 class Reader(HTMLParser):
-    """Checks that tags close, and collects what a browser would fetch or run, and the text of each element with a class."""
+    """Checks that tags close, and collects what a browser would load or run, and the text of the page by class."""
 
     VOID = {"meta", "link", "img", "br", "hr"}
 
@@ -261,7 +261,8 @@ def test_captions_stand_with_what_is_known_of_them(made_up_report, page, no_plot
     assert "(empty) empty" in "".join(page.classes["captions"])
     example = made_up_report().examples[0]
     bare = {
-        name: (shown[0]._replace(facts=None, clip_score=None, reasons=()),) for name, shown in example.captions.items()
+        name: (visible[0]._replace(facts=None, clip_score=None, reasons=()),)
+        for name, visible in example.captions.items()
     }
     page = Reader(render(made_up_report(examples=(replace(example, captions=bare, image=None),))))
     assert page.classes["captions"][0].split()[-7:] == "a red dog runs on the grass".split()
@@ -269,11 +270,13 @@ def test_captions_stand_with_what_is_known_of_them(made_up_report, page, no_plot
 
 
 def test_each_fault_has_its_share_and_a_few_examples(made_up_report, report, no_plots):
-    captions = {name: {"loop": [f"loop number {at} of {name}" for at in range(9)]} for name in report.rows}
+    captions = {name: {"loop": [f"loop number {number} of {name}" for number in range(9)]} for name in report.rows}
     text = "".join(Reader(render(made_up_report(degenerate_examples=captions))).classes["faults"])
     for name in report.rows:
         assert f"{report.labels[name]} {catalogue.DEGENERATE.text(report.rows[name])}" in re.sub("[ \n]+", " ", text)
-        assert [f"loop number {at} of {name}" in text for at in range(9)] == [at < EXAMPLES_SHOWN for at in range(9)]
+        assert [f"loop number {number} of {name}" in text for number in range(9)] == [
+            number < EXAMPLES_SHOWN for number in range(9)
+        ]
 
 
 def test_light_dark_narrow_and_print(html):
@@ -287,5 +290,5 @@ def test_the_same_report_is_the_same_page(made_up_report, html):
 
 def test_a_single_column_and_many_columns(made_up_report):
     Reader(render(made_up_report(("a",), human=False, pictures=1)))
-    many = Reader(render(made_up_report([f"column{at}" for at in range(12)], differences=(), mixes=None)))
-    assert {"1", "12", "H"} <= set(many.classes["badge"])
+    several = Reader(render(made_up_report([f"column{number}" for number in range(12)], differences=(), mixes=None)))
+    assert {"1", "12", "H"} <= set(several.classes["badge"])

@@ -40,18 +40,18 @@ def parts(whole):
 def plainly(pictures, size, seed, images):
     """All pictures sorted, then cut."""
 
-    def at(picture):
+    def index(picture):
         return order_key(name_hash(picture.key, seed=seed), picture.occurrence), picture.key, picture.occurrence
 
     return [
         picture if number < images else replace(picture, image=None)
-        for number, picture in enumerate(sorted(pictures, key=at)[:size])
+        for number, picture in enumerate(sorted(pictures, key=index)[:size])
     ]
 
 
 @given(KEYS, st.integers(1, 12), st.integers(0, 5), st.integers(0, 9), st.randoms(use_true_random=False))
-def test_any_order_and_split_gives_the_first_pictures_of_the_seeds_order(found, size, images, seed, rng):
-    pictures = [picture(*at) for at in found]
+def test_any_order_and_split_gives_the_first_pictures_of_the_seeds_order(result, size, images, seed, rng):
+    pictures = [picture(*index) for index in result]
     shuffled = [part for whole in pictures for part in parts(whole)]
     rng.shuffle(shuffled)
     shards = [PictureSample(size, seed, images) for _ in range(rng.randint(1, 4))]
@@ -64,12 +64,12 @@ def test_any_order_and_split_gives_the_first_pictures_of_the_seeds_order(found, 
 
 
 @given(KEYS, st.integers(1, 12), st.integers(0, 9))
-def test_a_smaller_sample_is_the_start_of_a_larger_one(found, size, seed):
+def test_a_smaller_sample_is_the_start_of_a_larger_one(result, size, seed):
     small, large = PictureSample(size, seed), PictureSample(40, seed)
     for sample in (small, large):
-        sample.update(picture(*at) for at in found)
+        sample.update(picture(*index) for index in result)
     assert small.pictures == large.pictures[:size]
-    assert len(large.pictures) == len(found)
+    assert len(large.pictures) == len(result)
 
 
 def test_another_seed_gives_another_sample():

@@ -60,8 +60,8 @@ def test_the_best_must_be_ahead_of_every_other_suspects_included():
         {"a": FILLER},
     )
     assert in_doubt.winner is None and in_doubt.not_behind == ()
-    found = verdict({"a": 0.9, "b": 0.7, "c": 0.7}, *ahead, suspects={"a": FILLER})
-    assert found.winner is None and found.ranking == ("b", "c") and found.not_behind == ("a", "c")
+    result = verdict({"a": 0.9, "b": 0.7, "c": 0.7}, *ahead, suspects={"a": FILLER})
+    assert result.winner is None and result.ranking == ("b", "c") and result.not_behind == ("a", "c")
 
 
 def test_one_that_repeats_itself_is_beaten_by_more_spread_at_hardly_less_fidelity():
