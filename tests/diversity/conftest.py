@@ -29,7 +29,7 @@ def made_up_report(
     """Columns with more and more spread and less and less fidelity; `caption` stands wherever captions do."""
     image = io.BytesIO()
     Image.new("RGB", (120, 80), "#7799bb").save(image, "PNG")
-    captions = (ExampleCaption(caption, ("loop",), (2, 3), 0.71), ExampleCaption("", ("empty",)))
+    captions = (ExampleCaption(caption, ("loop",), (2, 3), clip_score=0.71), ExampleCaption("", ("empty",)))
     rng = np.random.default_rng(0)
     names = [*columns, HUMAN] if human else list(columns)
     scores = {
@@ -61,7 +61,7 @@ def made_up_report(
         notes=("Compared on 60 of 61 pictures.",),
         degenerate_examples={name: {reason: (caption,) for reason in REASONS} for name in names},
         examples=tuple(
-            ExamplePicture(f"{key}_{why}_{index}", image.getvalue(), why, dict.fromkeys(names, captions))
+            ExamplePicture(f"{key}_{why}_{index}", image.getvalue(), why, captions=dict.fromkeys(names, captions))
             for why in ("best", "worst", "random")
             for index in range(2)
         ),
@@ -74,7 +74,15 @@ def _verdict(columns):
     """The first column is best, the last of several suspect."""
     suspect = columns[2:]
     reasons = (Suspicion("filler", "its captions end with <b>words</b>"),)
-    return Verdict("clip", ("clip_score",), columns[0], tuple(columns[:2]), (), (), dict.fromkeys(suspect, reasons))
+    return Verdict(
+        "clip",
+        ("clip_score",),
+        columns[0],
+        ranking=tuple(columns[:2]),
+        not_behind=(),
+        only_repeat=(),
+        suspects=dict.fromkeys(suspect, reasons),
+    )
 
 
 def _scores(rng, measure, place, pictures):

@@ -11,7 +11,7 @@ from diversity.verdict.mixes import Mixes, MixStep
 from diversity.verdict.suspicions import Suspicion
 from diversity.verdict.winner import Verdict, decide
 
-COVERED = Measure(("word_coverage",), "Human words", "…", "percent", "higher", "word_coverage")
+COVERED = Measure(("word_coverage",), "Human words", "…", unit="percent", better="higher", score="word_coverage")
 MEASURES = {**OF_SCORE, "word_coverage": COVERED}
 
 
@@ -41,10 +41,10 @@ def sentences(
         EVIDENCE[fidelity],
         [MEASURES[fidelity]],
         spread and MEASURES[spread],
-        captioners,
-        intervals,
-        pairs,
-        suspects or {},
+        names=captioners,
+        intervals=intervals,
+        differences=pairs,
+        suspects=suspects or {},
     )
     pictures = len(next(iter(next(iter(column_scores.values())).values())))
     result = answer(
@@ -82,19 +82,21 @@ def step(*columns, gain, fidelity, spread=None, low_high=0.01):
         columns,
         5,
         0.6,
-        0.6,
-        spread or around,
-        0.5 + gain,
-        0.5,
-        around,
-        0.7 + fidelity,
-        0.7,
-        Estimate(fidelity, fidelity - 0.01, fidelity + 0.01),
+        alone_spread=0.6,
+        spread_gain=spread or around,
+        coverage=0.5 + gain,
+        alone_coverage=0.5,
+        coverage_gain=around,
+        fidelity=0.7 + fidelity,
+        alone_fidelity=0.7,
+        fidelity_gain=Estimate(fidelity, fidelity - 0.01, fidelity + 0.01),
     )
 
 
 def mixes(*steps, coverage="word_coverage", fidelity="clip_score"):
-    return Mixes("good", "div_2", coverage, fidelity, (step("good", gain=0, fidelity=0), *steps))
+    return Mixes(
+        "good", "div_2", coverage, fidelity_measure=fidelity, steps=(step("good", gain=0, fidelity=0), *steps)
+    )
 
 
 # --- the verdict and the noise -------------------------------------------------------------------------------------
@@ -121,7 +123,7 @@ def test_the_first_sentence_names_measures_that_show_it_for_all_others_else_for_
 
     def named_measures(**ahead):
         pairs = [
-            Difference(score, "best", other, Estimate(0.2, 0.1, 0.3), 0.5, 0.001)
+            Difference(score, "best", other, estimate=Estimate(0.2, 0.1, 0.3), p=0.5, p_holm=0.001)
             for other, of in ahead.items()
             for score in of
         ]
@@ -129,10 +131,12 @@ def test_the_first_sentence_names_measures_that_show_it_for_all_others_else_for_
             "references",
             [first, second],
             None,
-            ["best", *ahead],
-            {name: {"cider_d": Estimate(level, level, level)} for name, level in zip(["best", *ahead], (3, 2, 1))},
-            pairs,
-            {},
+            names=["best", *ahead],
+            intervals={
+                name: {"cider_d": Estimate(level, level, level)} for name, level in zip(["best", *ahead], (3, 2, 1))
+            },
+            differences=pairs,
+            suspects={},
         )
         return answer(
             labels={name: name for name in ("best", *ahead)},
@@ -242,7 +246,7 @@ def test_many_open_pairs_are_counted():
 
 
 def test_an_interval_without_zero_that_is_not_enough_among_many_says_so():
-    pair = Difference("clip_score", "a", "b", Estimate(0.02, 0.001, 0.039), 0.04, 0.4)
+    pair = Difference("clip_score", "a", "b", estimate=Estimate(0.02, 0.001, 0.039), p=0.04, p_holm=0.4)
     intervals = {name: {"clip_score": Estimate(0.7, 0.69, 0.71)} for name in "ab"}
     result = answer(
         labels={"a": "a", "b": "b"},
@@ -250,7 +254,9 @@ def test_an_interval_without_zero_that_is_not_enough_among_many_says_so():
         pictures=100,
         intervals=intervals,
         differences=(pair,) * 10,
-        verdict=Verdict("clip", ("clip_score",), None, ("a", "b"), ("b",), (), {}),
+        verdict=Verdict(
+            "clip", ("clip_score",), None, ranking=("a", "b"), not_behind=("b",), only_repeat=(), suspects={}
+        ),
         spread=None,
         mixes=None,
         measures=MEASURES,

@@ -111,7 +111,11 @@ def test_scores_equal_loops(monkeypatch, clip, scenes, human):
             for number, sample in enumerate(scenes[:12])
         ]
     result, _ = clip_scores(
-        clip, images, {"other": [["a"]] * 12, "column": groups}, references, "column" if human else None
+        clip,
+        images,
+        {"other": [["a"]] * 12, "column": groups},
+        references=references,
+        human="column" if human else None,
     )
     expected = slow_scores(images, groups, references, 9, human)
     assert result["column"].pictures.keys() == expected.keys()
@@ -148,7 +152,7 @@ def test_good_captions_of_photographs_beat_bad_ones():
         OpenClip(os.environ["CAPSMITH_CLIP"]),
         [(PAIRS / f"{key}.jpg").read_bytes() for key in keys],
         {name: [[captions[name][key]] for key in keys] for name in ("good_captions", "bad_captions")},
-        [captions["refs"][key] for key in keys],
+        references=[captions["refs"][key] for key in keys],
     )
     good, bad = result["good_captions"].pictures, result["bad_captions"].pictures
     for score in ("clip_score", "ref_clip_score"):
@@ -202,7 +206,7 @@ def test_clip_score_is_a_scaled_cosine_and_refclipscore_its_harmonic_mean():
     clip, images = chosen()
     groups = [["of 0", "none"], ["of 1"], ["half"], [], ["of 4"], ["of 5"], ["of 6"]]
     references = [["of 0"], ["of 1", "none"], ["half"], ["of 3"], ["none"], [], ["half", "all"]]
-    result, _ = clip_scores(clip, images, {"a": groups}, references)
+    result, _ = clip_scores(clip, images, {"a": groups}, references=references)
     cosine = 1 / 8**0.5
     np.testing.assert_allclose(result["a"].captions[0], [2.5, 0], atol=1e-6)
     np.testing.assert_allclose(result["a"].pictures["clip_score"], [1.25, 2.5, 0, np.nan, 2.5, 2.5, 2.5], atol=1e-6)
@@ -232,9 +236,9 @@ def test_captions_agree_that_find_the_same_picture_right_or_wrong():
 
 def test_negative_cosines_count_as_zero():
     clip, images = chosen()
-    result, _ = clip_scores(clip, images, {"a": [["opposite"]] * 7}, [["of 0"]] * 7)
+    result, _ = clip_scores(clip, images, {"a": [["opposite"]] * 7}, references=[["of 0"]] * 7)
     assert result["a"].row["clip_score"] == 0 and result["a"].row["ref_clip_score"] == 0
-    result, _ = clip_scores(clip, images[:1], {"a": [["of 0"]]}, [["opposite"]])
+    result, _ = clip_scores(clip, images[:1], {"a": [["of 0"]]}, references=[["opposite"]])
     assert result["a"].row["clip_score"] == pytest.approx(2.5) and result["a"].row["ref_clip_score"] == 0
 
 
@@ -242,7 +246,7 @@ def test_ties_count_against():
     """Beside two equally near pictures a caption finds none first; one caption for all pictures finds none of them."""
     pictures = np.array(EYE)[:7]
     for caption, r_at_1, r_at_5 in ((HALF, [0, 0], [1, 1]), (np.ones(8), [0, 0], [0, 0])):
-        result = search(np.stack([caption, caption]), np.array([0, 1]), pictures, np.arange(7))
+        result = search(np.stack([caption, caption]), np.array([0, 1]), pictures, pool=np.arange(7))
         assert result["r_at_1"][:2].tolist() == r_at_1 and result["r_at_5"][:2].tolist() == r_at_5
         assert result["image_coverage"][:2].tolist() == [0, 0] and np.isnan(result["image_coverage"][2:]).all()
 
@@ -263,8 +267,8 @@ def test_a_pool_that_no_caption_can_miss_gives_no_score():
 def test_a_human_caption_is_no_reference_of_itself():
     clip, images = chosen()
     groups, references = [["of 0"], ["of 1"]], [["of 0", "half"], ["of 1"]]
-    alone, _ = clip_scores(clip, images[:2], {"a": groups}, references)
-    human, _ = clip_scores(clip, images[:2], {"a": groups}, references, "a")
+    alone, _ = clip_scores(clip, images[:2], {"a": groups}, references=references)
+    human, _ = clip_scores(clip, images[:2], {"a": groups}, references=references, human="a")
     np.testing.assert_allclose(alone["a"].pictures["ref_clip_score"], [5 / 3.5] * 2, rtol=1e-6)
     np.testing.assert_allclose(
         human["a"].pictures["ref_clip_score"], [5 * HALF[0] / (2.5 + HALF[0]), np.nan], rtol=1e-6

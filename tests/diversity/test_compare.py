@@ -167,4 +167,6 @@ def test_holm_by_hand():
     [(0.1, 0.2, 0.01, 1), (-0.2, -0.1, 0.01, -1), (0.1, 0.2, 0.05, 0), (-0.1, 0.2, 0.01, 0), (0, 0, 1, 0)],
 )
 def test_a_difference_is_certain_by_test_and_interval(low, high, p_holm, sign):
-    assert Difference("s", "a", "b", Estimate((low + high) / 2, low, high), p_holm, p_holm).sign == sign
+    assert (
+        Difference("s", "a", "b", estimate=Estimate((low + high) / 2, low, high), p=p_holm, p_holm=p_holm).sign == sign
+    )

@@ -51,7 +51,12 @@ def world():
 def mix(world, names, *, with_references=True, measure=CLIP, seed=3):
     columns, fidelity, keys, references = world
     return mixes(
-        {name: columns[name] for name in names}, fidelity, measure, keys, seed, references if with_references else None
+        {name: columns[name] for name in names},
+        fidelity,
+        measure,
+        keys=keys,
+        seed=seed,
+        references=references if with_references else None,
     )
 
 
@@ -135,9 +140,9 @@ def test_equal_columns_gain_nothing(world):
         {"one": columns["left"], "same": columns["left"]},
         {"one": fidelity["left"], "same": fidelity["left"]},
         CLIP,
-        keys,
-        0,
-        references,
+        keys=keys,
+        seed=0,
+        references=references,
     )
     assert result.steps[1].spread_gain == result.steps[1].coverage_gain == result.steps[1].fidelity_gain == (0, 0, 0)
     assert not result.steps[1].adds
@@ -172,9 +177,9 @@ def test_noise_that_covers_most_does_not_stand_before_a_mix_that_adds(world):
         {"left": columns["left"], "right": columns["right"], "shuffled": shuffled},
         {**fidelity, "shuffled": fidelity["noise"]},
         CLIP,
-        keys,
-        0,
-        references,
+        keys=keys,
+        seed=0,
+        references=references,
     )
     assert word_coverage(shuffled, references).mean() > result.steps[1].coverage
     assert [step.adds for step in result.steps] == [False, True, False]
@@ -183,7 +188,7 @@ def test_noise_that_covers_most_does_not_stand_before_a_mix_that_adds(world):
 
 def test_the_best_alone_is_not_the_noise_nor_the_most_faithful_by_chance(world):
     columns, fidelity, keys, references = world
-    result = mixes({name: columns[name] for name in ("noise", "left")}, fidelity, CLIP, keys, 0)
+    result = mixes({name: columns[name] for name in ("noise", "left")}, fidelity, CLIP, keys=keys, seed=0)
     assert result.best == "left"
     dull = [[group[0]] * 5 for group in columns["left"]]
     by_chance = [
@@ -193,9 +198,9 @@ def test_the_best_alone_is_not_the_noise_nor_the_most_faithful_by_chance(world):
         {"dull": dull, "left": columns["left"]},
         {"dull": by_chance, "left": fidelity["left"]},
         CLIP,
-        keys,
-        0,
-        references,
+        keys=keys,
+        seed=0,
+        references=references,
     )
     assert result.best == "left"
 
@@ -203,7 +208,7 @@ def test_the_best_alone_is_not_the_noise_nor_the_most_faithful_by_chance(world):
 def test_where_lower_is_better_a_loss_is_a_gain_turned_round(world):
     columns, _, keys, _ = world
     degenerate = {"left": [np.zeros(5)] * 80, "noise": [np.ones(5)] * 80}
-    result = mixes({name: columns[name] for name in degenerate}, degenerate, DEGENERATE, keys, 0)
+    result = mixes({name: columns[name] for name in degenerate}, degenerate, DEGENERATE, keys=keys, seed=0)
     assert result.best == "left"
     step = result.steps[1]
     assert step.fidelity == pytest.approx(0.5, abs=0.1)
@@ -215,7 +220,7 @@ def test_where_lower_is_better_a_loss_is_a_gain_turned_round(world):
 def test_each_column_gives_its_share_even_with_more_columns_than_captions():
     columns = {name: [[f"{name} dog here", f"{name} cat there"]] * 900 for name in "abc"}
     degenerate = {name: [np.full(2, score)] * 900 for name, score in zip("abc", (0.0, 0.3, 0.6))}
-    result = mixes(columns, degenerate, CLIP, [str(index) for index in range(900)], 0)
+    result = mixes(columns, degenerate, CLIP, keys=[str(index) for index in range(900)], seed=0)
     assert len(result.steps[-1].columns) == 3
     assert result.steps[-1].fidelity == pytest.approx(0.3, abs=0.03)  # 3.6 sd of which third is missing
 
@@ -228,9 +233,9 @@ def test_figures_follow_from_seed_and_keys_not_from_order(world):
         {name: [columns[name][index] for index in order] for name in ("noise", "right", "left")},
         {name: [fidelity[name][index] for index in order] for name in fidelity},
         CLIP,
-        [keys[index] for index in order],
-        3,
-        [references[index] for index in order],
+        keys=[keys[index] for index in order],
+        seed=3,
+        references=[references[index] for index in order],
     )
     assert [step.columns for step in turned.steps] == [step.columns for step in result.steps]
     for first, other in zip(result.steps, turned.steps, strict=True):
@@ -251,9 +256,9 @@ def test_captioners_alike_seldom_seem_to_add_to_each_other():
             {name: groups for name, (groups, _) in draws.items()},
             {name: scores for name, (_, scores) in draws.items()},
             CLIP,
-            [str(index) for index in range(30)],
-            seed,
-            [[" ".join(of_picture[:10])] for of_picture in pictures],
+            keys=[str(index) for index in range(30)],
+            seed=seed,
+            references=[[" ".join(of_picture[:10])] for of_picture in pictures],
         )
         alarms += any(step.adds for step in result.steps)
     assert alarms < 9
@@ -264,17 +269,22 @@ def test_captioners_alike_seldom_seem_to_add_to_each_other():
 
 def test_one_column_or_one_caption_a_picture_is_no_mix(world):
     assert mix(world, ["left"]) is None
-    assert mixes({"a": [["a dog"]], "b": [["a cat"]]}, {"a": [np.ones(1)], "b": [np.ones(1)]}, CLIP, ["k"], 0) is None
-    assert mixes({"a": [], "b": []}, {"a": [], "b": []}, CLIP, [], 0) is None
+    assert (
+        mixes({"a": [["a dog"]], "b": [["a cat"]]}, {"a": [np.ones(1)], "b": [np.ones(1)]}, CLIP, keys=["k"], seed=0)
+        is None
+    )
+    assert mixes({"a": [], "b": []}, {"a": [], "b": []}, CLIP, keys=[], seed=0) is None
 
 
 def test_columns_without_fidelity_or_words_take_no_part(world):
     columns, fidelity, keys, _ = world
     silent = {**columns, "silent": [[""] * 5] * 80, "unknown": columns["both"]}
     scores = {**fidelity, "silent": fidelity["left"], "unknown": [np.full(5, np.nan)] * 80}
-    result = mixes({name: silent[name] for name in ("silent", "unknown", "left", "right")}, scores, CLIP, keys, 0)
+    result = mixes(
+        {name: silent[name] for name in ("silent", "unknown", "left", "right")}, scores, CLIP, keys=keys, seed=0
+    )
     assert {name for step in result.steps for name in step.columns} == {"left", "right"}
-    assert mixes({name: silent[name] for name in ("silent", "left")}, scores, CLIP, keys, 0) is None
+    assert mixes({name: silent[name] for name in ("silent", "left")}, scores, CLIP, keys=keys, seed=0) is None
 
 
 def test_unknown_scores_and_uneven_pictures_are_left_out_of_the_means():
@@ -287,7 +297,7 @@ def test_unknown_scores_and_uneven_pictures_are_left_out_of_the_means():
         "a": [np.array([0.5, nan]), np.array([nan]), np.zeros(0)],
         "b": [np.array([0.7, 0.9]), np.array([0.1]), np.zeros(0)],
     }
-    result = mixes(columns, fidelity, CLIP, ["k", "l", "m"], 0, [["it is"], [], []])
+    result = mixes(columns, fidelity, CLIP, keys=["k", "l", "m"], seed=0, references=[["it is"], [], []])
     assert result.coverage_measure is None  # the references have no content
     step = result.steps[1]
     assert (result.best, step.captions) == ("b", 2)  # clearly more faithful in the one picture that tells
@@ -306,7 +316,11 @@ def test_a_mix_whose_fidelity_is_nowhere_known_is_no_step():
     for key in "abcdefgh":  # some keys draw a's first and b's second caption, both known, others the unknown ones
         fidelity = {"a": [np.array([0.5, np.nan])], "b": [np.array([np.nan, 0.4])]}
         result = mixes(
-            {"a": [["a dog runs", "a dog sits"]], "b": [["the dog runs", "a red dog"]]}, fidelity, CLIP, [key], 0
+            {"a": [["a dog runs", "a dog sits"]], "b": [["the dog runs", "a red dog"]]},
+            fidelity,
+            CLIP,
+            keys=[key],
+            seed=0,
         )
         assert result.best == "a"
         steps.append(len(result.steps))
@@ -319,6 +333,6 @@ def test_uneven_columns_are_all_named():
             {"a": [["x", "y"]], "b": [["x"]], "c": [["x", "y"], ["z"]]},
             {"a": [np.ones(2)], "b": [np.ones(1)], "c": [np.ones(2), np.ones(1)]},
             CLIP,
-            ["k"],
-            0,
+            keys=["k"],
+            seed=0,
         )

@@ -19,21 +19,37 @@ def picture(key, occurrence=0):
         key,
         {"a": (f"a of {key}",), "b": (f"b of {key}",)},
         {"a": (True,)},
-        (f"human {key}",),
-        {"background": "sand"},
-        f"image {key} {occurrence}".encode(),
-        occurrence,
+        references=(f"human {key}",),
+        scene={"background": "sand"},
+        image=f"image {key} {occurrence}".encode(),
+        occurrence=occurrence,
     )
 
 
 def parts(whole):
     """The same picture as three inputs tell of it."""
     return [
-        ComparedPicture(whole.key, {"a": whole.captions["a"]}, {}, (), whole.scene, None, whole.occurrence),
         ComparedPicture(
-            whole.key, {"b": whole.captions["b"]}, whole.truncated, (), None, whole.image, whole.occurrence
+            whole.key,
+            {"a": whole.captions["a"]},
+            {},
+            references=(),
+            scene=whole.scene,
+            image=None,
+            occurrence=whole.occurrence,
         ),
-        ComparedPicture(whole.key, {}, {}, whole.references, None, None, whole.occurrence),
+        ComparedPicture(
+            whole.key,
+            {"b": whole.captions["b"]},
+            whole.truncated,
+            references=(),
+            scene=None,
+            image=whole.image,
+            occurrence=whole.occurrence,
+        ),
+        ComparedPicture(
+            whole.key, {}, {}, references=whole.references, scene=None, image=None, occurrence=whole.occurrence
+        ),
     ]
 
 

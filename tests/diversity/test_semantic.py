@@ -272,7 +272,7 @@ def test_a_column_is_held_against_the_references():
         "wrong": [["c", "d"], ["e", "f"], ["a", "b"], ["a"]],
         "human": references,
     }
-    results = semantic_scores(Letters(), columns, references, "human")
+    results = semantic_scores(Letters(), columns, references, human="human")
     assert results["right"].pictures["coverage"][:3].tolist() == [1, 1, 1 / 2]
     assert results["wrong"].pictures["coverage"][:3].tolist() == [0] * 3
     assert results["human"].pictures["coverage"][:3].tolist() == [0] * 3  # each is alone
