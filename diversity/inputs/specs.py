@@ -164,7 +164,7 @@ def _read_renamed(name: str, piece: Piece, columns: Sequence[str] | None, images
         source_column = synthetic[0] if synthetic else HUMAN
         if name == HUMAN != source_column:
             raise ValueError(
-                f"--input {name}=…: {piece.path} has synthetic captions, in {source_column}, but {name} is the name "
+                f"--input {name}=…: {piece.path} has synthetic captions, in {source_column}, and {name} is the name "
                 "of human captions: give another name"
             )
         other_columns = {

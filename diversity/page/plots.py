@@ -100,9 +100,8 @@ def _spread_and_fidelity(report: DiversityReport, columns: Sequence[PageColumn])
         return None
     figure, axes = plot(4.2, 2.9)
     for column, (x, y) in estimates.items():  # each is mean, low, high
-        line = dict(color=column.colour, alpha=0.75, linewidth=1.6, solid_capstyle="butt")
-        axes.plot(x[1:], [y[0]] * 2, **line)
-        axes.plot([x[0]] * 2, y[1:], **line)
+        for line_x, line_y in ((x[1:], [y[0]] * 2), ([x[0]] * 2, y[1:])):
+            axes.plot(line_x, line_y, color=column.colour, alpha=0.75, linewidth=1.6, solid_capstyle="butt")
         if column.best:
             axes.plot(
                 x[0],
