@@ -270,6 +270,22 @@ def test_no_such_command_is_usage(argv, said, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("asked, policy", [(None, "passive"), ("active", "active")])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(asked, policy, monkeypatch):
+    """In a process of its own: torch, which is what reads the variable, must not have been imported before it is set."""
+    program = (
+        "import os, sys, capsmith\n"
+        "def show(argv): print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules); return 0\n"
+        "capsmith.COMMANDS['show'] = show\n"
+        "sys.exit(capsmith.main(['show']))"
+    )
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_WAIT_POLICY", asked)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == [policy, "False"]
+
+
 @pytest.mark.parametrize("command", list(capsmith.COMMANDS))
 def test_each_command_has_help_for_every_flag(command, capsys):
     with pytest.raises(SystemExit) as caught:

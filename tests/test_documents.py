@@ -10,6 +10,7 @@ import pytest
 import capsmith
 from imagetext.scenes.draw import SceneSpec, scene_sample
 from imagetext.shards import ShardWriter
+from quickstart import NEXT
 
 from .test_architecture import module_of, modules_imported
 
@@ -81,7 +82,9 @@ def test_every_command_is_accepted_by_its_configuration(monkeypatch):
     parse = capsmith.parse
     monkeypatch.setattr(capsmith, "parse", parse_only)
     refused, accepted = {}, set()
-    for command, *flags in (words for document in DOCUMENTS for words in commands_of(document)):
+    commands = [words for document in DOCUMENTS for words in commands_of(document)]
+    commands += [shlex.split(line)[1:] for line in NEXT]  # which the quickstart's last screen shows
+    for command, *flags in commands:
         flags = [flag.replace("COLUMN:p", "syn_text_a:0.5") for flag in flags]  # to be filled in by the reader
         if flags == ["--list-recipes"]:  # makes no configuration
             continue
