@@ -1,4 +1,4 @@
-"""The quickstart in a short form: a thirtieth of its steps, every file it promises, no bar of quality."""
+"""A short quickstart, with a thirtieth of its steps, writes every file that it promises; quality is not tested."""
 
 import json
 import re

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from benchmarks.verdict import World, bad_columns
+from benchmarks.verdict import CaptionChanges, bad_columns
 from diversity import score_captions
 from diversity.measures.signs import Language, alike, copying
 from imagetext.scenes.draw import SceneSpec, draw_scene
@@ -42,7 +42,7 @@ def result():
     for count, kinds in ((1, ONE), (3, SEVERAL)):
         good = [picture["references"][:count] for picture in PICTURES]
         human = [picture["references"][count:] for picture in PICTURES]
-        made = bad_columns(good, World(human, random.Random(0)))
+        made = bad_columns(good, CaptionChanges(human, random.Random(0)))
         columns = {**{kind: made[kind] for kind in kinds}, f"people {count}": good}
         if count == 1:
             columns["machine"] = [picture["candidates"] for picture in PICTURES]

@@ -117,7 +117,7 @@ def outcomes():
     annotated, before = made_up_pictures(120), benchmark.PICTURES
     benchmark.PICTURES = (20, 60)
     try:
-        return [outcome for seed in range(6) for outcome in benchmark.one_set(annotated, seed, 6, "none")]
+        return [outcome for seed in range(6) for outcome in benchmark.judge_set(annotated, seed, 6, embedder="none")]
     finally:
         benchmark.PICTURES = before
 
