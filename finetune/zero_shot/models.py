@@ -66,7 +66,7 @@ class Asked:
             self.classes = self.rerank.classes  # (C, E)
         else:
             self.classes = class_features(self.embed_texts, names, templates)
-        return self.clip.cut(prompts(names, templates))
+        return self.clip.count_cut(prompts(names, templates))
 
     @torch.inference_mode()
     def learn(self, shots: Sequence[Shot], columns: Mapping[str, Sequence[Sequence[str]]], batch_size: int) -> None:

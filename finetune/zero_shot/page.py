@@ -10,7 +10,7 @@ from diversity.measures.measure import PERCENT
 from diversity.page import page as diversity_page
 from diversity.page.differences import INTERVAL, forests, interval
 from diversity.page.page import thumbnail
-from diversity.page.plots import COLOURS, Column
+from diversity.page.plots import COLOURS, PageColumn
 from finetune.zero_shot.report import ModelResult, Supported, Unsure, ZeroShotReport, signed
 from finetune.zero_shot.scores import MEASURES, TOP1
 from finetune.zero_shot.support import ALONE
@@ -52,10 +52,10 @@ def render(report: ZeroShotReport) -> str:
     )
 
 
-def _columns(names: Iterable[str], marks: Iterable[str], winner: str | None) -> list[Column]:
+def _columns(names: Iterable[str], marks: Iterable[str], winner: str | None) -> list[PageColumn]:
     """What stands on the page for models, or for columns of captions."""
     return [
-        Column(name, name, mark, colour, False, name == winner, False)
+        PageColumn(name, name, mark, colour, False, name == winner, False)
         for name, mark, colour in zip(names, marks, itertools.cycle(COLOURS))
     ]
 
