@@ -14,11 +14,11 @@ from imagetext.reinforced.views import OPERATIONS, replay
 
 
 def test_a_view_depends_on_seed_key_number_and_picture_alone():
-    views = draw_views(0, "key", 5, (300, 200), 64, 0.08)
-    assert draw_views(0, "key", 9, (300, 200), 64, 0.08)[:5] == views
+    views = draw_views(0, "key", 5, size=(300, 200), side=64, crop_area=0.08)
+    assert draw_views(0, "key", 9, size=(300, 200), side=64, crop_area=0.08)[:5] == views
     assert len({json.dumps(view) for view in views}) == 5
-    assert not [view for view in draw_views(1, "key", 5, (300, 200), 64, 0.08) if view in views]
-    assert not [view for view in draw_views(0, "key2", 5, (300, 200), 64, 0.08) if view in views]
+    assert not [view for view in draw_views(1, "key", 5, size=(300, 200), side=64, crop_area=0.08) if view in views]
+    assert not [view for view in draw_views(0, "key2", 5, size=(300, 200), side=64, crop_area=0.08) if view in views]
 
 
 def test_magnitudes_are_those_of_torchvision():
@@ -34,7 +34,7 @@ def test_operations_and_signs_are_drawn_evenly():
     drawn = [
         operation
         for number in range(1000)
-        for _, operations in draw_views(0, str(number), 10, (50, 50), 32, 0.08)
+        for _, operations in draw_views(0, str(number), 10, size=(50, 50), side=32, crop_area=0.08)
         for operation in operations
     ]
     for number, name in enumerate(OPERATIONS):
@@ -64,7 +64,9 @@ def test_crops_are_distributed_as_torchvisions(size, crop_area):
             transforms.RandomResizedCrop.get_params(image, (crop_area, 1.0), (3 / 4, 4 / 3)) for _ in range(count)
         ]
     ours = [
-        crop for number in range(count // 10) for crop, _ in draw_views(0, f"crop {number}", 10, size, 32, crop_area)
+        crop
+        for number in range(count // 10)
+        for crop, _ in draw_views(0, f"crop {number}", 10, size=size, side=32, crop_area=crop_area)
     ]
     limit = math.sqrt(math.log(2 / 1e-6) / 2) * math.sqrt(2 / count)
     for figure in (
@@ -90,7 +92,11 @@ def ks_distance(a: list[float], b: list[float]) -> float:
 @pytest.mark.parametrize("size", [(10, 400), (400, 10), (1, 1), (1, 90)])
 def test_where_no_crop_fits_the_middle_is_taken_as_torchvision_takes_it(size):
     image = Image.new("RGB", size)
-    crops = {tuple(crop) for number in range(20) for crop, _ in draw_views(0, str(number), 20, size, 8, 0.08)}
+    crops = {
+        tuple(crop)
+        for number in range(20)
+        for crop, _ in draw_views(0, str(number), 20, size=size, side=8, crop_area=0.08)
+    }
     expected = transforms.RandomResizedCrop.get_params(image, (100.0, 100.0), (3 / 4, 4 / 3))  # no crop is that large
     assert expected in crops
     assert all(replay([list(crop), None], image, 8).shape == (3, 8, 8) for crop in crops)

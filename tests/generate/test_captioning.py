@@ -14,8 +14,8 @@ import pytest
 
 import generate.captions.stages
 from captioners.base import Caption, Captioned, SamplingConfig
-from generate.captions.column import Column
 from generate.captions.gate import Gate
+from generate.captions.settled_column import SettledColumn
 from generate.captions.stages import caption_samples
 from imagetext.readers.tars import TarRows
 from imagetext.sample import Record
@@ -26,7 +26,9 @@ KEEP = Gate(redraws=0, on_degenerate="keep")
 
 
 def caption(samples, captioner, **options):
-    return caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, KEEP, batch_size=2)], **options)
+    return caption_samples(
+        samples, [SettledColumn("syn_text_fake", captioner, SAMPLING, KEEP, batch_size=2)], **options
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -76,12 +78,12 @@ import psutil
 sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(generate.__file__).parents[1])!r}]
 from conftest import FakeCaptioner, jpeg
 from captioners.base import SamplingConfig
-from generate.captions.column import Column
+from generate.captions.settled_column import SettledColumn
 from generate.captions.stages import caption_samples
 from generate.captions.gate import Gate
 from imagetext.sample import Record
 samples = [Record(str(i), jpeg(i)) for i in range(50)]
-for record in caption_samples(samples, [Column("syn_text_fake", FakeCaptioner(), gate=Gate(redraws=0))], num_workers=2):
+for record in caption_samples(samples, [SettledColumn("syn_text_fake", FakeCaptioner(), gate=Gate(redraws=0))], num_workers=2):
     print(*(child.pid for child in psutil.Process().children()), flush=True)
     time.sleep(600)
 """)
@@ -184,7 +186,7 @@ def test_a_failing_caption_is_drawn_anew_by_its_number_until_one_passes(captione
     """Draw r of caption i is number num_captions * r + i; good captions stay, and pictures keep their order."""
     captioner.caption, calls = drawing({"b": {1: "of the", 3: "a 2 2 2 2", 4: "never looked at", 5: "a red dog runs"}})
     samples = [Record(key, image) for key, image in zip("abc", pictures(3))]
-    column = Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=3))
+    column = SettledColumn("syn_text_fake", captioner, SAMPLING, Gate(redraws=3))
     records = list(caption_samples(samples, [column]))
     assert calls == [("a", 0, 1), ("b", 0, 1), ("c", 0, 1), ("b", 2, 3), ("b", 4, 5)]
     assert [record.key for record in records] == ["a", "b", "c"]
@@ -201,7 +203,9 @@ def test_a_failing_caption_is_drawn_anew_by_its_number_until_one_passes(captione
 )
 def test_a_caption_that_never_passes_is_dropped_or_kept_and_flagged(captioner, pictures, gate, kept, flags):
     captioner.caption, calls = drawing({"a": {1: "of the", 3: "and"}})
-    [record] = caption_samples([Record("a", pictures(1)[0])], [Column("syn_text_fake", captioner, SAMPLING, gate)])
+    [record] = caption_samples(
+        [Record("a", pictures(1)[0])], [SettledColumn("syn_text_fake", captioner, SAMPLING, gate)]
+    )
     assert len(calls) == 2
     assert record.syn_text["syn_text_fake"] == kept
     assert record.scores["syn_text_fake"]["flags"] == flags
@@ -210,7 +214,7 @@ def test_a_caption_that_never_passes_is_dropped_or_kept_and_flagged(captioner, p
 def test_a_picture_with_no_caption_left_is_a_failed_record_that_says_which_failed_and_why(captioner, pictures):
     captioner.caption, _ = drawing({"b": {i: "of the" for i in range(4)}})
     samples = [Record(key, image, meta={"uid": key}) for key, image in zip("abc", pictures(3))]
-    records = list(caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=1))]))
+    records = list(caption_samples(samples, [SettledColumn("syn_text_fake", captioner, SAMPLING, Gate(redraws=1))]))
     assert [bool(record.error) for record in records] == [False, True, False]
     assert records[1].error == "syn_text_fake: no caption passed: short cut 'of the'; short cut duplicate 'of the'"
     assert records[1].syn_text == {} and records[1].meta == {"uid": "b"}
@@ -218,7 +222,7 @@ def test_a_picture_with_no_caption_left_is_a_failed_record_that_says_which_faile
 
 def test_greedy_captions_are_not_drawn_anew(captioner, pictures):
     captioner.caption, calls = drawing({"a": {0: "of the"}})
-    column = Column("syn_text_fake", captioner, SamplingConfig(strategy="greedy"), Gate(redraws=5))
+    column = SettledColumn("syn_text_fake", captioner, SamplingConfig(strategy="greedy"), Gate(redraws=5))
     [record] = caption_samples([Record("a", pictures(1)[0])], [column])
     assert record.error and len(calls) == 1
 
@@ -228,7 +232,9 @@ def test_redraws_wait_for_many_pictures_and_keep_batches_full(captioner, picture
     monkeypatch.setattr("generate.captions.stages.REDRAWN_AT_ONCE", 5)
     images = pictures(12)
     samples = [Record(str(number), image) for number, image in enumerate(images)]
-    [*found] = caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=1), batch_size=2)])
+    [*found] = caption_samples(
+        samples, [SettledColumn("syn_text_fake", captioner, SAMPLING, Gate(redraws=1), batch_size=2)]
+    )
     assert [record.key for record in found] == [str(number) for number in range(12)]
     assert sorted(captioner.batches) == [1, 1] + [2] * (6 + 5)
 
@@ -243,9 +249,9 @@ def test_several_columns_decode_a_picture_once_and_prepare_it_once_for_each_capt
     other = make_captioner("other")
     other.preprocess = lambda image: prepared.append("other") or prepare(image)
     columns = [
-        Column("syn_text_a", captioner, SAMPLING, KEEP),
-        Column("syn_text_b", captioner, SAMPLING.model_copy(update={"seed": 7}), KEEP),
-        Column("syn_text_c", other, SAMPLING, KEEP),
+        SettledColumn("syn_text_a", captioner, SAMPLING, KEEP),
+        SettledColumn("syn_text_b", captioner, SAMPLING.model_copy(update={"seed": 7}), KEEP),
+        SettledColumn("syn_text_c", other, SAMPLING, KEEP),
     ]
     samples = [Record(str(number), image) for number, image in enumerate([*pictures(3), b"no picture"])]
     records = list(caption_samples(samples, columns))
@@ -262,13 +268,16 @@ def test_several_columns_decode_a_picture_once_and_prepare_it_once_for_each_capt
 def test_a_column_with_no_caption_left_is_absent_where_another_has_some(captioner, make_captioner, pictures):
     other = make_captioner("other")
     captioner.caption, _ = drawing({"a": {0: "of", 1: "the"}})
-    columns = [Column("syn_text_a", captioner, SAMPLING, Gate(redraws=0)), Column("syn_text_b", other, SAMPLING, KEEP)]
+    columns = [
+        SettledColumn("syn_text_a", captioner, SAMPLING, Gate(redraws=0)),
+        SettledColumn("syn_text_b", other, SAMPLING, KEEP),
+    ]
     [record] = caption_samples([Record("a", pictures(1)[0])], columns)
     assert list(record.syn_text) == ["syn_text_b"] and record.error == ""
 
 
 def test_first_sentences_are_kept_where_asked_for(captioner, pictures):
     captioner.caption, _ = drawing({"a": {0: "The arch of St. Louis. It is old.", 1: "A red dog. It runs."}})
-    column = Column("syn_text_fake", captioner, SAMPLING, Gate(sentences="first"))
+    column = SettledColumn("syn_text_fake", captioner, SAMPLING, Gate(sentences="first"))
     [record] = caption_samples([Record("a", pictures(1)[0])], [column])
     assert record.syn_text["syn_text_fake"] == ("The arch of St. Louis.", "A red dog.")

@@ -6,8 +6,8 @@ from captioners.base import Caption
 from diversity.words.degenerate import REASONS, degenerate_reasons
 from diversity.words.written import WRITTEN, Source
 from generate.captions.gate import Gate, Judged, cut_sentences, judge, unparsed
+from generate.captions.judged_answers import JudgedAnswer, Reading
 from generate.captions.refused import Refused
-from generate.captions.said import Reading, Said
 from generate.captions.tasks import Instructed
 
 
@@ -15,20 +15,20 @@ def caption(text, truncated=False, similarity=None):
     return Caption(text, -1.0, truncated, similarity)
 
 
-ASKED = Instructed(None)
+NO_INSTRUCTION = Instructed(None)
 
 
 def reading(gate: Gate) -> Reading:
-    return Reading(("syn_text_a",), "text", {}, gate)
+    return Reading(("syn_text_a",), "text", {}, gate=gate)
 
 
-def judge_all(captions, gate: Gate, asked: Instructed = ASKED) -> list[Judged]:
+def judge_all(captions, gate: Gate, asked: Instructed = NO_INSTRUCTION) -> list[Judged]:
     """The answers to one request, as judged in their only column."""
-    return parts(reading(gate).judge_all(captions, asked))
+    return texts_of(reading(gate).judge_all(captions, asked))
 
 
-def parts(said: list[Said]) -> list[Judged]:
-    return [part for one in said for part in one.parts["syn_text_a"]]
+def texts_of(answers: list[JudgedAnswer]) -> list[Judged]:
+    return [text for answer in answers for text in answer.texts["syn_text_a"]]
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_a_caption_that_the_limit_cut_is_flagged_only_if_no_whole_sentence_is_le
 
 def test_duplicates_are_judged_by_words_against_those_before():
     judged = judge_all([caption("A red dog runs."), caption("a red dog runs"), caption("two cats sit here")], Gate())
-    assert [one.flags for one in judged] == [(), ("duplicate",), ()]
+    assert [judged_caption.flags for judged_caption in judged] == [(), ("duplicate",), ()]
     judged = judge_all([caption("एक लड़का पानी में खेल रहा है"), caption("एक लड़की पानी में खेल रही है")], Gate())
-    assert [one.flags for one in judged] == [(), ()]  # a boy, a girl: marks tell them apart
+    assert [judged_caption.flags for judged_caption in judged] == [(), ()]  # a boy, a girl: marks tell them apart
 
 
 def test_a_caption_below_the_least_similarity_is_unlike():
@@ -78,18 +78,23 @@ def test_a_caption_below_the_least_similarity_is_unlike():
 def test_redraws_replace_failing_captions_only_and_only_by_passing_ones():
     gate = Gate()
     first = reading(gate).judge_all(
-        [caption("a 2 2 2 2"), caption("a red dog runs"), caption("a red dog runs"), caption("of the")], ASKED
+        [caption("a 2 2 2 2"), caption("a red dog runs"), caption("a red dog runs"), caption("of the")], NO_INSTRUCTION
     )
     drawn = [caption("two cats sit here"), caption("never looked at"), caption("two cats sit here"), caption("a tree")]
-    said = reading(gate).replace_failing(first, drawn, ASKED)
-    judged = parts(said)
-    assert [one.text for one in judged] == ["two cats sit here", "a red dog runs", "a red dog runs", "of the"]
-    assert [bool(one.flags) for one in judged] == [False, False, True, True]
+    answers = reading(gate).replace_failing(first, drawn, NO_INSTRUCTION)
+    judged = texts_of(answers)
+    assert [judged_caption.text for judged_caption in judged] == [
+        "two cats sit here",
+        "a red dog runs",
+        "a red dog runs",
+        "of the",
+    ]
+    assert [bool(judged_caption.flags) for judged_caption in judged] == [False, False, True, True]
     assert judged[3].flags == degenerate_reasons("of the")  # the first draw stays where no redraw passes
 
     refused = Refused()
-    refused.update("syn_text_a", said)
-    refused.without("syn_text_b", "k: it has no text")
+    refused.update("syn_text_a", answers)
+    refused.add_missing("syn_text_b", "k: it has no text")
     refused.add(refused.state())  # of a second shard
     assert refused.lines()[-1] == "  syn_text_b: no answer for 2 of the records, such as k: it has no text"
     of_a = refused.state()["syn_text_a"]
@@ -101,16 +106,24 @@ def test_redraws_replace_failing_captions_only_and_only_by_passing_ones():
 def test_every_reason_of_written_text_is_a_flag_here():
     for name, reason in WRITTEN.items():
         for text, source, asked in reason.examples:
-            judged = unparsed(caption(text)) if name == "unparsed" else judge(caption(text), (), Gate(**asked), source)
+            judged = (
+                unparsed(caption(text))
+                if name == "unparsed"
+                else judge(caption(text), (), Gate(**asked), source=source)
+            )
             assert name in judged.flags
             assert judged.text == text and judged.drawn == caption(text)
 
 
 def test_a_tag_may_be_short_and_is_no_sentence():
     source = Source(positive="grass", tag=True)
-    assert [judge(caption(text), (), Gate(), source).flags for text in ("dog", "a dog,", "")] == [(), (), ("empty",)]
-    assert judge(caption("Grass"), (), Gate(), source).flags == ("both_lists",)
-    assert judge(caption("dog.jpg"), (), Gate(), source).flags == ("nonwords",)
+    assert [judge(caption(text), (), Gate(), source=source).flags for text in ("dog", "a dog,", "")] == [
+        (),
+        (),
+        ("empty",),
+    ]
+    assert judge(caption("Grass"), (), Gate(), source=source).flags == ("both_lists",)
+    assert judge(caption("dog.jpg"), (), Gate(), source=source).flags == ("nonwords",)
 
 
 def test_a_negative_of_a_short_caption_may_be_as_short():
@@ -129,8 +142,8 @@ def test_captions_that_were_made_of_nothing_are_judged_as_before():
 def test_a_redraw_is_judged_beside_the_source_of_what_it_replaces():
     gate, asked = Gate(must_change=True), Instructed("Say it in other words.", "a red dog runs")
     first = reading(gate).judge_all([caption("A red dog runs."), caption("cats sit in a row")], asked)
-    assert [one.flags for one in parts(first)] == [("unchanged",), ()]
+    assert [judged_caption.flags for judged_caption in texts_of(first)] == [("unchanged",), ()]
     kept = reading(gate).replace_failing(first, [caption("a red dog runs"), caption("")], asked)
-    assert parts(kept)[0].flags == ("unchanged",)
+    assert texts_of(kept)[0].flags == ("unchanged",)
     kept = reading(gate).replace_failing(first, [caption("red dog running fast"), caption("")], asked)
-    assert parts(kept)[0].flags == ()
+    assert texts_of(kept)[0].flags == ()

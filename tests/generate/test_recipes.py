@@ -9,9 +9,9 @@ import pytest
 import generate.captions.load
 from captioners.base import Caption, Captioned
 from captioners.rules.negatives import NOTHING
-from generate.captions.column import Column
 from generate.captions.config import GenerateConfig
 from generate.captions.run import run
+from generate.captions.settled_column import SettledColumn
 from generate.captions.stages import caption_samples
 from generate.captions.tasks import Task
 from generate.sets import verify
@@ -329,7 +329,7 @@ def test_another_template_or_other_examples_are_another_run(folder, loaded, tmp_
 
 def test_a_column_of_the_input_is_read_and_one_that_lacks_it_says_so():
     records = [Record("0", None, ("x",), {"syn_text_a": ("a red bicycle",)}), Record("3", None, ("x",))]
-    column = Column("syn_text_b", Writer("w"), task=Task("{{ syn_text_a }}", text_only=True))
+    column = SettledColumn("syn_text_b", Writer("w"), task=Task("{{ syn_text_a }}", text_only=True))
     first, second = caption_samples(records, [column])
     assert (
         first.columns["syn_text_a"] == ("a red bicycle",) and len(first.columns["syn_text_b"]) == 1
@@ -342,8 +342,8 @@ def test_columns_that_follow_see_what_passed_and_what_was_drawn_anew():
     first, second = Writer("first"), Writer("second")
     records = [Record(key, None, (f"a dog runs on grass {key}",)) for key in "0123"]
     columns = [
-        Column("syn_text_a", first, task=Task("{{ text }}", text_only=True, fallback=("text",))),
-        Column("syn_text_b", second, task=Task("[{{ syn_text_a }}]", text_only=True, fallback=("syn_text_a",))),
+        SettledColumn("syn_text_a", first, task=Task("{{ text }}", text_only=True, fallback=("text",))),
+        SettledColumn("syn_text_b", second, task=Task("[{{ syn_text_a }}]", text_only=True, fallback=("syn_text_a",))),
     ]
     found = list(caption_samples(records, columns))
     told = {key: instruction for key, _, instruction in second.asked}

@@ -145,7 +145,7 @@ def test_embeddings_are_those_of_each_view_and_text_by_itself(make_records, pict
     for number, record in enumerate(records(tmp_path / "out")):
         views = read_views(record.members["paug.json"])
         image = decode_stored(record.image)
-        assert views == draw_views(5, record.key, 3, image.size, 64, 0.3)
+        assert views == draw_views(5, record.key, 3, size=image.size, side=64, crop_area=0.3)
         pixels = [replay(view, image, 64) for view in views]
         embeddings = unpack(record.members)
         texts = {"text_emb": ORIGINAL[:1], "captions_emb": ORIGINAL, **{f"{name}_emb": of for name, of in SYN.items()}}
@@ -452,14 +452,13 @@ def test_out_of_memory_halves_the_batch_and_the_marker_says_so(
     make_records("00000", pictures(2))
     sizes = []
 
-    def reinforce_samples(samples, teachers, config, settled, *rest):
-        sizes.append(settled.batch_size)
-        for number, found in enumerate(
-            generate.reinforce.stages.reinforce_samples(samples, teachers, config, settled, *rest)
-        ):
-            if settled.batch_size > 1 and number == 1:
+    def reinforce_samples(*arguments, batch_size, **options):
+        sizes.append(batch_size)
+        records = generate.reinforce.stages.reinforce_samples(*arguments, batch_size=batch_size, **options)
+        for number, record in enumerate(records):
+            if batch_size > 1 and number == 1:
                 raise torch.OutOfMemoryError("no more")
-            yield found
+            yield record
 
     monkeypatch.setattr("generate.reinforce.run.reinforce_samples", reinforce_samples)
     assert run(configure()) == 0

@@ -9,7 +9,7 @@ from PIL import Image
 import capsmith
 from captioners.load import load_captioner
 from generate.captions.config import GenerateConfig
-from generate.captions.input_checks import told_of_drawn_shapes
+from generate.captions.input_checks import warning_about_photographs
 from generate.captions.run import run
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_records, read_samples
@@ -81,7 +81,7 @@ def test_the_built_in_captioner_says_that_it_knows_drawn_shapes_alone(tmp_path, 
 
     def told(*specs: str, **other: str) -> str:
         config = GenerateConfig(**asked | other, input=list(specs))
-        return told_of_drawn_shapes(config, read_samples(config.input))
+        return warning_about_photographs(config, read_samples(config.input))
 
     assert told("scenes:val,n=2") == told(str(drawn)) == told(str(photographs), model="some/other") == ""
     assert "coca_tiny knows drawn shapes alone" in told(str(drawn), str(photographs))

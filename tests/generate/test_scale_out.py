@@ -32,7 +32,7 @@ from generate.reinforce.config import ReinforceConfig
 from generate.reinforce.run import run as reinforce
 from generate.runs import ray_engine as scale_out
 from generate.runs.manifest import RUN, write_run
-from generate.runs.ray_engine import Head, Place, Worker, _tell, connect, plan
+from generate.runs.ray_engine import ClusterHead, Place, Worker, _log, connect, plan
 from generate.runs.ray_tally import Tally
 from imagetext.lock import LockLost
 from imagetext.shards import read_markers
@@ -246,14 +246,14 @@ def test_interrupted_the_workers_leave_no_half_shard(cluster, tmp_path, files, w
 def test_a_worker_with_other_weights_ends_the_run(cluster, tmp_path, files, monkeypatch):
     """It finds other weights in `run.json` than those that it has loaded, and than those that were settled."""
 
-    def begin(folder, prepared, rank, begun):
+    def begin(folder, prepared, rank, *, begun):
         prepared.fingerprint["columns"]["syn_text_coca_tiny"]["weights_sha256"] = "other"
         write_run(folder, prepared.fingerprint)
 
     monkeypatch.setattr(generate.captions.run, "begin", begin)
     with pytest.raises(
         ValueError,
-        match="process [0-9]+ on .* is not made with:\n  columns.syn_text_coca_tiny.weights_sha256: 'other' there",
+        match="process [0-9]+ on .* has loaded other models, versions or settings than the run in .* has:\n  columns.syn_text_coca_tiny.weights_sha256: 'other' there",
     ):
         caption(GenerateConfig(**ASKED, **ON_RAY, output=tmp_path / "out"))
     assert list(files(tmp_path / "out")) == [RUN]
@@ -321,10 +321,10 @@ def test_workers_are_as_many_as_the_nodes_hold(asked, nodes, found):
             {"concurrency": 3},
             [node(1), node(1)],
             "3 workers, each with 1 CPU and 0 GPUs, would wait for ever: the cluster has 2 nodes with "
-            "2 CPUs and 0 GPUs, room for 2; say --concurrency 2",
+            "2 CPUs and 0 GPUs, room for 2; use --concurrency 2",
         ),
-        ({"gpus_per_worker": 1}, [node(2)], "room for 0; say --gpus-per-worker 0"),
-        ({"gpus_per_worker": 2}, [node(8, gpus=1), node(8, gpus=1)], "room for 0; say --gpus-per-worker 0"),
+        ({"gpus_per_worker": 1}, [node(2)], "room for 0; use --gpus-per-worker 0"),
+        ({"gpus_per_worker": 2}, [node(8, gpus=1), node(8, gpus=1)], "room for 0; use --gpus-per-worker 0"),
         ({}, [node(0)], "room for 0; add nodes"),
     ],
 )
@@ -341,10 +341,10 @@ def test_a_worker_with_other_weights_or_without_the_folder_is_refused(alone, tmp
     settled = json.loads(run.read_text())
     settled["fingerprint"]["columns"]["syn_text_coca_tiny"]["weights_sha256"] = "other"
     run.write_text(json.dumps(settled))
-    worker.loaded = False
+    worker.is_loaded = False
     with pytest.raises(
         ValueError,
-        match=r"is not made with:\n  columns.syn_text_coca_tiny.weights_sha256: 'other' there, '[0-9a-f]+' now$",
+        match=r"has loaded other models, versions or settings than the run in .* has:\n  columns.syn_text_coca_tiny.weights_sha256: 'other' there, '[0-9a-f]+' now$",
     ):
         worker.load()
     worker = Worker(Captioning(GenerateConfig(**ASKED, output=tmp_path / "elsewhere")), Place(0, os.getcwd()), None)
@@ -372,12 +372,12 @@ def test_what_no_other_shard_would_escape_ends_the_run(monkeypatch, caplog, erro
     monkeypatch.setattr(scale_out.ray, "get", lambda answer: answer)
     tally = SimpleNamespace(**{name: SimpleNamespace(remote=getattr(Tally(), name)) for name in ("begin", "end")})
     worker = Worker(Work(), Place(0, os.getcwd()), tally)
-    worker.loaded = True
+    worker.is_loaded = True
     shard = read_samples("scenes:val,n=1")[0]
-    assert worker.take(shard) == (how, str(error))
+    assert worker.write(shard) == (how, str(error))
     end = {"shard": shard.name, "path": shard.path, "how": how, "why": str(error), "warnings": ""}
     with pytest.raises(OSError, match=re.escape(str(error))) if how == "over" else nullcontext():
-        _tell(end)
+        _log(end)
     assert f"shard scenes-val2-00000 of scenes:val,n=1 failed: {error}" in caplog.text
 
 
@@ -389,7 +389,7 @@ def test_a_head_that_has_gone_is_told_before_ray_ends_the_process(monkeypatch):
         head.listen()
         address = f"127.0.0.1:{head.getsockname()[1]}"
         monkeypatch.setattr(scale_out.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=address))
-        found = Head()
+        found = ClusterHead()
         now[0] = 100.0
         assert found.check()
         found.wait_for_answer()
@@ -426,7 +426,7 @@ def test_a_tally_knows_who_died_at_what_and_counts_nothing_twice():
     [
         (
             {"engine": "ray", "num_processes": 2, "limit": 5},
-            ["--num-processes: is for --engine embedded", "--limit: is a look by one process"],
+            ["--num-processes: is for --engine embedded", "--limit: works in one process"],
         ),
         (
             {"concurrency": "2", "ray_address": "auto"},
@@ -434,11 +434,11 @@ def test_a_tally_knows_who_died_at_what_and_counts_nothing_twice():
         ),
         (
             {"engine": "ray", "concurrency": "8,2", "ray_address": "here"},
-            ["at least 8 workers, and at most 2", "ray_address"],
+            ["MIN is 8, which is more than MAX, 2", "ray_address"],
         ),
         (
             {"engine": "ray", "concurrency": "0", "gpus_per_worker": 1.5},
-            ["neither a number of workers nor MIN,MAX", "whole GPUs nor a share"],
+            ["neither a number of workers nor MIN,MAX", "neither a whole number of GPUs nor a share"],
         ),
     ],
 )
@@ -451,7 +451,7 @@ def test_what_does_not_go_with_an_engine_is_told_at_once(asked, told):
 def test_the_missing_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "generate.runs.ray_engine", raising=False)
-    with pytest.raises(ValueError, match=r"--engine ray: pip install 'capsmith\[ray\]'"):
+    with pytest.raises(ValueError, match=r"--engine ray: is not installed; run pip install 'capsmith\[ray\]'"):
         caption(GenerateConfig(**ASKED, engine="ray", output=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

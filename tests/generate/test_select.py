@@ -16,7 +16,7 @@ from captioners.ranks import Rank
 from generate.captions.templates import Expression
 from generate.select.choose import with_captions
 from generate.select.config import SelectConfig
-from generate.select.judge import same_text, tie_of
+from generate.select.judge import text_hash, tie_of
 from generate.select.run import run
 from generate.sets.verify import VerifyConfig
 from generate.sets.verify import run as verify
@@ -93,7 +93,7 @@ def stay(shards, where, top, per_caption, per_class) -> dict[str, list[int]]:
     if per_caption:
         worth = defaultdict(dict)  # of each text, the records' best
         for (key, place), value in passing.items():
-            text = same_text(by_key[key].columns[X][place])
+            text = text_hash(by_key[key].columns[X][place])
             worth[text][key] = max(value, worth[text].get(key, value))
         allowed = {
             (text, key) for text, of in worth.items() for key in sorted(of, key=of.get, reverse=True)[:per_caption]
@@ -101,7 +101,7 @@ def stay(shards, where, top, per_caption, per_class) -> dict[str, list[int]]:
         passing = {
             (key, place): value
             for (key, place), value in passing.items()
-            if (same_text(by_key[key].columns[X][place]), key) in allowed
+            if (text_hash(by_key[key].columns[X][place]), key) in allowed
         }
     best = {}
     for (key, _), value in passing.items():
@@ -163,7 +163,7 @@ def test_what_stays_is_what_the_rules_say(drawn, tmp_path, where, top, per_capti
     ]
     assert all(line["reason"] for line in lines)
     told = capsys.readouterr().out
-    assert f"{len(wanted)} of 80 records stay" in told
+    assert f"{len(wanted)} of 80 records are kept" in told
     assert verify(VerifyConfig(folder=str(tmp_path / "out"), most_repeated=1)) == 0
 
 
@@ -229,7 +229,7 @@ def test_a_dry_run_leaves_a_page_and_the_run_may_follow(drawn, drawing, tmp_path
     assert [one.name for one in (tmp_path / "out").iterdir()] == ["dry_run.html"]
     page, told = (tmp_path / "out" / "dry_run.html").read_text(), capsys.readouterr().out
     threshold = told.partition("threshold of similarity is ")[2].partition("\n")[0]
-    assert "20 of 80 records stay (25.0%)" in told and f"threshold {threshold}" in page
+    assert "20 of 80 records are kept (25.0%)" in told and f"threshold {threshold}" in page
     assert "<dd>not flags</dd>" in page and "<dt>Of one caption</dt><dd>1,234 records at most</dd>" in page
     assert run(config) == 0 and (tmp_path / "out" / "select.html").exists()
     assert len(list(read_records(str(tmp_path / "out")))) == 20
@@ -281,7 +281,7 @@ def test_originals_alone_are_chosen_by_fields_of_the_record(tmp_path):
         for line in map(json.loads, (tmp_path / "out" / "rejected.jsonl").read_text().splitlines())
     }
     assert "the record has no such value as score" in reasons["k1"] and "'high' is no number" in reasons["k3"]
-    assert reasons["k0"] == "worth 0.2 at best, and the threshold is 0.6"
+    assert reasons["k0"] == "its best score is 0.2, and the threshold is 0.6"
     with pytest.raises(ValueError, match="--column: none of the first 5 .* text is the original captions"):
         run(SelectConfig(input=[f"{tmp_path}/in.jsonl"], where="true", output=str(tmp_path / "no")))
 
@@ -432,7 +432,7 @@ def test_what_a_value_does_not_bear_is_a_reason(source, values, said):
 
 def test_flags_that_choose_nothing_are_refused():
     for options, said in (
-        ({}, "none is given, and all would stay"),
+        ({}, "none is given, so all records would be kept"),
         ({"where": "true", "by": "logprob"}, "--by: is for"),
         ({"top": 0.5, "class_names": "x"}, "--class-names"),
         ({"top": 0.5, "column": ["caption"]}, "neither the name of a column"),

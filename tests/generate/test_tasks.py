@@ -17,7 +17,7 @@ NEEDED = {"input": ["a.tar"], "model": "m", "output": "out"}
 
 
 def instruct(source: str, record: Record, column: str = "syn_text_x", seed: int = 0, **task) -> str | None:
-    return Task(source, **task).instruct(record, {}, column, seed).instruction
+    return Task(source, **task).instruct(record, {}, column=column, seed=seed).instruction
 
 
 RECORD = Record(
@@ -143,7 +143,7 @@ def test_a_caption_and_examples_are_drawn_by_seed_key_and_column_alone():
     task = Task(source, PAIRS)
 
     def said(key: str, column: str = "syn_text_x", seed: int = 0) -> str:
-        return task.instruct(Record(key, None, captions), {}, column, seed).instruction
+        return task.instruct(Record(key, None, captions), {}, column=column, seed=seed).instruction
 
     keys = [f"k{i}" for i in range(200)]
     assert [said(key) for key in keys] == [said(key) for key in keys]
@@ -155,11 +155,11 @@ def test_a_caption_and_examples_are_drawn_by_seed_key_and_column_alone():
 
 
 def test_pairs_are_drawn_without_any_twice_and_evenly():
-    drawn = [draw_pairs(PAIRS, 3, f"k{i}", 0) for i in range(600)]
+    drawn = [draw_pairs(PAIRS, 3, f"k{i}", seed=0) for i in range(600)]
     assert all(len({*pairs}) == 3 for pairs in drawn)
     first = [pairs[0] for pairs in drawn]
     assert all(25 <= first.count(pair) <= 80 for pair in PAIRS)  # 50 of each are expected
-    assert sorted(draw_pairs(PAIRS, 99, "k", 0)) == sorted(PAIRS)
+    assert sorted(draw_pairs(PAIRS, 99, "k", seed=0)) == sorted(PAIRS)
 
 
 def test_pairs_come_from_files_and_from_sets_with_several_captions(tmp_path):
@@ -190,20 +190,20 @@ def test_pairs_come_from_files_and_from_sets_with_several_captions(tmp_path):
 def test_what_answers_are_judged_beside_comes_with_the_instruction():
     record = Record("k", None, ("a dog",), {"syn_text_a": ("one",)}, label="x")
     asked = Task("{{ text }} {{ syn_text_b }} {{ label }} {{ examples[0].source }}", PAIRS).instruct(
-        record, {"syn_text_b": ["two"]}, "syn_text_x", 0
+        record, {"syn_text_b": ["two"]}, column="syn_text_x", seed=0
     )
     assert asked.text == "two\na dog" and len(asked.examples) == 6
-    assert Task("{{ texts | join }}").instruct(Record("k", None, ("a", "b")), {}, "c", 0).text == "a\nb"
-    assert Task().instruct(record, {}, "c", 0) == (None, "", ())
+    assert Task("{{ texts | join }}").instruct(Record("k", None, ("a", "b")), {}, column="c", seed=0).text == "a\nb"
+    assert Task().instruct(record, {}, column="c", seed=0) == (None, "", ())
 
 
 def test_a_fallback_is_the_first_that_the_record_has():
     task = Task(fallback=("syn_text_b", "syn_text_a", "text"))
     record = Record("k", None, ("a dog",), {"syn_text_a": ("one",)})
-    assert task.fall_back(record, {"syn_text_b": ["two"]}, "c", 0) == ("syn_text_b", "two")
-    assert task.fall_back(record, {"syn_text_b": []}, "c", 0) == ("syn_text_a", "one")
-    assert task.fall_back(Record("k", None, ("a dog",)), {}, "c", 0) == ("text", "a dog")
-    assert task.fall_back(Record("k", None, (" ",)), {}, "c", 0) is None
+    assert task.fall_back(record, {"syn_text_b": ["two"]}, column="c", seed=0) == ("syn_text_b", "two")
+    assert task.fall_back(record, {"syn_text_b": []}, column="c", seed=0) == ("syn_text_a", "one")
+    assert task.fall_back(Record("k", None, ("a dog",)), {}, column="c", seed=0) == ("text", "a dog")
+    assert task.fall_back(Record("k", None, (" ",)), {}, column="c", seed=0) is None
 
 
 # ---- what is refused before any work -------------------------------------------------------------------------------------

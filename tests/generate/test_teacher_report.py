@@ -79,7 +79,7 @@ def test_a_teacher_agrees_with_itself_and_not_with_its_opposite():
 
 
 def test_the_sweep_is_the_closed_form_of_orthogonal_captions():
-    found = sweep(torch.eye(5), torch.arange(5), own=2.5)
+    found = sweep(torch.eye(5), torch.arange(5), own_scale=2.5)
     assert [row["logit_scale"] for row in found["sweep"]] == [2.5, *range(10, 101, 10)] and found["own"] == 2.5
     for row in found["sweep"][:3]:
         own = 1 / (1 + 4 * math.exp(-row["logit_scale"]))
@@ -88,13 +88,15 @@ def test_the_sweep_is_the_closed_form_of_orthogonal_captions():
         assert row["perplexity"] == pytest.approx(
             math.exp(-own * math.log(own) - 4 * other * math.log(other)), rel=1e-3
         )
-    assert sweep(torch.eye(4).flip(0), torch.arange(4), own=1.0)["best"] == 1.0  # wrong, so the less sure the better
+    assert (
+        sweep(torch.eye(4).flip(0), torch.arange(4), own_scale=1.0)["best"] == 1.0
+    )  # wrong, so the less sure the better
 
 
 def test_captions_of_the_same_words_are_one_answer_and_missing_ones_none():
     rows = F.normalize(torch.randn(4, 5, generator=torch.Generator().manual_seed(2)), dim=1)
     rows[2] = rows[0]
-    found = measure(rows, ["a", "b", "a", ""], rows, TEACHERS)
+    found = measure(rows, ["a", "b", "a", ""], rows, teachers=TEACHERS)
     assert (found["pictures"], found["answers"]) == (3, 2)
     assert all(share == 1 for of in found["retrieval"].values() for share in of.values())
     assert list(found["retrieval"]) == ["one", "two", "ensemble"] and found["agreement"][0]["teachers"] == [

@@ -37,7 +37,7 @@ def process_id(number: int) -> int:
 
 @pytest.mark.parametrize("count, message", [(0, 16), (1, 1), (1, 16), (3, 4), (3, 16)])
 def test_samples_come_in_their_order_as_if_prepared_here(count, message):
-    with closing(Workers(requests, tensor, count, message)) as workers:
+    with closing(Workers(requests, tensor, count, message=message)) as workers:
         found = list(workers.prepared(range(50), ahead=32))
     assert [kept for kept, _ in found] == [f"kept {number}" for number in range(50)]
     for number, (_, (pixels, error)) in enumerate(found):
