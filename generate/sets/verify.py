@@ -88,7 +88,7 @@ def run(config: VerifyConfig) -> int:
         and os.path.splitext(name)[0] + MARKER not in markers
     ]
     problems += [f"{name}: has no marker; the command that made the set makes it again" for name in unmarked]
-    present = {os.path.splitext(name)[0] for name in [*markers, *unmarked]}
+    present = {name.removesuffix(MARKER) for name in markers} | {os.path.splitext(name)[0] for name in unmarked}
     problems += missing_shards(read_shards(config.folder), present)
     problems += _repeated_captions(repeats, config.most_repeated)
     if reinforcement and reinforcement.member:

@@ -1,4 +1,4 @@
-"""A captioner without a model: captions are a plain function of the picture, the seed and the sampling."""
+"""A captioner without a model: its captions depend only on the picture, the key, the seed and the sampling."""
 
 import hashlib
 import io
@@ -64,7 +64,7 @@ class FakeCaptioner:
 
 
 def jpeg(number: int) -> bytes:
-    """A small picture of its own colour."""
+    """Return a small picture with a different colour for each number."""
     encoded = io.BytesIO()
     Image.new("RGB", (12, 9), (number * 37 % 256, number * 91 % 256, number * 53 % 256)).save(encoded, "JPEG")
     return encoded.getvalue()
@@ -72,7 +72,7 @@ def jpeg(number: int) -> bytes:
 
 @pytest.fixture
 def captioner(monkeypatch) -> FakeCaptioner:
-    """The fake, loaded whatever captioner is asked for."""
+    """A fake captioner, which is loaded for every model."""
     fake = FakeCaptioner()
     monkeypatch.setattr(generate.captions.load, "load_captioner", lambda name, pretrained, **_: fake)
     return fake
@@ -80,7 +80,7 @@ def captioner(monkeypatch) -> FakeCaptioner:
 
 @pytest.fixture
 def loaded(monkeypatch) -> list[FakeCaptioner]:
-    """Fakes with the names of the models that are asked for; those loaded so far."""
+    """A list of the fake captioners loaded so far; each model loads a fake with its name."""
     fakes = []
 
     def load_captioner(name, pretrained, **options):
@@ -93,7 +93,7 @@ def loaded(monkeypatch) -> list[FakeCaptioner]:
 
 @pytest.fixture
 def make_captioner():
-    """Make fakes of other names."""
+    """Make fake captioners with other names."""
     return FakeCaptioner
 
 

@@ -1,4 +1,4 @@
-"""Views as they are drawn: distributed as torchvision's own RandomResizedCrop and RandAugment draw them."""
+"""Drawn views have the distribution of torchvision's RandomResizedCrop and RandAugment."""
 
 import json
 import math
@@ -30,33 +30,39 @@ def test_magnitudes_are_those_of_torchvision():
 
 
 def test_operations_and_signs_are_drawn_evenly():
-    """Each share within 5 standard deviations of what is meant: a fair draw fails once in 70,000 seeds (24 shares, 6e-7 each)."""
-    drawn = [
+    """Each share is within 5 standard deviations of its mean.
+
+    A fair draw fails for one in 70,000 seeds (24 shares, 6e-7 each).
+    """
+    operations_drawn = [
         operation
         for number in range(1000)
         for _, operations in draw_views(0, str(number), 10, size=(50, 50), side=32, crop_area=0.08)
         for operation in operations
     ]
     for number, name in enumerate(OPERATIONS):
-        strengths = [strength for of, strength in drawn if of == number]
-        assert share_fits(len(strengths), len(drawn), 1 / 14), name
+        strengths = [strength for operation, strength in operations_drawn if operation == number]
+        assert share_fits(len(strengths), len(operations_drawn), 1 / 14), name
         assert {abs(strength) for strength in strengths} == {magnitude(name, 32)}
         if name in SIGNED:
             assert share_fits(sum(strength < 0 for strength in strengths), len(strengths), 1 / 2), name
-    pairs = [(a[0], b[0]) for a, b in zip(drawn[::2], drawn[1::2])]
+    pairs = [(a[0], b[0]) for a, b in zip(operations_drawn[::2], operations_drawn[1::2])]
     assert share_fits(
         sum(a == b for a, b in pairs), len(pairs), 1 / 14
-    )  # the two of a view know nothing of each other
+    )  # the two operations of a view are independent
 
 
-def share_fits(count: int, of: int, share: float) -> bool:
-    return abs(count / of - share) < 5 * math.sqrt(share * (1 - share) / of)
+def share_fits(count: int, total: int, share: float) -> bool:
+    return abs(count / total - share) < 5 * math.sqrt(share * (1 - share) / total)
 
 
 @pytest.mark.parametrize("crop_area", [0.08, 0.6])
 @pytest.mark.parametrize("size", [(320, 240), (200, 500), (31, 33)])
 def test_crops_are_distributed_as_torchvisions(size, crop_area):
-    """Two-sample Kolmogorov-Smirnov tests at 1e-6 for each of six figures of a crop: fair draws fail once in 28,000 seeds."""
+    """Two-sample Kolmogorov-Smirnov tests at 1e-6 for each of six properties of a crop.
+
+    Fair draws fail for one in 28,000 seeds.
+    """
     image, count = Image.new("RGB", size), 3000
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -83,9 +89,9 @@ def test_crops_are_distributed_as_torchvisions(size, crop_area):
 
 
 def ks_distance(a: list[float], b: list[float]) -> float:
-    """The greatest distance between two empirical distribution functions."""
+    """Return the greatest distance between two empirical distribution functions."""
     points = np.sort(np.concatenate([a, b]))
-    shares = (np.searchsorted(np.sort(of), points, side="right") / len(of) for of in (a, b))
+    shares = (np.searchsorted(np.sort(sample), points, side="right") / len(sample) for sample in (a, b))
     return float(np.abs(next(shares) - next(shares)).max())
 
 

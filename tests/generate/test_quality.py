@@ -1,4 +1,4 @@
-"""The gate: where sentences end, what is refused, and what a redraw replaces."""
+"""The gate: where sentences end, which captions are refused, and which ones a redraw replaces."""
 
 import pytest
 
@@ -22,9 +22,9 @@ def reading(gate: Gate) -> Reading:
     return Reading(("syn_text_a",), "text", {}, gate=gate)
 
 
-def judge_all(captions, gate: Gate, asked: Instructed = NO_INSTRUCTION) -> list[Judged]:
-    """The answers to one request, as judged in their only column."""
-    return texts_of(reading(gate).judge_all(captions, asked))
+def judge_all(captions, gate: Gate, instructed: Instructed = NO_INSTRUCTION) -> list[Judged]:
+    """Return the answers to one request, as judged in their only column."""
+    return texts_of(reading(gate).judge_all(captions, instructed))
 
 
 def texts_of(answers: list[JudgedAnswer]) -> list[Judged]:
@@ -42,7 +42,7 @@ def texts_of(answers: list[JudgedAnswer]) -> list[Judged]:
         ("The arch of St. Louis", True, "first", ("The arch of St. Louis", True)),
         ("A red dog. It runs over the", True, "first", ("A red dog.", False)),
         ("一只狗。一只猫在\ufffd", True, "all", ("一只狗。", False)),
-        ("一只狗在草\ufffd", True, "all", ("一只狗在草", True)),  # what the limit left of a character
+        ("一只狗在草\ufffd", True, "all", ("一只狗在草", True)),  # a part of a character at the cut
         ("一只狗。一只猫。", False, "all", ("一只狗。一只猫。", False)),
         ("एक लड़का। एक लड़की", True, "all", ("एक लड़का।", False)),
     ],
@@ -66,7 +66,10 @@ def test_duplicates_are_judged_by_words_against_those_before():
     judged = judge_all([caption("A red dog runs."), caption("a red dog runs"), caption("two cats sit here")], Gate())
     assert [judged_caption.flags for judged_caption in judged] == [(), ("duplicate",), ()]
     judged = judge_all([caption("एक लड़का पानी में खेल रहा है"), caption("एक लड़की पानी में खेल रही है")], Gate())
-    assert [judged_caption.flags for judged_caption in judged] == [(), ()]  # a boy, a girl: marks tell them apart
+    assert [judged_caption.flags for judged_caption in judged] == [
+        (),
+        (),
+    ]  # a boy and a girl: only combining marks differ
 
 
 def test_a_caption_below_the_least_similarity_is_unlike():
@@ -80,8 +83,13 @@ def test_redraws_replace_failing_captions_only_and_only_by_passing_ones():
     first = reading(gate).judge_all(
         [caption("a 2 2 2 2"), caption("a red dog runs"), caption("a red dog runs"), caption("of the")], NO_INSTRUCTION
     )
-    drawn = [caption("two cats sit here"), caption("never looked at"), caption("two cats sit here"), caption("a tree")]
-    answers = reading(gate).replace_failing(first, drawn, NO_INSTRUCTION)
+    redrawn = [
+        caption("two cats sit here"),
+        caption("never looked at"),
+        caption("two cats sit here"),
+        caption("a tree"),
+    ]
+    answers = reading(gate).replace_failing(first, redrawn, NO_INSTRUCTION)
     judged = texts_of(answers)
     assert [judged_caption.text for judged_caption in judged] == [
         "two cats sit here",
@@ -95,21 +103,21 @@ def test_redraws_replace_failing_captions_only_and_only_by_passing_ones():
     refused = Refused()
     refused.update("syn_text_a", answers)
     refused.add_missing("syn_text_b", "k: it has no text")
-    refused.add(refused.state())  # of a second shard
+    refused.add(refused.state())  # the counts of a second shard
     assert refused.lines()[-1] == "  syn_text_b: no answer for 2 of the records, such as k: it has no text"
     of_a = refused.state()["syn_text_a"]
-    assert (of_a["answers"], of_a["refused"]) == (2 * 7, 2 * 5)  # three redraws; two answers stand
+    assert (of_a["answers"], of_a["refused"]) == (2 * 7, 2 * 5)  # three redraws; two answers are kept
     assert of_a["reasons"]["duplicate"] == 2 * 2
     assert refused.lines()[0].startswith("  syn_text_a: 10 of 14 answers were refused (")
 
 
 def test_every_reason_of_written_text_is_a_flag_here():
     for name, reason in WRITTEN.items():
-        for text, source, asked in reason.examples:
+        for text, source, settings in reason.examples:
             judged = (
                 unparsed(caption(text))
                 if name == "unparsed"
-                else judge(caption(text), (), Gate(**asked), source=source)
+                else judge(caption(text), (), Gate(**settings), source=source)
             )
             assert name in judged.flags
             assert judged.text == text and judged.drawn == caption(text)
@@ -140,10 +148,10 @@ def test_captions_that_were_made_of_nothing_are_judged_as_before():
 
 
 def test_a_redraw_is_judged_beside_the_source_of_what_it_replaces():
-    gate, asked = Gate(must_change=True), Instructed("Say it in other words.", "a red dog runs")
-    first = reading(gate).judge_all([caption("A red dog runs."), caption("cats sit in a row")], asked)
+    gate, instructed = Gate(must_change=True), Instructed("Say it in other words.", "a red dog runs")
+    first = reading(gate).judge_all([caption("A red dog runs."), caption("cats sit in a row")], instructed)
     assert [judged_caption.flags for judged_caption in texts_of(first)] == [("unchanged",), ()]
-    kept = reading(gate).replace_failing(first, [caption("a red dog runs"), caption("")], asked)
-    assert texts_of(kept)[0].flags == ("unchanged",)
-    kept = reading(gate).replace_failing(first, [caption("red dog running fast"), caption("")], asked)
-    assert texts_of(kept)[0].flags == ()
+    answers = reading(gate).replace_failing(first, [caption("a red dog runs"), caption("")], instructed)
+    assert texts_of(answers)[0].flags == ("unchanged",)
+    answers = reading(gate).replace_failing(first, [caption("red dog running fast"), caption("")], instructed)
+    assert texts_of(answers)[0].flags == ()
