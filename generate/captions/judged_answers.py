@@ -42,8 +42,8 @@ class JudgedAnswer:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How the answers of a column are read and judged.
+class AnswerReader:
+    """Reads and judges the answers of a column.
 
     columns: the columns that one answer writes: one for each field of JSON, else a single one.
     from_words_alone: whether the captioner is not shown the picture.

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from captioners.base import Captioned, Captioner, Request, SamplingConfig
 from generate.captions.gate import Gate
-from generate.captions.judged_answers import Reading
+from generate.captions.judged_answers import AnswerReader
 from generate.captions.tasks import Task
 
 
@@ -33,9 +33,9 @@ class SettledColumn:
         return tuple(self.task.fields.values()) or (self.name,)
 
     @cached_property
-    def reading(self) -> Reading:
-        """How the answers are read and judged."""
-        return Reading(
+    def answer_reader(self) -> AnswerReader:
+        """Reads and judges the answers."""
+        return AnswerReader(
             self.writes,
             self.sampling.answer,
             self.task.fields,

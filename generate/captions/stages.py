@@ -152,7 +152,7 @@ def _draw(
     for pending, captioned in _captioned(pictures, column, index, needs_captions=can_be_asked):
         if captioned is not None:
             instructed = pending.instructions[column.name]
-            pending.answers[column.name] = judge.submit(column.reading.judge_all, captioned.captions, instructed)
+            pending.answers[column.name] = judge.submit(column.answer_reader.judge_all, captioned.captions, instructed)
             if captioned.error:
                 pending.refused[column.name] = captioned.error
         yield pending
@@ -174,7 +174,7 @@ def _redraw(
                     answers = pending.answers[column.name].result()
                     instructed = pending.instructions[column.name]
                     pending.answers[column.name] = judge.submit(
-                        column.reading.replace_failing, answers, captioned.captions, instructed
+                        column.answer_reader.replace_failing, answers, captioned.captions, instructed
                     )
         yield from group
 

@@ -6,7 +6,7 @@ from captioners.base import Caption
 from diversity.words.degenerate import REASONS, degenerate_reasons
 from diversity.words.written import WRITTEN, Source
 from generate.captions.gate import Gate, Judged, cut_sentences, judge, unparsed
-from generate.captions.judged_answers import JudgedAnswer, Reading
+from generate.captions.judged_answers import AnswerReader, JudgedAnswer
 from generate.captions.refused import Refused
 from generate.captions.tasks import Instructed
 
@@ -18,13 +18,13 @@ def caption(text, truncated=False, similarity=None):
 NO_INSTRUCTION = Instructed(None)
 
 
-def reading(gate: Gate) -> Reading:
-    return Reading(("syn_text_a",), "text", {}, gate=gate)
+def answer_reader(gate: Gate) -> AnswerReader:
+    return AnswerReader(("syn_text_a",), "text", {}, gate=gate)
 
 
 def judge_all(captions, gate: Gate, instructed: Instructed = NO_INSTRUCTION) -> list[Judged]:
     """Return the answers to one request, as judged in their only column."""
-    return texts_of(reading(gate).judge_all(captions, instructed))
+    return texts_of(answer_reader(gate).judge_all(captions, instructed))
 
 
 def texts_of(answers: list[JudgedAnswer]) -> list[Judged]:
@@ -80,7 +80,7 @@ def test_a_caption_below_the_least_similarity_is_unlike():
 
 def test_redraws_replace_failing_captions_only_and_only_by_passing_ones():
     gate = Gate()
-    first = reading(gate).judge_all(
+    first = answer_reader(gate).judge_all(
         [caption("a 2 2 2 2"), caption("a red dog runs"), caption("a red dog runs"), caption("of the")], NO_INSTRUCTION
     )
     redrawn = [
@@ -89,7 +89,7 @@ def test_redraws_replace_failing_captions_only_and_only_by_passing_ones():
         caption("two cats sit here"),
         caption("a tree"),
     ]
-    answers = reading(gate).replace_failing(first, redrawn, NO_INSTRUCTION)
+    answers = answer_reader(gate).replace_failing(first, redrawn, NO_INSTRUCTION)
     judged = texts_of(answers)
     assert [judged_caption.text for judged_caption in judged] == [
         "two cats sit here",
@@ -149,9 +149,9 @@ def test_captions_that_were_made_of_nothing_are_judged_as_before():
 
 def test_a_redraw_is_judged_beside_the_source_of_what_it_replaces():
     gate, instructed = Gate(must_change=True), Instructed("Say it in other words.", "a red dog runs")
-    first = reading(gate).judge_all([caption("A red dog runs."), caption("cats sit in a row")], instructed)
+    first = answer_reader(gate).judge_all([caption("A red dog runs."), caption("cats sit in a row")], instructed)
     assert [judged_caption.flags for judged_caption in texts_of(first)] == [("unchanged",), ()]
-    answers = reading(gate).replace_failing(first, [caption("a red dog runs"), caption("")], instructed)
+    answers = answer_reader(gate).replace_failing(first, [caption("a red dog runs"), caption("")], instructed)
     assert texts_of(answers)[0].flags == ("unchanged",)
-    answers = reading(gate).replace_failing(first, [caption("red dog running fast"), caption("")], instructed)
+    answers = answer_reader(gate).replace_failing(first, [caption("red dog running fast"), caption("")], instructed)
     assert texts_of(answers)[0].flags == ()
