@@ -17,8 +17,8 @@ from imagetext.stores import entry, open_file, read_bytes
 SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.txt"))}
 ARROW = "=>"
 FORMS = (
-    f"pairs are in a .txt file with lines source {ARROW} target, or in a .jsonl file with source and target; capsmith "
-    f"brings {' and '.join(SHIPPED)}"
+    f"pairs are in a .txt file with lines source {ARROW} target, or in a .jsonl file with source and target; "
+    f"{' and '.join(SHIPPED)} come with capsmith"
 )
 MOST_PAIRS = 100_000  # pairs that are taken of a set of captions, from its beginning
 

@@ -50,6 +50,7 @@ class SettledColumn:
 
     @property
     def needs_similarity(self) -> bool:
+        """Whether each caption needs its similarity with the picture."""
         return self.similarity or self.gate.min_similarity is not None
 
     def check(self) -> None:

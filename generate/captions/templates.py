@@ -145,7 +145,7 @@ def _check(
             name = NODE_NAMES.get(type(node), type(node).__name__.lower())
             raise ValueError(f"{where}: no {name}: {what_is_allowed}")
         if isinstance(node, nodes.Name) and (node.name.startswith("_") or node.name == "self"):
-            raise ValueError(f"{where}: {node.name}: is no name of a record's")
+            raise ValueError(f"{where}: {node.name}: is no name of a record")
         if isinstance(node, nodes.Filter | nodes.Test):
             kind, known = ("filter", FILTERS) if isinstance(node, nodes.Filter) else ("test", TESTS)
             if node.name not in known:
@@ -242,7 +242,7 @@ def _text(value: Any) -> str:
     if isinstance(value, Texts | str | Undefined):
         return str(value)
     if value is None or isinstance(value, LoopContext):
-        raise ValueError("a value that is none")
+        raise ValueError("a value is null; give it a default")
     return json.dumps(value, ensure_ascii=False, default=str)
 
 

@@ -527,7 +527,7 @@ def test_classes_are_written_where_they_are_asked_for(captioner, make_tar, pictu
         run(configure(output=tmp_path / "named", **named))
     with pytest.raises(ValueError, match="--label folder: .* lies in no folder"):
         run(configure(output=tmp_path / "other", label="folder"))
-    with pytest.raises(ValueError, match="--class-names: are of the classes that --label finds"):
+    with pytest.raises(ValueError, match="--class-names: needs --label"):
         configure(class_names="imagenet")
 
 

@@ -308,7 +308,7 @@ def test_what_a_captioner_cannot_be_asked_is_told_before_any_work(folder, loaded
         ({"model": "w", "instruction": "{{ syn_text_z }}"}, "reads syn_text_z, which is neither made earlier"),
         (
             {"model": "w", "instruction": "{{ text }}{{ examples }}", "examples": "tesre"},
-            "examples: tesre.*pairs stand in a .txt file.*shipped are rich and terse",
+            "examples: tesre.*pairs are in a .txt file.*rich and terse come with capsmith",
         ),
         ({"recipe": "idea", "model": "m", "label": "folder", "export_by_class": str(folder)}, "no export of ours"),
         (
@@ -371,7 +371,7 @@ def test_negatives_by_rules_stand_beside_captions_and_a_record_without_any_is_go
     assert (without.error, without.captions, list(without.columns)) == ("", ("hm",), [])
     assert without.scores["neg_text_rules"]["flags"] == [NOTHING]
     assert "the record has no text" in failed.error
-    with pytest.raises(ValueError, match="negatives are no captions"):
+    with pytest.raises(ValueError, match="writes negatives"):
         configure(tmp_path / "t.jsonl", tmp_path / "out", model="rules:negatives", column="syn_text_x")
 
 

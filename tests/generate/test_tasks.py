@@ -224,7 +224,7 @@ JSON = {"answer": "json", "fields": {"a": "syn_text_a", "b": "tags_a"}}
         ({"instruction": "{{ txt }} {{ syn_text_a }}"}, "names txt;"),
         ({"instruction": "{{ text | shuffle }}"}, "no filter shuffle"),
         ({"instruction": "@no/such/file"}, "cannot be read"),
-        ({"instruction": "{{ examples }}"}, "names examples, and none are settings"),
+        ({"instruction": "{{ examples }}"}, "names examples, and none are given"),
         ({"examples": "terse", "instruction": "{{ text }}"}, "does not name them"),
         ({"instruction": "{{ label }}"}, "--label"),
         ({"fields": {"a": "syn_text_a"}}, "answer is text"),

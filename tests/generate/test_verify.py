@@ -145,7 +145,7 @@ def test_a_joined_set_is_verified_and_shown(captioner, make_tar, pictures, confi
         1,
         ["00001: is missing: it failed or was not begun; the command that made the set makes it"],
     )
-    with pytest.raises(ValueError, match="holds a run that capsmith join did not begin"):
+    with pytest.raises(ValueError, match="holds a run of capsmith generate, and this is capsmith join"):
         join(JoinConfig(**options, output=tmp_path / "apart"))
     (tmp_path / "apart" / "00001.tar").unlink()
     with pytest.raises(ValueError, match="1 of its shards are not there .00001."):
