@@ -59,7 +59,10 @@ class FakeCaptioner:
                 similarities = (i / 7 if similarity else None for i in range(sampling.num_captions))
                 yield Captioned(
                     key,
-                    tuple(Caption(text, -i / 3, i == 1, s) for i, (text, s) in enumerate(zip(texts, similarities))),
+                    tuple(
+                        Caption(text, -i / 3, i == 1, similarity=s)
+                        for i, (text, s) in enumerate(zip(texts, similarities))
+                    ),
                 )
 
 

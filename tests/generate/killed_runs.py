@@ -39,7 +39,18 @@ COMMANDS = {
 }
 generate.captions.load.load_captioner = lambda *args, **kwargs: FakeCaptioner()
 generate.reinforce.run.load_teachers = lambda *args, **kwargs: [
-    FakeTeacher("fake", None, None, (16, 16), (0.5,) * 3, (0.5,) * 3, 3, 100.0, None, "0" * 64)
+    FakeTeacher(
+        "fake",
+        None,
+        None,
+        size=(16, 16),
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        dimension=3,
+        logit_scale=100.0,
+        logit_bias=None,
+        weights_sha256="0" * 64,
+    )
 ]
 
 
@@ -84,4 +95,8 @@ def kill_and_resume(command: str, input: str, folder: Path, format: str) -> tupl
 if __name__ == "__main__":
     torch.set_num_threads(1)
     command, input, folder, *formats = sys.argv[1:]
-    print(json.dumps({format: kill_and_resume(command, input, Path(folder, format), format) for format in formats}))
+    print(
+        json.dumps(
+            {format: kill_and_resume(command, input, Path(folder, format), format=format) for format in formats}
+        )
+    )

@@ -27,7 +27,7 @@ KEEP = Gate(redraws=0, on_degenerate="keep")
 
 def caption(samples, captioner, **options):
     return caption_samples(
-        samples, [SettledColumn("syn_text_fake", captioner, SAMPLING, KEEP, batch_size=2)], **options
+        samples, [SettledColumn("syn_text_fake", captioner, SAMPLING, gate=KEEP, batch_size=2)], **options
     )
 
 
@@ -189,7 +189,7 @@ def test_a_failing_caption_is_drawn_anew_by_its_number_until_one_passes(captione
     """Redraw r of caption i is draw number num_captions * r + i; good captions and the order of pictures stay."""
     captioner.caption, calls = drawing({"b": {1: "of the", 3: "a 2 2 2 2", 4: "never looked at", 5: "a red dog runs"}})
     samples = [Record(key, image) for key, image in zip("abc", pictures(3))]
-    column = SettledColumn("syn_text_fake", captioner, SAMPLING, Gate(redraws=3))
+    column = SettledColumn("syn_text_fake", captioner, SAMPLING, gate=Gate(redraws=3))
     records = list(caption_samples(samples, [column]))
     assert calls == [("a", 0, 1), ("b", 0, 1), ("c", 0, 1), ("b", 2, 3), ("b", 4, 5)]
     assert [record.key for record in records] == ["a", "b", "c"]
@@ -207,7 +207,7 @@ def test_a_failing_caption_is_drawn_anew_by_its_number_until_one_passes(captione
 def test_a_caption_that_never_passes_is_dropped_or_kept_and_flagged(captioner, pictures, gate, expected, flags):
     captioner.caption, calls = drawing({"a": {1: "of the", 3: "and"}})
     [record] = caption_samples(
-        [Record("a", pictures(1)[0])], [SettledColumn("syn_text_fake", captioner, SAMPLING, gate)]
+        [Record("a", pictures(1)[0])], [SettledColumn("syn_text_fake", captioner, SAMPLING, gate=gate)]
     )
     assert len(calls) == 2
     assert record.syn_text["syn_text_fake"] == expected
@@ -217,7 +217,9 @@ def test_a_caption_that_never_passes_is_dropped_or_kept_and_flagged(captioner, p
 def test_a_picture_with_no_caption_left_is_a_failed_record_that_says_which_failed_and_why(captioner, pictures):
     captioner.caption, _ = drawing({"b": {i: "of the" for i in range(4)}})
     samples = [Record(key, image, meta={"uid": key}) for key, image in zip("abc", pictures(3))]
-    records = list(caption_samples(samples, [SettledColumn("syn_text_fake", captioner, SAMPLING, Gate(redraws=1))]))
+    records = list(
+        caption_samples(samples, [SettledColumn("syn_text_fake", captioner, SAMPLING, gate=Gate(redraws=1))])
+    )
     assert [bool(record.error) for record in records] == [False, True, False]
     assert records[1].error == "syn_text_fake: no caption passed: short cut 'of the'; short cut duplicate 'of the'"
     assert records[1].syn_text == {} and records[1].meta == {"uid": "b"}
@@ -225,7 +227,7 @@ def test_a_picture_with_no_caption_left_is_a_failed_record_that_says_which_faile
 
 def test_greedy_captions_are_not_drawn_anew(captioner, pictures):
     captioner.caption, calls = drawing({"a": {0: "of the"}})
-    column = SettledColumn("syn_text_fake", captioner, SamplingConfig(strategy="greedy"), Gate(redraws=5))
+    column = SettledColumn("syn_text_fake", captioner, SamplingConfig(strategy="greedy"), gate=Gate(redraws=5))
     [record] = caption_samples([Record("a", pictures(1)[0])], [column])
     assert record.error and len(calls) == 1
 
@@ -236,7 +238,7 @@ def test_redraws_wait_for_many_pictures_and_keep_batches_full(captioner, picture
     images = pictures(12)
     samples = [Record(str(number), image) for number, image in enumerate(images)]
     [*records] = caption_samples(
-        samples, [SettledColumn("syn_text_fake", captioner, SAMPLING, Gate(redraws=1), batch_size=2)]
+        samples, [SettledColumn("syn_text_fake", captioner, SAMPLING, gate=Gate(redraws=1), batch_size=2)]
     )
     assert [record.key for record in records] == [str(number) for number in range(12)]
     assert sorted(captioner.batches) == [1, 1] + [2] * (6 + 5)
@@ -254,9 +256,9 @@ def test_several_columns_decode_a_picture_once_and_prepare_it_once_for_each_capt
     other = make_captioner("other")
     other.preprocess = lambda image: prepared.append("other") or prepare(image)
     columns = [
-        SettledColumn("syn_text_a", captioner, SAMPLING, KEEP),
-        SettledColumn("syn_text_b", captioner, SAMPLING.model_copy(update={"seed": 7}), KEEP),
-        SettledColumn("syn_text_c", other, SAMPLING, KEEP),
+        SettledColumn("syn_text_a", captioner, SAMPLING, gate=KEEP),
+        SettledColumn("syn_text_b", captioner, SAMPLING.model_copy(update={"seed": 7}), gate=KEEP),
+        SettledColumn("syn_text_c", other, SAMPLING, gate=KEEP),
     ]
     samples = [Record(str(number), image) for number, image in enumerate([*pictures(3), b"no picture"])]
     records = list(caption_samples(samples, columns))
@@ -274,8 +276,8 @@ def test_a_column_with_no_caption_left_is_absent_where_another_has_some(captione
     other = make_captioner("other")
     captioner.caption, _ = drawing({"a": {0: "of", 1: "the"}})
     columns = [
-        SettledColumn("syn_text_a", captioner, SAMPLING, Gate(redraws=0)),
-        SettledColumn("syn_text_b", other, SAMPLING, KEEP),
+        SettledColumn("syn_text_a", captioner, SAMPLING, gate=Gate(redraws=0)),
+        SettledColumn("syn_text_b", other, SAMPLING, gate=KEEP),
     ]
     [record] = caption_samples([Record("a", pictures(1)[0])], columns)
     assert list(record.syn_text) == ["syn_text_b"] and record.error == ""
@@ -283,6 +285,6 @@ def test_a_column_with_no_caption_left_is_absent_where_another_has_some(captione
 
 def test_first_sentences_are_kept_where_asked_for(captioner, pictures):
     captioner.caption, _ = drawing({"a": {0: "The arch of St. Louis. It is old.", 1: "A red dog. It runs."}})
-    column = SettledColumn("syn_text_fake", captioner, SAMPLING, Gate(sentences="first"))
+    column = SettledColumn("syn_text_fake", captioner, SAMPLING, gate=Gate(sentences="first"))
     [record] = caption_samples([Record("a", pictures(1)[0])], [column])
     assert record.syn_text["syn_text_fake"] == ("The arch of St. Louis.", "A red dog.")

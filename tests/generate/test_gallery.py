@@ -138,7 +138,7 @@ def test_all_text_is_escaped(tmp_path):
     write_gallery(
         path,
         [
-            Card(HOSTILE, picture(4, 4), {HOSTILE: [Line(HOSTILE, (HOSTILE,), HOSTILE)]}, HOSTILE),
+            Card(HOSTILE, picture(4, 4), {HOSTILE: [Line(HOSTILE, (HOSTILE,), HOSTILE)]}, error=HOSTILE),
             Card(HOSTILE, HOSTILE.encode(), {}),
         ],
         title=HOSTILE,

@@ -60,7 +60,7 @@ def tar(path, jpeg) -> None:
 def plain_tags(tmp_path_factory):
     """The tags of a report on harmless captions."""
     folder = tmp_path_factory.mktemp("plain")
-    return report_of(folder, "syn_text_one", "syn_text_two", "k", "a red dog | runs")
+    return report_of(folder, "syn_text_one", "syn_text_two", key="k", text="a red dog | runs")
 
 
 def report_of(folder, first: str, second: str, key: str, text: str) -> set[str]:
@@ -88,7 +88,7 @@ def report_of(folder, first: str, second: str, key: str, text: str) -> set[str]:
 
 def test_a_report_on_hostile_columns(tmp_path, plain_tags, capsys):
     first, second = f"syn_text_{TEXT}", "syn_text_# [red]x[/red] $1$ \\"
-    assert report_of(tmp_path, first, second, KEY, TEXT) == plain_tags
+    assert report_of(tmp_path, first, second, key=KEY, text=TEXT) == plain_tags
     printed = capsys.readouterr().out
     assert not OBEYED.search(printed) and not any(line.startswith("problem: none") for line in printed.splitlines())
     assert "[red]x[/red]" in printed

@@ -23,9 +23,9 @@ RECORD = Record(
     "a",
     b"picture",
     ("one",),
-    {"syn_text_x": ("two",)},
-    {"syn_text_x": {"logprob": [1.0]}},
-    {"npz": b"n"},
+    columns={"syn_text_x": ("two",)},
+    scores={"syn_text_x": {"logprob": [1.0]}},
+    members={"npz": b"n"},
     meta={"uid": "u", "source": "here", "licence": None, "size": float("nan")},
 )
 

@@ -22,7 +22,7 @@ COLUMNS = {X: ("a dog", "the dog"), NEG: ("a cat",), TAGS: ("dog", "grass"), NOT
 
 
 def record(picture, number=0, **more) -> Record:
-    return replace(Record(f"k{number}", picture(number), (f"alt {number}",), COLUMNS), **more)
+    return replace(Record(f"k{number}", picture(number), (f"alt {number}",), columns=COLUMNS), **more)
 
 
 def write(folder, records, columns=()) -> str:

@@ -12,7 +12,7 @@ from generate.captions.tasks import Instructed
 
 
 def caption(text, truncated=False, similarity=None):
-    return Caption(text, -1.0, truncated, similarity)
+    return Caption(text, -1.0, truncated, similarity=similarity)
 
 
 NO_INSTRUCTION = Instructed(None)
@@ -136,11 +136,12 @@ def test_a_tag_may_be_short_and_is_no_sentence():
 
 def test_a_negative_of_a_short_caption_may_be_as_short():
     def flags(text, positive):
-        return judge(Caption(text, None, False), [], Gate(), Source(positive, positive=positive)).flags
+        return judge(Caption(text, None, False), [], Gate(), source=Source(positive, positive=positive)).flags
 
     assert flags("blue heart", "red heart") == flags("blue heart", "a red heart\nred heart") == ()
     assert flags("blue heart", "a red heart") == ("short",)
-    assert judge(Caption("blue heart", None, False), [], Gate(), Source("red heart")).flags == ("short",)  # a caption
+    judged_caption = judge(Caption("blue heart", None, False), [], Gate(), source=Source("red heart"))  # no negative
+    assert judged_caption.flags == ("short",)
 
 
 def test_captions_that_were_made_of_nothing_are_judged_as_before():

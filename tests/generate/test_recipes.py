@@ -172,7 +172,7 @@ def test_a_recipe_end_to_end_and_killed_and_resumed(recipe, folder, loaded, tmp_
         assert "cut:" in records[0].scores[last]["flags"][0]
     assert all(record.captions for number, record in records.items() if number != 6)
 
-    kill_and_resume(config, tmp_path, files, monkeypatch, after=5)
+    kill_and_resume(config, tmp_path, files, monkeypatch=monkeypatch, after=5)
 
 
 def test_pictures_that_no_column_looks_at_are_not_decoded_and_may_be_missing(loaded, tmp_path, monkeypatch):
@@ -334,7 +334,7 @@ def test_another_template_or_other_examples_are_another_run(folder, loaded, tmp_
 
 
 def test_a_column_of_the_input_is_read_and_one_that_lacks_it_says_so():
-    records = [Record("0", None, ("x",), {"syn_text_a": ("a red bicycle",)}), Record("3", None, ("x",))]
+    records = [Record("0", None, ("x",), columns={"syn_text_a": ("a red bicycle",)}), Record("3", None, ("x",))]
     column = SettledColumn("syn_text_b", Writer("w"), task=Task("{{ syn_text_a }}", text_only=True))
     first, second = caption_samples(records, [column])
     assert (
@@ -400,7 +400,7 @@ def test_a_tiny_language_model_rewrites_a_table_killed_and_resumed(recipe, chat,
         assert record.columns[column] and len(record.scores[column]["flags"]) == 1
         if record.scores[column]["flags"] == ["fallback:text"]:
             assert record.columns[column] == record.captions
-    kill_and_resume(config, tmp_path, files, monkeypatch, after=3)
+    kill_and_resume(config, tmp_path, files, monkeypatch=monkeypatch, after=3)
 
 
 @pytest.fixture(scope="module")
@@ -436,7 +436,7 @@ def test_tiny_models_that_look_at_pictures_killed_and_resumed(recipe, tiny, fold
         assert record.columns.get(column) or "no caption passed" in record.error
         if record.scores.get(column, {}).get("flags") == ["fallback:text"]:
             assert record.columns[column] == record.captions
-    kill_and_resume(config, tmp_path, files, monkeypatch, after=5)
+    kill_and_resume(config, tmp_path, files, monkeypatch=monkeypatch, after=5)
 
 
 @pytest.mark.parametrize(

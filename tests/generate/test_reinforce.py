@@ -105,7 +105,19 @@ def fake_teachers(monkeypatch):
 
     def load(names, device, dtype):
         return [
-            Fake(name, None, None, (32, 32), (0.5,) * 3, (0.5,) * 3, 3, 100.0, None, "0" * 64, device)
+            Fake(
+                name,
+                None,
+                None,
+                size=(32, 32),
+                mean=(0.5,) * 3,
+                std=(0.5,) * 3,
+                dimension=3,
+                logit_scale=100.0,
+                logit_bias=None,
+                weights_sha256="0" * 64,
+                device=device,
+            )
             for name in names
         ]
 

@@ -45,9 +45,9 @@ def make(number: int, draw: random.Random) -> Record:
         f"k{number}",
         jpeg(number),
         (f"alt {number}",),
-        {X: texts, "tags_x": ("tag",)} if texts else {"tags_x": ("tag",)},
-        {X: scores} if texts else {},
-        {"cls": b"kept"},
+        columns={X: texts, "tags_x": ("tag",)} if texts else {"tags_x": ("tag",)},
+        scores={X: scores} if texts else {},
+        members={"cls": b"kept"},
         meta={"label": draw.choice("abc"), "uid": f"u{number}"},
         error="" if draw.random() < 0.95 else "no picture",
     )
@@ -147,7 +147,7 @@ def test_what_stays_is_what_the_rules_say(drawn_set, tmp_path, where, top, per_c
         output=str(tmp_path / "out"),
     )
     assert run(config) == 0
-    expected = stay(shards, where, top, per_caption, per_class)
+    expected = stay(shards, where, top, per_caption=per_caption, per_class=per_class)
     by_key = {record.key: record for records in shards.values() for record in records}
     after = {record.key: record for record in read_records(str(tmp_path / "out"))}
     assert after.keys() == expected.keys() and len(expected) >= 4
@@ -172,7 +172,7 @@ def test_what_stays_is_what_the_rules_say(drawn_set, tmp_path, where, top, per_c
 def test_the_choice_is_the_same_in_any_order_format_and_number_of_processes(drawn_set, tmp_path):
     folder, shards = drawn_set
     chosen = {"top": 0.25, "max_per_caption": 4, "max_per_class": 9}
-    expected = stay(shards, False, 0.25, 4, 9)
+    expected = stay(shards, False, 0.25, per_caption=4, per_class=9)
     backwards = [f"{folder}/00001.tar", f"{folder}/00000.tar"]
     assert run(SelectConfig(input=backwards, output=str(tmp_path / "b"), format="parquet", **chosen)) == 0
     assert run(SelectConfig(input=[f"{tmp_path}/b"], output=str(tmp_path / "c"), format="jsonl", where="true")) == 0
@@ -241,7 +241,11 @@ def test_a_dry_run_leaves_a_page_and_the_run_may_follow(drawn_set, drawing, tmp_
 
 def test_a_shard_of_which_nothing_stays_is_empty_and_does_not_disturb(tmp_path):
     for name, similarity in (("a", 0.1), ("b", 0.9)):
-        write(tmp_path / "in", [Record(name, jpeg(1), (), {X: ("x",)}, {X: {"similarity": [similarity]}})], name)
+        write(
+            tmp_path / "in",
+            [Record(name, jpeg(1), (), columns={X: ("x",)}, scores={X: {"similarity": [similarity]}})],
+            name,
+        )
     for format, suffix in (("webdataset", "tar"), ("jsonl", "jsonl"), ("parquet", "parquet")):
         output = str(tmp_path / format)
         assert run(SelectConfig(input=[f"{tmp_path}/in"], where="similarity > 0.5", output=output, format=format)) == 0
@@ -306,7 +310,9 @@ def reinforced(kind: str, older: bool, captions=("alt", "other alt")) -> Record:
         texts = {"text_emb": [*captions, *columns[X], *columns[Y]]}
     rows = {name: torch.stack([vector(text) for text in column_texts]) for name, column_texts in texts.items()}
     member = pack({"image_emb": torch.ones(2, 4), **rows}, kind)
-    return Record("k", jpeg(1), captions, columns, members={kind: member, "paug.json": b"{}", "odd.npz": b"other"})
+    return Record(
+        "k", jpeg(1), captions, columns=columns, members={kind: member, "paug.json": b"{}", "odd.npz": b"other"}
+    )
 
 
 @pytest.mark.parametrize("older", [False, True])

@@ -24,7 +24,7 @@ RECORD = Record(
     "k",
     None,
     ("a dog runs", "  ", "the dog\nruns"),
-    {"syn_text_a": ("one",), "tags_a": ("dog", "grass")},
+    columns={"syn_text_a": ("one",), "tags_a": ("dog", "grass")},
     label="Golden_Retriever",
     meta={"site": {"name": "x.org"}, "stars": 4, "none": None, "list": [1, "é"], "nan": float("nan")},
 )
@@ -195,7 +195,7 @@ def test_pairs_come_from_files_and_from_sets_with_several_captions(tmp_path):
 
 
 def test_what_answers_are_judged_beside_comes_with_the_instruction():
-    record = Record("k", None, ("a dog",), {"syn_text_a": ("one",)}, label="x")
+    record = Record("k", None, ("a dog",), columns={"syn_text_a": ("one",)}, label="x")
     instructed = Task("{{ text }} {{ syn_text_b }} {{ label }} {{ examples[0].source }}", PAIRS).instruct(
         record, {"syn_text_b": ["two"]}, column="syn_text_x", seed=0
     )
@@ -206,7 +206,7 @@ def test_what_answers_are_judged_beside_comes_with_the_instruction():
 
 def test_a_fallback_is_the_first_that_the_record_has():
     task = Task(fallback=("syn_text_b", "syn_text_a", "text"))
-    record = Record("k", None, ("a dog",), {"syn_text_a": ("one",)})
+    record = Record("k", None, ("a dog",), columns={"syn_text_a": ("one",)})
     assert task.fall_back(record, {"syn_text_b": ["two"]}, column="c", seed=0) == ("syn_text_b", "two")
     assert task.fall_back(record, {"syn_text_b": []}, column="c", seed=0) == ("syn_text_a", "one")
     assert task.fall_back(Record("k", None, ("a dog",)), {}, column="c", seed=0) == ("text", "a dog")

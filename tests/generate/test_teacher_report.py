@@ -124,7 +124,9 @@ def written(tmp_path, picture):
                 text = torch.cat([row, torch.tensor([0, 1.0])])[None]
                 members = {"npz": pack({"image_emb": image, "text_emb": text, "syn_text_a_emb": text}, "npz")}
                 columns = {"syn_text_a": (f"caption {number}",)}
-                writer.write(Record(f"{shard}{number}", picture(), (f"original {number}",), columns, members=members))
+                writer.write(
+                    Record(f"{shard}{number}", picture(), (f"original {number}",), columns=columns, members=members)
+                )
             writer.write(Record(f"{shard}failed", None, error="it failed"))
     return tmp_path
 

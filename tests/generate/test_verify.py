@@ -206,7 +206,18 @@ class FakeTeacher(Teacher):
 
 def load_teachers(names, device, dtype):
     return [
-        FakeTeacher(name, None, None, (16, 16), (0.5,) * 3, (0.5,) * 3, 2 + number, 100.0, None, "0" * 64)
+        FakeTeacher(
+            name,
+            None,
+            None,
+            size=(16, 16),
+            mean=(0.5,) * 3,
+            std=(0.5,) * 3,
+            dimension=2 + number,
+            logit_scale=100.0,
+            logit_bias=None,
+            weights_sha256="0" * 64,
+        )
         for number, name in enumerate(names)
     ]
 
