@@ -79,7 +79,7 @@ def costs_of(columns: Sequence[tuple[SettledColumn, ServerCaptioner]], shards: S
         return []
     records = list(islice(shards[0], LOOKED_AT)) if shards else []
     return [
-        captioner.cost(count, column.sampling, column.gate.redraws, _requests(column, records))
+        captioner.cost(count, column.sampling, redraws=column.gate.redraws, like=_requests(column, records))
         for column, captioner in columns
     ]
 

@@ -78,9 +78,12 @@ def read_set(folder: str | os.PathLike, dimension: int) -> tuple[Tensor, dict[st
         texts, rows = [], []
         for captions in captions_of_pictures:
             text, embedded = captions.get(name, ("", None))
-            has_embedding = text and embedded is not None and len(embedded)
-            texts.append(text if has_embedding else "")
-            rows.append(embedded[0] if has_embedding else torch.zeros(dimension))
+            if text and embedded is not None and len(embedded):
+                texts.append(text)
+                rows.append(embedded[0])
+            else:
+                texts.append("")
+                rows.append(torch.zeros(dimension))
         if any(texts):
             result[name] = texts, torch.stack(rows)
     return torch.stack(pictures), result

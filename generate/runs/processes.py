@@ -55,7 +55,7 @@ def launch(command: str, config: RunConfig, count: int, *, job: str) -> int:
     context = multiprocessing.get_context("spawn")
     begun = context.Event()
     other_config = config.model_copy(update={"overwrite": False})
-    arguments = [(command, config, Rank(0, count), begun, job)]
+    arguments: list[tuple] = [(command, config, Rank(0, count), begun, job)]
     for number in range(1, count):
         arguments.append((command, other_config, Rank(number, count, number), None, job))
     processes = [context.Process(target=_run_rank, args=rank_arguments) for rank_arguments in arguments]
