@@ -19,10 +19,10 @@ from captioners.base import Request, SamplingConfig
 from captioners.load import load_captioner
 from captioners.server.answers import choices_of
 from captioners.server.captioner import encode_picture
-from generate.captions.column import Column
 from generate.captions.config import GenerateConfig
 from generate.captions.gate import Gate
 from generate.captions.run import run
+from generate.captions.settled_column import SettledColumn
 from generate.captions.stages import caption_samples
 from imagetext.sample import Record, decode_image
 from imagetext.sources import read_records
@@ -50,7 +50,7 @@ def refuse_white(request, picture):
 
 def test_a_refused_picture_is_a_record_with_the_reason(server):
     captioner = load_captioner(server.model)
-    column = Column("syn_text_fake", captioner, TWO, Gate(redraws=1))
+    column = SettledColumn("syn_text_fake", captioner, TWO, Gate(redraws=1))
     server.spoil = refuse_white
     results = list(caption_samples(samples(5, refused=[1, 4]), [column], num_workers=2))
     assert [record.key for record in results] == [f"s/{number}" for number in range(5)]
@@ -62,7 +62,7 @@ def test_a_picture_that_one_of_two_servers_refuses_keeps_the_others_captions(ser
     strict, lax = serve(), serve()
     strict.spoil = refuse_white
     columns = [
-        Column(f"syn_text_{name}", load_captioner(server.model), TWO, Gate(redraws=1, on_degenerate="keep"))
+        SettledColumn(f"syn_text_{name}", load_captioner(server.model), TWO, Gate(redraws=1, on_degenerate="keep"))
         for name, server in (("strict", strict), ("lax", lax))
     ]
     results = list(caption_samples(samples(3, refused=[1]), columns))
