@@ -44,14 +44,14 @@ class Checkpoints:
         state: dict[str, Any] = {"step": step, **{name: part.state_dict() for name, part in parts.items()}}
         if not write:
             return
-        if names := broken(state["model"]):
+        if names := non_finite(state["model"]):
             raise ValueError(
                 f"after step {step} weights are not finite, {names[0]} among them: lower --learning-rate or raise "
                 "--warmup, and begin anew; no checkpoint is written of such weights"
             )
         check_lock(self.output)
         with (
-            full_disk_told(self.folder),
+            explain_write_errors(self.folder),
             whole_file(self.folder / f"{step:09}.pt") as temporary,
             open(temporary, "wb") as file,
         ):
@@ -112,12 +112,12 @@ def _read(path: Path) -> dict[str, Any]:
         if damaged := archive.testzip():
             raise ValueError(f"{damaged} in it is damaged")
     state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    if names := broken(state["model"]):
+    if names := non_finite(state["model"]):
         raise ValueError(f"its weights are not finite: {names[0]}")
     return state
 
 
-def broken(weights: Mapping[str, Any]) -> list[str]:
+def non_finite(weights: Mapping[str, Any]) -> list[str]:
     """The names of the tensors that hold a number that is not finite."""
     return [
         name
@@ -127,7 +127,7 @@ def broken(weights: Mapping[str, Any]) -> list[str]:
 
 
 @contextmanager
-def full_disk_told(folder: Path) -> Iterator[None]:
+def explain_write_errors(folder: Path) -> Iterator[None]:
     """Raises OSError with folder and reason where weights cannot be written: libraries say other things of a full disk."""
     try:
         yield

@@ -15,7 +15,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from finetune.checkpoints import BEST, LOG, VALIDATION_LOG, Checkpoints, full_disk_told
+from finetune.checkpoints import BEST, LOG, VALIDATION_LOG, Checkpoints, explain_write_errors
 from finetune.checkpoints import FOLDER as CHECKPOINTS
 from finetune.config import Config, TrainingConfig
 from finetune.page import PAGE
@@ -87,7 +87,7 @@ def is_done(config: TrainingConfig) -> bool:
 
 
 @contextmanager
-def begun(config: TrainingConfig, read: Mapping[str, str], state: PartialState) -> Iterator[None]:
+def run_folder(config: TrainingConfig, read: Mapping[str, str], state: PartialState) -> Iterator[None]:
     """The folder made ready for a run that has read all its inputs, of which `read` has a hash each by their paths.
 
     Where the block ends without a checkpoint, an earlier run is put back. Raises ValueError where inputs are not what they were
@@ -115,13 +115,13 @@ def begun(config: TrainingConfig, read: Mapping[str, str], state: PartialState) 
         raise
 
 
-def let_go_of_earlier(config: TrainingConfig) -> None:
+def remove_earlier_run(config: TrainingConfig) -> None:
     """Removes an earlier run, now that there is a checkpoint; one that holds the model it begins with stays to the end."""
     if not _lies_within(config):
         shutil.rmtree(config.output / BEFORE, ignore_errors=True)
 
 
-def as_it_lies(config: Config) -> Config:
+def with_current_paths(config: Config) -> Config:
     """The configuration with the paths of a model that lies in the folder of the earlier run, where that was moved aside."""
     before = config.output.absolute() / BEFORE
     moved = {name: str(before / path) for name, path in _lies_within(config).items() if (before / path).exists()}
@@ -135,15 +135,15 @@ def write_finished(config: TrainingConfig, model: Any, *name: str) -> None:
     last checkpoint, and writes the same model again.
     """
     check_lock(config.output)
-    with full_disk_told(config.output), whole_files(config.output, last=DONE) as staging:
+    with explain_write_errors(config.output), whole_files(config.output, last=DONE) as staging:
         model.save(staging, *name)
         files = sorted(str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file())
         _write(config, read_record(config) | {"files": files})
     _write(config, read_record(config) | {"finished": config.samples_seen})
-    let_go_of_the_rest(config)
+    remove_leftovers(config)
 
 
-def let_go_of_the_rest(config: TrainingConfig) -> None:
+def remove_leftovers(config: TrainingConfig) -> None:
     """Removes what a finished run needs no more; a run that was killed meanwhile has left some of it."""
     Checkpoints(config.output).keep(1)
     for folder in (BEFORE, IMAGE_CACHE):

@@ -34,7 +34,7 @@ class Pictures(Protocol):
         ...
 
 
-class Held:
+class HeldOutRecords:
     """Records with their pictures' bytes, by number."""
 
     def __init__(self, records: Sequence[Record]):
@@ -50,7 +50,7 @@ def picture_hash(data: bytes | None) -> bytes:
     return hashlib.blake2b(data or b"", digest_size=16).digest()
 
 
-def doubles(pictures: Pictures, held: Pictures, numbers: Collection[int]) -> set[int]:
+def find_duplicates(pictures: Pictures, held: Pictures, numbers: Collection[int]) -> set[int]:
     """Which of `pictures` are among these numbers of `held`: by their bytes, or by key, where they look alike, too.
 
     A key alone says little: two sets may both begin with 000000.
@@ -64,11 +64,11 @@ def doubles(pictures: Pictures, held: Pictures, numbers: Collection[int]) -> set
         if key in by_key and number not in same_bytes
     ]
     with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
-        looks = pool.map(lambda pair: alike(pictures.encoded(pair[0]), held.encoded(pair[1])), same_key)
+        looks = pool.map(lambda pair: look_alike(pictures.encoded(pair[0]), held.encoded(pair[1])), same_key)
         return same_bytes | {number for (number, _), are_alike in zip(same_key, looks, strict=True) if are_alike}
 
 
-def alike(first: bytes | None, second: bytes | None) -> bool:
+def look_alike(first: bytes | None, second: bytes | None) -> bool:
     """Whether two encoded pictures look the same, whatever their sizes and encodings."""
     first_small, second_small = (
         np.asarray(decode_image(data).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=float)

@@ -18,7 +18,7 @@ from captioners.device import check_device, choose_device
 from captioners.ranks import Rank, processes_here
 from finetune.accelerator import check_processes
 from finetune.config import Config, TrainingConfig
-from finetune.folder import check_output, is_done, let_go_of_the_rest
+from finetune.folder import check_output, is_done, remove_leftovers
 from finetune.trainer import Trainer
 from imagetext.lock import FolderLock
 from imagetext.shown import say
@@ -46,7 +46,7 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
             check_output(config)
         if is_done(config):
             if state.is_main_process:
-                let_go_of_the_rest(config)
+                remove_leftovers(config)
             say_once(state, f"{config.output} holds the finished model of this very run")
             return 0
         torch.manual_seed(config.seed)
@@ -75,7 +75,7 @@ def check_launcher(rank: Rank) -> None:
     Each would train by itself, all of them into one folder. What torch reads of the world is set as the launcher says.
     """
     if rank.count == 1:
-        if (asked := processes_asked_of_accelerate()) > 1:
+        if (asked := processes_of_accelerate_launch()) > 1:
             raise ValueError(
                 f"accelerate launch started one process, not {asked}, as it does on a CPU: "
                 f"use --num-processes {asked} or torchrun"
@@ -102,7 +102,7 @@ def check_trackers(config: TrainingConfig) -> None:
             raise ValueError(f"--report-to wandb: {error}") from error
 
 
-def processes_asked_of_accelerate() -> int:
+def processes_of_accelerate_launch() -> int:
     """What `accelerate launch --num_processes N` above this process asked for; 1 where there is none."""
     parent = psutil.Process().parent()
     words = " ".join(parent.cmdline()) if parent else ""

@@ -15,7 +15,7 @@ from diversity.page.page import thumbnail
 from diversity.page.plots import COLOURS, REFERENCE_COLOUR, plot, svg
 from diversity.words.degenerate import REASONS, degenerate_reasons
 from finetune.checkpoints import LOG, VALIDATION_LOG
-from finetune.validation import CAPTION_LOSS, CONTRASTIVE_LOSS, SCORES, evenly
+from finetune.validation import CAPTION_LOSS, CONTRASTIVE_LOSS, SCORES, evenly_spaced
 from imagetext.outputs import write_file
 from imagetext.pages import render_page
 
@@ -228,7 +228,7 @@ def _gallery(
     """Of each picture shown at the last validation: thumbnail, human captions, and (captions seen, captions) over time."""
     if not validations:
         return []
-    shown = [validations[at] for at in evenly(len(validations), TIMES_SHOWN)]
+    shown = [validations[at] for at in evenly_spaced(len(validations), TIMES_SHOWN)]
     return [
         {
             "key": key,

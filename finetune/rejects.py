@@ -40,7 +40,7 @@ def check_rejects(rejects: Sequence[tuple[str, str]], usable: int, config: Toler
         raise ValueError("\n  ".join(lines))
 
 
-def tell_of_rejects(
+def report_rejects(
     rejects: Sequence[tuple[str, str]], failed_before: Sequence[tuple[str, str]], output: Path
 ) -> None:
     """Names the samples that were left out, each with its reason; of those that the input has as failures, says how many."""

@@ -22,11 +22,11 @@ from finetune.accelerator import accumulation, make_accelerator
 from finetune.batching import Batch, BatchOrder, TrainingPictures, batches, decoders
 from finetune.checkpoints import LOG, Checkpoints
 from finetune.config import TrainingConfig
-from finetune.folder import let_go_of_earlier
+from finetune.folder import remove_earlier_run
 from finetune.forward import Forward
 from finetune.interrupts import Interrupts
 from finetune.losses import Losses, caption_loss
-from finetune.not_finite import cause
+from finetune.not_finite import explain_not_finite
 from finetune.optimizer import learning_rate, parameter_groups
 from finetune.weights import AveragedWeights, Buffers, OptimizerState, TrainedWeights, shard
 from imagetext.lock import check_lock
@@ -134,7 +134,7 @@ class Trainer:
                 ):
                     self.checkpoints.save(step, self.state, write=main)
                     if main:
-                        let_go_of_earlier(config)
+                        remove_earlier_run(config)
                 if stops:
                     raise KeyboardInterrupt(interrupts.asked or signal.SIGINT)
                 self._validate(step, interrupts)
@@ -263,7 +263,7 @@ class Trainer:
         why = ""
         if not self.config.shard:
             with self.accelerator.autocast():
-                why = cause(self.learner, parts, told["learning_rate"], self.config.dtype)
+                why = explain_not_finite(self.learner, parts, told["learning_rate"], self.config.dtype)
         raise ValueError(
             f"the {wrong[0].replace('_', ' ')} is {told[wrong[0]]} at step {self.schedule.last_epoch + 1}, "
             f"pictures {', '.join(keys)}\n{why}"

@@ -131,7 +131,7 @@ def validate(
     human = human_scores(references, sampling.num_captions)
     shown = {
         pictures[number][0]: [caption.text for caption in (best[number], *samples[number][:SHOWN_SAMPLES])]
-        for number in evenly(len(pictures), SHOWN_PICTURES)
+        for number in evenly_spaced(len(pictures), SHOWN_PICTURES)
     }
     return Validation(scores, human, shown, collapse_warning(scores, human))
 
@@ -183,7 +183,7 @@ def collapse_warning(scores: dict[str, float], human: dict[str, float]) -> str:
     )
 
 
-def evenly(count: int, most: int) -> list[int]:
+def evenly_spaced(count: int, most: int) -> list[int]:
     """Places of at most so many of `count` things, evenly spaced, the first and the last among them."""
     if count <= most:
         return list(range(count))

@@ -11,11 +11,11 @@ from captioners.decoding.search import evaluating
 from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.pictures import CaptionedPictures
 from finetune.checkpoints import BEST, VALIDATION_LOG
-from finetune.identity import doubles
+from finetune.identity import find_duplicates
 from finetune.losses import Losses, caption_loss, contrastive_loss
 from finetune.page import write_training_page
 from finetune.trainer import Trainer
-from finetune.validation import evenly, validate
+from finetune.validation import evenly_spaced, validate
 from imagetext.lock import check_lock
 from imagetext.sample import Shard
 from imagetext.shown import say
@@ -24,7 +24,7 @@ from imagetext.shown import say
 def eval_pictures(shards: Sequence[Shard], captioner: TrainableCaptioner, config: FinetuneConfig) -> CaptionedPictures:
     """Those of --eval-input, or of many --hold-out pictures, evenly spread; `read` is of all."""
     read = CaptionedPictures(shards, captioner, long_captions=config.long_captions, quiet=True)
-    chosen = evenly(len(read), config.hold_out or len(read))
+    chosen = evenly_spaced(len(read), config.hold_out or len(read))
     records = [read.whole(index) for index in chosen]
     pictures = CaptionedPictures([records], captioner, long_captions=config.long_captions, quiet=True)
     pictures.read = read.read
@@ -40,7 +40,7 @@ def held_out_pictures(
 ) -> CaptionedPictures | None:
     """Those asked for, or some of the input, at most a twentieth; none stays in the input. None where there are none."""
     if asked:
-        if both := doubles(pictures, asked, range(len(asked))):
+        if both := find_duplicates(pictures, asked, range(len(asked))):
             tell(f"{len(both):,} pictures of --input are held out by --eval-input, and so are not trained on")
             pictures.leave_out(both)
         return asked

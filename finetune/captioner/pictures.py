@@ -17,9 +17,9 @@ from torch import Tensor
 from captioners.base import TrainableCaptioner
 from captioners.ranks import processes_here
 from finetune.batching import CHECKED, NO_CAPTION, Batch, TrainingPictures, collate
-from finetune.identity import Identity, InputHashes, doubles, picture_hash
+from finetune.identity import Identity, InputHashes, find_duplicates, picture_hash
 from finetune.long_captions import CaptionFitter
-from finetune.places import Places, with_places
+from finetune.tar_files import TarFiles, with_tar_files
 from imagetext.picture_files import read_picture, real_path
 from imagetext.pixels import Pixels
 from imagetext.sample import Record, Shard, decode_image
@@ -55,7 +55,7 @@ class CaptionedPictures(TrainingPictures):
         self.rejects: list[tuple[str, str]] = []
         self.failed_before: list[tuple[str, str]] = []  # in the run that wrote the input
         hashes = InputHashes()
-        everything = ((getattr(shard, "path", ""), *read) for shard in shards for read in with_places(shard))
+        everything = ((getattr(shard, "path", ""), *read) for shard in shards for read in with_tar_files(shard))
         progress = Progress(desc="reading pictures", unit="picture", mininterval=1, disable=quiet)
         with ThreadPoolExecutor() as pool:  # pictures decode, and are hashed, without Python's lock
             while read := list(itertools.islice(everything, CHECKED)):
@@ -105,7 +105,7 @@ class CaptionedPictures(TrainingPictures):
         """Takes so many pictures, chosen by the seed, out of the set, and whatever else shows one of them."""
         chosen = np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(len(self))[:count].tolist()
         held = [self.whole(index) for index in sorted(chosen)]
-        self.leave_out(doubles(self, self, chosen))
+        self.leave_out(find_duplicates(self, self, chosen))
         return held
 
     def whole(self, index: int) -> Record:
@@ -163,7 +163,7 @@ class CaptionedPictures(TrainingPictures):
         return [len(self.captioner.encode_text_ids(caption)) for caption in captions[:: -(-len(captions) // most)]]
 
 
-def _light(sample: Record, places: Places | None) -> Record:
+def _light(sample: Record, places: TarFiles | None) -> Record:
     """The sample without its picture's bytes, where these are a file of their own, or without its files, where a tar has them."""
     if places:
         return Record(sample.key, None, sample.captions, meta={**sample.meta, "places": places})

@@ -18,13 +18,13 @@ from finetune.captioner.held_out import HeldOut, eval_pictures, held_out_picture
 from finetune.captioner.pictures import CaptionedPictures
 from finetune.captioner.recipes import read_recipe
 from finetune.card import write_card
-from finetune.folder import as_it_lies, begun, read_record, write_finished
+from finetune.folder import read_record, run_folder, with_current_paths, write_finished
 from finetune.hub import check_hub, push
 from finetune.launch import describe, run_in_ranks, say_once
 from finetune.long_captions import length_warning
 from finetune.not_finite import check_weights
 from finetune.page import PAGE, write_training_page
-from finetune.rejects import check_rejects, tell_of_rejects
+from finetune.rejects import check_rejects, report_rejects
 from finetune.trainer import Trainer
 from imagetext.apart import check_apart
 from imagetext.sample import Shard
@@ -64,7 +64,7 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
         else []
     )
     check_apart(config.output, [shard.path for some in (*shards.values(), eval_shards) for shard in some])
-    captioner = load(as_it_lies(config), state.device)
+    captioner = load(with_current_paths(config), state.device)
     check_weights(captioner.model, f"--model {config.model}")
     name = config.name or captioner.name
     say_once(state, *captioner.description.split("\n"))
@@ -72,10 +72,10 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
     pictures = read_pictures(shards, captioner, config, quiet=not state.is_main_process)
     check_rejects(pictures.rejects, len(pictures), config)
     held_out = held_out_pictures(config, captioner, pictures, asked, tell=partial(say_once, state))
-    with begun(config, pictures.read | (asked.read if asked else {}), state):
+    with run_folder(config, pictures.read | (asked.read if asked else {}), state):
         if state.is_main_process:
-            tell_of_rejects(pictures.rejects, pictures.failed_before, config.output)
-            tell_of_lengths(pictures, config)
+            report_rejects(pictures.rejects, pictures.failed_before, config.output)
+            warn_of_long_captions(pictures, config)
         forward = training_forward(captioner, config)
         trainer = Trainer(config, forward, pictures, HeldOut(held_out, name) if held_out else None)
         say_once(state, describe(trainer))
@@ -185,7 +185,7 @@ def read_pictures(
     return pictures
 
 
-def tell_of_lengths(pictures: CaptionedPictures, config: FinetuneConfig) -> None:
+def warn_of_long_captions(pictures: CaptionedPictures, config: FinetuneConfig) -> None:
     """Says so where many captions are over the context."""
     if warning := length_warning(pictures.caption_lengths(), pictures.captioner.context_length):
         say(*warning.split("\n"), f"--long-captions {config.long_captions} cuts them")

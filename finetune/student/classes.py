@@ -12,7 +12,7 @@ from finetune.rejects import check_rejects
 from finetune.student.config import StudentConfig
 from finetune.student.model import Student
 from finetune.zero_shot.classify import answers, class_features, read_templates
-from finetune.zero_shot.pictures import labelled, look, prepared, workers
+from finetune.zero_shot.pictures import prepare_batches, read_labelled, survey_labels, workers
 from finetune.zero_shot.scores import MEASURES, accuracy
 from imagetext.sample import Record
 
@@ -31,11 +31,11 @@ class HeldOutClasses:
     """
 
     def __init__(self, config: StudentConfig, *, quiet: bool = False):
-        self.shards, names = labelled(
+        self.shards, names = read_labelled(
             config.eval_classes, config.images, config.table, config.label, config.class_names
         )
         self.templates = read_templates(config.templates)
-        self.seen = look(self.shards, names, flag="--eval-classes", quiet=quiet)
+        self.seen = survey_labels(self.shards, names, flag="--eval-classes", quiet=quiet)
         check_rejects(self.seen.failed, self.usable, config)
 
     @property
@@ -74,7 +74,7 @@ class HeldOutClasses:
         with evaluating(model):
             classes = class_features(embed_texts, self.seen.classes.names, self.templates)
             transform = preprocessing(student.preprocess_cfg)
-            for batch in prepared(self._records(), [transform], BATCH, workers(None)):
+            for batch in prepare_batches(self._records(), [transform], BATCH, workers(None)):
                 good = [picture for picture in batch if not picture.error]
                 labels += [numbers[picture.record.label or ""] for picture in good]
                 if good:

@@ -118,7 +118,7 @@ class StudentForward(nn.Module):
             image, text, logit_scale, pictures, self.teachers, self.text_weights, self.weights, **embeddings
         )
         if "has_negative" in embeddings:
-            losses |= told_of_negatives(image, text, embeddings["has_negative"])
+            losses |= negative_statistics(image, text, embeddings["has_negative"])
         return losses
 
     def products(self) -> AbstractContextManager:
@@ -182,7 +182,7 @@ def reinforced_losses(
     }
 
 
-def told_of_negatives(image_features: Tensor, text_features: Tensor, has_negative: Tensor) -> Losses:
+def negative_statistics(image_features: Tensor, text_features: Tensor, has_negative: Tensor) -> Losses:
     """For the log: how many of the pictures have a negative, and how often their true texts beat it; NaN where none has one.
 
     Features (B, E) and (B, K + 1, E), the last text's of the negative; has_negative (B,).

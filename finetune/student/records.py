@@ -18,11 +18,11 @@ from torch import Tensor
 from captioners.ranks import processes_here
 from finetune.batching import CHECKED, Batch, TrainingPictures
 from finetune.identity import Identity, InputHashes, picture_hash
-from finetune.places import Places, in_tar_here, with_places
 from finetune.student.config import StudentConfig
 from finetune.student.model import Student
 from finetune.student.negatives import hard_negatives, is_negative
 from finetune.student.teachers import Teachers
+from finetune.tar_files import TarFiles, is_local_tar, with_tar_files
 from imagetext.columns import is_caption_column
 from imagetext.pixels import Pixels
 from imagetext.readers.row_records import caption_columns, json_object
@@ -39,7 +39,7 @@ COIN = 10_000  # sides: a probability is drawn to so many parts
 def check_texts(shards: Sequence[Shard]) -> None:
     """Raises ValueError for sets whose `txt`, which `text_emb` is of, is a synthetic caption that is not read from them."""
     wrong = []
-    for folder in dict.fromkeys(os.path.dirname(shard.path) for shard in shards if not in_tar_here(shard)):
+    for folder in dict.fromkeys(os.path.dirname(shard.path) for shard in shards if not is_local_tar(shard)):
         try:
             run = json_object(read_bytes(join(folder, RUN))).get("fingerprint")
         except (FileNotFoundError, ValueError):  # no run of ours
@@ -63,7 +63,7 @@ class Contents(NamedTuple):
     negatives: list[list[str]]
 
 
-class Drawn(NamedTuple):
+class Selection(NamedTuple):
     """What is shown of a record at a time: number of the view, texts with name and row of their embeddings, the negative if any."""
 
     view: int
@@ -96,7 +96,7 @@ class ReinforcedPictures(TrainingPictures):
         self.kinds, self.single, self.columns = config.kinds, config.single_text is not None, config.columns
         self.teachers = teachers
         self.negatives = config.negatives if config.weight_of_negatives else None
-        self.records: list[tuple[Record, Places | None]] = []
+        self.records: list[tuple[Record, TarFiles | None]] = []
         self.in_flight = Pixels(processes_here())
         self.identities: list[Identity] = []
         self.rejects: list[tuple[str, str]] = []
@@ -105,7 +105,7 @@ class ReinforcedPictures(TrainingPictures):
         names: set[str] = set()  # of columns
         shown: set[str] = set()  # kinds of texts that some record has
         hashes = InputHashes()
-        everything = ((shard.path, *read) for shard in shards for read in with_places(shard))
+        everything = ((shard.path, *read) for shard in shards for read in with_tar_files(shard))
         progress = Progress(desc="reading records", unit="record", mininterval=1, disable=quiet)
         with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
             while read := list(islice(everything, CHECKED)):
@@ -166,7 +166,7 @@ class ReinforcedPictures(TrainingPictures):
             "synthetic": f"no captions in columns like {self.columns!r}",
         }[kind]
 
-    def _look(self, record: tuple[Record, Places | None]) -> tuple[str, bytes, set[str]]:
+    def _look(self, record: tuple[Record, TarFiles | None]) -> tuple[str, bytes, set[str]]:
         """Why a record cannot be trained on, "" where it can, its picture's hash, and the kinds of texts that it has."""
         sample, places = record
         try:
@@ -252,7 +252,7 @@ class ReinforcedPictures(TrainingPictures):
         """Nothing tells texts apart: each is padded to the whole context."""
         return 0
 
-    def drawn(self, contents: Contents, draw: int) -> Drawn:
+    def drawn(self, contents: Contents, draw: int) -> Selection:
         """The view, a text of each kind, or of the kind that is drawn, and the negative, all by one draw.
 
         Views are drawn evenly, and so are columns, then the captions of a column that are not empty.
@@ -272,7 +272,7 @@ class ReinforcedPictures(TrainingPictures):
         if contents.negatives:
             draw, number = divmod(draw, len(contents.negatives))
             negative = contents.negatives[number][draw % len(contents.negatives[number])]
-        return Drawn(view, texts, negative)
+        return Selection(view, texts, negative)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int, str, dict[str, Tensor]]:
         """What is drawn: pixels (3, S, S), token ids (K, L), number, key, and, with teachers, embeddings (D,) and (K, D).

@@ -134,7 +134,7 @@ def retrieval(student: Student, samples: Sequence[Record], negatives: str | None
     return recall(image, text[: len(captions)], right) | choice(image, text, pairs)
 
 
-def usable(samples: Iterable[Record], *, quiet: bool) -> list[Record]:
+def usable_records(samples: Iterable[Record], *, quiet: bool) -> list[Record]:
     """Those that have a caption and a picture that decodes; ValueError where there are none."""
     good = []
     for sample in Progress(samples, desc="reading held-out pictures", unit="picture", mininterval=1, disable=quiet):

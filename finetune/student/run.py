@@ -6,19 +6,19 @@ from typing import Any
 from accelerate import PartialState
 
 from finetune.card import write_student_card
-from finetune.folder import as_it_lies, begun, write_finished
-from finetune.identity import Held, doubles
+from finetune.folder import run_folder, with_current_paths, write_finished
+from finetune.identity import HeldOutRecords, find_duplicates
 from finetune.launch import describe, run_in_ranks, say_once
 from finetune.not_finite import check_weights
 from finetune.page import PAGE
-from finetune.rejects import check_rejects, tell_of_rejects
+from finetune.rejects import check_rejects, report_rejects
 from finetune.student.classes import SCORES as CLASS_SCORES
 from finetune.student.classes import HeldOutClasses
 from finetune.student.config import StudentConfig
 from finetune.student.model import StudentForward, load_student
 from finetune.student.negatives import hard_negatives
 from finetune.student.records import ReinforcedPictures, check_texts
-from finetune.student.retrieval import CHOICE, SCORES, WITH_NEGATIVE, HeldOutRetrieval, usable, write_page
+from finetune.student.retrieval import CHOICE, SCORES, WITH_NEGATIVE, HeldOutRetrieval, usable_records, write_page
 from finetune.student.teachers import Teachers, read_teachers
 from finetune.trainer import Trainer
 from imagetext.apart import check_apart
@@ -41,10 +41,10 @@ def train(config: StudentConfig, state: PartialState) -> None:
     teachers = read_teachers(shards, config)
     if "text" in config.kinds and teachers:
         check_texts(shards)
-    where = as_it_lies(config)
+    where = with_current_paths(config)
     student = load_student(where.student, where.pretrained)
     check_weights(student.model, f"--student {config.student}")
-    held_out = usable((sample for shard in eval_shards for sample in shard), quiet=quiet) if eval_shards else []
+    held_out = usable_records((sample for shard in eval_shards for sample in shard), quiet=quiet) if eval_shards else []
     if (
         config.negatives
         and not config.weight_of_negatives
@@ -56,7 +56,7 @@ def train(config: StudentConfig, state: PartialState) -> None:
         )
     pictures = ReinforcedPictures(shards, student, config, teachers, quiet=quiet)
     check_rejects(pictures.rejects, len(pictures), config)
-    both = doubles(pictures, Held(held_out), range(len(held_out)))
+    both = find_duplicates(pictures, HeldOutRecords(held_out), range(len(held_out)))
     if classes:
         both |= {number for number, (_, hash) in enumerate(pictures.identities) if hash in classes.seen.hashes}
     if both:
@@ -65,9 +65,9 @@ def train(config: StudentConfig, state: PartialState) -> None:
         )
         say_once(state, f"{len(both):,} pictures of --input are held out by {flags}, and so are not trained on")
         pictures.leave_out(both)
-    with begun(config, pictures.read, state):
+    with run_folder(config, pictures.read, state):
         if state.is_main_process:
-            tell_of_rejects(pictures.rejects, pictures.failed_before, config.output)
+            report_rejects(pictures.rejects, pictures.failed_before, config.output)
         trainer = Trainer(
             config,
             StudentForward(student, config, teachers),

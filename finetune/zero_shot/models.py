@@ -16,7 +16,7 @@ from captioners.weights import DTYPES
 from diversity.measures.embedders import OpenClip
 from finetune.zero_shot.classify import Answers, answers, class_features, prompts
 from finetune.zero_shot.hierarchy import Doubt, Hierarchy, Reranker
-from finetune.zero_shot.pictures import Prepared
+from finetune.zero_shot.pictures import PreparedPicture
 from finetune.zero_shot.support import ALONE, Adapter, Shot, adapters, embed_descriptions
 from imagetext.sample import decode_image
 
@@ -33,7 +33,7 @@ class Mistake(NamedTuple):
     image: bytes | None
 
 
-class Asked:
+class Classifier:
     """A CLIP model that is asked for the class of pictures, and its answers so far."""
 
     def __init__(self, name: str, clip: OpenClip, dtype: str):
@@ -81,7 +81,7 @@ class Asked:
             described = None if texts is None else embed_descriptions(self.embed_texts, texts, pictures)
             self.adapters[name] = adapters(pictures, described, labels, places, self.classes)
 
-    def ask(self, pixels: Tensor, batch: Sequence[Prepared], labels: Sequence[int]) -> None:
+    def ask(self, pixels: Tensor, batch: Sequence[PreparedPicture], labels: Sequence[int]) -> None:
         """Answers for the pictures of a batch, of which the labels are numbers of classes."""
         features = self.embed_pictures(pixels)
         found = answers(features, self.classes)
@@ -130,13 +130,13 @@ class Asked:
         return torch.autocast(torch.device(self.clip.device).type, self.dtype, enabled=self.dtype is not torch.float32)
 
 
-def load_models(names: Sequence[str], device: str, dtype: str) -> list[Asked]:
+def load_models(names: Sequence[str], device: str, dtype: str) -> list[Classifier]:
     """The models of these names; ValueError that names every one that cannot be had, and why."""
     found, problems = [], []
     for name in names:
         try:
             folder = str(SHIPPED / name) if name in shipped_models() else name
-            found.append(Asked(name, OpenClip(folder, device), dtype))
+            found.append(Classifier(name, OpenClip(folder, device), dtype))
         except ValueError as error:
             problems.append(f"--model {name}: {error}")
     if problems:

@@ -32,7 +32,7 @@ class Classes(NamedTuple):
     pictures: Sequence[int]
 
 
-class Look(NamedTuple):
+class LabelSurvey(NamedTuple):
     """What a first reading of the pictures found: their classes, how many there are, and those that cannot be used."""
 
     classes: Classes
@@ -41,7 +41,7 @@ class Look(NamedTuple):
     failed: Sequence[tuple[str, str]]  # key, reason
 
 
-def labelled(
+def read_labelled(
     input: Sequence[str], images: Sequence[str], table: Columns, label: str, class_names: str | None
 ) -> tuple[list[Shard], Mapping[str, str] | None]:
     """The shards, whose records have labels, and the classes' names by these, None where the labels are the names.
@@ -59,9 +59,9 @@ def labelled(
     return read_samples(input, images, labels=labels, columns=table, needs=("pictures",), distinct=False), names
 
 
-def look(
+def survey_labels(
     shards: Iterable[Iterable[Record]], names: Mapping[str, str] | None, *, flag: str = "--input", quiet: bool = False
-) -> Look:
+) -> LabelSurvey:
     """Reads all records, and decodes none. Raises ValueError, which names the flag, where there are not two classes."""
     counts, hashes, failed, pictures = dict.fromkeys(names or (), 0), set(), [], 0
     records = (record for shard in shards for record in shard)
@@ -77,10 +77,10 @@ def look(
         said = f"all pictures are of one class, {found[0]!r}" if found else f"no picture has a label: {failed[0][1]}"
         raise ValueError(f"{flag}: {said}; to tell classes apart takes two")
     called = [names[one] if names else one.replace("_", " ") for one in found]
-    return Look(Classes(found, called, [counts[one] for one in found]), pictures, hashes, failed)
+    return LabelSurvey(Classes(found, called, [counts[one] for one in found]), pictures, hashes, failed)
 
 
-class Prepared(NamedTuple):
+class PreparedPicture(NamedTuple):
     """A record with its picture as each model takes it; none where it has an error or does not decode, with the reason."""
 
     record: Record
@@ -93,11 +93,11 @@ def workers(asked: int | None) -> int:
     return asked or len(os.sched_getaffinity(0))
 
 
-def prepared(
+def prepare_batches(
     records: Iterable[Record], transforms: Sequence[Transform], batch_size: int, threads: int
-) -> Iterator[list[Prepared]]:
+) -> Iterator[list[PreparedPicture]]:
     """Batches of records in their order, while the next ones are decoded."""
-    records, waiting = iter(records), deque[Future[Prepared]]()
+    records, waiting = iter(records), deque[Future[PreparedPicture]]()
     with ThreadPoolExecutor(threads) as pool:
         while True:
             for record in islice(records, 2 * batch_size - len(waiting)):
@@ -107,11 +107,11 @@ def prepared(
             yield [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
 
 
-def _prepare(transforms: Sequence[Transform], record: Record) -> Prepared:
+def _prepare(transforms: Sequence[Transform], record: Record) -> PreparedPicture:
     if record.error:
-        return Prepared(record, (), record.error)
+        return PreparedPicture(record, (), record.error)
     try:
         picture = decode_image(record.image)
     except ValueError as error:
-        return Prepared(record, (), str(error))
-    return Prepared(record, [transform(picture) for transform in transforms], "")
+        return PreparedPicture(record, (), str(error))
+    return PreparedPicture(record, [transform(picture) for transform in transforms], "")

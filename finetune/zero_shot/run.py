@@ -16,9 +16,9 @@ from finetune.zero_shot.classify import read_templates
 from finetune.zero_shot.compare import make_report
 from finetune.zero_shot.config import ZeroShotConfig
 from finetune.zero_shot.hierarchy import Hierarchy, read_hierarchy
-from finetune.zero_shot.models import Asked, load_models
+from finetune.zero_shot.models import Classifier, load_models
 from finetune.zero_shot.page import PAGE, render
-from finetune.zero_shot.pictures import Look, labelled, look, prepared, workers
+from finetune.zero_shot.pictures import LabelSurvey, prepare_batches, read_labelled, survey_labels, workers
 from finetune.zero_shot.report import KIND, ZeroShotReport
 from finetune.zero_shot.support import described, draw_shots
 from imagetext.apart import check_apart
@@ -54,9 +54,9 @@ def measure(config: ZeroShotConfig) -> tuple[ZeroShotReport, list[str]]:
     """The report, and a line of JSON for each picture; ValueError as `run` has it."""
     device = choose_device(config.device)
     (shards, names), support, templates, hierarchy, models = _all_or_told(
-        lambda: labelled(config.input, config.images, config.table, config.label, config.class_names),
+        lambda: read_labelled(config.input, config.images, config.table, config.label, config.class_names),
         lambda: (
-            labelled(config.support, config.images, config.table, config.label, config.class_names)[0]
+            read_labelled(config.support, config.images, config.table, config.label, config.class_names)[0]
             if config.support
             else []
         ),
@@ -65,7 +65,7 @@ def measure(config: ZeroShotConfig) -> tuple[ZeroShotReport, list[str]]:
         lambda: load_models(config.model, device, config.dtype),
     )
     check_apart(config.output, [shard.path for shard in (*shards, *support)])
-    seen = look(shards, names)
+    seen = survey_labels(shards, names)
     check_rejects(seen.failed, seen.pictures - len(seen.failed), config)
     notes = _notes(seen, config) + _teach(
         models, seen, templates, hierarchy(seen.classes) if hierarchy else None, config
@@ -110,7 +110,7 @@ def _settings(config: ZeroShotConfig) -> dict[str, Any]:
 
 
 def _teach(
-    models: Sequence[Asked], seen: Look, templates: Sequence[str], families: Hierarchy | None, config: ZeroShotConfig
+    models: Sequence[Classifier], seen: LabelSurvey, templates: Sequence[str], families: Hierarchy | None, config: ZeroShotConfig
 ) -> list[str]:
     """Has the models read the classes' texts; what a reader must know of these."""
     names, notes = seen.classes.names, []
@@ -124,7 +124,7 @@ def _teach(
     return notes
 
 
-def _give_support(models: Sequence[Asked], seen: Look, support: Sequence[Shard], config: ZeroShotConfig) -> list[str]:
+def _give_support(models: Sequence[Classifier], seen: LabelSurvey, support: Sequence[Shard], config: ZeroShotConfig) -> list[str]:
     """Has the models look at the support pictures; what a reader must know of these."""
     number = {label: at for at, label in enumerate(seen.classes.labels)}
     records = (record for shard in support for record in shard)
@@ -146,7 +146,7 @@ def _give_support(models: Sequence[Asked], seen: Look, support: Sequence[Shard],
 
 @torch.inference_mode()
 def ask(
-    models: Sequence[Asked], shards: Sequence[Shard], seen: Look, config: ZeroShotConfig
+    models: Sequence[Classifier], shards: Sequence[Shard], seen: LabelSurvey, config: ZeroShotConfig
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """All models answer for all pictures, each decoded once; the numbers of the pictures' classes, and a row a record."""
     number = {label: at for at, label in enumerate(seen.classes.labels)}
@@ -154,7 +154,7 @@ def ask(
     transforms = [model.clip.transform for model in models]
     labels, rows = [], []
     with Progress(total=seen.pictures, desc="asking", unit="picture", mininterval=1) as progress:
-        for batch in prepared(records, transforms, config.batch_size, workers(config.num_workers)):
+        for batch in prepare_batches(records, transforms, config.batch_size, workers(config.num_workers)):
             rows += [{"key": one.record.key, "label": one.record.label, "error": masked(one.error)} for one in batch]
             good = [one for one in batch if not one.error]
             right = [number[one.record.label or ""] for one in good]
@@ -165,7 +165,7 @@ def ask(
     return np.array(labels, int), rows
 
 
-def _predictions(rows: Sequence[dict[str, Any]], models: Sequence[Asked], labels: Sequence[str]) -> list[str]:
+def _predictions(rows: Sequence[dict[str, Any]], models: Sequence[Classifier], labels: Sequence[str]) -> list[str]:
     """Each picture's class, and the best answers of each model with their probabilities; or the reason why there are none.
 
     With a hierarchy, `agreement` is the share of templates that alone give the first answer, and `reranked` the classes of those
@@ -194,7 +194,7 @@ def _named(classes: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]
     ]
 
 
-def _notes(seen: Look, config: ZeroShotConfig) -> list[str]:
+def _notes(seen: LabelSurvey, config: ZeroShotConfig) -> list[str]:
     """What a reader must know of the classes."""
     notes = []
     if not config.class_names and all(NO_NAME.fullmatch(name) for name in seen.classes.names):

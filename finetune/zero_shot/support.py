@@ -115,7 +115,7 @@ class Adapter:
         return (logits.argmax(dim=1) == labels).double().mean().item()
 
 
-def keys_of(pictures: Tensor, texts: Tensor | None, theta: float) -> Tensor:
+def adapter_keys(pictures: Tensor, texts: Tensor | None, theta: float) -> Tensor:
     """One key for each support picture: its affinity is that of the picture and that of its text, by 1 - theta and theta."""
     return pictures if texts is None else (1 - theta) * pictures + theta * texts
 
@@ -133,10 +133,10 @@ def adapters(
     if most > 1:
         theta, alpha, beta = max(
             product(THETAS if texts is not None else (0.0,), ALPHAS, BETAS),
-            key=lambda one: Adapter(keys_of(pictures, texts, one[0]), labels, count, *one[1:]).right_of_others(
+            key=lambda one: Adapter(adapter_keys(pictures, texts, one[0]), labels, count, *one[1:]).right_of_others(
                 pictures, classes, labels
             ),
         )
-    keys = keys_of(pictures, texts, theta)
+    keys = adapter_keys(pictures, texts, theta)
     steps = [2**power for power in range(most.bit_length()) if 2**power < most]
     return {step: Adapter(keys[places < step], labels[places < step], count, alpha, beta) for step in (*steps, most)}

@@ -13,7 +13,7 @@ import torch
 from captioners.load import load_captioner
 from finetune.batching import BatchOrder, batches, collate, decoders, few_widths
 from finetune.captioner.pictures import CaptionedPictures
-from finetune.rejects import tell_of_rejects
+from finetune.rejects import report_rejects
 from imagetext.pixels import Pixels
 from imagetext.sample import Record, decode_image
 from imagetext.scenes.draw import SceneSpec, scene_sample
@@ -158,7 +158,7 @@ def test_failures_that_the_input_already_had_are_passed_over_and_told_once(capti
     assert (
         len(pictures) == 18 and pictures.rejects == [] and pictures.failed_before == [("failed", "not a picture")] * 2
     )
-    tell_of_rejects(pictures.rejects, pictures.failed_before, tmp_path)
+    report_rejects(pictures.rejects, pictures.failed_before, tmp_path)
     assert "2 rows of the input had failed before" in (told := capsys.readouterr().out) and "left out" not in told
     assert (tmp_path / "rejects.jsonl").read_text().count('"failed"') == 2
 

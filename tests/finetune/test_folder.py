@@ -14,12 +14,12 @@ from finetune.folder import (
     CARRIED_OUT,
     DONE,
     _own,
-    as_it_lies,
-    begun,
     check_output,
     is_done,
-    let_go_of_earlier,
-    let_go_of_the_rest,
+    remove_earlier_run,
+    remove_leftovers,
+    run_folder,
+    with_current_paths,
     write_finished,
 )
 from finetune.student.config import StudentConfig
@@ -55,12 +55,12 @@ def configure(request, tmp_path):
 def train(config, *, checkpoint: bool = True, finish: str = "", error: BaseException | None = None, read=None):
     """A run that reads its inputs, perhaps writes a checkpoint, and ends: finished, or with an error."""
     check_output(config)
-    with begun(config, read or {"in.tar": "1234"}, STATE):
+    with run_folder(config, read or {"in.tar": "1234"}, STATE):
         (config.output / "train.jsonl").write_text("new")
         if checkpoint:
             (config.output / "checkpoints").mkdir(exist_ok=True)
             (config.output / "checkpoints" / "000000005.pt").write_text(finish)
-            let_go_of_earlier(config)
+            remove_earlier_run(config)
         if error:
             raise error
         if finish:
@@ -204,7 +204,7 @@ def test_a_run_that_is_killed_while_it_finishes_ends_as_one_that_was_not(configu
                 raise Died
             return real(*args, **kwargs)
 
-        with begun(config, {"in.tar": "1234"}, STATE):
+        with run_folder(config, {"in.tar": "1234"}, STATE):
             (config.output / "train.jsonl").write_text("new")
             (config.output / "checkpoints" / "000000005.pt").write_text("the model")
         for name, real in calls.items():
@@ -216,7 +216,7 @@ def test_a_run_that_is_killed_while_it_finishes_ends_as_one_that_was_not(configu
         monkeypatch.undo()
         check_output(config)
         if is_done(config):
-            let_go_of_the_rest(config)
+            remove_leftovers(config)
         else:
             train(config, finish="the model")
         assert files(config) == expected
@@ -236,10 +236,10 @@ def test_a_model_that_lies_in_the_folder_is_kept_until_the_new_one_is_written(co
     output, name = configure().output, "model" if configure().command == "finetune" else "student"
     train(configure(), finish="the old")
     onto = configure(**{name: str(output)}, overwrite=True)
-    assert as_it_lies(onto) == onto
+    assert with_current_paths(onto) == onto
     with pytest.raises(KeyboardInterrupt):
         train(onto, error=KeyboardInterrupt())
-    assert getattr(as_it_lies(onto), name) == str(output / BEFORE)
+    assert getattr(with_current_paths(onto), name) == str(output / BEFORE)
     assert (output / BEFORE / "weights.safetensors").read_text() == "the old"
     with pytest.raises(ValueError, match="the model that it begins with is kept for the unfinished run there"):
         check_output(onto)

@@ -10,7 +10,7 @@ from captioners.load import load_captioner
 from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.held_out import eval_pictures, held_out_pictures
 from finetune.captioner.pictures import CaptionedPictures
-from finetune.identity import Held, alike, doubles
+from finetune.identity import HeldOutRecords, find_duplicates, look_alike
 from finetune.student.config import StudentConfig
 from imagetext.sample import Record, Shard
 from imagetext.scenes.draw import SceneSpec, scene_sample
@@ -34,20 +34,20 @@ def captioner():
 
 
 def test_the_same_bytes_and_the_same_key_and_look_are_the_same_picture():
-    held = Held([scene(0), scene(1), scene(2, "000001"), scene(3)])
-    pictures = Held(
+    held = HeldOutRecords([scene(0), scene(1), scene(2, "000001"), scene(3)])
+    pictures = HeldOutRecords(
         [scene(0, "other"), again(scene(1)), scene(4, "000001"), again(scene(3), "other"), scene(5), scene(3)]
     )
-    assert doubles(pictures, held, range(4)) == {
+    assert find_duplicates(pictures, held, range(4)) == {
         0,
         1,
         5,
     }  # a key of another picture is a number, and other bytes no proof
-    assert doubles(pictures, held, [3]) == {5}
+    assert find_duplicates(pictures, held, [3]) == {5}
 
 
 def test_what_looks_alike():
-    assert alike(scene(0).image, again(scene(0)).image) and not alike(scene(0).image, scene(1).image)
+    assert look_alike(scene(0).image, again(scene(0)).image) and not look_alike(scene(0).image, scene(1).image)
 
 
 def test_what_is_held_out_of_the_input_stays_nowhere_in_it(captioner):

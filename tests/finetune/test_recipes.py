@@ -132,8 +132,8 @@ def test_the_printed_configuration_says_it_all_and_is_the_same(tmp_path, capsys)
 
 def test_an_unknown_name_is_told_with_those_near_it():
     [problem, _] = problems("--recipe", "mobileclip2-doci-77", "--input", "x", "--output", "out")
-    assert problem.startswith("--recipe mobileclip2-doci-77: no such recipe; near it: mobileclip2-docci-77, ")
-    assert "--recipe zzz: no such recipe; finetune --list-recipes lists them" in problems(
+    assert problem.startswith("--recipe mobileclip2-doci-77: no such recipe; similar names: mobileclip2-docci-77, ")
+    assert "--recipe zzz: no such recipe; `capsmith finetune --list-recipes` lists them" in problems(
         "--recipe", "zzz", *DOCCI[2:]
     )
 

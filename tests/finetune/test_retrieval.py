@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from finetune.student.model import load_student
-from finetune.student.retrieval import choice, recall, retrieval, usable
+from finetune.student.retrieval import choice, recall, retrieval, usable_records
 from imagetext.sample import Record, decode_image
 from imagetext.sources import read_samples
 
@@ -91,6 +91,6 @@ def test_pictures_are_seen_as_open_clip_shows_them(tmp_path):
 def test_what_has_no_caption_or_picture_is_left_out():
     good = Record("good", picture(0), ("a dog",))
     mute, broken = Record("mute", picture(0), (" ",)), Record("broken", b"x", ("a dog",))
-    assert usable([good, mute, broken], quiet=True) == [good]
+    assert usable_records([good, mute, broken], quiet=True) == [good]
     with pytest.raises(ValueError, match="--eval-input: no usable captioned picture"):
-        usable([SimpleNamespace(image=None, captions=())], quiet=True)
+        usable_records([SimpleNamespace(image=None, captions=())], quiet=True)

@@ -455,8 +455,8 @@ def test_adapters_that_a_model_cannot_have_are_refused(vlm, tmp_path, model, ask
 @pytest.mark.parametrize(
     "asked, told",
     [
-        ({"lora_alpha": 2}, "is of adapters: say --lora-rank, too"),
-        ({"lora_rank": 4, "lora_merge": True, "four_bit": True}, "weights in 4 bits are not merged"),
+        ({"lora_alpha": 2}, "is a setting of adapters: add --lora-rank"),
+        ({"lora_rank": 4, "lora_merge": True, "four_bit": True}, "adapters cannot be merged into weights in 4 bits"),
     ],
 )
 def test_settings_of_adapters_that_contradict_each_other_are_refused(tmp_path, asked, told):
@@ -524,5 +524,5 @@ def test_what_the_model_cannot_have_is_refused(vlm, tmp_path):
     captioner.save(tmp_path / "adapters", "mine")
     with pytest.raises(ValueError, match="--lora-rank 4: mine has adapters of rank 2"):
         run(settings(tmp_path / "three", model=str(tmp_path / "adapters"), lora_rank=4))
-    with pytest.raises(ValidationError, match="weights in 4 bits do not learn: say --lora-rank, too"):
+    with pytest.raises(ValidationError, match="weights in 4 bits cannot be trained: add --lora-rank"):
         settings(tmp_path, four_bit=True)

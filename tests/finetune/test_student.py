@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from finetune.student.config import StudentConfig
-from finetune.student.model import StudentForward, load_student, reinforced_losses, told_of_negatives
+from finetune.student.model import StudentForward, load_student, negative_statistics, reinforced_losses
 from finetune.student.teachers import Teachers
 from finetune.trainer import Trainer
 from imagetext.outputs import UNFINISHED
@@ -145,7 +145,7 @@ def test_negatives_make_of_clips_loss_negclips_and_of_distillation_one_with_teac
 def test_what_is_told_of_negatives_is_the_slow_count():
     image, text, *_ = features(9, 3)
     has = torch.tensor([True, True, False] * 3)
-    told = told_of_negatives(image, text, has)
+    told = negative_statistics(image, text, has)
     won = [
         float(text[row, kind] @ image[row] > text[row, 2] @ image[row])
         for row in range(9)
@@ -154,7 +154,7 @@ def test_what_is_told_of_negatives_is_the_slow_count():
     ]
     assert told["with_negative"].item() == pytest.approx(6 / 9) and 0 < sum(won) < len(won)
     assert told["choice"].item() == pytest.approx(sum(won) / len(won))
-    assert told_of_negatives(image, text, ~has & has)["choice"].isnan()
+    assert negative_statistics(image, text, ~has & has)["choice"].isnan()
 
 
 def test_without_a_weight_a_loss_is_not_computed():

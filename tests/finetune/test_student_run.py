@@ -197,7 +197,7 @@ def test_labelled_pictures_are_validated_on_as_zero_shot_has_it_and_not_trained_
     (model,) = json.loads((tmp_path / "asked" / "zero_shot.json").read_text())["models"].values()
     for score in ("top1", "per_class"):
         assert last[f"zero_shot_{score}"] == pytest.approx(model[score]["mean"])
-    with pytest.raises(ValidationError, match="--templates: is of the pictures of --eval-classes, and there are none"):
+    with pytest.raises(ValidationError, match="--templates: is a setting of --eval-classes, which is not given"):
         settings("other", templates="plain")
     with pytest.raises(ValueError, match="--eval-classes: all pictures are of one class, 'cat'"):
         (tmp_path / "one" / "cat").mkdir(parents=True)
@@ -306,7 +306,7 @@ def test_all_problems_of_a_configuration_at_once(capsys):
     with pytest.raises(ValidationError, match="--logit-scale, --teacher-dimension: not used with --distill-weight 0"):
         StudentConfig(input=["x"], student="x", output="x", distill_weight=0, contrastive_weight=1, logit_scale=[3])
     with pytest.raises(
-        ValidationError, match="--text-weight, --synthetic-weight: .*--single-text.*; --negative-weight: of"
+        ValidationError, match="--text-weight, --synthetic-weight: .*--single-text.*; --negative-weight: needs"
     ):
         StudentConfig(input=["x"], student="x", output="x", single_text=0.5, text_weight=2, negative_weight=1)
     for chance in ("1.5", "-0.1", "nan"):

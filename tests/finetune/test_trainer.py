@@ -21,7 +21,7 @@ from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.forward import training_forward
 from finetune.captioner.pictures import CaptionedPictures
 from finetune.captioner.run import run
-from finetune.not_finite import cause
+from finetune.not_finite import explain_not_finite
 from finetune.optimizer import coca_depth, learning_rate, parameter_groups
 from finetune.trainer import Trainer
 from imagetext.sources import read_samples
@@ -156,7 +156,7 @@ def test_a_loss_that_is_not_finite_names_its_cause(changes, spoil, why, tmp_path
 def test_weights_that_a_step_broke_are_the_cause(tmp_path):
     model = torch.nn.Linear(2, 2)
     torch.nn.init.constant_(model.weight, float("inf"))
-    told = cause(SimpleNamespace(model=model), [], 1e-3, "fp32")
+    told = explain_not_finite(SimpleNamespace(model=model), [], 1e-3, "fp32")
     assert told == (
         "The steps before have left weights that are not finite (weight): lower --learning-rate (it was 0.001 at "
         "this step) or raise --warmup, and begin anew."

@@ -8,7 +8,7 @@ from captioners.base import Caption, Captioned, SamplingConfig
 from captioners.load import load_captioner
 from diversity.measures.accumulate import CaptionAccumulator
 from diversity.measures.references import reference_scores
-from finetune.validation import caption_scores, collapse_warning, evenly, human_scores, validate
+from finetune.validation import caption_scores, collapse_warning, evenly_spaced, human_scores, validate
 from imagetext.sample import decode_image
 from imagetext.sources import read_samples
 
@@ -162,9 +162,9 @@ def test_no_pictures_is_an_error():
 
 
 def test_evenly():
-    assert evenly(3, 6) == [0, 1, 2] and evenly(6, 6) == list(range(6)) and evenly(0, 6) == []
-    assert evenly(11, 6) == [0, 2, 4, 6, 8, 10]
-    many = evenly(1000, 6)
+    assert evenly_spaced(3, 6) == [0, 1, 2] and evenly_spaced(6, 6) == list(range(6)) and evenly_spaced(0, 6) == []
+    assert evenly_spaced(11, 6) == [0, 2, 4, 6, 8, 10]
+    many = evenly_spaced(1000, 6)
     assert many[0] == 0 and many[-1] == 999 and len(set(many)) == 6
 
 

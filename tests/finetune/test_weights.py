@@ -76,7 +76,7 @@ def test_a_stopped_run_goes_on_with_and_without_shards(which, folder):
 
 
 def test_shards_need_a_precision_that_fits(tmp_path):
-    with pytest.raises(ValidationError, match="weights in 4 bits are not sharded; fp16 is not, bf16 is"):
+    with pytest.raises(ValidationError, match="weights in 4 bits cannot be sharded; fp16 cannot be sharded"):
         FinetuneConfig(**RUN, output=tmp_path, shard=True, dtype="fp16", lora_rank=4, four_bit=True)
 
 

@@ -17,7 +17,7 @@ from finetune.zero_shot.classify import answers, class_features, read_templates
 from finetune.zero_shot.compare import make_report
 from finetune.zero_shot.models import MISTAKES
 from finetune.zero_shot.page import render
-from finetune.zero_shot.pictures import Classes, labelled, prepared
+from finetune.zero_shot.pictures import Classes, prepare_batches, read_labelled
 from finetune.zero_shot.scores import accuracy, class_accuracy, confusions, picture_scores
 from finetune.zero_shot.support import ALONE
 from imagetext.readers.table_flags import Columns
@@ -62,7 +62,7 @@ def test_answers_are_open_clips_to_the_last(scenes, coca_tiny, templates):
     names = ["circle", "cross", "heart", "square", "star", "triangle", "red star", "dog", "cat", "sky", "sea", "house"]
     labels = torch.tensor([names.index(sample.key.partition("/")[0]) for sample in samples])
     with torch.inference_mode():
-        (batch,) = prepared(samples, [coca_tiny.transform], 64, 1)
+        (batch,) = prepare_batches(samples, [coca_tiny.transform], 64, 1)
         features = coca_tiny.embed_pictures(torch.stack([one.pixels[0] for one in batch]))
     theirs = open_clip.build_zero_shot_classifier(
         coca_tiny._model,
@@ -259,7 +259,7 @@ def test_imagenets_folders_and_numbers_are_its_classes_by_their_ids(tmp_path):
     (tmp_path / "a.png").write_bytes(picture(2))
     (tmp_path / "set.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for spec, place in ((tmp_path / "val", "folder"), (tmp_path / "set.jsonl", "kind")):
-        shards, names = labelled([str(spec)], [], Columns(), place, "imagenet")
+        shards, names = read_labelled([str(spec)], [], Columns(), place, "imagenet")
         assert (
             list(names)[:2] == ["n01440764", "n01443537"] and len(names) == 1000 and names["n01443537"] == "goldfish"
         )
@@ -310,15 +310,15 @@ def test_more_broken_pictures_than_may_fail_are_exit_code_3(scenes, tmp_path):
 def test_batches_keep_their_order_whatever_the_threads():
     records = [Record(str(at), picture(at % 3)) for at in range(11)]
     records[4] = replace(records[4], image=b"x")
-    found = [one for batch in prepared(records, [np.asarray], 4, 3) for one in batch]
+    found = [one for batch in prepare_batches(records, [np.asarray], 4, 3) for one in batch]
     assert [one.record.key for one in found] == [str(at) for at in range(11)]
     assert [at for at, one in enumerate(found) if one.error] == [4]
 
 
 def test_numbers_that_are_none_are_told(coca_tiny, monkeypatch):
-    from finetune.zero_shot.models import Asked
+    from finetune.zero_shot.models import Classifier
 
-    asked = Asked("broken", coca_tiny, "fp32")
+    asked = Classifier("broken", coca_tiny, "fp32")
     monkeypatch.setattr(coca_tiny, "embed_pictures", lambda pixels: F.normalize(torch.full((1, 4), torch.nan)))
     with pytest.raises(ValueError, match="--model broken: features that are no finite numbers"):
         asked.embed_pictures(torch.zeros(1, 3, 4, 4))

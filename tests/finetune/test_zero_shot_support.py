@@ -12,11 +12,11 @@ from finetune.zero_shot.support import (
     ALONE,
     Adapter,
     Shot,
+    adapter_keys,
     adapters,
     described,
     draw_shots,
     embed_descriptions,
-    keys_of,
 )
 from imagetext.sample import Record
 from imagetext.sources import read_records
@@ -36,12 +36,12 @@ def test_logits_are_the_papers():
     theta, alpha, beta = 0.3, 10.0, 5.5
     affinity = theta * asked @ texts.T + (1 - theta) * asked @ pictures.T
     slow = 100 * asked @ classes.T + alpha * torch.exp(-beta * (1 - affinity)) @ F.one_hot(labels, 3).double()
-    adapter = Adapter(keys_of(pictures, texts, theta), labels, 3, alpha, beta)
+    adapter = Adapter(adapter_keys(pictures, texts, theta), labels, 3, alpha, beta)
     assert torch.allclose(adapter(asked, classes), slow)
     right = []
     for one in range(8):
         rest = [other for other in range(8) if other != one]
-        without = Adapter(keys_of(pictures, texts, theta)[rest], labels[rest], 3, alpha, beta)
+        without = Adapter(adapter_keys(pictures, texts, theta)[rest], labels[rest], 3, alpha, beta)
         right.append(without(pictures[[one]], classes).argmax().item() == labels[one])
     assert adapter.right_of_others(pictures, classes, labels) == pytest.approx(sum(right) / 8)
 
@@ -126,7 +126,7 @@ def test_the_command_reports_accuracy_against_the_shots(tmp_path, capsys):
     ]
     flags += ["--output", str(tmp_path / "out")]
     assert capsmith.main([*flags, "--column", "syn_text_x"]) == 2
-    assert "--column: is of the pictures of --support" in capsys.readouterr().err
+    assert "--column: is a setting of --support" in capsys.readouterr().err
     assert capsmith.main([*flags, "--support", str(tmp_path / "train" / "set.jsonl"), "--shots", "3"]) == 0
     report = json.loads((tmp_path / "out" / "zero_shot.json").read_text())
     support = report["models"]["coca_tiny"]["support"]

@@ -10,7 +10,7 @@ from imagetext.stores import is_remote
 
 
 @dataclass(frozen=True)
-class Places:
+class TarFiles:
     """The files of one sample: the path of their tar, and offset and size of each in bytes, by its suffix, or as "picture"."""
 
     path: str
@@ -29,22 +29,22 @@ class Places:
         return contents
 
 
-def in_tar_here(shard: Shard) -> bool:
+def is_local_tar(shard: Shard) -> bool:
     """Whether the shard is a tar on this machine whose files can be read at their places: not a packed one."""
     return isinstance(shard.samples, TarRows) and not is_remote(shard.path) and not is_packed(shard.path)
 
 
-def with_places(samples: Shard | Iterable[Record]) -> Iterator[tuple[Record, Places | None]]:
+def with_tar_files(samples: Shard | Iterable[Record]) -> Iterator[tuple[Record, TarFiles | None]]:
     """The records, and where their files lie; None where they are of no tar on this machine."""
-    if isinstance(samples, Shard) and isinstance(rows := samples.samples, TarRows) and in_tar_here(samples):
+    if isinstance(samples, Shard) and isinstance(rows := samples.samples, TarRows) and is_local_tar(samples):
         path = samples.path
         return ((record, _places(path, record, files)) for record, files in rows.with_files())
     return ((record, None) for record in samples)
 
 
-def _places(path: str, record: Record, files: Files) -> Places:
+def _places(path: str, record: Record, files: Files) -> TarFiles:
     """The places of the files by their suffixes, the picture's under its name: it is what is neither text nor carried."""
-    return Places(
+    return TarFiles(
         path,
         {
             suffix if suffix in ("txt", "json", "syn.json") or suffix in record.members else "picture": (
