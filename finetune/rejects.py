@@ -40,9 +40,7 @@ def check_rejects(rejects: Sequence[tuple[str, str]], usable: int, config: Toler
         raise ValueError("\n  ".join(lines))
 
 
-def report_rejects(
-    rejects: Sequence[tuple[str, str]], failed_before: Sequence[tuple[str, str]], output: Path
-) -> None:
+def report_rejects(rejects: Sequence[tuple[str, str]], failed_before: Sequence[tuple[str, str]], output: Path) -> None:
     """Names the samples that were left out, each with its reason; of those that the input has as failures, says how many."""
     if rejects or failed_before:
         lines = [json.dumps({"key": key, "error": masked(error)}) + "\n" for key, error in [*rejects, *failed_before]]

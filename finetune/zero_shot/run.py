@@ -110,7 +110,11 @@ def _settings(config: ZeroShotConfig) -> dict[str, Any]:
 
 
 def _teach(
-    models: Sequence[Classifier], seen: LabelSurvey, templates: Sequence[str], families: Hierarchy | None, config: ZeroShotConfig
+    models: Sequence[Classifier],
+    seen: LabelSurvey,
+    templates: Sequence[str],
+    families: Hierarchy | None,
+    config: ZeroShotConfig,
 ) -> list[str]:
     """Has the models read the classes' texts; what a reader must know of these."""
     names, notes = seen.classes.names, []
@@ -124,7 +128,9 @@ def _teach(
     return notes
 
 
-def _give_support(models: Sequence[Classifier], seen: LabelSurvey, support: Sequence[Shard], config: ZeroShotConfig) -> list[str]:
+def _give_support(
+    models: Sequence[Classifier], seen: LabelSurvey, support: Sequence[Shard], config: ZeroShotConfig
+) -> list[str]:
     """Has the models look at the support pictures; what a reader must know of these."""
     number = {label: at for at, label in enumerate(seen.classes.labels)}
     records = (record for shard in support for record in shard)

@@ -154,7 +154,7 @@ def test_failures_that_the_input_already_had_are_passed_over_and_told_once(capti
         writer.write(Record("failed", b"text", ("one",), error="not a picture"))
     read = read_samples(str(tmp_path / "set.tar"))
     pictures = CaptionedPictures(read, captioner)
-    pictures.mixed_with(CaptionedPictures(read, captioner))
+    pictures.add(CaptionedPictures(read, captioner))
     assert (
         len(pictures) == 18 and pictures.rejects == [] and pictures.failed_before == [("failed", "not a picture")] * 2
     )

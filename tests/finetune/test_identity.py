@@ -55,10 +55,10 @@ def test_what_is_held_out_of_the_input_stays_nowhere_in_it(captioner):
     records = [scene(index, f"{name}{index}") for index in range(20) for name in "ab"]
     pictures = CaptionedPictures([records], captioner, quiet=True)
     config, told = FinetuneConfig(input=["x"], model="coca_tiny", output="run", hold_out=2), []
-    held = held_out_pictures(config, captioner, pictures, None, told.append)
+    held = held_out_pictures(config, captioner, pictures, evaluation=None, tell=told.append)
     assert len(held) == 2 and len(pictures) == 36
     assert not {one.hash for one in pictures.identities} & {one.hash for one in held.identities}
-    assert told == ["2 pictures are held out; 2 more that show one of these are not trained on, either"]
+    assert told == ["2 pictures are held out; 2 duplicates of them are not trained on, either"]
 
 
 def test_what_is_held_out_by_the_user_is_not_trained_on(captioner):
@@ -67,14 +67,14 @@ def test_what_is_held_out_by_the_user_is_not_trained_on(captioner):
     asked = eval_pictures(
         [Shard("y", "y.tar", {}, [again(scene(index)) for index in range(7, 12)])], captioner, config
     )
-    assert held_out_pictures(config, captioner, pictures, asked, told.append) is asked and len(asked) == 5
+    assert held_out_pictures(config, captioner, pictures, evaluation=asked, tell=told.append) is asked and len(asked) == 5
     assert [sample.key for sample in pictures.samples] == [scene(index).key for index in range(7)]
-    assert told == ["2 pictures of --input are held out by --eval-input, and so are not trained on"]
+    assert told == ["2 pictures of --input are also in --eval-input and are not trained on"]
     assert list(asked.read) == ["y.tar"]
     pictures.leave_out(range(6))
     everything = eval_pictures([Shard("z", "z.tar", {}, [scene(6)])], captioner, config)
     with pytest.raises(ValueError, match="every picture of --input is held out, none is left"):
-        held_out_pictures(config, captioner, pictures, everything, told.append)
+        held_out_pictures(config, captioner, pictures, evaluation=everything, tell=told.append)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_held_out_input_that_is_the_input_is_told(config):
 
 def test_a_hash_tells_what_was_read_of_an_input(captioner):
     def read(*records):
-        return CaptionedPictures([Shard("a", "a.tar", {}, records)], captioner, quiet=True).read
+        return CaptionedPictures([Shard("a", "a.tar", {}, records)], captioner, quiet=True).input_hashes
 
     first = read(scene(0), scene(1))
     assert first == read(scene(0), scene(1)) and list(first) == ["a.tar"]

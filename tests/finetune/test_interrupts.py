@@ -17,9 +17,9 @@ def send(number):
 def test_a_signal_is_noted_and_the_step_goes_on(number):
     before = [signal.getsignal(one) for one in SIGNALS]
     with Interrupts(alone=True) as interrupts:
-        assert not interrupts.asked
+        assert not interrupts.received
         send(number)
-        assert interrupts.asked
+        assert interrupts.received
     assert [signal.getsignal(one) for one in SIGNALS] == before
 
 
@@ -32,7 +32,7 @@ def test_a_second_sigint_ends_a_process_that_trains_alone():
     with Interrupts(alone=False) as interrupts:  # a launcher sends it again
         send(signal.SIGINT)
         send(signal.SIGINT)
-        assert interrupts.asked
+        assert interrupts.received
 
 
 def test_where_nothing_would_be_lost_it_ends_at_once():
@@ -46,7 +46,7 @@ def test_where_nothing_would_be_lost_it_ends_at_once():
 def test_another_thread_cannot_be_told():
     def enter():
         with Interrupts(alone=True) as interrupts:
-            found.append(interrupts.asked)
+            found.append(interrupts.received)
 
     found = []
     thread = threading.Thread(target=enter)

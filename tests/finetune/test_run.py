@@ -265,7 +265,7 @@ def test_what_is_wrong_is_told_before_any_picture_is_read_and_nothing_is_left(ch
 
 
 def test_a_captioner_that_has_no_weights_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="--model rules:negatives: learns nothing"):
+    with pytest.raises(ValueError, match="--model rules:negatives: has nothing to train"):
         load(settings(tmp_path / "run", model="rules:negatives"), torch.device("cpu"))
 
 
@@ -516,7 +516,7 @@ def test_what_the_model_cannot_have_is_refused(vlm, tmp_path):
     with pytest.raises(ValueError, match="--layer-decay 0.5"):
         run(settings(tmp_path / "one", model=str(vlm), layer_decay=0.5))
     with pytest.raises(
-        ValueError, match="--four-bit: is for vision-language models of transformers, and coca_tiny is none"
+        ValueError, match="--four-bit: is for vision-language models of transformers, and coca_tiny is not one of them"
     ):
         run(settings(tmp_path / "two", lora_rank=4, four_bit=True))
     captioner = load_captioner(str(vlm))

@@ -164,7 +164,7 @@ def test_held_out_pictures_are_not_trained_on(settings, tmp_path, monkeypatch, c
     run(settings("run", STUDENT, eval_input=[held], samples_seen=8))
     told = capsys.readouterr().out
     assert (
-        "2 pictures of --input are held out by --eval-input, and so are not trained on" in told
+        "2 pictures of --input are also in --eval-input and are not trained on" in told
         and "over 14 pictures" in told
     )
     with pytest.raises(ValueError, match="1 of 17 samples cannot be used, 5.9%, and --max-error-rate allows 5.0%"):
@@ -181,7 +181,7 @@ def test_labelled_pictures_are_validated_on_as_zero_shot_has_it_and_not_trained_
     (held / "dog" / "broken.png").write_bytes(picture(3)[:99])
     how = {"eval_classes": [str(held)], "templates": "plain", "samples_seen": 8}
     run(settings("run", STUDENT, **how))
-    assert "2 pictures of --input are held out by --eval-classes, and so are not trained on" in capsys.readouterr().out
+    assert "2 pictures of --input are also in --eval-classes and are not trained on" in capsys.readouterr().out
     output = settings("run").output
     *_, last = rows(output / "validation.jsonl")
     assert len(rows(output / "validation.jsonl")) == 2 and "zero_shot_top5" not in last
@@ -262,10 +262,10 @@ def test_a_run_with_negatives_tells_of_them(settings, tmp_path, capsys):
     assert "True before negative" in page and "Hard negatives' loss" in html.unescape(page)
     assert "12 of 16 records have one" in card and "True before negative" in card
     assert (
-        "one caption of each record, 75% original and 25% synthetic" in card and "1 × what the losses of texts" in card
+        "one caption of each record, 75% original and 25% synthetic" in card and "1 × the loss that hard negatives add" in card
     )
     with pytest.raises(
-        ValueError, match="--negative-weight 0: they are looked at in validation alone, and no picture"
+        ValueError, match="with --negative-weight 0 they are used in validation only, and no picture"
     ):
         run(settings("other", STUDENT, negatives="^neg_text", negative_weight=0))
     with pytest.raises(ValueError, match="--negatives '.neg_text': no record has such a column"):

@@ -132,13 +132,13 @@ def test_a_loss_that_is_not_finite_names_step_and_pictures(tmp_path, monkeypatch
         (
             {"learning_rate": 1e30},
             lambda pictures: None,
-            "step 2, .*\nWhat the model says of every picture is not finite: lower "
+            "step 2, .*\nThe model's outputs are not finite for any picture: lower "
             "--learning-rate .it was 1e.30 at this step",
         ),
         (
             {},
             lambda pictures: pictures.update({"train2-000003": float("nan")}),
-            "step 1, .*\nWhat the model says of train2-000003 alone is not finite: look at these pictures",
+            "step 1, .*\nOnly for train2-000003 are the model's outputs not finite: check these pictures",
         ),
     ],
 )
@@ -156,10 +156,10 @@ def test_a_loss_that_is_not_finite_names_its_cause(changes, spoil, why, tmp_path
 def test_weights_that_a_step_broke_are_the_cause(tmp_path):
     model = torch.nn.Linear(2, 2)
     torch.nn.init.constant_(model.weight, float("inf"))
-    told = explain_not_finite(SimpleNamespace(model=model), [], 1e-3, "fp32")
+    told = explain_not_finite(SimpleNamespace(model=model), [], rate=1e-3, dtype="fp32")
     assert told == (
-        "The steps before have left weights that are not finite (weight): lower --learning-rate (it was 0.001 at "
-        "this step) or raise --warmup, and begin anew."
+        "Earlier steps have left weights that are not finite (weight): lower --learning-rate (it was 0.001 at "
+        "this step) or raise --warmup, and start again."
     )
 
 

@@ -79,7 +79,7 @@ def test_the_most_probable_caption_is_compared_and_samples_measured():
     (best, similar), (drawn, _) = captioner.asked
     assert similar and (best.strategy, best.max_length, best.min_length, best.prefix) == ("greedy", 20, 3, "a")
     assert drawn.strategy == "sample"
-    assert found.shown == {f"p{at}": [greedy[at], *samples[at]] for at in range(3)}
+    assert found.examples == {f"p{at}": [greedy[at], *samples[at]] for at in range(3)}
     assert found.warning == ""
 
 
@@ -185,5 +185,5 @@ def test_a_real_captioner_in_training_is_left_as_it_was():
     assert (
         0 < found.scores["similarity"] < 1 and 0 < found.scores["distinct_2"] < 1 and 0 < found.scores["mbleu_4"] < 1
     )
-    assert list(found.shown) == [held_out[at][0] for at in (0, 2, 4, 7, 9, 11)]
-    assert all(len(captions) == 3 for captions in found.shown.values())
+    assert list(found.examples) == [held_out[at][0] for at in (0, 2, 4, 7, 9, 11)]
+    assert all(len(captions) == 3 for captions in found.examples.values())
