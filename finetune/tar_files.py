@@ -1,4 +1,4 @@
-"""Where the files of a tar's samples lie, so that they can be read when they come and need not be held."""
+"""The positions of samples' files in a tar, so that they can be read when needed instead of staying in memory."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,16 +11,21 @@ from imagetext.stores import is_remote
 
 @dataclass(frozen=True)
 class TarFiles:
-    """The files of one sample: the path of their tar, and offset and size of each in bytes, by its suffix, or as "picture"."""
+    """The files of one sample in a tar.
+
+    path: the tar. files: the offset and size in bytes of each file, by its suffix; the picture's key is "picture".
+    """
 
     path: str
     files: dict[str, tuple[int, int]]
 
     def read(self, *suffixes: str) -> dict[str, bytes]:
-        """The files of these suffixes, those that there are; ValueError where the tar is no more what it was."""
+        """Return the contents of the files that exist among these; raises ValueError if the tar has become shorter."""
         contents = {}
         with open(self.path, "rb") as file:
-            for suffix in filter(self.files.__contains__, suffixes):
+            for suffix in suffixes:
+                if suffix not in self.files:
+                    continue
                 offset, size = self.files[suffix]
                 file.seek(offset)
                 contents[suffix] = file.read(size)
@@ -30,27 +35,22 @@ class TarFiles:
 
 
 def is_local_tar(shard: Shard) -> bool:
-    """Whether the shard is a tar on this machine whose files can be read at their places: not a packed one."""
+    """Return whether the shard is an uncompressed tar on this machine, whose files can be read in place."""
     return isinstance(shard.samples, TarRows) and not is_remote(shard.path) and not is_packed(shard.path)
 
 
 def with_tar_files(samples: Shard | Iterable[Record]) -> Iterator[tuple[Record, TarFiles | None]]:
-    """The records, and where their files lie; None where they are of no tar on this machine."""
+    """Yield each record with its files in an uncompressed tar on this machine, or None if it is not in one."""
     if isinstance(samples, Shard) and isinstance(rows := samples.samples, TarRows) and is_local_tar(samples):
         path = samples.path
-        return ((record, _places(path, record, files)) for record, files in rows.with_files())
+        return ((record, _tar_files(path, record, files)) for record, files in rows.with_files())
     return ((record, None) for record in samples)
 
 
-def _places(path: str, record: Record, files: Files) -> TarFiles:
-    """The places of the files by their suffixes, the picture's under its name: it is what is neither text nor carried."""
-    return TarFiles(
-        path,
-        {
-            suffix if suffix in ("txt", "json", "syn.json") or suffix in record.members else "picture": (
-                member.offset,
-                member.size,
-            )
-            for suffix, member in files.items()
-        },
-    )
+def _tar_files(path: str, record: Record, files: Files) -> TarFiles:
+    """Return the files' positions by suffix. The picture is the file that is neither text nor another known member."""
+    positions = {}
+    for suffix, member in files.items():
+        is_picture = suffix not in ("txt", "json", "syn.json") and suffix not in record.members
+        positions["picture" if is_picture else suffix] = (member.offset, member.size)
+    return TarFiles(path, positions)

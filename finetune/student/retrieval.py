@@ -174,4 +174,4 @@ class HeldOutRetrieval:
 def write_page(trainer: Trainer) -> None:
     """Writes the page of a student's run."""
     output = trainer.config.output
-    write_training_page(output, name=output.name, measures=MEASURES, title="Training", seen="records")
+    write_training_page(output, name=output.name, measures=MEASURES, title="Training", sample_kind="records")

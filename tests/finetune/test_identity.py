@@ -67,7 +67,9 @@ def test_what_is_held_out_by_the_user_is_not_trained_on(captioner):
     asked = eval_pictures(
         [Shard("y", "y.tar", {}, [again(scene(index)) for index in range(7, 12)])], captioner, config
     )
-    assert held_out_pictures(config, captioner, pictures, evaluation=asked, tell=told.append) is asked and len(asked) == 5
+    assert (
+        held_out_pictures(config, captioner, pictures, evaluation=asked, tell=told.append) is asked and len(asked) == 5
+    )
     assert [sample.key for sample in pictures.samples] == [scene(index).key for index in range(7)]
     assert told == ["2 pictures of --input are also in --eval-input and are not trained on"]
     assert list(asked.read) == ["y.tar"]

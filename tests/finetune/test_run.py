@@ -225,7 +225,7 @@ def test_uploads_only_where_asked_and_only_the_captioner(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name, role, message",
     [
-        ("other/mine", "write", "--push-to-hub other/mine: the token may write to me, lab"),
+        ("other/mine", "write", "--push-to-hub other/mine: the token may only write to me, lab"),
         ("me/mine", "read", "--push-to-hub me/mine: the token may only read"),
         ("me/-mine", "write", "--push-to-hub me/-mine: "),
     ],

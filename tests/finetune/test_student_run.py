@@ -121,7 +121,7 @@ def test_the_whole_way_from_captions_to_a_student(tmp_path, capsys):
     )
     capsys.readouterr()
     assert capsmith.main(command) == 0
-    assert "holds the finished model of this very run" in capsys.readouterr().out
+    assert "already holds the finished model of this run" in capsys.readouterr().out
     assert capsmith.main([*command, "--logit-scale", "10"]) == 2
     assert "other settings" in capsys.readouterr().err
 
@@ -164,8 +164,7 @@ def test_held_out_pictures_are_not_trained_on(settings, tmp_path, monkeypatch, c
     run(settings("run", STUDENT, eval_input=[held], samples_seen=8))
     told = capsys.readouterr().out
     assert (
-        "2 pictures of --input are also in --eval-input and are not trained on" in told
-        and "over 14 pictures" in told
+        "2 pictures of --input are also in --eval-input and are not trained on" in told and "over 14 pictures" in told
     )
     with pytest.raises(ValueError, match="1 of 17 samples cannot be used, 5.9%, and --max-error-rate allows 5.0%"):
         broken = write_tar(tmp_path / "set" / "broken.tar", {"broken": members(3) | {"jpg": b"no picture"}})
@@ -262,11 +261,10 @@ def test_a_run_with_negatives_tells_of_them(settings, tmp_path, capsys):
     assert "True before negative" in page and "Hard negatives' loss" in html.unescape(page)
     assert "12 of 16 records have one" in card and "True before negative" in card
     assert (
-        "one caption of each record, 75% original and 25% synthetic" in card and "1 × the loss that hard negatives add" in card
+        "one caption of each record, 75% original and 25% synthetic" in card
+        and "1 × the loss that hard negatives add" in card
     )
-    with pytest.raises(
-        ValueError, match="with --negative-weight 0 they are used in validation only, and no picture"
-    ):
+    with pytest.raises(ValueError, match="with --negative-weight 0 they are used in validation only, and no picture"):
         run(settings("other", STUDENT, negatives="^neg_text", negative_weight=0))
     with pytest.raises(ValueError, match="--negatives '.neg_text': no record has such a column"):
         run(settings("other", STUDENT, negatives="^neg_text"))
