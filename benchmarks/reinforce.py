@@ -161,10 +161,12 @@ def student(folder: Path, repeats: int, device: str, dtype: str) -> dict:
     config.output.mkdir()
     shards = read_samples(config.input)
     teachers, trained = read_teachers(shards, config), load_student(config.student)
-    without = ReinforcedPictures(shards, trained, config, None)
+    without = ReinforcedPictures(shards, trained, config, teachers=None)
     plain = Plain(copy.deepcopy(trained.model).train().to(device), config, without)
     trainer = Trainer(
-        config, StudentForward(trained, config, teachers), ReinforcedPictures(shards, trained, config, teachers)
+        config,
+        StudentForward(trained, config, teachers),
+        ReinforcedPictures(shards, trained, config, teachers=teachers),
     )
 
     def ours() -> None:

@@ -97,7 +97,7 @@ def gradients_of_a_student(*, whole: bool = False, model_cfg=STUDENT, **settings
         torch.manual_seed(0)
         student, shards = load_student(name), read_samples(spec)
         teachers = read_teachers(shards, config)
-        pictures = ReinforcedPictures(shards, student, config, teachers, quiet=True)
+        pictures = ReinforcedPictures(shards, student, config, teachers=teachers, quiet=True)
         forward = StudentForward(student, config, teachers)
         with torch.no_grad():
             student.model.logit_scale += 0.5

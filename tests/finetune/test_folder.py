@@ -11,8 +11,8 @@ import finetune.folder
 from finetune.captioner.config import FinetuneConfig
 from finetune.folder import (
     BEFORE,
-    CARRIED_OUT,
     DONE,
+    EXECUTION_SETTINGS,
     _own,
     check_output,
     is_done,
@@ -80,7 +80,7 @@ def begun_by_0_1(config):
     """The folder of a run as capsmith 0.1 left it after its first checkpoint, which knew nothing of `seed`; its files."""
     (config.output / "checkpoints").mkdir(parents=True)
     (config.output / "checkpoints" / "000001000.pt").write_bytes(b"of 0.1")
-    settings = config.model_dump(mode="json", exclude=CARRIED_OUT | {"seed"})
+    settings = config.model_dump(mode="json", exclude=EXECUTION_SETTINGS | {"seed"})
     (config.output / f"{config.command}.json").write_text(json.dumps(settings, indent=2))
     return files(config)
 

@@ -72,7 +72,7 @@ def test_what_is_held_out_by_the_user_is_not_trained_on(captioner):
     )
     assert [sample.key for sample in pictures.samples] == [scene(index).key for index in range(7)]
     assert told == ["2 pictures of --input are also in --eval-input and are not trained on"]
-    assert list(asked.read) == ["y.tar"]
+    assert list(asked.input_hashes) == ["y.tar"]
     pictures.leave_out(range(6))
     everything = eval_pictures([Shard("z", "z.tar", {}, [scene(6)])], captioner, config)
     with pytest.raises(ValueError, match="every picture of --input is held out, none is left"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from finetune.student.config import StudentConfig
-from finetune.student.records import COIN, ReinforcedPictures, check_texts
+from finetune.student.records import COIN_SIDES, ReinforcedPictures, check_texts
 from finetune.student.teachers import Teachers, read_teachers
 from imagetext.reinforced.views import decode_stored, normalise, replay
 from imagetext.sample import Record
@@ -34,7 +34,7 @@ def settings(spec, **changes) -> StudentConfig:
 def pictures_of(spec, teachers=TEACHERS, **changes) -> ReinforcedPictures:
     if teachers is None:
         changes = {"distill_weight": 0, "contrastive_weight": 1} | changes
-    return ReinforcedPictures(read_samples(spec), STUDENT, settings(spec, **changes), teachers, quiet=True)
+    return ReinforcedPictures(read_samples(spec), STUDENT, settings(spec, **changes), teachers=teachers, quiet=True)
 
 
 @pytest.mark.parametrize("layout, kind", LAYOUTS)
@@ -66,7 +66,7 @@ def test_draws_are_even(tmp_path):
     contents = pictures.contents(pictures.sample(0))
     drawn = Counter()
     for draw in range(VIEWS * 2 * 6):
-        view, texts, _ = pictures.drawn(contents, draw)
+        view, texts, _ = pictures.select(contents, draw)
         drawn.update([view, texts[1][:2]])
     assert [drawn[view] for view in range(VIEWS)] == [12] * VIEWS
     assert [drawn["syn_text_a_emb", at] for at in range(2)] == [12] * 2
@@ -218,7 +218,7 @@ def test_records_without_an_original_caption_are_for_those_who_do_not_ask_for_it
 
 
 def test_embeddings_of_other_teachers_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"embeddings of 5 numbers, and the teachers have 3 \+ 4"):
+    with pytest.raises(ValueError, match=r"embeddings of 5 numbers, but the teachers have 3 \+ 4"):
         pictures_of(write_set(tmp_path), Teachers(("one", "two"), (3, 4), SCALES))
 
 
@@ -229,13 +229,13 @@ def test_a_single_text_is_the_original_or_as_often_as_asked_for_a_synthetic_one(
     """Of a whole cycle of draws, to one part in the coin's 10,000; columns and then captions come evenly."""
     pictures = pictures_of(write_set(tmp_path), single_text=0.3)
     contents, drawn = pictures.contents(pictures.sample(0)), Counter()
-    for side in range(COIN):
+    for side in range(COIN_SIDES):
         for rest in (0, 1):  # which of the two columns
-            view, texts, negative = pictures.drawn(contents, 3 + VIEWS * (side + COIN * rest))
+            view, texts, negative = pictures.select(contents, 3 + VIEWS * (side + COIN_SIDES * rest))
             drawn[texts[0][0]] += 1
             assert view == 3 and len(texts) == 1 and negative is None
     assert drawn == {"text_emb": 14_000, "syn_text_a_emb": 3_000, "syn_text_b_emb": 3_000}
-    captions = Counter(pictures.drawn(contents, VIEWS * COIN * rest).texts[0][:2] for rest in range(2 * 6))
+    captions = Counter(pictures.select(contents, VIEWS * COIN_SIDES * rest).texts[0][:2] for rest in range(2 * 6))
     assert captions == {("syn_text_a_emb", at): 3 for at in range(2)} | {("syn_text_b_emb", at): 2 for at in range(3)}
     _, tokens, *_, embeddings = pictures[0, 3]
     assert tokens.shape == (1, 3) and embeddings["text_emb"].tolist() == [[*tokens[0].tolist(), 1, 2]]
@@ -280,7 +280,7 @@ def test_one_of_several_negatives_is_drawn_evenly_and_is_no_caption(tmp_path):
         tmp_path, {"neg_text_a": ["7 1 0"], "tags_a": ["9 9 9"], "neg_text_b": ["8 1 0", "", "8 1 2"]}
     )
     contents = pictures.contents(pictures.sample(0))
-    drawn = Counter(pictures.drawn(contents, VIEWS * 6 * 6 * rest).negative for rest in range(4 * 6))
+    drawn = Counter(pictures.select(contents, VIEWS * 6 * 6 * rest).negative for rest in range(4 * 6))
     assert drawn["7 1 0"] == 12 and drawn["8 1 0"] == drawn["8 1 2"] == 6
     for draw in range(30):
         _, tokens, *_, embeddings = pictures[0, draw * 7919]
@@ -348,7 +348,7 @@ def test_negatives_of_records_that_are_held_are_those_of_tars(format, tmp_path):
             {},
             r"--negatives '\^neg_text': no record has such a column; there are the columns syn_text_a, syn_text_b$",
         ),
-        ({"neg_text_a": ["", "0 1 0"]}, {}, "neg_text_a are empty, or only say what a caption says"),
+        ({"neg_text_a": ["", "0 1 0"]}, {}, "neg_text_a are empty, or only repeat captions"),
         ({}, {"negatives": "syn_text_b"}, "--negatives 'syn_text_b' and --columns '.*' both name syn_text_b"),
     ],
 )

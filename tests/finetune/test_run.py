@@ -440,7 +440,7 @@ def test_adapters_are_as_the_flags_say(vlm, tmp_path):
         (
             "coca_tiny",
             {"lora_rank": 2, "lora_targets": ["q_proj"]},
-            "--lora-targets q_proj: CoCa's adapters are in c_fc and c_proj alone",
+            "--lora-targets q_proj: CoCa can only have adapters in c_fc and c_proj",
         ),
         ("vlm", {"lora_rank": 2, "lora_targets": ["nowhere"]}, "--lora-targets nowhere: "),
         ("vlm", {"lora_merge": True}, "--lora-merge: .* has no adapters"),

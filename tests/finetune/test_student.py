@@ -303,12 +303,12 @@ def test_a_captioner_is_a_student_too_with_its_own_tokenizer(tmp_path):
 @pytest.mark.parametrize(
     "name, more, why",
     [
-        ("nowhere", {}, "--student nowhere: no architecture of open_clip, and no folder"),
+        ("nowhere", {}, "--student nowhere: is neither an architecture of open_clip nor a folder"),
         ("ViT-B-32", {"pretrained": "nobody"}, "--student ViT-B-32: open_clip cannot load it: .*nobody"),
-        ("{folder}", {"pretrained": "openai"}, "--pretrained openai: goes with an architecture"),
+        ("{folder}", {"pretrained": "openai"}, "--pretrained openai: is only for an architecture"),
         ("{empty}", {}, "no open_clip_config.json of a CLIP model"),
         ("{code}", {}, "its tokenizer_kwargs ask for code to be run"),
-        ("{oblong}", {}, r"takes pictures of \(32, 48\) pixels, and views are square"),
+        ("{oblong}", {}, r"takes pictures of \(32, 48\) pixels, but views are square"),
     ],
 )
 def test_what_is_no_student_is_refused(name, more, why, tmp_path):

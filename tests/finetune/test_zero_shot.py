@@ -13,7 +13,7 @@ import capsmith
 from captioners.resolve import SHIPPED
 from diversity.measures.embedders import OpenClip
 from finetune.zero_shot import run as command
-from finetune.zero_shot.classify import answers, class_features, read_templates
+from finetune.zero_shot.classify import class_features, nearest_classes, read_templates
 from finetune.zero_shot.compare import make_report
 from finetune.zero_shot.models import MISTAKES
 from finetune.zero_shot.page import render
@@ -62,7 +62,7 @@ def test_answers_are_open_clips_to_the_last(scenes, coca_tiny, templates):
     names = ["circle", "cross", "heart", "square", "star", "triangle", "red star", "dog", "cat", "sky", "sea", "house"]
     labels = torch.tensor([names.index(sample.key.partition("/")[0]) for sample in samples])
     with torch.inference_mode():
-        (batch,) = prepare_batches(samples, [coca_tiny.transform], 64, 1)
+        (batch,) = prepare_batches(samples, [coca_tiny.transform], batch_size=64, threads=1)
         features = coca_tiny.embed_pictures(torch.stack([one.pixels[0] for one in batch]))
     theirs = open_clip.build_zero_shot_classifier(
         coca_tiny._model,
@@ -73,7 +73,7 @@ def test_answers_are_open_clips_to_the_last(scenes, coca_tiny, templates):
     ours = class_features(coca_tiny.embed_texts, names, read_templates(templates))
     assert torch.equal(ours.T, theirs)
     logits = 100.0 * features @ theirs
-    found = answers(features, ours)
+    found = nearest_classes(features, ours)
     assert torch.equal(found.classes, logits.topk(5).indices)
     assert torch.allclose(found.probabilities, logits.softmax(1).topk(5).values)
     hits = (
@@ -94,7 +94,7 @@ def test_templates_are_open_clips_or_a_files(tmp_path):
     path.write_text("a {}\nno class\n")
     with pytest.raises(ValueError, match="no {} for the class in 'no class'"):
         read_templates(str(path))
-    with pytest.raises(ValueError, match="none of imagenet, simple, plain and name, and no file"):
+    with pytest.raises(ValueError, match="none of imagenet, simple, plain and name, and not a readable file"):
         read_templates("imagnet")
 
 
@@ -147,10 +147,10 @@ def test_a_model_is_best_where_it_is_clearly_ahead_and_else_nobody_is():
     better, worse, alike = labels[:, None], np.where(wrong, 1 - labels, labels)[:, None], labels[:, None]
     found = report_on({"a": worse, "b": better}, labels)
     assert found.verdict.winner == "b"
-    assert found.answer[0].startswith("b is the best: it tells the class of 100.0")
+    assert found.answer[0].startswith("b is the best: it gives the right class at its first answer for 100.0")
     assert "clearly more than the other" in found.answer[0]
     found = report_on({"a": worse, "b": better, "c": alike}, labels)
-    assert found.verdict.winner is None and found.answer[0].startswith("No model is shown to be the best: b tells")
+    assert found.verdict.winner is None and found.answer[0].startswith("No model is shown to be the best: b gives")
     assert found.answer[0].endswith("not clearly more than c.")
     assert [difference.sign for difference in found.differences] == [-1, -1, 0]
 
@@ -160,9 +160,9 @@ def test_who_only_guesses_is_said_to():
     found = report_on({"a": np.zeros((100, 1), int)}, labels)
     assert (
         "Without a look at the pictures 50.0" in found.answer[2]
-        and "that a can do more is not shown" in found.answer[2]
+        and "it is not shown that a can do more" in found.answer[2]
     )
-    assert "Most often a takes dog for cat (50 of 50)" in found.answer[3]
+    assert "Most often, a mistakes dog for cat (50 of 50)" in found.answer[3]
     assert "pictures are few" in report_on({"a": labels[:9, None]}, labels[:9]).answer[-1]
 
 
@@ -176,14 +176,16 @@ def test_the_best_descriptions_are_named_where_they_are_shown_to_be():
         return found.answer[-1], render(found), found.to_json()["models"]["a"]["support"]["verdict"]
 
     said, page, verdict = told(captions=181, good=270)
-    assert said.startswith("With 4 labelled pictures a class a is right for 60.0") and "good +30.0 points" in said
-    assert said.endswith("points. Those of good are the best, clearly better than those of captions.")
+    assert (
+        said.startswith("With 4 labelled pictures of each class, a is right for 60.0") and "good +30.0 points" in said
+    )
+    assert said.endswith("points. The descriptions in good are the best, clearly better than those in captions.")
     assert verdict["winner"] == "good" and "They are clearly better than all others." in page
     said, page, _ = told(good=270, same=269)
-    assert said.endswith("Whose are the best is not shown: those of good are not clearly better than those of same.")
+    assert said.endswith("those in good are not clearly better than those in same.")
     assert "They are clearly better than all others." not in page
     said, *_ = told(one=180, other=181)
-    assert said.endswith("one +0.0 points; other +0.3 points, none of it shown to be more than chance.")
+    assert said.endswith("one +0.0 points; other +0.3 points, none of which is shown to be more than chance.")
     said, page, _ = told(bad=90)
     assert said.endswith("bad −30.0 points.") and "first less second" not in page
 
@@ -259,7 +261,7 @@ def test_imagenets_folders_and_numbers_are_its_classes_by_their_ids(tmp_path):
     (tmp_path / "a.png").write_bytes(picture(2))
     (tmp_path / "set.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for spec, place in ((tmp_path / "val", "folder"), (tmp_path / "set.jsonl", "kind")):
-        shards, names = read_labelled([str(spec)], [], Columns(), place, "imagenet")
+        shards, names = read_labelled([str(spec)], [], table=Columns(), label=place, class_names="imagenet")
         assert (
             list(names)[:2] == ["n01440764", "n01443537"] and len(names) == 1000 and names["n01443537"] == "goldfish"
         )
@@ -267,7 +269,7 @@ def test_imagenets_folders_and_numbers_are_its_classes_by_their_ids(tmp_path):
 
 
 def test_what_is_wrong_is_said_before_any_model_is_asked(scenes, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "ask", None)
+    monkeypatch.setattr(command, "classify", None)
     one = tmp_path / "one" / "cat"
     one.mkdir(parents=True)
     (one / "a.png").write_bytes(picture(0))
@@ -278,7 +280,7 @@ def test_what_is_wrong_is_said_before_any_model_is_asked(scenes, tmp_path, capsy
     other.mkdir()
     (other / "mine.txt").write_text("precious")
     for flags, said in (
-        (["--input", one.parent], "all pictures are of one class, 'cat'; to tell classes apart takes two"),
+        (["--input", one.parent], "all pictures are of one class, 'cat'; at least two classes are needed"),
         (
             ["--input", tmp_path / "few"],
             "--label folder: the first 1 records have none; no label: 'a' lies in no folder",
@@ -288,9 +290,9 @@ def test_what_is_wrong_is_said_before_any_model_is_asked(scenes, tmp_path, capsy
             "'cat' is none of the 2 classes, which begin with '0', '1'",
         ),
         (["--input", scenes, "--templates", "nope", "--class-names", "nope"], "--class-names nope: cannot be read"),
-        (["--input", scenes, "--templates", "nope"], "--templates nope: none of imagenet"),
+        (["--input", scenes, "--templates", "nope"], "--templates nope: is none of imagenet"),
         (["--input", scenes, "--model", "no/such folder"], "--model no/such folder: "),
-        (["--input", scenes, "--output", other], "not empty, and no report of capsmith zero-shot"),
+        (["--input", scenes, "--output", other], "is not empty and has no report of capsmith zero-shot"),
         (["--input", scenes, "--output", scenes / "out"], "lies in a folder that is the input"),
     ):
         given = flags if "--output" in flags else [*flags, "--output", tmp_path / "out"]
@@ -310,7 +312,7 @@ def test_more_broken_pictures_than_may_fail_are_exit_code_3(scenes, tmp_path):
 def test_batches_keep_their_order_whatever_the_threads():
     records = [Record(str(at), picture(at % 3)) for at in range(11)]
     records[4] = replace(records[4], image=b"x")
-    found = [one for batch in prepare_batches(records, [np.asarray], 4, 3) for one in batch]
+    found = [one for batch in prepare_batches(records, [np.asarray], batch_size=4, threads=3) for one in batch]
     assert [one.record.key for one in found] == [str(at) for at in range(11)]
     assert [at for at, one in enumerate(found) if one.error] == [4]
 
@@ -320,5 +322,5 @@ def test_numbers_that_are_none_are_told(coca_tiny, monkeypatch):
 
     asked = Classifier("broken", coca_tiny, "fp32")
     monkeypatch.setattr(coca_tiny, "embed_pictures", lambda pixels: F.normalize(torch.full((1, 4), torch.nan)))
-    with pytest.raises(ValueError, match="--model broken: features that are no finite numbers"):
+    with pytest.raises(ValueError, match="--model broken: its features of some pictures are not finite numbers"):
         asked.embed_pictures(torch.zeros(1, 3, 4, 4))

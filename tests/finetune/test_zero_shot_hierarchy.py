@@ -64,7 +64,7 @@ def test_unsure_pictures_are_ranked_anew_as_one_by_one():
         [F.normalize(embed([t.replace("{}", name) for t in TEMPLATES]).mean(0), dim=0) for name in NAMES]
     )
     first = (pictures @ classes.T).argmax(dim=1)
-    unsure, agreement, ranked = Reranker(embed, NAMES, TEMPLATES, FAMILIES)(pictures, first)
+    unsure, agreement, ranked = Reranker(embed, NAMES, TEMPLATES, hierarchy=FAMILIES)(pictures, first)
     best = torch.where(unsure, ranked[:, 0], first)
     assert {len(set(row)) for row in ranked.tolist()} == {5}
     alone = torch.stack(
@@ -82,12 +82,12 @@ def test_what_it_gains_is_counted_where_the_model_is_unsure():
     labels = np.array([0, 0, 1, 1, 1, 0])
     first = np.array([1.0, 0, 0, 1, 1, 1])
     unsure = np.array([False, True, True, True, False, False])
-    found = unsure_of(first, unsure, np.array([0, 0, 1, 0, 1, 0]), labels, seed=0)
+    found = unsure_of(first, unsure, np.array([0, 0, 1, 0, 1, 0]), labels=labels, seed=0)
     assert [found.share.mean, found.sure.mean] == [0.5, 1]
     assert [found.before.mean, found.after.mean, found.gain.mean, found.total.mean] == pytest.approx(
         [1 / 3, 2 / 3, 1 / 3, 5 / 6]
     )
-    assert unsure_of(first, np.zeros(6, bool), labels, labels, seed=0).gain is None
+    assert unsure_of(first, np.zeros(6, bool), labels, labels=labels, seed=0).gain is None
 
 
 def find_in(path, labels, names):
@@ -108,9 +108,9 @@ def test_a_file_of_edges_knows_classes_by_label_or_name(tmp_path):
         ("", "shape", "shape"), ([], ["\u00e9"], [])
     )
     path.write_text("star\tshape\nheart shape\n")
-    with pytest.raises(ValueError, match="'heart shape' is no CHILD<tab>PARENT"):
+    with pytest.raises(ValueError, match="'heart shape' is not CHILD<tab>PARENT"):
         read_hierarchy(str(path))
-    with pytest.raises(ValueError, match="is not wordnet, and no file that can be read"):
+    with pytest.raises(ValueError, match="is neither wordnet nor a readable file"):
         read_hierarchy(str(tmp_path / "none"))
 
 

@@ -14,9 +14,9 @@ from finetune.zero_shot.support import (
     Shot,
     adapter_keys,
     adapters,
-    described,
     draw_shots,
     embed_descriptions,
+    read_descriptions,
 )
 from imagetext.sample import Record
 from imagetext.sources import read_records
@@ -36,18 +36,18 @@ def test_logits_are_the_papers():
     theta, alpha, beta = 0.3, 10.0, 5.5
     affinity = theta * asked @ texts.T + (1 - theta) * asked @ pictures.T
     slow = 100 * asked @ classes.T + alpha * torch.exp(-beta * (1 - affinity)) @ F.one_hot(labels, 3).double()
-    adapter = Adapter(adapter_keys(pictures, texts, theta), labels, 3, alpha, beta)
+    adapter = Adapter(adapter_keys(pictures, texts, theta), labels, 3, alpha=alpha, beta=beta)
     assert torch.allclose(adapter(asked, classes), slow)
     right = []
     for one in range(8):
         rest = [other for other in range(8) if other != one]
-        without = Adapter(adapter_keys(pictures, texts, theta)[rest], labels[rest], 3, alpha, beta)
+        without = Adapter(adapter_keys(pictures, texts, theta)[rest], labels[rest], 3, alpha=alpha, beta=beta)
         right.append(without(pictures[[one]], classes).argmax().item() == labels[one])
-    assert adapter.right_of_others(pictures, classes, labels) == pytest.approx(sum(right) / 8)
+    assert adapter.leave_one_out_accuracy(pictures, classes, labels) == pytest.approx(sum(right) / 8)
 
 
 def test_what_descriptions_tell_helps_and_settings_are_chosen_by_the_support_alone():
-    labels, places = torch.arange(3).repeat_interleave(5), torch.arange(5).repeat(3)
+    labels, ranks = torch.arange(3).repeat_interleave(5), torch.arange(5).repeat(3)
     direction = torch.eye(6, dtype=torch.float64)[:3]
     classes = F.normalize(direction.sum(dim=0), dim=0).expand(3, -1)  # tell nothing
     texts = direction[labels]
@@ -55,15 +55,17 @@ def test_what_descriptions_tell_helps_and_settings_are_chosen_by_the_support_alo
     right = torch.arange(60) % 3
     asked = F.normalize(direction[right] + 0.8 * units(60, 8), dim=1)
 
-    def accuracy(of):
+    def accuracy(descriptions):
         return {
             count: (adapter(asked, classes).argmax(dim=1) == right).double().mean().item()
-            for count, adapter in adapters(pictures, of, labels, places, classes).items()
+            for count, adapter in adapters(pictures, descriptions, labels=labels, ranks=ranks, classes=classes).items()
         }
 
     alone, helped = accuracy(None), accuracy(texts)
     assert list(alone) == [1, 2, 4, 5] and helped[5] > alone[5] and helped[5] > 0.8
-    assert list(adapters(pictures[places < 1], None, labels[places < 1], places[places < 1], classes)) == [1]
+    first = ranks < 1
+    one_shot = adapters(pictures[first], None, labels=labels[first], ranks=ranks[first], classes=classes)
+    assert list(one_shot) == [1]
 
 
 def test_shots_are_drawn_by_key_and_none_is_asked_for():
@@ -73,23 +75,23 @@ def test_shots_are_drawn_by_key_and_none_is_asked_for():
         Record("none", None, label="cat", error="no label"),
         Record("other", picture(99), label="emu"),
     ]
-    number = {"cat": 0, "dog": 1}
-    found, held = draw_shots([*records, *bad], number, 3, 0, {picture_hash(picture(0)), b"?"})
-    again, _ = draw_shots([*bad, *reversed(records)], number, 3, 0, {picture_hash(picture(0))})
-    assert held == 1 and found == again
-    assert [(shot.label, shot.place) for shot in found] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    class_indices, settings = {"cat": 0, "dog": 1}, {"seed": 0, "input_hashes": {picture_hash(picture(0)), b"?"}}
+    found, left_out = draw_shots([*records, *bad], class_indices, 3, **settings)
+    again, _ = draw_shots([*bad, *reversed(records)], class_indices, 3, **settings)
+    assert left_out == 1 and found == again
+    assert [(shot.label, shot.rank) for shot in found] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     assert "r0" not in {shot.record.key for shot in found}
-    two, _ = draw_shots(records, number, 2, 0, {picture_hash(picture(0))})
-    assert [shot for shot in found if shot.place < 2] == two
+    two, _ = draw_shots(records, class_indices, 2, **settings)
+    assert [shot for shot in found if shot.rank < 2] == two
     with pytest.raises(ValueError, match="--support: no picture that can be used; 1 are among those of --input"):
-        draw_shots(records[:1], number, 3, 0, {picture_hash(picture(0))})
+        draw_shots(records[:1], class_indices, 3, **settings)
 
 
 def test_descriptions_are_those_of_the_columns_asked_for():
     shots = [Shot(Record("a", b"", ("a cat",), {"syn_text_x": ("one", "two")}), 0, 0), Shot(Record("b", b""), 1, 0)]
-    assert described(shots, []) == {"captions": [("a cat",), ()], "syn_text_x": [("one", "two"), ()]}
+    assert read_descriptions(shots, []) == {"captions": [("a cat",), ()], "syn_text_x": [("one", "two"), ()]}
     with pytest.raises(ValueError, match="--column syn_text_y: no picture of --support has any; there are syn_text_x"):
-        described(shots, ["syn_text_y"])
+        read_descriptions(shots, ["syn_text_y"])
     vectors = {"one": [1.0, 0.0], "two": [0.0, 1.0]}
     own = torch.tensor([[0.6, 0.8], [0.8, 0.6]])
     found = embed_descriptions(
@@ -135,5 +137,5 @@ def test_the_command_reports_accuracy_against_the_shots(tmp_path, capsys):
         "syn_text_x": ["1", "2", "3"],
     }
     assert [(one["first"], one["second"]) for one in support["differences"]] == [(ALONE, "syn_text_x")]
-    assert "With 3 labelled pictures a class coca_tiny is right for" in " ".join(report["answer"])
+    assert "With 3 labelled pictures of each class, coca_tiny is right for" in " ".join(report["answer"])
     assert "With a few labelled pictures" in (tmp_path / "out" / "zero_shot.html").read_text()
