@@ -24,7 +24,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def check_processes(config: TrainingConfig, processes: int) -> None:
-    """Raise ValueError if this number of processes is not the configured one, or does not suit batch size or --shard."""
+    """Raise ValueError if this number of processes is not the configured one, or does not suit batch or --shard."""
     if config.num_processes not in (None, processes):
         raise ValueError(f"--num-processes {config.num_processes}: the launcher started {processes}")
     if config.shard and processes == 1:
@@ -33,7 +33,7 @@ def check_processes(config: TrainingConfig, processes: int) -> None:
 
 
 def accumulation(config: TrainingConfig, processes: int) -> int:
-    """Return into how many parts a device splits its share of a batch; raises ValueError if their sizes would differ."""
+    """Return into how many parts a device splits its share of a batch; raises ValueError if sizes would differ."""
     size = config.device_batch_size or config.batch_size // processes
     if config.batch_size % processes or config.batch_size % (processes * size):
         raise ValueError(

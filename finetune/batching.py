@@ -1,6 +1,6 @@
 """Batches of captioned pictures. The seed alone decides which picture and which caption come at each step.
 
-B: pictures in a batch, K: captions of each picture, L: tokens of the longest caption plus one pad, S: picture side in pixels
+B: pictures in a batch, K: captions of each picture, L: tokens of the longest caption plus one pad, S: picture side
 """
 
 import math
@@ -34,7 +34,7 @@ class TrainingPictures(Dataset):
         raise NotImplementedError
 
     def length(self, index: int, draw: int) -> int:
-        """Return about how long the longest selected caption is, so that captions of like length can be padded together."""
+        """Return about how long the longest selected caption is; captions of like length are padded together."""
         raise NotImplementedError
 
     def collate(self, items: Sequence[Any]) -> "Batch":
@@ -45,10 +45,10 @@ class TrainingPictures(Dataset):
 class BatchOrder(Sampler):
     """Yields batches of (picture, draw) from batch `first` on, in endless shuffled passes over the set.
 
-    Each process gets every `world`-th item of a batch, beginning with item `rank`. The items of a batch are drawn at random and
-    then sorted by caption length, so that the parts that a device processes one after another need little padding. Whole
-    batches of like lengths would be faster. But the loss of a step is the mean over its own tokens, so the tokens of
-    long captions would then count less.
+    Each process gets every `world`-th item of a batch, beginning with item `rank`. The items of a batch are drawn at
+    random and then sorted by caption length, so that the parts that a device processes one after another need little
+    padding. Whole batches of like lengths would be faster. But the loss of a step is the mean over its own tokens, so
+    the tokens of long captions would then count less.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class BatchOrder(Sampler):
     ):
         self.pictures, self.batch_size, self.batches = pictures, batch_size, batches
         self.seed, self.first, self.rank, self.world = seed, first, rank, world
-        # The cache belongs to the object: a cache on the class would keep the pictures of an earlier training in memory.
+        # The cache belongs to the object: a cache on the class would keep the pictures of an earlier training in
+        # memory.
         self._pass = lru_cache(2)(self._shuffled_pass)
 
     def __len__(self) -> int:
@@ -98,8 +99,9 @@ class BatchOrder(Sampler):
 
 
 class Batch(NamedTuple):
-    """A batch: pictures (B, 3, S, S) or their substitutes (see `_stack`), token ids (B, K, L), picture indices (B,), keys.
+    """A batch of pictures with captions.
 
+    images: pixels (B, 3, S, S) or what `_stack` makes of them. tokens: token ids (B, K, L). pictures: indices (B,).
     embeddings: further inputs of the losses, by name: the teachers' embeddings of pictures (B, D) and texts (B, K, D),
     and `has_negative` (B,).
     """
@@ -163,7 +165,7 @@ def collate(items: Sequence[tuple[Any, list[list[int]], int, str]], pad_id: int)
 
 
 def _stack(images: Sequence[Any]) -> Any:
-    """Stack pictures of one shape, or image features; pictures of several shapes become (B, longest), flat, and shapes."""
+    """Stack pictures of one shape, or features; pictures of several shapes become (B, longest), flat, and shapes."""
     if not isinstance(images[0], Tensor) or len({image.shape for image in images}) == 1:
         return default_collate(list(images))
     shapes = torch.tensor([image.shape for image in images])

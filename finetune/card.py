@@ -96,7 +96,7 @@ def _write(folder: Path, template: str, recipe: Mapping[str, Any], **values: Any
 
 
 def _score_rows(scores: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Return, for each score, its label, the captioner's value, the value of the human captions, and its definition."""
+    """Return the label, the captioner's value, the human captions' value and the definition of each score."""
     rows = []
     for measure in (CAPTION_LOSS, CONTRASTIVE_LOSS, *SCORES):
         name = measure.path[0]

@@ -1,7 +1,7 @@
 """The checkpoints of a run. Each is written whole or not at all, and the last two are kept.
 
-When a run resumes from a checkpoint, its logs are cut to that step. A finished run keeps its last checkpoint, so that it can
-be continued with more samples.
+When a run resumes from a checkpoint, its logs are cut to that step. A finished run keeps its last checkpoint, so that
+it can be continued with more samples.
 """
 
 import json
@@ -134,7 +134,7 @@ def non_finite(weights: Mapping[str, Any]) -> list[str]:
 
 @contextmanager
 def explain_write_errors(folder: Path) -> Iterator[None]:
-    """Within this context, turn the errors that libraries raise for a full disk into an OSError with folder and reason."""
+    """Within this context, turn libraries' errors for a full disk into an OSError with folder and reason."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:

@@ -9,7 +9,7 @@ from imagetext.readers.table_flags import TableFlags
 
 
 def parse_count(value: object) -> object:
-    """Return the number that "12M", "300k" or "2B" means; any other value is returned as it is, for pydantic to check."""
+    """Return the number that "12M", "300k" or "2B" means; pydantic checks any other value, which is returned as is."""
     if isinstance(value, str) and value[-1:] in ("k", "M", "B"):
         try:
             return round(float(value[:-1]) * {"k": 1e3, "M": 1e6, "B": 1e9}[value[-1]])
@@ -64,7 +64,8 @@ class TrainingConfig(TableFlags):
     num_processes: int | None = Field(
         default=None,
         gt=0,
-        description="number of processes to train in, one device each (default: those that a launcher started, or one)",
+        description="number of processes to train in, one device each (default: as many as the launcher has started, "
+        "or one)",
     )
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         default=[], description="experiment trackers that also receive the log; repeatable"

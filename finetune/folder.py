@@ -1,8 +1,8 @@
 """The folder of a run: whether a run may start in it, and what becomes of an earlier run.
 
-Nothing is written before all input has been read. With `--overwrite`, an earlier run is moved to the subfolder `.before` and
-stays there until the new run has a checkpoint. If the new run ends without one, the earlier run is put back, by the
-next command if need be.
+Nothing is written before all input has been read. With `--overwrite`, an earlier run is moved to the subfolder
+`.before` and stays there until the new run has a checkpoint. If the new run ends without one, the earlier run is put
+back, by the next command if need be.
 """
 
 import json
@@ -52,8 +52,8 @@ EXECUTION_SETTINGS = {
 def check_output(config: TrainingConfig) -> None:
     """Check that a run may start or resume in the folder; raises ValueError if not.
 
-    It may not if the folder holds another run or foreign files, or cannot be written. An earlier run that was moved aside
-    for a run without a checkpoint is put back first.
+    It may not if the folder holds another run or foreign files, or cannot be written. An earlier run that was moved
+    aside for a run without a checkpoint is put back first.
     """
     output, record_path = config.output, _record_path(config)
     if (output / BEFORE).exists() and not Checkpoints(output).paths():
@@ -138,8 +138,8 @@ def with_current_paths(config: Config) -> Config:
 def write_finished(config: TrainingConfig, model: Any, *name: str) -> None:
     """Save the finished model, with its config last, and remove all but the model, records and the last checkpoint.
 
-    name: the captioner's name, if it is a captioner. The record says that the run is finished only after the model is in
-    place. So a run that is killed in between resumes from its last checkpoint and writes the same model again.
+    name: the captioner's name, if it is a captioner. The record says that the run is finished only after the model is
+    in place. So a run that is killed in between resumes from its last checkpoint and writes the same model again.
     """
     check_lock(config.output)
     with explain_write_errors(config.output), whole_files(config.output, last=DONE) as staging:
@@ -178,8 +178,8 @@ def _check_same(config: TrainingConfig, earlier: Mapping[str, Any]) -> None:
     earlier_version = earlier.get("capsmith", "0.1")  # 0.1 did not record its version
     if earlier_version != VERSION and not is_finished(output):
         raise ValueError(
-            f"--output {output}: capsmith {earlier_version} began this run; finish it with capsmith {earlier_version}, "
-            "or --overwrite to start anew"
+            f"--output {output}: capsmith {earlier_version} began this run; finish it with capsmith "
+            f"{earlier_version}, or --overwrite to start anew"
         )
     more = config.samples_seen > earlier["samples_seen"]
     # A setting that the earlier run's version did not have yet was at its default.
@@ -252,7 +252,7 @@ def _names_of_run(output: Path, record: Mapping[str, Any]) -> list[str]:
 
 
 def _move_aside(output: Path, record_path: Path, earlier: Mapping[str, Any]) -> None:
-    """Move an earlier run into `.before`, its record last, so that an interrupted move can be recognised and undone."""
+    """Move an earlier run into `.before`, its record last, so that an interrupted move can be undone."""
     shutil.rmtree(output / BEFORE, ignore_errors=True)
     (output / BEFORE).mkdir()
     for name in [*_names_of_run(output, earlier), record_path.name]:

@@ -1,4 +1,6 @@
-"""The interface between the trainer and a model, which `finetune.captioner.forward` and `finetune.student.model` implement.
+"""The interface between the trainer and a model in training.
+
+`finetune.captioner.forward` and `finetune.student.model` implement it.
 
 B: pictures in a part of a batch, N: pictures in the whole batch, K: captions of each picture, T: tokens to predict,
 V: vocabulary size, E: embedding dimension

@@ -7,7 +7,7 @@ from imagetext.cards import CARD
 
 
 def check_hub(name: str) -> None:
-    """Raise ValueError if the name is invalid or no token may write to `org/name`, OSError if the Hub does not answer."""
+    """Raise ValueError if `name` is invalid or no token may write there, OSError if the Hub does not answer."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
     from huggingface_hub.utils import validate_repo_id

@@ -1,4 +1,4 @@
-"""Recognises pictures: finds duplicates, by bytes or by key and appearance, and hashes what was read from each input."""
+"""Recognises pictures: finds duplicates by bytes, or by key and appearance, and hashes what each input holds."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -11,7 +11,8 @@ from PIL import Image
 from imagetext.sample import Record, decode_image
 
 SIDE = 16  # side, in pixels, of the small grey pictures that are compared
-# Pictures look alike if their mean difference, of 255, is below this. Encodings and sizes of one photograph differ by 0 to 2.
+# Pictures look alike if their mean difference, of 255, is below this. Encodings and sizes of one photograph differ by
+# 0 to 2.
 ALIKE = 4
 
 
@@ -54,8 +55,8 @@ def picture_hash(data: bytes | None) -> bytes:
 def find_duplicates(pictures: Pictures, held_out: Pictures, held_out_indices: Collection[int]) -> set[int]:
     """Return the indices of those `pictures` that are also among the given pictures of `held_out`.
 
-    Two pictures are duplicates if they have the same bytes, or the same key and the same appearance. The same key alone
-    is not enough, because two sets may both start with 000000.
+    Two pictures are duplicates if they have the same bytes, or the same key and the same appearance. The same key
+    alone is not enough, because two sets may both start with 000000.
     """
     hashes = {held_out.identities[index].hash for index in held_out_indices}
     index_of_key = {held_out.identities[index].key: index for index in held_out_indices}

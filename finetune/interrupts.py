@@ -15,8 +15,9 @@ SIGNALS = (signal.SIGINT, *STOPPED)
 class Interrupts:
     """Records signals inside its `with` block; `received` is the first signal, or 0.
 
-    It raises KeyboardInterrupt immediately inside `at_once`, where nothing would be lost, and at a second SIGINT if the
-    process is `alone`. One of several processes may get the same SIGINT twice, from the terminal and from its launcher.
+    It raises KeyboardInterrupt immediately inside `at_once`, where nothing would be lost, and at a second SIGINT if
+    the process is `alone`. One of several processes may get the same SIGINT twice, from the terminal and from its
+    launcher.
     """
 
     def __init__(self, *, alone: bool):

@@ -66,7 +66,8 @@ def check_devices(config: TrainingConfig) -> None:
         return
     if config.device not in (None, "cuda"):
         raise ValueError(
-            f"--device {config.device!r}: is one GPU, and each of {processes} processes needs its own; use --device cuda"
+            f"--device {config.device!r}: is one GPU, and each of {processes} processes needs its own; use --device "
+            "cuda"
         )
     gpus = torch.cuda.device_count()
     if processes > gpus:
@@ -89,9 +90,9 @@ def check_launcher(rank: Rank) -> None:
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ValueError(
-            f"a launcher started this process as number {rank.number} of {rank.count}, but {' and '.join(missing)} are "
-            "not set, which the processes need to find each other: export the name of the first node and a free port, or "
-            "let torchrun start the processes (torchrun --nproc-per-node N -m capsmith ...)"
+            f"a launcher started this process as number {rank.number} of {rank.count}, but {' and '.join(missing)} "
+            "are not set, which the processes need to find each other: export the name of the first node and a free "
+            "port, or let torchrun start the processes (torchrun --nproc-per-node N -m capsmith ...)"
         )
     os.environ |= {"RANK": str(rank.number), "WORLD_SIZE": str(rank.count), "LOCAL_RANK": str(rank.local)}
 
@@ -172,6 +173,6 @@ def describe(trainer: Trainer) -> str:
     passes = trainer.steps * config.batch_size / trainer.pictures.weights.sum()
     return (
         f"batch of {config.batch_size} pictures = {processes} devices x {size} pictures x {trainer.accumulation} "
-        f"accumulation steps, {config.captions_per_image} captions of each picture; {contrastive}{trainer.steps:,} steps, "
-        f"{passes:.1f} passes over {len(trainer.pictures):,} pictures"
+        f"accumulation steps, {config.captions_per_image} captions of each picture; {contrastive}{trainer.steps:,} "
+        f"steps, {passes:.1f} passes over {len(trainer.pictures):,} pictures"
     )

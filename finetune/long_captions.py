@@ -18,11 +18,12 @@ BAR = 40  # characters of the histogram's longest bar
 class CaptionFitter:
     """Turns captions into at most `limit` token ids; `mode` decides how longer captions are shortened.
 
-    sentence: to consecutive whole sentences, as many as fit; the draw chooses the first. If no sentence fits, as `word`.
+    sentence: to consecutive whole sentences, as many as fit; the draw chooses the first. If no sentence fits, as
+    `word`.
     word: to the first words that fit, without an end token, because the text does not end there.
     token: to the first tokens and an end token, as open_clip does.
-    No mode cuts inside a character. A word that is too long is cut between characters, and tokens that hold only a part
-    of a character are removed.
+    No mode cuts inside a character. A word that is too long is cut between characters, and tokens that hold only a
+    part of a character are removed.
     """
 
     def __init__(self, encode: Callable[[str], list[int]], decode: Callable[[list[int]], str], limit: int, mode: str):
@@ -45,7 +46,7 @@ class CaptionFitter:
         return self._first_words(caption)
 
     def _all_runs(self, caption: str) -> list[list[str]]:
-        """Return, for each sentence that fits, the run of sentences from there on that fits; tokenises each one once."""
+        """Return, for each sentence that fits, the longest run from it on that fits; tokenises each sentence once."""
         parts, runs, last = sentences(caption), [], 0
         token_counts = [len(self.encode(part)) - 2 for part in parts]  # without start and end token
         ends = [0, *accumulate(token_counts)]

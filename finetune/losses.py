@@ -23,8 +23,8 @@ def caption_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, pictures: Tensor) -> Tensor:
     """Return the symmetric InfoNCE loss over the batch (Radford et al. 2021), the mean over the K captions.
 
-    Features (B, E) and (B, K, E) have unit length; logit_scale is not logarithmic. pictures (B,): index of each picture;
-    a picture that is in the batch twice is not a negative of itself.
+    Features (B, E) and (B, K, E) have unit length; logit_scale is not logarithmic. pictures (B,): index of each
+    picture; a picture that is in the batch twice is not a negative of itself.
     """
     logits = _logits(image_features, text_features, logit_scale, pictures=pictures)
     target = torch.arange(len(pictures), device=pictures.device).repeat(len(logits))
@@ -44,8 +44,8 @@ def negative_loss(
     """Return how much the loss of texts given pictures grows if the hard negatives of the batch are added as texts.
 
     It is half the mean of ln((t + n) / t), where t sums exp(scale * cosine) over the batch's texts, as in
-    `contrastive_loss`, and n sums it over the batch's negatives (B, E), of unit length. has_negative (B,): whether each
-    row has a negative. The loss of pictures given texts stays as it is.
+    `contrastive_loss`, and n sums it over the batch's negatives (B, E), of unit length. has_negative (B,): whether
+    each row has a negative. The loss of pictures given texts stays as it is.
 
     Added to `contrastive_loss`, this gives NegCLIP's loss (Yuksekgonul et al. 2022, arXiv 2210.01936). Added to
     `distillation_loss`, it gives the loss for teachers that assign probability 0 to negatives.

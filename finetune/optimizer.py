@@ -32,7 +32,8 @@ def parameter_groups(
 def coca_depth(model: CoCa) -> Callable[[str], int]:
     """Return a function from the name of a CoCa weight to its depth.
 
-    The decoder's blocks are at the top. Below them are the blocks of both towers, side by side, and then the embeddings.
+    The decoder's blocks are at the top. Below them are the blocks of both towers, side by side, and then the
+    embeddings.
     """
     blocks = {name: len(getattr(model, name).transformer.resblocks) for name in ("visual", "text")}
     decoder = len(model.text_decoder.resblocks)
@@ -52,7 +53,7 @@ def coca_depth(model: CoCa) -> Callable[[str], int]:
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:
-    """Return the learning rate as a share of its peak: linear warm-up over a share of the steps, then cosine to zero."""
+    """Return the learning rate as a share of its peak: linear warm-up in a share of the steps, then cosine to 0."""
     rising = max(1, round(warmup * steps))
     if step < rising:
         return (step + 1) / rising

@@ -55,9 +55,10 @@ def write_training_page(
 ) -> None:
     """Write `training.html` from the folder's `train.jsonl` and `validation.jsonl`; the page needs no other file.
 
-    Each line of both logs is a row with `step` and `samples`, the number of samples seen. Training rows have losses, and
-    may have `learning_rate` and `gradient_norm`. Validation rows have losses and scores, and may have `human` (scores of
-    the human captions), `chance` (scores without looking at the pictures), `samples_shown` (key -> captions) and `warning`.
+    Each line of both logs is a row with `step` and `samples`, the number of samples seen. Training rows have losses,
+    and may have `learning_rate` and `gradient_norm`. Validation rows have losses and scores, and may have `human`
+    (scores of the human captions), `chance` (scores without looking at the pictures), `samples_shown` (key ->
+    captions) and `warning`.
 
     measures: the losses and scores to show. newest: a validation row that is not in the log yet.
     pictures, references: encoded pictures and human captions by key, shown beside the captions.
@@ -188,7 +189,7 @@ def _curve(
 
 
 def _scale(axes: Axes, measure: Measure, trained: np.ndarray) -> None:
-    """Put few numbers on the vertical axis, each written in full; for a gradient norm with outliers, use a log scale."""
+    """Put few numbers on the vertical axis, each in full; use a log scale for a gradient norm with outliers."""
     if measure is GRADIENT_NORM and 0 < LOG_FROM * trained.min() < trained.max():
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())

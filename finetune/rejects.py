@@ -25,7 +25,8 @@ class Tolerance(Protocol):
 def check_rejects(rejects: Sequence[tuple[str, str]], usable: int, config: Tolerance) -> None:
     """Raise ValueError if a larger share of the pictures is broken or missing than `--max-error-rate` allows.
 
-    rejects: without the rows that the input itself marks as failed, because these do not show that the input is damaged.
+    rejects: without the rows that the input itself marks as failed, because these do not show that the input is
+    damaged.
     """
     failed = [f"{key}: {error}" for key, error in rejects if error != NO_CAPTION]
     rate = len(failed) / (len(failed) + usable)

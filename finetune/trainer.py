@@ -94,8 +94,8 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train to the end, and return the last row of the validation log, {} if there is none.
 
-        Raises ValueError for a loss that is not finite, and KeyboardInterrupt after SIGINT or SIGTERM, once a checkpoint
-        is written.
+        Raises ValueError for a loss that is not finite, and KeyboardInterrupt after SIGINT or SIGTERM, once a
+        checkpoint is written.
         """
         config, rank, main = self.config, self.accelerator.process_index, self.accelerator.is_main_process
         world = self.accelerator.num_processes
@@ -144,12 +144,12 @@ class Trainer:
         return self.checkpoints.last_validation()
 
     def _is_due(self, step: int) -> bool:
-        """Return whether a validation follows this step: before the first, after the last, and at the interval between."""
+        """Return whether a validation follows this step: at the start, at the end, or at the interval between."""
         every = self.config.validate_every or min(VALIDATE_EVERY, self.config.samples_seen / VALIDATIONS)
         return step in (0, self.steps) or step * self.samples_per_step % every < self.samples_per_step
 
     def _validate(self, step: int, interrupts: Interrupts) -> None:
-        """Validate if a validation is due and not in the log yet; before that, and at the end, gather sharded weights."""
+        """Validate if it is due and not in the log yet; before that, and at the end, gather sharded weights."""
         if step < self.steps and not (self.validate and self._is_due(step)):
             return
         self._gather()
@@ -177,7 +177,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def trained(self) -> Iterator[Any]:
-        """Within this context, give the model that the run would write now, with averaged weights and merged adapters."""
+        """Within this context, give the model that the run would write now: averaged, and with merged adapters."""
         model, weights = self.forward.model, TrainedWeights(self.forward.model)
         model.to(self.accelerator.device)
         average = None if self.config.shard else self.average  # for a sharded model, the average is gathered already
@@ -277,11 +277,11 @@ class Trainer:
     def _batch_losses(
         self, outputs: Sequence[dict[str, Tensor]], parts: Sequence[Batch]
     ) -> tuple[Losses, Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
-        """Return the losses of the whole batch, and the gradients of their weighted sum, a list with an item for each part.
+        """Return the losses of the whole batch, and the gradients of their weighted sum.
 
-        The gradients are those by this process's image features, text features, and the logit scale. They are computed
-        from the detached features of all parts and processes, so that the graph of each part can be built on its own
-        (Gao et al. 2021, arXiv 2101.06983).
+        The gradients are those by this process's image features, text features, and the logit scale, each a list with
+        an item for each part. They are computed from the detached features of all parts and processes, so that the
+        graph of each part can be built on its own (Gao et al. 2021, arXiv 2101.06983).
         """
         gather: Callable[..., Any] = self.accelerator.gather
         local_features = [

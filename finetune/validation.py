@@ -14,8 +14,8 @@ from diversity.words.tokens import words
 
 EXAMPLE_PICTURES = 6  # number of pictures whose captions are logged, to be compared over time
 EXAMPLE_SAMPLES = 2  # number of sampled captions of each of them, beside the most probable caption
-# There is a warning if at least COLLAPSE_SHARE of the pictures, COLLAPSE_TIMES the share that the commonest human caption
-# has, and COLLAPSE_PICTURES pictures get the same caption.
+# There is a warning if at least COLLAPSE_SHARE of the pictures, COLLAPSE_TIMES the share that the commonest human
+# caption has, and COLLAPSE_PICTURES pictures get the same caption.
 COLLAPSE_SHARE = 0.2
 COLLAPSE_TIMES = 3
 COLLAPSE_PICTURES = 5
@@ -41,16 +41,16 @@ SCORES = (
     Measure(
         ("cider_d",),
         "CIDEr-D",
-        "What the most probable caption shares with the human ones and other pictures' lack, by "
-        "tf-idf of 1- to 4-grams. 0 to 10; papers often give it times 100; compare on the same pictures only. Vedantam "
-        "et al. 2015.",
+        "How much the most probable caption shares with the human captions of its picture that those of other "
+        "pictures lack, by tf-idf of 1- to 4-grams. 0 to 10; papers often give it times 100; compare on the same "
+        "pictures only. Vedantam et al. 2015.",
         better="higher",
     ),
     Measure(
         ("bleu_4",),
         "BLEU-4",
-        "Share of the most probable captions' 1- to 4-grams that the human captions have, geometric "
-        "mean, short ones penalised, over the whole set. 0 to 1. Papineni et al. 2002.",
+        "Share of the most probable captions' 1- to 4-grams that the human captions have, too: geometric mean over "
+        "the whole set, with a penalty for short captions. 0 to 1. Papineni et al. 2002.",
         better="higher",
     ),
     Measure(
@@ -63,16 +63,16 @@ SCORES = (
     Measure(
         ("meteor",),
         "METEOR",
-        "Words of the most probable caption that a human one has too, as they are, by stem or as "
-        "synonyms of WordNet. 0 to 1. Lavie and Agarwal 2007.",
+        "How many words the most probable caption and a human caption have in common: the same word, the same stem, "
+        "or a synonym by WordNet. 0 to 1. Lavie and Agarwal 2007.",
         better="higher",
     ),
     Measure(
         ("similarity",),
         "CLIP similarity",
         "Cosine of a picture's and its most probable caption's embedding by the "
-        "captioner's own towers, mean. -1 to 1; the captioner judges itself, so compare within a run only. Hessel et al. "
-        "2021.",
+        "captioner's own towers, mean. -1 to 1; the captioner judges itself, so compare within a run only. Hessel et "
+        "al. 2021.",
         better="higher",
     ),
     *catalogue.DISTINCT[:2],
@@ -81,8 +81,8 @@ SCORES = (
     Measure(
         ("same_caption",),
         "One same caption",
-        "Pictures that are given the commonest of the most probable captions ÷ "
-        "pictures. 0 to 100 %; a high share means that the captioner no longer looks.",
+        "Pictures whose most probable caption is the commonest one ÷ pictures. 0 to 100 %; a high share means that "
+        "the captioner no longer looks at the pictures.",
         unit="percent",
         better="lower",
     ),
@@ -175,21 +175,22 @@ def human_scores(references: Sequence[Sequence[str]], num_captions: int) -> dict
 
 
 def collapse_warning(scores: dict[str, float], human: dict[str, float]) -> str:
-    """Return what to check if many held-out pictures get the same caption and human captions do not repeat so; else ""."""
+    """Return a warning, with what to check, if many pictures get one caption and human captions do not; else ""."""
     share, human_share = scores["same_caption"], human.get("same_caption", 0)
     if share < max(COLLAPSE_SHARE, COLLAPSE_TIMES * human_share) or share * scores["pictures"] < COLLAPSE_PICTURES:
         return ""
     return (
-        f"One same caption for {share:.0%} of {scores['pictures']} held-out pictures (human captions: {human_share:.0%}): "
-        "the captioner does not look at the pictures. In the first steps from random weights this is normal and goes "
-        "away. Otherwise check:\n"
+        f"One same caption for {share:.0%} of {scores['pictures']} held-out pictures (human captions: "
+        f"{human_share:.0%}): the captioner does not look at the pictures. In the first steps from random weights "
+        "this is normal and goes away. Otherwise check:\n"
         "- the weights at the start: random weights (--from-scratch), and weights of an open_clip run without "
         "--pretrained or with a partly loaded checkpoint, give every picture the same caption (open_clip issues #797, "
         "#751)\n"
         "- --learning-rate and --warmup: steps that are too large make the captioner forget the pictures; 1e-5 suits "
         "most fine-tuning\n"
         "- --caption-weight: at 0 the decoder learns nothing\n"
-        "- the data: captions of other pictures, or the same caption for most pictures, teach the captioner not to look"
+        "- the data: captions of other pictures, or the same caption for most pictures, teach the captioner not to "
+        "look"
     )
 
 

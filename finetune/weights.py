@@ -15,7 +15,8 @@ def shard(module: nn.Module, device: torch.device) -> list[nn.Parameter]:
     """Shard the weights of a module among the processes; return the trained weights that stay whole, single numbers.
 
     During the passes, a block (an element of one of the module's lists) is gathered, used, and freed again. Weights
-    outside of lists are gathered together (FSDP, Zhao et al. 2023, arXiv 2304.11277, in torch's second implementation).
+    outside of lists are gathered together (FSDP, Zhao et al. 2023, arXiv 2304.11277, in torch's second
+    implementation).
     """
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     scalars = [weight for weight in module.parameters() if weight.ndim == 0]
@@ -107,8 +108,8 @@ def _gather(value: Tensor) -> Tensor | None:
 def _local_part(value: Tensor, weight: Tensor) -> Tensor:
     """Return this process's part of a value that belongs to a weight.
 
-    It has the weight's memory layout, which fused optimizer steps require. A value of another shape, such as a count of
-    steps, is returned as it is.
+    It has the weight's memory layout, which fused optimizer steps require. A value of another shape, such as a count
+    of steps, is returned as it is.
     """
     if value.shape != weight.shape:
         return value

@@ -34,8 +34,8 @@ class FinetuneConfig(TrainingConfig):
     )
     input: list[str] = Field(
         min_length=1,
-        description="captioned pictures to train on: shards, a folder, CSV, JSONL, Parquet, a caption set or scenes:…; "
-        "repeatable",
+        description="captioned pictures to train on: shards, a folder, CSV, JSONL, Parquet, a caption set or "
+        "scenes:…; repeatable",
     )
     weights: list[Annotated[float, Field(gt=0)]] = Field(
         default=[],
@@ -154,7 +154,8 @@ class FinetuneConfig(TrainingConfig):
         default=500,
         ge=0,
         description="number of --input pictures to hold out for validation, at most a twentieth of them; with "
-        "--eval-input, the largest number of its pictures that are used (0: all); 0 without --eval-input: no validation",
+        "--eval-input, the largest number of its pictures that are used (0: all); 0 without --eval-input: no "
+        "validation",
     )
     validate_every: Annotated[int, BeforeValidator(parse_count)] | None = Field(
         default=None,
@@ -176,8 +177,8 @@ class FinetuneConfig(TrainingConfig):
         default=0.1,
         ge=0,
         le=1,
-        description="largest share of the captioned pictures that may be broken or missing; if there are more, the run "
-        "stops before it trains",
+        description="largest share of the captioned pictures that may be broken or missing; if there are more, the "
+        "run stops before it trains",
     )
     push_to_hub: str | None = Field(
         default=None,

@@ -75,7 +75,7 @@ class CoCaForward(nn.Module):
             self.adapter = get_peft_model(self.model, lora).base_model
 
     def written(self) -> CoCaCaptioner:
-        """Return the captioner to write; if it has adapters, a copy with them merged, because merging rounds weights."""
+        """Return the captioner to write; if it has adapters, a copy with them merged, as merging rounds weights."""
         if self.adapter is None:
             return self.captioner
         captioner = copy.copy(self.captioner)
@@ -98,7 +98,7 @@ class CoCaForward(nn.Module):
         return {"contrastive": contrastive_loss(image, text, logit_scale, pictures=pictures)}
 
     def prepare(self, pictures: CaptionedPictures, accelerator: Accelerator, config: FinetuneConfig) -> None:
-        """Compute and store the image tower's outputs for all pictures before the first step, if the tower is frozen."""
+        """If the image tower is frozen, compute and store its outputs for all pictures before the first step."""
         if config.freeze_image:
             self.model.to(accelerator.device)
             on_gpu = accelerator.device.type == "cuda"
@@ -198,8 +198,8 @@ def _check_adapter_settings(name: str, lora: Any, config: FinetuneConfig) -> Non
     ]
     if config.lora_targets:
         problems.append(
-            f"--lora-targets {' '.join(config.lora_targets)}: {name} has adapters already, which cannot be moved to other "
-            "layers"
+            f"--lora-targets {' '.join(config.lora_targets)}: {name} has adapters already, which cannot be moved to "
+            "other layers"
         )
     if problems:
         raise ValueError("; ".join(problems))

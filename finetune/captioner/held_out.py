@@ -1,4 +1,4 @@
-"""Validation of a captioner during training: losses and scores on held-out pictures, their log, page and best weights."""
+"""Validation of a captioner during training: losses and scores on held-out pictures, log, page and best weights."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -33,8 +33,8 @@ def cache_images(
     """Encode all pictures, and return a function from a picture's index to its features (E,) and tokens (S, W).
 
     Each process encodes a part of the pictures. The outputs are stored as bfloat16 and returned as float32. They are
-    read from `folder` if it has them already, for the same weights and picture bytes. Raises ValueError if the disk has
-    too little free space.
+    read from `folder` if it has them already, for the same weights and picture bytes. Raises ValueError if the disk
+    has too little free space.
     """
     captioner: Any = pictures.captioner  # a CoCaCaptioner
     model, count = captioner.model, len(pictures)
@@ -96,7 +96,7 @@ def _encode(
     batch_size: int,
     num_workers: int,
 ) -> None:
-    """Encode this process's part of the pictures into the mapped files; halve a batch that does not fit into memory."""
+    """Encode this process's part of the pictures into the mapped files; halve batches that exceed the memory."""
     captioner: Any = pictures.captioner  # a CoCaCaptioner
     indices = range(accelerator.process_index, len(pictures), accelerator.num_processes)
     batches = [

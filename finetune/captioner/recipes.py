@@ -20,8 +20,8 @@ RECIPES = tuple(
 class Recipe(BaseModel):
     """A recipe: what it is for (the part `about` of its file), and its settings (the rest of the file).
 
-    `settings` are fields of `FinetuneConfig`. `kind` is the kind of the caption set in `imagetext.readers.curated`, and
-    `split` the part of that set.
+    `settings` are fields of `FinetuneConfig`. `kind` is the kind of the caption set in `imagetext.readers.curated`,
+    and `split` the part of that set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

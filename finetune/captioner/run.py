@@ -113,7 +113,8 @@ def load(config: FinetuneConfig, device: torch.device | None) -> "CoCaCaptioner 
         )
         if not isinstance(captioner, CoCaCaptioner):
             raise ValueError(
-                f"--model {config.model}: has nothing to train; only a CoCa or a vision-language model can be fine-tuned"
+                f"--model {config.model}: has nothing to train; only a CoCa or a vision-language model can be "
+                "fine-tuned"
             )
         return captioner
     problems = [

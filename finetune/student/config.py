@@ -41,12 +41,12 @@ class StudentConfig(TrainingConfig):
     )
     eval_input: list[str] = Field(
         [],
-        description="captioned pictures to validate on by retrieval; any input that `capsmith finetune` takes; repeatable",
+        description="captioned pictures to validate on by retrieval; any input of `capsmith finetune`; repeatable",
     )
     eval_classes: list[str] = Field(
         [],
-        description="labelled pictures to validate on by zero-shot classification; any input that `capsmith zero-shot` "
-        "takes; repeatable",
+        description="labelled pictures to validate on by zero-shot classification; any input of `capsmith "
+        "zero-shot`; repeatable",
     )
     label: str = Field(
         FOLDER,
@@ -66,8 +66,8 @@ class StudentConfig(TrainingConfig):
     )
     columns: Annotated[str, AfterValidator(check_pattern)] = Field(
         "^syn_text",
-        description="regular expression for the names of the columns with synthetic captions, matched from the start of "
-        "the name",
+        description="regular expression for the names of the columns with synthetic captions, matched from the start "
+        "of the name",
     )
     text_weight: float = Field(1.0, ge=0, description="weight of the losses of original captions")
     synthetic_weight: float = Field(1.0, ge=0, description="weight of the losses of synthetic captions")
@@ -75,13 +75,13 @@ class StudentConfig(TrainingConfig):
         None,
         ge=0,
         le=1,
-        description="train on one text of a record at a time: with this probability a synthetic caption, from a column "
-        "drawn at random, otherwise the original caption (default: one text of each kind at a time)",
+        description="train on one text of a record at a time: with this probability a synthetic caption, from a "
+        "column drawn at random, otherwise the original caption (default: one text of each kind at a time)",
     )
     negatives: Annotated[str, AfterValidator(check_pattern)] | None = Field(
         None,
-        description="regular expression for the names of the columns with hard negatives, e.g. ^neg_text: captions that "
-        "are false of their picture, of which one is drawn each time (default: no hard negatives)",
+        description="regular expression for the names of the columns with hard negatives, e.g. ^neg_text: captions "
+        "that are false of their picture, of which one is drawn each time (default: no hard negatives)",
     )
     negative_weight: float | None = Field(
         None,
@@ -135,7 +135,8 @@ class StudentConfig(TrainingConfig):
         0.1,
         ge=0,
         le=1,
-        description="largest share of the records that may be unusable; if there are more, the run stops before it trains",
+        description="largest share of the records that may be unusable; if there are more, the run stops before it "
+        "trains",
     )
     seed: int = Field(
         0,
@@ -177,7 +178,7 @@ class StudentConfig(TrainingConfig):
 
     @property
     def kinds(self) -> dict[str, float]:
-        """The kinds of texts to train on, each with the weight of its loss; with --single-text, with its probability."""
+        """The kinds of texts to train on, each with its loss's weight, or its probability with --single-text."""
         weights = {"text": self.text_weight, "synthetic": self.synthetic_weight}
         if self.single_text is not None:
             weights = {"text": 1 - self.single_text, "synthetic": self.single_text}

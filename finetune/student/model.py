@@ -87,7 +87,7 @@ def load_student(name: str, pretrained: str | None = None) -> Student:
 
 
 class StudentForward(nn.Module):
-    """The student in training, a `finetune.forward.Forward`: the features of both towers, and the losses over the batch."""
+    """The student in training, a `finetune.forward.Forward`: features of both towers, and losses over the batch."""
 
     captions, contrasts = False, True
     pad_id: int | None = None
@@ -171,8 +171,8 @@ def reinforced_losses(
 ) -> Losses:
     """Return the losses of these names on a reinforced set, each the weighted sum over the K texts of a picture.
 
-    Features (B, E) and (B, K, E) have unit length; logit_scale is not logarithmic. pictures (B,): index of each picture.
-    image_emb (B, D) and text_emb (B, K, D): the teachers' embeddings as they are stored (Faghri et al. 2023,
+    Features (B, E) and (B, K, E) have unit length; logit_scale is not logarithmic. pictures (B,): index of each
+    picture. image_emb (B, D) and text_emb (B, K, D): the teachers' embeddings as they are stored (Faghri et al. 2023,
     arXiv 2303.08983; Vasu et al. 2025, arXiv 2508.20691).
     With has_negative (B,), text features are (B, K + 1, E). The last is that of the hard negative, if there is one; it
     has no teachers' embedding.

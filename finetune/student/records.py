@@ -78,8 +78,8 @@ class Selection(NamedTuple):
 class ReinforcedPictures(TrainingPictures):
     """The records of some shards that a student can be trained on.
 
-    All records are checked once before training begins. Those in tars on this machine are read again when they are needed;
-    those of stores, JSONL and Parquet stay in memory. Views are made at the student's picture size.
+    All records are checked once before training begins. Those in tars on this machine are read again when they are
+    needed; those of stores, JSONL and Parquet stay in memory. Views are made at the student's picture size.
 
     If both kinds of texts have a weight, a record with only one kind cannot be used. If a single text is drawn, such a
     record always shows the kind that it has. Original captions are drawn only if `text_emb` has an embedding of them.
@@ -90,7 +90,8 @@ class ReinforcedPictures(TrainingPictures):
     input_hashes: for each input path, a hash of what was read from it.
     weights: how often each record comes in a pass. has_negative: whether each record has a hard negative.
 
-    Raises ValueError if no record can be used, or if no record has a hard negative although the configuration wants some.
+    Raises ValueError if no record can be used, or if no record has a hard negative although the configuration wants
+    some.
     """
 
     def __init__(
@@ -136,7 +137,8 @@ class ReinforcedPictures(TrainingPictures):
         if not self.records:
             rejects = self.rejects + self.failed_before
             raise ValueError(
-                f"no record that a student can be trained on; {len(rejects)} rejected, the first of them: {rejects[:3]}"
+                f"no record that a student can be trained on; {len(rejects)} rejected, the first of them: "
+                f"{rejects[:3]}"
             )
         if lacking := sorted(self.kinds.keys() - kinds_present):
             raise ValueError(f"--single-text {config.single_text:g}: {self._missing_texts(lacking[0])}, in any record")
@@ -279,8 +281,8 @@ class ReinforcedPictures(TrainingPictures):
     def select(self, contents: Contents, draw: int) -> Selection:
         """Return what a draw selects of a record: the view, the texts, and the negative.
 
-        There is a text of each kind, or one of a kind that is drawn, too. Views are drawn uniformly; so are columns, and
-        then the captions of a column that are not empty.
+        There is a text of each kind, or one of a kind that is drawn, too. Views are drawn uniformly; so are columns,
+        and then the captions of a column that are not empty.
         """
         draw, view = divmod(draw, len(contents.views))
         kinds, texts = [kind for kind in self.kinds if contents.texts[kind]], []

@@ -32,9 +32,9 @@ BATCH = 64
 DISTILLATION_LOSS = Measure(
     ("distill",),
     "Distillation loss",
-    "Cross-entropy of the teachers' and the student's probabilities of the batch's texts given a picture and of its "
-    "pictures given a text, their mean, summed over original and synthetic captions with their weights, in nats. At best "
-    "the teachers' own entropy, so compare at one batch size and set of teachers only.",
+    "Cross-entropy between the teachers' and the student's probabilities of the batch's texts given a picture, and of "
+    "its pictures given a text: the mean of both, summed over original and synthetic captions with their weights, in "
+    "nats. At best it is the teachers' own entropy, so compare at one batch size and set of teachers only.",
     better="lower",
 )
 SCORES = tuple(
@@ -42,7 +42,7 @@ SCORES = tuple(
         (f"{direction}_r{first}",),
         f"{label} R@{first}",
         f"Share of {queries} for which a right one is among the first {first} {results} found. 0 to 100 %; the more "
-        "held-out pictures there are, the harder it is. Captions of the same words are one.",
+        "held-out pictures there are, the harder it is. Captions of the same words count as one.",
         unit="percent",
         better="higher",
     )
@@ -55,16 +55,16 @@ SCORES = tuple(
 NEGATIVE_LOSS = Measure(
     ("negative",),
     "Hard negatives' loss",
-    "What the cross-entropy of the texts of a batch given a picture grows by with hard negatives as further texts, half "
-    "its mean over pictures, summed as the other losses are, in nats. From 0; compare at one batch size only. "
-    "Yuksekgonul et al. 2022.",
+    "How much the cross-entropy of a batch's texts given a picture grows if hard negatives are added to the texts: "
+    "half the mean over pictures, summed over texts like the other losses, in nats. From 0; compare at one batch size "
+    "only. Yuksekgonul et al. 2022.",
     better="lower",
 )
 CHOICE = Measure(
     ("choice",),
     "True before negative",
-    "How often a picture is nearer to its caption than to its hard negative, mean over the captions and negatives of a "
-    "picture, then over those that have any. 0 to 100 %; 50 % is chance.",
+    "How often a picture is nearer to its caption than to its hard negative, mean over the captions and negatives of "
+    "a picture, then over those that have any. 0 to 100 %; 50 % is chance.",
     unit="percent",
     better="higher",
 )
@@ -113,7 +113,8 @@ def choice(image: Tensor, text: Tensor, pairs: Sequence[tuple[Sequence[int], Seq
 def retrieval(student: Student, samples: Sequence[Record], negatives: str | None = None) -> dict[str, float]:
     """Return the recall of a student on captioned pictures, and how often it prefers captions to hard negatives.
 
-    Equal captions of several pictures count as one text. negatives: pattern for the names of the columns with negatives.
+    Equal captions of several pictures count as one text. negatives: pattern for the names of the columns with
+    negatives.
     """
     device = student.model.logit_scale.device
     preprocess = preprocessing(student.preprocess_cfg)

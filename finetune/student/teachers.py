@@ -57,8 +57,8 @@ def read_teachers(shards: Sequence[Shard], config: StudentConfig) -> Teachers | 
     dimensions = dimensions or config.teacher_dimension
     if not dimensions or not scales:
         raise ValueError(
-            f"{path} names no teachers: give --teacher-dimension and --logit-scale for each teacher, in the order of the "
-            "embeddings, or --distill-weight 0"
+            f"{path} names no teachers: give --teacher-dimension and --logit-scale for each teacher, in the order of "
+            "the embeddings, or --distill-weight 0"
         )
     if len(scales) != len(dimensions):
         scale_texts = ", ".join(f"{scale:g}" for scale in scales)

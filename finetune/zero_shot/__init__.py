@@ -1,1 +1,1 @@
-"""`capsmith zero-shot`: measures how often CLIP models choose the right class of a picture from the class names alone."""
+"""`capsmith zero-shot`: measures how often CLIP models give the right class from class names alone."""

@@ -60,7 +60,7 @@ def prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
 
 @torch.inference_mode()
 def class_features(embed_texts: EmbedTexts, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Return class features (C, E) of unit length: the mean over the templates (Radford et al. 2021, arXiv 2103.00020)."""
+    """Return class features (C, E), unit-length means over templates (Radford et al. 2021, arXiv 2103.00020)."""
     return torch.cat([mean_text(texts) for texts in class_texts(embed_texts, names, templates)])
 
 

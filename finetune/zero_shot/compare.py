@@ -106,7 +106,7 @@ def unsure_of(
 
 
 def supported(adapted: Mapping[tuple[str, int], np.ndarray], labels: np.ndarray, seed: int) -> Supported:
-    """Return the accuracy of first answers (P,), by column of descriptions and number of support pictures of each class."""
+    """Return the accuracy of first answers (P,) by column of descriptions and support pictures of each class."""
     right = {key: (answers == labels).astype(float) for key, answers in adapted.items()}
     top1: dict[str, dict[int, Estimate]] = {}
     for (name, count), estimate in estimates(right, seed).items():

@@ -27,13 +27,13 @@ class ZeroShotConfig(TableFlags):
     label: str = Field(
         FOLDER,
         min_length=1,
-        description="where the class of a picture is given. folder: the name of the picture's folder; cls: the .cls file "
-        "of a webdataset; otherwise the name of a field or column",
+        description="where the class of a picture is given. folder: the name of the picture's folder; cls: the .cls "
+        "file of a webdataset; otherwise the name of a field or column",
     )
     class_names: str | None = Field(
         None,
-        description="names of the classes: a file with a name or ID<tab>NAME in each line, or imagenet for open_clip's "
-        "names, by class number or WordNet id (default: the labels themselves)",
+        description="names of the classes: a file with a name or ID<tab>NAME in each line, or imagenet for "
+        "open_clip's names, by class number or WordNet id (default: the labels themselves)",
     )
     templates: str = Field(
         "imagenet",
@@ -72,8 +72,8 @@ class ZeroShotConfig(TableFlags):
         0.1,
         ge=0,
         le=1,
-        description="largest share of pictures that may be unusable; if the labels of more are, the run stops early; if "
-        "more fail later, the report is written and the exit code is 3",
+        description="largest share of pictures that may be unusable; if more have no label, the run stops at once; if "
+        "more cannot be used in all, the report is written and the exit code is 3",
     )
     seed: int = Field(
         0, ge=0, description="seed of the confidence intervals and tests, and of the choice of --support pictures"
@@ -92,7 +92,8 @@ class ZeroShotConfig(TableFlags):
     def _check_combinations(self) -> Self:
         if self.hierarchy and self.templates == "name":
             raise ValueError(
-                "--hierarchy: a model counts as unsure if templates disagree, and --templates name is a single template"
+                "--hierarchy: a model counts as unsure if templates disagree, and --templates name is a single "
+                "template"
             )
         if self.column and not self.support:
             raise ValueError("--column: is a setting of --support, which is not given")

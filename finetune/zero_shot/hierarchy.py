@@ -43,8 +43,8 @@ def read_hierarchy(source: str) -> Callable[[Classes], Hierarchy]:
 
     source: `wordnet` (nltk's corpus), or a file with CHILD<tab>PARENT in each line. A child that is itself one of the
     classes is left out, because a picture of it belongs to that class.
-    Raises ValueError if WordNet is not on this machine or the file cannot be read. The function raises ValueError if the
-    source knows none of the classes.
+    Raises ValueError if WordNet is not on this machine or the file cannot be read. The function raises ValueError if
+    the source knows none of the classes.
     """
     families = _wordnet_families() if source == WORDNET else _file_families(source)
 
@@ -71,8 +71,8 @@ def _wordnet_families() -> Callable[[Classes], list[Family]]:
     """
     if (wordnet := load_wordnet()) is None:
         raise ValueError(
-            f"--hierarchy {WORDNET}: nltk's corpus is not on this machine; `python -m nltk.downloader wordnet` downloads "
-            "it, or give a file with CHILD<tab>PARENT in each line"
+            f"--hierarchy {WORDNET}: nltk's corpus is not on this machine; `python -m nltk.downloader wordnet` "
+            "downloads it, or give a file with CHILD<tab>PARENT in each line"
         )
 
     def nouns(label: str, name: str) -> list[Any]:

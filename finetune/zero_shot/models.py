@@ -53,13 +53,13 @@ class Classifier:
             return self.clip.embed_texts(texts).float()
 
     def embed_pictures(self, pixels: Tensor) -> Tensor:
-        """Return the features (B, E) of pixels (B, 3, H, W), of unit length; raises ValueError if they are not finite."""
+        """Return unit-length features (B, E) of pixels (B, 3, H, W); raises ValueError if they are not finite."""
         with self._precision():
             features = self.clip.embed_pictures(pixels).float()
         if not features.isfinite().all():
             raise ValueError(
-                f"--model {self.name}: its features of some pictures are not finite numbers in {self.dtype}; try another "
-                "--dtype"
+                f"--model {self.name}: its features of some pictures are not finite numbers in {self.dtype}; try "
+                "another --dtype"
             )
         return features
 
@@ -114,7 +114,7 @@ class Classifier:
 
     @property
     def answers(self) -> tuple[np.ndarray, np.ndarray]:
-        """The answers for all pictures so far, in order: classes (P, K), best first, and their probabilities (P, K)."""
+        """The answers for all pictures so far, in order: classes (P, K), best first, and probabilities (P, K)."""
         classes, probabilities = (torch.cat(part).numpy() for part in zip(*self._answers, strict=True))
         return classes, probabilities
 
@@ -125,7 +125,7 @@ class Classifier:
 
     @property
     def reranked(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Which pictures the model is unsure of, and all classes after reranking, (P,) each; None without a hierarchy."""
+        """Which pictures the model is unsure of, and all first answers after reranking, (P,) each; or None."""
         if (doubts := self.doubts) is None:
             return None
         unsure = doubts.unsure.numpy()
@@ -133,7 +133,7 @@ class Classifier:
 
     @property
     def adapted(self) -> dict[tuple[str, int], np.ndarray]:
-        """The first answers (P,) of the adapters, by column of descriptions and number of support pictures of each class."""
+        """The adapters' first answers (P,), by column of descriptions and support pictures of each class."""
         return {key: torch.cat(parts).numpy() for key, parts in self._adapted.items()}
 
     def _precision(self) -> torch.autocast:

@@ -88,7 +88,7 @@ def survey_labels(
 
 
 class PreparedPicture(NamedTuple):
-    """A record with its picture preprocessed for each model; if it cannot be used, no pixels, and the reason as `error`."""
+    """A record with its picture preprocessed for each model; or no pixels and an `error` if it cannot be used."""
 
     record: Record
     pixels: Sequence[Tensor]

@@ -1,4 +1,4 @@
-"""The result of a run, in numbers and in words: the scores of each model, and the best model if one is shown to be best."""
+"""The result of a run in numbers and in words: each model's scores, and the best model if one is shown to be."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ PAIRS = 3  # number of confusions that a sentence names
 class Unsure(NamedTuple):
     """The effect of a hierarchy on a model, with intervals.
 
-    share: share of the pictures that the model is unsure of. total: accuracy on all pictures after reranking. sure: accuracy on
-    the pictures that it is sure of. before, after: accuracy on the others before and after reranking. gain: after less
-    before.
+    share: share of the pictures that the model is unsure of. total: accuracy on all pictures after reranking. sure:
+    accuracy on the pictures that it is sure of. before, after: accuracy on the others before and after reranking.
+    gain: after less before.
     """
 
     share: Estimate
@@ -39,7 +39,8 @@ class Supported(NamedTuple):
     """The effect of support pictures on a model.
 
     top1: top-1 by column of descriptions ("pictures alone" first) and by number of support pictures of each class.
-    differences: differences in top-1 between the columns with the most pictures of each class, corrected for all pairs.
+    differences: differences in top-1 between the columns with the most pictures of each class, corrected for all
+    pairs.
     verdict: the column with the best descriptions.
     """
 

@@ -220,15 +220,15 @@ def _class_notes(survey: LabelSurvey, config: ZeroShotConfig) -> list[str]:
     notes, names = [], survey.classes.names
     if not config.class_names and all(NO_NAME.fullmatch(name) for name in names):
         notes.append(
-            f"The models are asked for {', '.join(map(repr, names[:2]))} and the like, because the set calls its classes "
-            "so: give their names by --class-names."
+            f"The models are asked for {', '.join(map(repr, names[:2]))} and the like, because the set calls its "
+            "classes so: give their names by --class-names."
         )
     empty = [name for name, pictures in zip(names, survey.classes.pictures, strict=True) if not pictures]
     if empty:
         more = ", …" if len(empty) > 3 else ""
         notes.append(
-            f"{len(empty):,} of {len(names):,} classes have no picture ({', '.join(empty[:3])}{more}): a model may answer "
-            "them, but they do not count in the mean over classes."
+            f"{len(empty):,} of {len(names):,} classes have no picture ({', '.join(empty[:3])}{more}): a model may "
+            "answer them, but they do not count in the mean over classes."
         )
     return notes
 

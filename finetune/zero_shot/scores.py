@@ -13,8 +13,7 @@ from diversity.measures.measure import Measure
 TOP1 = Measure(
     ("top1",),
     "Top-1",
-    "Pictures whose class is the first answer ÷ pictures. 0 to 100 %; a guess is right for one in as many as there are "
-    "classes.",
+    "Pictures whose class is the first answer ÷ pictures. 0 to 100 %; guessing among n classes is right for 1 in n.",
     unit="percent",
     better="higher",
     score="top1",
@@ -22,7 +21,7 @@ TOP1 = Measure(
 TOP5 = Measure(
     ("top5",),
     "Top-5",
-    "Pictures whose class is among the first five answers ÷ pictures. 0 to 100 %; of six classes and more.",
+    "Pictures whose class is among the first five answers ÷ pictures. 0 to 100 %; only for six or more classes.",
     unit="percent",
     better="higher",
     score="top5",
@@ -30,8 +29,8 @@ TOP5 = Measure(
 PER_CLASS = Measure(
     ("per_class",),
     "Mean per class",
-    "Top-1 of the pictures of each class, mean over the classes that have pictures: a class of many "
-    "pictures counts no more than one of few. 0 to 100 %.",
+    "Top-1 of the pictures of each class, mean over the classes that have pictures: a class with many "
+    "pictures counts no more than a class with few. 0 to 100 %.",
     unit="percent",
     better="higher",
     score="per_class",
@@ -42,10 +41,10 @@ MEASURES = (TOP1, TOP5, PER_CLASS)
 def picture_scores(answers: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, np.ndarray]:
     """Return scores (P,) of each picture, whose means are top-1, top-5 and the mean per class.
 
-    answers (P, K) and labels (P,) are class indices; classes: the number of classes. There is a top-5 only if there are
-    more than K classes. The per_class score of a picture is the mean per class plus the picture's influence on it. So
-    its mean is exactly the mean per class, and its spread gives the mean's uncertainty (the infinitesimal jackknife,
-    Efron 1982).
+    answers (P, K) and labels (P,) are class indices; classes: the number of classes. There is a top-5 only if there
+    are more than K classes. The per_class score of a picture is the mean per class plus the picture's influence on it.
+    So its mean is exactly the mean per class, and its spread gives the mean's uncertainty (the infinitesimal
+    jackknife, Efron 1982).
     """
     right = answers == labels[:, None]  # (P, K)
     first_right = right[:, 0].astype(float)

@@ -1,6 +1,6 @@
-"""A few labelled pictures and their descriptions as an adapter that needs no training (IDEA, Ye et al. 2025).
+"""A few labelled pictures and their descriptions as an adapter that needs no training.
 
-The paper is arXiv 2501.08816.
+The method is IDEA (Ye et al. 2025, arXiv 2501.08816).
 
 B: pictures in a batch, C: classes, S: support pictures, E: embedding dimension
 """
@@ -21,7 +21,8 @@ from imagetext.sample import Record, decode_image
 
 ALONE = "pictures alone"
 CAPTIONS = "captions"  # the column of a record's original captions
-# The values of theta, alpha and beta to choose from. With one picture of each class they cannot be chosen, so ONE_SHOT is used.
+# The values of theta, alpha and beta to choose from. With one picture of each class they cannot be chosen, so ONE_SHOT
+# is used.
 THETAS, ALPHAS, BETAS = (0.1, 0.3, 0.5, 0.7, 0.9), (1.0, 3.0, 10.0, 30.0, 100.0), (1.0, 3.0, 5.5, 10.0, 30.0)
 ONE_SHOT = (0.5, 1.0, 5.5)
 
@@ -92,7 +93,7 @@ def read_descriptions(shots: Sequence[Shot], columns: Sequence[str]) -> dict[str
 
 
 def embed_descriptions(embed_texts: EmbedTexts, descriptions: Sequence[Sequence[str]], pictures: Tensor) -> Tensor:
-    """Return the mean feature of each picture's descriptions, (S, E) of unit length; the picture's own if it has none."""
+    """Return the mean feature of each picture's descriptions, (S, E) of unit length; its own if it has none."""
     features = [
         F.normalize(embed_texts(list(texts)).mean(dim=0), dim=0) if texts else picture
         for texts, picture in zip(descriptions, pictures, strict=True)
@@ -101,7 +102,8 @@ def embed_descriptions(embed_texts: EmbedTexts, descriptions: Sequence[Sequence[
 
 
 class Adapter:
-    """Adds, to a model's logits for each class, the affinity to the support pictures of the class and their descriptions.
+    """Adds, to a model's logits for each class, the affinity to the support pictures of the class and their
+    descriptions.
 
     keys (S, E), labels (S,); classes: the number of classes.
     """
