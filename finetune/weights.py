@@ -70,7 +70,8 @@ class AveragedWeights(TrainedWeights):
 
     @torch.no_grad()
     def update(self) -> None:
-        averages, weights = list(self.weights.values()), list(self.trained.weights.values())
+        averages: list[Tensor] = list(self.weights.values())
+        weights: list[Tensor] = list(self.trained.weights.values())
         torch._foreach_lerp_(averages, weights, 1 - self.decay)  # few kernels for all weights together
 
 

@@ -78,9 +78,10 @@ def survey_labels(
             hashes.add(picture_hash(record.image))
     labels = list(names or sorted(counts))
     if len(labels) < 2:
-        problem = f"no picture has a label: {failed[0][1]}"
         if labels:
             problem = f"all pictures are of one class, {labels[0]!r}"
+        else:
+            problem = f"no picture has a label: {failed[0][1]}"
         raise ValueError(f"{flag}: {problem}; at least two classes are needed")
     class_names = [names[label] if names else label.replace("_", " ") for label in labels]
     classes = Classes(labels, class_names, pictures=[counts[label] for label in labels])

@@ -57,12 +57,12 @@ def run(config: ZeroShotConfig) -> int:
 def evaluate(config: ZeroShotConfig) -> tuple[ZeroShotReport, list[str]]:
     """Return the report, and a line of JSON for each picture; raises ValueError as `run` does."""
     device = choose_device(config.device)
-    read = partial(
+    read_set = partial(
         read_labelled, images=config.images, table=config.table, label=config.label, class_names=config.class_names
     )
     (shards, names), support, templates, find_hierarchy, models = _call_all(
-        lambda: read(config.input),
-        lambda: read(config.support)[0] if config.support else [],
+        lambda: read_set(config.input),
+        lambda: read_set(config.support)[0] if config.support else [],
         lambda: read_templates(config.templates),
         lambda: read_hierarchy(config.hierarchy) if config.hierarchy else None,
         lambda: load_models(config.model, device, config.dtype),
@@ -143,13 +143,13 @@ def _add_support(
     for model in models:
         model.add_support(shots, columns, config.batch_size)
     counts = Counter(shot.label for shot in shots)
-    few = sum(counts[index] < config.shots for index in range(len(class_indices)))
+    incomplete = sum(counts[index] < config.shots for index in range(len(class_indices)))
     notes = []
     if left_out:
         notes.append(f"{left_out:,} pictures of --support are also in --input, and are not used as support.")
-    if few:
+    if incomplete:
         notes.append(
-            f"{few:,} of {len(class_indices):,} classes have fewer than {config.shots} pictures in --support."
+            f"{incomplete:,} of {len(class_indices):,} classes have fewer than {config.shots} pictures in --support."
         )
     return notes
 

@@ -102,8 +102,7 @@ def embed_descriptions(embed_texts: EmbedTexts, descriptions: Sequence[Sequence[
 
 
 class Adapter:
-    """Adds, to a model's logits for each class, the affinity to the support pictures of the class and their
-    descriptions.
+    """Adds, to a model's logits for each class, the affinity to the support pictures of the class.
 
     keys (S, E), labels (S,); classes: the number of classes.
     """

@@ -70,8 +70,8 @@ def gradients_of_a_step(scaled: bool = False, **settings) -> dict:
         return output | {"logits": output["logits"] * output["logit_scale"] / 10}
 
     with mock.patch.object(CoCaForward, "forward", scaling if scaled else forward):
-        found, losses = _noting(trainer, batch)
-    return {"gradients": found, "losses": losses}
+        gradients, losses = _noting(trainer, batch)
+    return {"gradients": gradients, "losses": losses}
 
 
 def gradients_of_a_student(*, whole: bool = False, model_cfg=STUDENT, **settings) -> dict:
@@ -131,17 +131,20 @@ def gradients_of_a_student(*, whole: bool = False, model_cfg=STUDENT, **settings
 
 def _noting(trainer: Trainer, batch: Batch) -> tuple[dict, dict]:
     """A step's gradients, whole, and its losses."""
-    found, step = {}, trainer.optimizer.step
+    noted, step = {}, trainer.optimizer.step
 
     def noting() -> None:
         gradients = {name: weight.grad for name, weight in trainer.weights.weights.items() if weight.grad is not None}
-        found.update(
-            {name: (of.full_tensor() if isinstance(of, DTensor) else of).clone() for name, of in gradients.items()}
+        noted.update(
+            {
+                name: (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).clone()
+                for name, gradient in gradients.items()
+            }
         )
         step()
 
     trainer.optimizer.step = noting
-    return found, trainer._step(batch)
+    return noted, trainer._step(batch)
 
 
 def check_equal(found: dict, expected: dict) -> None:
@@ -155,12 +158,12 @@ def check_equal(found: dict, expected: dict) -> None:
 
 def train(settings: dict, steps: int | None = None) -> None:
     """A run, stopped before it takes more than so many steps."""
-    taken, step = [], Trainer._step
+    batches_taken, step = [], Trainer._step
 
     def stopping(self, batch):
-        if len(taken) == steps:
+        if len(batches_taken) == steps:
             raise KeyboardInterrupt
-        taken.append(batch)
+        batches_taken.append(batch)
         return step(self, batch)
 
     with mock.patch.object(Trainer, "_step", stopping):
@@ -182,10 +185,10 @@ def in_two_processes(file: Path, **todo) -> None:
 
 def work(file: Path, todo: dict) -> None:
     """In each of the processes: what is to be done."""
-    found = [gradients_of_a_step(**settings) for settings in todo.get("gradients", [])]
-    found += [gradients_of_a_student(**settings) for settings in todo.get("students", [])]
+    gradients = [gradients_of_a_step(**settings) for settings in todo.get("gradients", [])]
+    gradients += [gradients_of_a_student(**settings) for settings in todo.get("students", [])]
     if os.environ["RANK"] == "0":
-        torch.save(found, file)
+        torch.save(gradients, file)
     for settings, steps in todo.get("runs", []):
         train(settings, steps)
     for settings in todo.get("student_runs", []):

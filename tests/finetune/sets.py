@@ -53,14 +53,14 @@ def members(
     originals: those of the original captions, if others. negatives: columns of texts that are no captions.
     """
     columns = {
-        name: [f"{number} {record} {at}" for at in range(count)]
+        name: [f"{number} {record} {index}" for index in range(count)]
         for number, (name, count) in enumerate(COLUMNS.items(), 1)
     }
     rows = {name: torch.tensor([row(*map(int, text.split())) for text in texts]) for name, texts in columns.items()}
     originals = torch.tensor([row(0, record, 0)]) if originals is None else originals
     embeddings = {"image_emb": torch.tensor([row(9, record, view) for view in range(VIEWS)]), "text_emb": originals}
     if layout == "newer":
-        embeddings |= {f"{name}_emb": of for name, of in rows.items()}
+        embeddings |= {f"{name}_emb": tensor for name, tensor in rows.items()}
     else:
         embeddings["text_emb"] = torch.cat([embeddings["text_emb"], *rows.values()])
     text = f"0 {record} 0"

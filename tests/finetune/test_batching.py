@@ -73,16 +73,16 @@ def test_each_picture_comes_once_a_pass(batch_size):
 
 
 def test_order_is_a_function_of_the_seed_and_resumes_anywhere():
-    whole = list(BatchOrder(Pictures(13), 4, 40, seed=3))
+    all_batches = list(BatchOrder(Pictures(13), 4, 40, seed=3))
     for first in (1, 11, 16, 37):
-        assert list(BatchOrder(Pictures(13), 4, 40, seed=3, first=first)) == whole[first:]
-    assert list(BatchOrder(Pictures(13), 4, 40, seed=4)) != whole
+        assert list(BatchOrder(Pictures(13), 4, 40, seed=3, first=first)) == all_batches[first:]
+    assert list(BatchOrder(Pictures(13), 4, 40, seed=4)) != all_batches
 
 
 def test_ranks_share_a_batch():
-    whole = list(BatchOrder(Pictures(13), 6, 20, seed=3))
+    batches_of_all = list(BatchOrder(Pictures(13), 6, 20, seed=3))
     shares = [list(BatchOrder(Pictures(13), 6, 20, seed=3, rank=rank, world=3)) for rank in range(3)]
-    assert [sorted(sum(parts, [])) for parts in zip(*shares)] == [sorted(batch) for batch in whole]
+    assert [sorted(sum(parts, [])) for parts in zip(*shares)] == [sorted(batch) for batch in batches_of_all]
     assert all(len(part) == 2 for share in shares for part in share)
 
 
@@ -108,12 +108,12 @@ def test_pictures_come_as_often_as_their_weight_says():
 @pytest.mark.parametrize("several", [1, 3])
 def test_all_captions_of_a_picture_are_drawn(captioner, several):
     pictures = CaptionedPictures([samples(3)], captioner, captions_per_image=several)
-    drawn = Counter()
+    counts = Counter()
     for item in chain.from_iterable(BatchOrder(pictures, 3, 200, seed=0)):
         captions = [tuple(ids) for ids in pictures[item][1]]
         assert len(set(captions)) == several
-        drawn.update(captions)
-    assert len(drawn) == 15 and min(drawn.values()) > 15 * several  # 40 expected of each; below 16 with chance 1e-5
+        counts.update(captions)
+    assert len(counts) == 15 and min(counts.values()) > 15 * several  # 40 expected of each; below 16 with chance 1e-5
 
 
 def test_more_captions_than_there_are_come_again(captioner):
@@ -124,12 +124,12 @@ def test_more_captions_than_there_are_come_again(captioner):
 
 def test_pictures_held_out_do_not_come_again(captioner):
     pictures = CaptionedPictures([samples(20)], captioner)
-    held = pictures.hold_out(6, seed=1)
-    keys = {sample.key for sample in held}
+    held_out = pictures.hold_out(6, seed=1)
+    keys = {sample.key for sample in held_out}
     assert len(keys) == 6 and len(pictures) == 14
     assert not keys & {pictures[item][3] for item in chain.from_iterable(BatchOrder(pictures, 7, 4, seed=0))}
     again = CaptionedPictures([samples(20)], captioner)
-    assert [sample.key for sample in again.hold_out(6, seed=1)] == [sample.key for sample in held]
+    assert [sample.key for sample in again.hold_out(6, seed=1)] == [sample.key for sample in held_out]
     assert torch.equal(pictures.image(0), captioner.preprocess(decode_image(pictures.samples[0].image)))
 
 
@@ -152,14 +152,16 @@ def test_failures_that_the_input_already_had_are_passed_over_and_told_once(capti
         for sample in good:
             writer.write(replace(sample, columns={"syn_text_a": ("one",)}))
         writer.write(Record("failed", b"text", ("one",), error="not a picture"))
-    read = read_samples(str(tmp_path / "set.tar"))
-    pictures = CaptionedPictures(read, captioner)
-    pictures.add(CaptionedPictures(read, captioner))
+    shards = read_samples(str(tmp_path / "set.tar"))
+    pictures = CaptionedPictures(shards, captioner)
+    pictures.add(CaptionedPictures(shards, captioner))
     assert (
         len(pictures) == 18 and pictures.rejects == [] and pictures.failed_before == [("failed", "not a picture")] * 2
     )
     report_rejects(pictures.rejects, pictures.failed_before, tmp_path)
-    assert "2 rows of the input had failed before" in (told := capsys.readouterr().out) and "left out" not in told
+    assert (
+        "2 rows of the input had failed before" in (printed := capsys.readouterr().out) and "left out" not in printed
+    )
     assert (tmp_path / "rejects.jsonl").read_text().count('"failed"') == 2
 
 
@@ -179,16 +181,16 @@ def test_pictures_that_are_files_are_not_held_in_memory(captioner, tmp_path):
 
 
 def test_pictures_of_tars_are_not_held_in_memory(captioner, tmp_path):
-    drawn = samples(5)
-    files = {sample.key: {"jpg": sample.image, "txt": b"a circle", "npz": b"x" * 99} for sample in drawn}
+    originals = samples(5)
+    files = {sample.key: {"jpg": sample.image, "txt": b"a circle", "npz": b"x" * 99} for sample in originals}
     spec = write_tar(tmp_path / "0.tar", files)
     pictures = CaptionedPictures(read_samples(spec), captioner)
     assert all(one.image is None and not one.members for one in pictures.samples)
-    assert [pictures.encoded(index) for index in range(5)] == [sample.image for sample in drawn]
-    held = pictures.hold_out(2, seed=0)
-    assert {one.key: one.image for one in held}.items() <= {one.key: one.image for one in drawn}.items()
+    assert [pictures.encoded(index) for index in range(5)] == [sample.image for sample in originals]
+    held_out = pictures.hold_out(2, seed=0)
+    assert {one.key: one.image for one in held_out}.items() <= {one.key: one.image for one in originals}.items()
     assert [pictures.encoded(at) for at in range(3)] == [
-        one.image for one in drawn if one.key not in {of.key for of in held}
+        one.image for one in originals if one.key not in {other.key for other in held_out}
     ]
 
 
@@ -208,9 +210,9 @@ def test_batches_are_trimmed_and_long_captions_cut(captioner):
 
 
 def test_caption_lengths_are_of_the_whole_set(captioner):
-    drawn = samples(4)
-    pictures = CaptionedPictures([drawn], captioner)
-    every = [len(captioner.encode_text_ids(caption)) for sample in drawn for caption in sample.captions]
+    scenes = samples(4)
+    pictures = CaptionedPictures([scenes], captioner)
+    every = [len(captioner.encode_text_ids(caption)) for sample in scenes for caption in sample.captions]
     assert pictures.caption_lengths() == every and pictures.caption_lengths(most=7) == every[::3]
 
 

@@ -70,8 +70,8 @@ class Shown:
                 self.code.append(token.content)
             elif token.type == "inline":
                 text = "".join(child.content for child in token.children)
-                kept = {"td_open": self.rows and self.rows[-1], "heading_open": self.headings, "quote": self.quotes}
-                kept.get(within, []).append(text)
+                spans = {"td_open": self.rows and self.rows[-1], "heading_open": self.headings, "quote": self.quotes}
+                spans.get(within, []).append(text)
             within = "quote" if token.type == "paragraph_open" and within == "blockquote_open" else token.type
         self.kinds = [
             kind for kind in self.kinds if not kind.startswith("text")
@@ -90,7 +90,7 @@ def test_the_hub_reads_what_the_card_says(tmp_path):
         ["One same caption ↓", "12.5 %", "6.2 %"],
     ]
     assert "On 60 held-out pictures, after 1280 captions seen" in card.text and "Warning" not in card.text
-    assert "- **CIDEr-D ↑** What the most probable caption shares" in card.text
+    assert "- **CIDEr-D ↑** How much the most probable caption shares" in card.text
     assert yaml.safe_load(Shown(card).code[-1]) == {"learning_rate": 1e-5, "input": ["coco:x.json"]}
 
 
@@ -144,5 +144,5 @@ def test_a_folder_like_a_name_on_the_hub_is_no_name_on_the_hub(tmp_path, monkeyp
 def test_what_is_not_known_is_said(tmp_path):
     (tmp_path / "card").mkdir()
     card = card_of(tmp_path / "card", scores={}, licences={})
-    assert "Not validated." in card.text and "Not known" in card.text
+    assert "Not validated." in card.text and "are not known" in card.text
     assert [path.name for path in (tmp_path / "card").iterdir()] == ["README.md"]

@@ -39,8 +39,8 @@ def truncated(data):
 
 def flipped(data):
     """A bit of the weights is another one."""
-    at = data.index(torch.full((2,), 10.0).numpy().tobytes())
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+    offset = data.index(torch.full((2,), 10.0).numpy().tobytes())
+    return data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :]
 
 
 def test_the_last_one_is_taken_and_two_are_kept(checkpoints):
@@ -58,7 +58,7 @@ def test_of_an_unreadable_one_it_warns_and_takes_the_one_before(damage, checkpoi
     last = checkpoints.paths()[-1]
     last.write_bytes(damage(last.read_bytes()))
     assert taken(checkpoints) == (5, 5)
-    assert "000000010.pt cannot be read, the checkpoint before it is taken" in caplog.text
+    assert "000000010.pt: cannot be read, so the checkpoint before it is used" in caplog.text
     checkpoints.paths()[0].write_bytes(b"")
     with pytest.raises(ValueError, match="none of its 2 checkpoints can be read; --overwrite starts anew"):
         taken(checkpoints)

@@ -13,7 +13,7 @@ from finetune.folder import (
     BEFORE,
     DONE,
     EXECUTION_SETTINGS,
-    _own,
+    _names_of_run,
     check_output,
     is_done,
     remove_earlier_run,
@@ -73,7 +73,7 @@ def test_what_a_record_names_outside_the_folder_is_not_the_runs(configure, tmp_p
     config.output.mkdir()
     (config.output / "weights.safetensors").write_text("ours")
     record = {"files": ["weights.safetensors", "../somebody's", str(outside / "x"), "gone"]}
-    assert _own(config.output, record) == ["weights.safetensors"]
+    assert _names_of_run(config.output, record) == ["weights.safetensors"]
 
 
 def begun_by_0_1(config):
@@ -159,11 +159,11 @@ def test_what_overwrite_replaces_is_put_back_where_the_new_run_has_no_checkpoint
 def test_a_killed_start_is_undone_by_the_next_command(configure, calls, monkeypatch):
     """Killed at each move on the way aside, and then at each on the way back."""
     train(configure(), finish="the old")
-    before, replace, left = files(configure()), os.replace, [calls]
+    before, replace, calls_left = files(configure()), os.replace, [calls]
 
     def dies(*paths):
-        left[0] -= 1
-        if left[0] < 0:
+        calls_left[0] -= 1
+        if calls_left[0] < 0:
             raise Died
         replace(*paths)
 
@@ -174,7 +174,7 @@ def test_a_killed_start_is_undone_by_the_next_command(configure, calls, monkeypa
     monkeypatch.undo()
     monkeypatch.setattr(os, "replace", dies)
     for _ in range(9):
-        left[0] = 1
+        calls_left[0] = 1
         try:
             check_output(configure())
             break
@@ -192,15 +192,15 @@ def test_a_run_that_is_killed_while_it_finishes_ends_as_one_that_was_not(configu
     for number in range(99):
         if not killed:
             break
-        killed, left = False, [number]
+        killed, calls_left = False, [number]
         config = configure(output=tmp_path / str(number))
         (config.output / "checkpoints").mkdir(parents=True)
         for name in ("000000003.pt", "000000004.pt"):  # which a finished run needs no more
             (config.output / "checkpoints" / name).write_text("old")
 
         def dies(real, *args, **kwargs):
-            left[0] -= 1
-            if left[0] < 0:
+            calls_left[0] -= 1
+            if calls_left[0] < 0:
                 raise Died
             return real(*args, **kwargs)
 
@@ -241,7 +241,7 @@ def test_a_model_that_lies_in_the_folder_is_kept_until_the_new_one_is_written(co
         train(onto, error=KeyboardInterrupt())
     assert getattr(with_current_paths(onto), name) == str(output / BEFORE)
     assert (output / BEFORE / "weights.safetensors").read_text() == "the old"
-    with pytest.raises(ValueError, match="the model that it begins with is kept for the unfinished run there"):
+    with pytest.raises(ValueError, match="the model to start from is kept for the unfinished run in this folder"):
         check_output(onto)
     train(configure(**{name: str(output)}), finish="the new")
     assert (output / "weights.safetensors").read_text() == "the new" and not (output / BEFORE).exists()

@@ -68,7 +68,7 @@ def test_a_full_disk_is_said_before_anything_is_encoded(pictures, tmp_path, monk
 
 
 def test_what_memory_does_not_hold_is_encoded_in_halves(pictures, tmp_path, monkeypatch):
-    expected, sizes = [one.clone() for one in cached(pictures, tmp_path / "whole")(6)], []
+    expected, sizes = [tensor.clone() for tensor in cached(pictures, tmp_path / "whole")(6)], []
 
     def encode(model, images):
         if len(images) > 3:

@@ -46,10 +46,10 @@ def test_where_nothing_would_be_lost_it_ends_at_once():
 def test_another_thread_cannot_be_told():
     def enter():
         with Interrupts(alone=True) as interrupts:
-            found.append(interrupts.received)
+            received.append(interrupts.received)
 
-    found = []
+    received = []
     thread = threading.Thread(target=enter)
     thread.start()
     thread.join()
-    assert found == [False]
+    assert received == [False]

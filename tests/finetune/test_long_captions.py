@@ -33,11 +33,9 @@ def test_what_fits_is_left_as_it_is():
 
 def test_runs_of_whole_sentences_are_drawn():
     fit = CaptionFitter(encode, decode, 9, "sentence")  # seven words
-    drawn = [fit(TEXT, draw) for draw in range(4)]
-    assert drawn[0] == drawn[3] == encode("Two cats sit. One is red!")
-    assert drawn[1] == encode("One is red! It looks up?") and drawn[2] == encode(
-        "It looks up?"
-    )  # the last fits nowhere
+    runs = [fit(TEXT, draw) for draw in range(4)]
+    assert runs[0] == runs[3] == encode("Two cats sit. One is red!")
+    assert runs[1] == encode("One is red! It looks up?") and runs[2] == encode("It looks up?")  # the last fits nowhere
 
 
 def test_where_no_sentence_fits_words_do_and_nothing_ends():
@@ -103,27 +101,27 @@ def test_no_mode_cuts_inside_a_character(tokenizer, mode, text):
     ends = {len(text[:end].strip()) for end in accumulate(map(len, regex.findall(r"\X", text)))}
     for limit in range(20, 45):
         ids = CaptionFitter(tokenizer.encode, tokenizer.decode, limit, mode)(text, 0)
-        kept = tokenizer.decode(ids)
-        assert len(ids) <= limit and kept and text.startswith(kept)
-        assert len(kept) in ends if len(ends) > 1 else "\ufffd" not in kept
+        text_left = tokenizer.decode(ids)
+        assert len(ids) <= limit and text_left and text.startswith(text_left)
+        assert len(text_left) in ends if len(ends) > 1 else "\ufffd" not in text_left
         assert (ids[-1] == tokenizer.end_id) is (mode == "token")
 
 
 def test_tokens_of_words_are_cut_as_open_clip_cuts_them(tokenizer):
     text = "Antidisestablishmentarianism and a zygomorphic pareidolia of cats and dogs " * 4
-    whole = tokenizer.encode(text)
+    ids = tokenizer.encode(text)
     for limit in range(4, 30):
         fit = CaptionFitter(tokenizer.encode, tokenizer.decode, limit, "token")
-        assert fit(text, 0) == [*whole[: limit - 1], tokenizer.end_id]
+        assert fit(text, 0) == [*ids[: limit - 1], tokenizer.end_id]
 
 
 def test_each_sentence_is_tokenised_once():
-    seen = []
-    text = " ".join(f"Dog {at} runs." for at in range(1_000))
-    fit = CaptionFitter(lambda text: seen.append(text) or encode(text), decode, 20, "sentence")
+    encoded = []
+    text = " ".join(f"Dog {number} runs." for number in range(1_000))
+    fit = CaptionFitter(lambda text: encoded.append(text) or encode(text), decode, 20, "sentence")
     for draw in range(3):
-        assert fit(text, draw) == encode(" ".join(f"Dog {at} runs." for at in range(draw, draw + 6)))
-    assert len(seen) == 3 + 1_000 + 3  # the caption and the run of each draw, and the sentences
+        assert fit(text, draw) == encode(" ".join(f"Dog {number} runs." for number in range(draw, draw + 6)))
+    assert len(encoded) == 3 + 1_000 + 3  # the caption and the run of each draw, and the sentences
 
 
 def test_a_run_that_needs_more_tokens_than_its_sentences_is_made_shorter():
@@ -133,8 +131,8 @@ def test_a_run_that_needs_more_tokens_than_its_sentences_is_made_shorter():
 
 def test_the_warning_says_how_many_how_long_and_what_would_fit():
     assert length_warning([10] * 80 + [77] * 20, 76) == ""
-    said = length_warning([10] * 50 + [100] * 49 + [127], 76)
-    assert said.splitlines()[0] == "50% of the captions have more than the context's 76 tokens:"
-    assert "1 to   76 tokens  50% " + "█" * 20 in said and "77 to  127 tokens  50%" in said
-    assert said.endswith("a context of 128 would hold 99% of them")
+    warning = length_warning([10] * 50 + [100] * 49 + [127], 76)
+    assert warning.splitlines()[0] == "50% of the captions have more than the context's 76 tokens:"
+    assert "1 to   76 tokens  50% " + "█" * 20 in warning and "77 to  127 tokens  50%" in warning
+    assert warning.endswith("a context of 128 would hold 99% of them")
     assert length_warning([300] * 9, 76).endswith("no context up to 256 would hold 99% of them")

@@ -140,8 +140,10 @@ def test_an_unknown_name_is_told_with_those_near_it():
 
 @pytest.mark.parametrize("spec", ["coco:x", "pictures/", "shards/{0..9}.tar", "docci:x#test"])
 def test_another_input_is_refused_beside_all_other_problems(spec):
-    found = problems(*DOCCI[:2], "--input", "docci:a#train", "--input", spec, "--output", "out", "--batch-size", "0")
-    assert found == [
+    messages = problems(
+        *DOCCI[:2], "--input", "docci:a#train", "--input", spec, "--output", "out", "--batch-size", "0"
+    )
+    assert messages == [
         f"--input ['docci:a#train', '{spec}']: recipe mobileclip2-docci-128 takes docci:FILE (DOCCI-9k, train), "
         f"not {spec}",
         "--batch-size 0: Input should be greater than 0",

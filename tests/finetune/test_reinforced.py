@@ -41,7 +41,7 @@ def pictures_of(spec, teachers=TEACHERS, **changes) -> ReinforcedPictures:
 def test_what_is_drawn_belongs_together(layout, kind, tmp_path):
     pictures = pictures_of(write_set(tmp_path, layout=layout, kind=kind))
     assert len(pictures) == 6 and pictures.rejects == []
-    seen = Counter()
+    counts = Counter()
     for draw in range(120):
         pixels, tokens, number, key, embeddings = pictures[draw % 6, draw * 7919]
         record, view = int(key[1:]), int(embeddings["image_emb"][2])
@@ -52,25 +52,27 @@ def test_what_is_drawn_belongs_together(layout, kind, tmp_path):
         assert torch.equal(pixels, expected)
         assert tokens[:, 1].tolist() == [record, record]
         assert embeddings["text_emb"].tolist() == [[*text, 1, 2] for text in tokens.tolist()]
-        (original, _, first), (column, _, at) = tokens.tolist()
-        seen.update([("view", view), ("original", original, first), ("column", column), ("text", column, at)])
-    assert {one[1] for one in seen if one[0] == "view"} == set(range(VIEWS)) and seen["original", 0, 0] == 120
-    assert {one[1:] for one in seen if one[0] == "text"} == {(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)}
+        (original, _, first), (column, _, column_row) = tokens.tolist()
+        counts.update(
+            [("view", view), ("original", original, first), ("column", column), ("text", column, column_row)]
+        )
+    assert {item[1] for item in counts if item[0] == "view"} == set(range(VIEWS)) and counts["original", 0, 0] == 120
+    assert {item[1:] for item in counts if item[0] == "text"} == {(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)}
     # columns come evenly, whatever their number of captions; of 120, more than 36 from the mean has a chance below 1e-9
-    assert abs(seen["column", 1] - 60) < 36
+    assert abs(counts["column", 1] - 60) < 36
 
 
 def test_draws_are_even(tmp_path):
     """Of a whole cycle of draws: each view, and each caption of a column, as often as the others of its kind."""
     pictures = pictures_of(write_set(tmp_path))
     contents = pictures.contents(pictures.sample(0))
-    drawn = Counter()
+    counts = Counter()
     for draw in range(VIEWS * 2 * 6):
         view, texts, _ = pictures.select(contents, draw)
-        drawn.update([view, texts[1][:2]])
-    assert [drawn[view] for view in range(VIEWS)] == [12] * VIEWS
-    assert [drawn["syn_text_a_emb", at] for at in range(2)] == [12] * 2
-    assert [drawn["syn_text_b_emb", at] for at in range(3)] == [8] * 3
+        counts.update([view, texts[1][:2]])
+    assert [counts[view] for view in range(VIEWS)] == [12] * VIEWS
+    assert [counts["syn_text_a_emb", row] for row in range(2)] == [12] * 2
+    assert [counts["syn_text_b_emb", row] for row in range(3)] == [8] * 3
 
 
 def test_empty_captions_are_not_drawn_and_the_rows_of_the_others_stay(tmp_path):
@@ -95,17 +97,17 @@ def test_empty_captions_are_not_drawn_and_the_rows_of_the_others_stay(tmp_path):
 )
 def test_only_texts_that_have_a_weight_and_match_are_drawn(weights, kinds, tmp_path):
     pictures = pictures_of(write_set(tmp_path), **weights)
-    drawn = [pictures[0, draw][1][:, 0].tolist() for draw in range(100)]
-    assert [set(column) for column in zip(*drawn)] == kinds
+    texts = [pictures[0, draw][1][:, 0].tolist() for draw in range(100)]
+    assert [set(column) for column in zip(*texts)] == kinds
 
 
 @pytest.mark.parametrize("layout", ["newer", "older"])
 def test_several_original_captions_are_drawn_where_text_emb_has_them(layout, tmp_path):
     captions = {"json": json.dumps({"captions": ["0 3 0", "0 3 1", "0 3 2"], "error": ""}).encode()}
-    several = members(3, layout=layout, originals=torch.tensor([row(0, 3, at) for at in range(3)])) | captions
-    one = members(3, layout=layout) | captions
+    several = members(3, layout=layout, originals=torch.tensor([row(0, 3, number) for number in range(3)])) | captions
+    single = members(3, layout=layout) | captions
     write_config(tmp_path)
-    pictures = pictures_of(write_tar(tmp_path / "0.tar", {"several": several, "one": one}))
+    pictures = pictures_of(write_tar(tmp_path / "0.tar", {"several": several, "one": single}))
     for index, key, expected in ((0, "several", {0, 1, 2}), (1, "one", {0})):
         items = [pictures[index, draw] for draw in range(60)]
         assert {item[3] for item in items} == {key} and {int(item[1][0, 2]) for item in items} == expected
@@ -157,12 +159,12 @@ def test_records_of_tars_are_not_held_in_memory(tmp_path):
     spec = write_set(tmp_path)
     pictures = pictures_of(spec)
     assert all(sample.image is None and not sample.members for sample, _ in pictures.records)
-    whole = pictures[5, 3]
+    expected = pictures[5, 3]
     path = tmp_path / "00001.tar"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="00001.tar: has become shorter"):
         pictures[5, 3]
-    assert whole[3] == "r005"
+    assert expected[3] == "r005"
 
 
 FAILED = {
@@ -228,15 +230,17 @@ def test_embeddings_of_other_teachers_are_refused(tmp_path):
 def test_a_single_text_is_the_original_or_as_often_as_asked_for_a_synthetic_one(tmp_path):
     """Of a whole cycle of draws, to one part in the coin's 10,000; columns and then captions come evenly."""
     pictures = pictures_of(write_set(tmp_path), single_text=0.3)
-    contents, drawn = pictures.contents(pictures.sample(0)), Counter()
+    contents, counts = pictures.contents(pictures.sample(0)), Counter()
     for side in range(COIN_SIDES):
-        for rest in (0, 1):  # which of the two columns
-            view, texts, negative = pictures.select(contents, 3 + VIEWS * (side + COIN_SIDES * rest))
-            drawn[texts[0][0]] += 1
+        for column in (0, 1):  # which of the two columns
+            view, texts, negative = pictures.select(contents, 3 + VIEWS * (side + COIN_SIDES * column))
+            counts[texts[0][0]] += 1
             assert view == 3 and len(texts) == 1 and negative is None
-    assert drawn == {"text_emb": 14_000, "syn_text_a_emb": 3_000, "syn_text_b_emb": 3_000}
-    captions = Counter(pictures.select(contents, VIEWS * COIN_SIDES * rest).texts[0][:2] for rest in range(2 * 6))
-    assert captions == {("syn_text_a_emb", at): 3 for at in range(2)} | {("syn_text_b_emb", at): 2 for at in range(3)}
+    assert counts == {"text_emb": 14_000, "syn_text_a_emb": 3_000, "syn_text_b_emb": 3_000}
+    captions = Counter(pictures.select(contents, VIEWS * COIN_SIDES * column).texts[0][:2] for column in range(2 * 6))
+    assert captions == {("syn_text_a_emb", number): 3 for number in range(2)} | {
+        ("syn_text_b_emb", number): 2 for number in range(3)
+    }
     _, tokens, *_, embeddings = pictures[0, 3]
     assert tokens.shape == (1, 3) and embeddings["text_emb"].tolist() == [[*tokens[0].tolist(), 1, 2]]
 
@@ -256,8 +260,8 @@ def test_a_record_with_texts_of_one_kind_shows_these_where_one_is_drawn(tmp_path
     }
     pictures = pictures_of(write_tar(tmp_path / "0.tar", records), None, single_text=0.5)
     assert [key for key, _ in pictures.rejects] == [] and len(pictures) == 3
-    drawn = [{int(pictures[number, draw * 7919][1][0, 0]) for draw in range(60)} for number in range(3)]
-    assert drawn == [{1, 2}, {0}, {0, 1, 2}]
+    texts_shown = [{int(pictures[number, draw * 7919][1][0, 0]) for draw in range(60)} for number in range(3)]
+    assert texts_shown == [{1, 2}, {0}, {0, 1, 2}]
     with pytest.raises(ValueError, match="--single-text 0.5: no captions in columns like 'syn_text_z', in any record"):
         pictures_of(str(tmp_path / "0.tar"), None, single_text=0.5, columns="syn_text_z")
     only = pictures_of(str(tmp_path / "0.tar"), None, single_text=1)
@@ -280,8 +284,8 @@ def test_one_of_several_negatives_is_drawn_evenly_and_is_no_caption(tmp_path):
         tmp_path, {"neg_text_a": ["7 1 0"], "tags_a": ["9 9 9"], "neg_text_b": ["8 1 0", "", "8 1 2"]}
     )
     contents = pictures.contents(pictures.sample(0))
-    drawn = Counter(pictures.select(contents, VIEWS * 6 * 6 * rest).negative for rest in range(4 * 6))
-    assert drawn["7 1 0"] == 12 and drawn["8 1 0"] == drawn["8 1 2"] == 6
+    counts = Counter(pictures.select(contents, VIEWS * 6 * 6 * number).negative for number in range(4 * 6))
+    assert counts["7 1 0"] == 12 and counts["8 1 0"] == counts["8 1 2"] == 6
     for draw in range(30):
         _, tokens, *_, embeddings = pictures[0, draw * 7919]
         assert tokens.shape == (3, 3) and tokens[2, 0] in (7, 8) and {*tokens[:2, 0].tolist()} <= {0, 1, 2}
@@ -329,15 +333,15 @@ def test_negatives_of_records_that_are_held_are_those_of_tars(format, tmp_path):
         {"syn_text_a": ("1 1 0",), "neg_text_a": ("7 1 0",)},
         members={"paug.json": members(1)["paug.json"]},
     )
-    drawn = []
+    negatives = []
     for kind in ("webdataset", format):
         folder = tmp_path / kind
         folder.mkdir()
         with ShardWriter(str(folder), "x", format=kind, input={}) as writer:
             writer.write(record)
         shards = str(folder / ("*.tar" if kind == "webdataset" else f"*.{format}"))
-        drawn.append(pictures_of(shards, None, negatives="^neg_text")[0, 11][1].tolist())
-    assert drawn[0] == drawn[1] == [[0, 1, 0], [1, 1, 0], [7, 1, 0]]
+        negatives.append(pictures_of(shards, None, negatives="^neg_text")[0, 11][1].tolist())
+    assert negatives[0] == negatives[1] == [[0, 1, 0], [1, 1, 0], [7, 1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -346,7 +350,7 @@ def test_negatives_of_records_that_are_held_are_those_of_tars(format, tmp_path):
         (
             {},
             {},
-            r"--negatives '\^neg_text': no record has such a column; there are the columns syn_text_a, syn_text_b$",
+            r"--negatives '\^neg_text': no record has such a column; the set has the columns syn_text_a, syn_text_b$",
         ),
         ({"neg_text_a": ["", "0 1 0"]}, {}, "neg_text_a are empty, or only repeat captions"),
         ({}, {"negatives": "syn_text_b"}, "--negatives 'syn_text_b' and --columns '.*' both name syn_text_b"),
@@ -385,10 +389,10 @@ def test_scales_and_dimensions_must_be_as_many_as_teachers(tmp_path):
 
 
 def test_sets_of_other_teachers_are_not_mixed(tmp_path):
-    one, other = write_set(tmp_path / "one"), write_set(tmp_path / "other")
+    first, other = write_set(tmp_path / "one"), write_set(tmp_path / "other")
     write_config(tmp_path / "other", scales=(50.0, 30.0))
     with pytest.raises(ValueError, match="other/config.json and .*one/config.json name other teachers"):
-        teachers_of([one, other])
+        teachers_of([first, other])
 
 
 def test_a_published_set_needs_to_be_told_its_teachers(tmp_path):

@@ -71,10 +71,10 @@ def finished(tmp_path_factory):
 
 
 def test_it_validates_while_it_trains_and_at_the_end(finished):
-    found = rows(finished / "validation.jsonl")
-    assert [row["samples"] for row in found] == [0, 24, 48, 64]  # it begins with the model as it was
-    assert all(row["pictures"] == 6 and 0 < row["caption"] < 10 and 0 <= row["cider_d"] <= 10 for row in found)
-    assert all(key.startswith("test") for key in found[0]["samples_shown"])
+    validations = rows(finished / "validation.jsonl")
+    assert [row["samples"] for row in validations] == [0, 24, 48, 64]  # it begins with the model as it was
+    assert all(row["pictures"] == 6 and 0 < row["caption"] < 10 and 0 <= row["cider_d"] <= 10 for row in validations)
+    assert all(key.startswith("test") for key in validations[0]["samples_shown"])
 
 
 def test_page_and_card_tell_of_it(finished):
@@ -122,21 +122,23 @@ def test_adapters_train_alone_and_are_merged(tmp_path):
 
 
 def test_validation_sees_the_merged_adapters(tmp_path, monkeypatch):
-    seen = {}
+    observed = {}
 
     def validate(captioner, pictures, **_):
-        seen["pictures"] = [Request(*picture[:2]) for picture in pictures]
-        seen["captions"] = [one.captions[0].logprob for one in captioner.caption(seen["pictures"], SamplingConfig())]
-        seen["steps"] = len(rows(tmp_path / "run" / "train.jsonl"))
+        observed["pictures"] = [Request(*picture[:2]) for picture in pictures]
+        observed["captions"] = [
+            captioned.captions[0].logprob for captioned in captioner.caption(observed["pictures"], SamplingConfig())
+        ]
+        observed["steps"] = len(rows(tmp_path / "run" / "train.jsonl"))
         from finetune.validation import Validation
 
         return Validation({}, {}, {}, "")
 
     monkeypatch.setattr("finetune.captioner.held_out.validate", validate)
     run(settings(tmp_path / "run", lora_rank=4))
-    assert seen["steps"] == 8  # the page that comes of it shows them all
-    written = load_captioner(str(tmp_path / "run")).caption(seen["pictures"], SamplingConfig())
-    assert [one.captions[0].logprob for one in written] == pytest.approx(seen["captions"], abs=1e-4)
+    assert observed["steps"] == 8  # the page that comes of it shows them all
+    written = load_captioner(str(tmp_path / "run")).caption(observed["pictures"], SamplingConfig())
+    assert [captioned.captions[0].logprob for captioned in written] == pytest.approx(observed["captions"], abs=1e-4)
 
 
 def test_what_is_written_has_the_umasks_rights(finished):
@@ -210,14 +212,14 @@ def test_uploads_only_where_asked_and_only_the_captioner(tmp_path, monkeypatch):
         run(config)
     assert run(config) == 0
     assert hub.calls[-2] == ("lab/mine", {"private": True, "exist_ok": True})
-    own = {
+    files = {
         "README.md",
         "open_clip_config.json",
         "open_clip_model.safetensors",
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    assert hub.calls[-1]["folder_path"] == tmp_path / "run" and set(hub.calls[-1]["allow_patterns"]) == own
+    assert hub.calls[-1]["folder_path"] == tmp_path / "run" and set(hub.calls[-1]["allow_patterns"]) == files
     run(config.model_copy(update={"hub_public": True}))
     assert hub.calls[-2] == ("lab/mine", {"private": False, "exist_ok": True})
 
@@ -418,9 +420,9 @@ def test_a_vision_language_model_is_fine_tuned_and_captions(vlm, how, tmp_path):
 
 
 def test_adapters_are_as_the_flags_say(vlm, tmp_path):
-    asked = {"lora_rank": 4, "lora_alpha": 2, "lora_dropout": 0.25, "lora_targets": ["query", "value"]}
+    flags = {"lora_rank": 4, "lora_alpha": 2, "lora_dropout": 0.25, "lora_targets": ["query", "value"]}
     captioner = load_captioner(str(vlm))
-    forward = training_forward(captioner, settings(tmp_path, model=str(vlm), lora_merge=True, **asked))
+    forward = training_forward(captioner, settings(tmp_path, model=str(vlm), lora_merge=True, **flags))
     adapter = captioner.adapter.peft_config["default"]
     assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (4, 2, 0.25) and forward.library == "transformers"
     adapted = {name for name, _ in captioner.model.named_parameters() if "lora_A" in name}
@@ -429,7 +431,7 @@ def test_adapters_are_as_the_flags_say(vlm, tmp_path):
     )
     captioner.save(tmp_path / "whole", "mine")
     assert (tmp_path / "whole" / "config.json").exists() and not (tmp_path / "whole" / "adapter_config.json").exists()
-    forward = training_forward(load_captioner("coca_tiny"), settings(tmp_path, **asked | {"lora_targets": ["c_fc"]}))
+    forward = training_forward(load_captioner("coca_tiny"), settings(tmp_path, **flags | {"lora_targets": ["c_fc"]}))
     layer = forward.adapter.model.text.transformer.resblocks[0].mlp
     assert layer.c_fc.scaling["default"] == 0.5 and not hasattr(layer.c_proj, "scaling")
 
@@ -507,7 +509,8 @@ def test_activations_may_be_computed_twice(vlm):
     """Under adapters, too, where what comes into the layers needs no gradients."""
     for lora_rank in (0, 4):
         twice, once = (
-            gradients_of_a_step(model=str(vlm), lora_rank=lora_rank, grad_checkpointing=of) for of in (True, False)
+            gradients_of_a_step(model=str(vlm), lora_rank=lora_rank, grad_checkpointing=checkpointing)
+            for checkpointing in (True, False)
         )
         check_equal(twice, once)
 

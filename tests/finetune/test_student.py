@@ -30,8 +30,12 @@ def features(count: int, kinds: int = 2):
 
     image, text = F.normalize(draw(count, 5), dim=-1), F.normalize(draw(count, kinds, 5), dim=-1)
     image_emb = [draw(count, size) for size in DIMENSIONS]
-    text_emb = [of[:, None] + draw(count, kinds, of.shape[1]) for of in image_emb]
-    return image, text, *(torch.cat([F.normalize(one, dim=-1) for one in of], -1) for of in (image_emb, text_emb))
+    text_emb = [embedding[:, None] + draw(count, kinds, embedding.shape[1]) for embedding in image_emb]
+    return (
+        image,
+        text,
+        *(torch.cat([F.normalize(part, dim=-1) for part in embedding], -1) for embedding in (image_emb, text_emb)),
+    )
 
 
 def softmax(values):
@@ -47,12 +51,12 @@ def slow_distillation(image, text, scale, image_emb, text_emb) -> float:
         (text, text_emb, image, image_emb),
     ):
         for row in range(count):
-            wanted, at = np.zeros(count), 0
+            targets, start = np.zeros(count), 0
             for size, teacher_scale in zip(DIMENSIONS, SCALES):
-                part = slice(at, at + size)
-                wanted += softmax(teacher_scale * (their_others[:, part] @ theirs[row, part])) / len(DIMENSIONS)
-                at += size
-            total -= (wanted * np.log(softmax(scale * (our_others @ ours[row])))).sum() / count / 2
+                part = slice(start, start + size)
+                targets += softmax(teacher_scale * (their_others[:, part] @ theirs[row, part])) / len(DIMENSIONS)
+                start += size
+            total -= (targets * np.log(softmax(scale * (our_others @ ours[row])))).sum() / count / 2
     return total
 
 
@@ -67,7 +71,7 @@ def slow_contrastive(image, text, scale) -> float:
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (0.5, 2.0), (3.0,)])
 def test_losses_are_the_slow_formulas(weights):
     image, text, image_emb, text_emb = features(9, len(weights))
-    found = reinforced_losses(
+    losses = reinforced_losses(
         image, text, torch.tensor(20.0), torch.arange(9), TEACHERS, weights, image_emb=image_emb, text_emb=text_emb
     )
     distill = contrastive = 0.0
@@ -75,8 +79,8 @@ def test_losses_are_the_slow_formulas(weights):
         ours, theirs = (image.numpy(), text[:, kind].numpy()), (image_emb.numpy(), text_emb[:, kind].numpy())
         distill += weight * slow_distillation(*ours, 20.0, *theirs)
         contrastive += weight * slow_contrastive(*ours, 20.0)
-    assert found["distill"].item() == pytest.approx(distill, abs=1e-10)
-    assert found["contrastive"].item() == pytest.approx(contrastive, abs=1e-10)
+    assert losses["distill"].item() == pytest.approx(distill, abs=1e-10)
+    assert losses["contrastive"].item() == pytest.approx(contrastive, abs=1e-10)
     singles = reinforced_losses(
         image.float(),
         text.float(),
@@ -101,17 +105,17 @@ def slow_negclip(image, text, scale, negatives) -> float:
 
 def slow_distillation_with_negatives(image, text, scale, negatives, image_emb, text_emb) -> float:
     """The teachers' probabilities of texts given a picture, followed by 0 for each negative, against the student's logarithms."""
-    whole = slow_distillation(image, text, scale, image_emb, text_emb)
+    total = slow_distillation(image, text, scale, image_emb, text_emb)
     for row in range(len(image)):
         plain = np.log(softmax(scale * (text @ image[row])))
         more = np.log(softmax(scale * (np.concatenate([text, negatives]) @ image[row])))[: len(text)]
-        wanted, at = np.zeros(len(image)), 0
+        targets, start = np.zeros(len(image)), 0
         for size, teacher_scale in zip(DIMENSIONS, SCALES):
-            part = slice(at, at + size)
-            wanted += softmax(teacher_scale * (text_emb[:, part] @ image_emb[row, part])) / len(DIMENSIONS)
-            at += size
-        whole += (wanted * (plain - more)).sum() / len(image) / 2
-    return whole
+            part = slice(start, start + size)
+            targets += softmax(teacher_scale * (text_emb[:, part] @ image_emb[row, part])) / len(DIMENSIONS)
+            start += size
+        total += (targets * (plain - more)).sum() / len(image) / 2
+    return total
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (0.5, 2.0)])
@@ -119,7 +123,7 @@ def test_negatives_make_of_clips_loss_negclips_and_of_distillation_one_with_teac
     """Of nine pictures, six have a negative; each kind of texts has its own softmax, with the same negatives in it."""
     image, text, image_emb, text_emb = features(9, len(weights) + 1)
     has = torch.tensor([True, True, False] * 3)
-    found = reinforced_losses(
+    losses = reinforced_losses(
         image,
         text,
         torch.tensor(20.0, dtype=torch.float64),
@@ -137,44 +141,47 @@ def test_negatives_make_of_clips_loss_negclips_and_of_distillation_one_with_teac
         ours, theirs = (image.numpy(), text[:, kind].numpy()), (image_emb.numpy(), text_emb[:, kind].numpy())
         contrastive += weight * slow_negclip(*ours, 20.0, negatives)
         distill += weight * slow_distillation_with_negatives(*ours, 20.0, negatives, *theirs)
-    assert (found["contrastive"] + found["negative"]).item() == pytest.approx(contrastive, abs=1e-10)
-    assert (found["distill"] + found["negative"]).item() == pytest.approx(distill, abs=1e-10)
-    assert found["negative"].item() > 0.01
+    assert (losses["contrastive"] + losses["negative"]).item() == pytest.approx(contrastive, abs=1e-10)
+    assert (losses["distill"] + losses["negative"]).item() == pytest.approx(distill, abs=1e-10)
+    assert losses["negative"].item() > 0.01
 
 
 def test_what_is_told_of_negatives_is_the_slow_count():
     image, text, *_ = features(9, 3)
     has = torch.tensor([True, True, False] * 3)
-    told = negative_statistics(image, text, has)
+    statistics = negative_statistics(image, text, has)
     won = [
         float(text[row, kind] @ image[row] > text[row, 2] @ image[row])
         for row in range(9)
         if has[row]
         for kind in (0, 1)
     ]
-    assert told["with_negative"].item() == pytest.approx(6 / 9) and 0 < sum(won) < len(won)
-    assert told["choice"].item() == pytest.approx(sum(won) / len(won))
+    assert statistics["with_negative"].item() == pytest.approx(6 / 9) and 0 < sum(won) < len(won)
+    assert statistics["choice"].item() == pytest.approx(sum(won) / len(won))
     assert negative_statistics(image, text, ~has & has)["choice"].isnan()
 
 
 def test_without_a_weight_a_loss_is_not_computed():
     image, text, *_ = features(4)
-    found = reinforced_losses(image, text, torch.tensor(20.0), torch.arange(4), None, (1.0, 1.0), ("contrastive",))
-    assert found.keys() == {"contrastive"}
+    losses = reinforced_losses(image, text, torch.tensor(20.0), torch.arange(4), None, (1.0, 1.0), ("contrastive",))
+    assert losses.keys() == {"contrastive"}
 
 
 def test_a_student_that_says_what_one_teacher_says_has_its_entropy_for_a_loss():
     *_, image_emb, text_emb = features(8, 1)
-    one = Teachers(("one",), DIMENSIONS[:1], (30.0,))
+    teacher = Teachers(("one",), DIMENSIONS[:1], (30.0,))
     image, text = image_emb[:, :6], text_emb[..., :6]
     losses = {
         scale: reinforced_losses(
-            image, text, torch.tensor(scale), torch.arange(8), one, (1.0,), ("distill",), image, text
+            image, text, torch.tensor(scale), torch.arange(8), teacher, (1.0,), ("distill",), image, text
         )
         for scale in (30.0, 20.0)
     }
     logits = 30 * image @ text[:, 0].T
-    entropies = [torch.distributions.Categorical(logits=of).entropy().mean().item() for of in (logits, logits.T)]
+    entropies = [
+        torch.distributions.Categorical(logits=teacher_logits).entropy().mean().item()
+        for teacher_logits in (logits, logits.T)
+    ]
     assert losses[30.0]["distill"].item() == pytest.approx(sum(entropies) / 2)
     assert losses[20.0]["distill"] > losses[30.0]["distill"] + 1e-3
 
@@ -255,23 +262,23 @@ def test_what_is_saved_loads_in_open_clip(model_cfg, tmp_path):
     )
     state = student.model.state_dict()
     assert model.state_dict().keys() == state.keys()
-    assert all(torch.equal(of, state[name]) for name, of in model.state_dict().items())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [
         "open_clip_config.json",
         "open_clip_model.safetensors",
     ]
     again = load_student(str(tmp_path / "b"))
-    assert all(torch.equal(of, state[name]) for name, of in again.model.state_dict().items())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.model.state_dict().items())
     assert (again.side, list(again.mean)) == (32, list(student.mean))
 
 
 def test_random_weights_are_the_seeds(tmp_path):
     folder = write_student(tmp_path / "a")
-    drawn = []
+    weights_drawn = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        drawn.append(load_student(folder).model.visual.conv1.weight)
-    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+        weights_drawn.append(load_student(folder).model.visual.conv1.weight)
+    assert torch.equal(weights_drawn[0], weights_drawn[1]) and not torch.equal(weights_drawn[0], weights_drawn[2])
 
 
 def test_its_weights_are_on_the_disk_before_its_config_has_its_name(tmp_path, monkeypatch):
@@ -279,7 +286,9 @@ def test_its_weights_are_on_the_disk_before_its_config_has_its_name(tmp_path, mo
     monkeypatch.setattr(
         os, "fsync", lambda handle: done.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
     )
-    monkeypatch.setattr(os, "replace", lambda old, new: (done.append(f"-> {os.path.basename(new)}"), named(old, new)))
+    monkeypatch.setattr(
+        os, "replace", lambda source, target: (done.append(f"-> {os.path.basename(target)}"), named(source, target))
+    )
     load_student(write_student(tmp_path / "a")).save(tmp_path / "b")
     weights, config = "open_clip_model.safetensors", "open_clip_config.json"
     steps = [step for step in done if not step.startswith("-> ") or not step.endswith(UNFINISHED)]

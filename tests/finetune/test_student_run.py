@@ -149,9 +149,9 @@ def test_a_stopped_run_resumes_bit_for_bit(workers, settings, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run(settings("stopped", **how))
     run(settings("stopped", **how))
-    one, other = (settings(name).output for name in ("whole", "stopped"))
-    assert rows(one / "train.jsonl") == rows(other / "train.jsonl") and len(rows(one / "train.jsonl")) == 12
-    ours, theirs = weights(one), weights(other)
+    whole, other = (settings(name).output for name in ("whole", "stopped"))
+    assert rows(whole / "train.jsonl") == rows(other / "train.jsonl") and len(rows(whole / "train.jsonl")) == 12
+    ours, theirs = weights(whole), weights(other)
     assert any(name.endswith("running_mean") for name in ours)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -160,11 +160,12 @@ def test_held_out_pictures_are_not_trained_on(settings, tmp_path, monkeypatch, c
     """Nor are those whose bytes stand under another key."""
     monkeypatch.setattr("finetune.student.retrieval.write_page", lambda trainer: None)
     others = {f"other{record}": {"jpg": picture(record), "txt": b"a picture"} for record in (1, 2)}
-    held = write_tar(tmp_path / "held.tar", others)
-    run(settings("run", STUDENT, eval_input=[held], samples_seen=8))
-    told = capsys.readouterr().out
+    held_out = write_tar(tmp_path / "held.tar", others)
+    run(settings("run", STUDENT, eval_input=[held_out], samples_seen=8))
+    printed = capsys.readouterr().out
     assert (
-        "2 pictures of --input are also in --eval-input and are not trained on" in told and "over 14 pictures" in told
+        "2 pictures of --input are also in --eval-input and are not trained on" in printed
+        and "over 14 pictures" in printed
     )
     with pytest.raises(ValueError, match="1 of 17 samples cannot be used, 5.9%, and --max-error-rate allows 5.0%"):
         broken = write_tar(tmp_path / "set" / "broken.tar", {"broken": members(3) | {"jpg": b"no picture"}})
@@ -173,12 +174,12 @@ def test_held_out_pictures_are_not_trained_on(settings, tmp_path, monkeypatch, c
 
 
 def test_labelled_pictures_are_validated_on_as_zero_shot_has_it_and_not_trained_on(settings, tmp_path, capsys):
-    held = tmp_path / "held"
+    held_out = tmp_path / "held"
     for record, label in ((1, "cat"), (2, "cat"), (40, "dog"), (41, "dog"), (42, "big_cat")):
-        (held / label).mkdir(parents=True, exist_ok=True)
-        (held / label / f"{record}.png").write_bytes(picture(record))
-    (held / "dog" / "broken.png").write_bytes(picture(3)[:99])
-    how = {"eval_classes": [str(held)], "templates": "plain", "samples_seen": 8}
+        (held_out / label).mkdir(parents=True, exist_ok=True)
+        (held_out / label / f"{record}.png").write_bytes(picture(record))
+    (held_out / "dog" / "broken.png").write_bytes(picture(3)[:99])
+    how = {"eval_classes": [str(held_out)], "templates": "plain", "samples_seen": 8}
     run(settings("run", STUDENT, **how))
     assert "2 pictures of --input are also in --eval-classes and are not trained on" in capsys.readouterr().out
     output = settings("run").output
@@ -191,7 +192,7 @@ def test_labelled_pictures_are_validated_on_as_zero_shot_has_it_and_not_trained_
     page = (output / "training.html").read_text()
     assert "without a look" in page and "Zero-shot top-1" in page and "Zero-shot mean per class" in page
     assert "Zero-shot top-1" in (output / "README.md").read_text()
-    flags = ["--model", str(output), "--input", str(held), "--templates", "plain", "--max-error-rate", "0.5"]
+    flags = ["--model", str(output), "--input", str(held_out), "--templates", "plain", "--max-error-rate", "0.5"]
     assert capsmith.main(["zero-shot", *flags, "--output", str(tmp_path / "asked"), "--device", "cpu"]) == 0
     (model,) = json.loads((tmp_path / "asked" / "zero_shot.json").read_text())["models"].values()
     for score in ("top1", "per_class"):
@@ -208,16 +209,16 @@ def test_labelled_pictures_are_validated_on_as_zero_shot_has_it_and_not_trained_
 def test_the_seed_decides_weights_and_draws(settings):
     for name, seed in (("one", 0), ("again", 0), ("other", 1)):
         run(settings(name, seed=seed, samples_seen=16))
-    one, again, other = (weights(settings(name).output) for name in ("one", "again", "other"))
-    assert all(torch.equal(one[name], again[name]) for name in one)
-    assert not torch.equal(one["visual.conv1.weight"], other["visual.conv1.weight"])
+    first, again, other = (weights(settings(name).output) for name in ("one", "again", "other"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["visual.conv1.weight"], other["visual.conv1.weight"])
 
 
 def test_two_processes_train_as_one(settings):
-    one, two = (settings(name, STUDENT) for name in ("one", "two"))
-    run(one)
-    in_two_processes(two.output.parent / "found.pt", student_runs=[two.model_dump(mode="json")])
-    ours, theirs = rows(two.output / "train.jsonl"), rows(one.output / "train.jsonl")
+    single, double = (settings(name, STUDENT) for name in ("one", "two"))
+    run(single)
+    in_two_processes(double.output.parent / "found.pt", student_runs=[double.model_dump(mode="json")])
+    ours, theirs = rows(double.output / "train.jsonl"), rows(single.output / "train.jsonl")
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-3)
 
 
@@ -272,7 +273,9 @@ def test_a_run_with_negatives_tells_of_them(settings, tmp_path, capsys):
 
 
 def test_a_batch_without_a_negative_tells_of_no_choice(settings, tmp_path):
-    records = {f"r{at}": members(at, negatives={"neg_text_a": ["7 7"] if at == 0 else []}) for at in range(16)}
+    records = {
+        f"r{number}": members(number, negatives={"neg_text_a": ["7 7"] if number == 0 else []}) for number in range(16)
+    }
     write_tar(tmp_path / "set" / "few.tar", records)
     run(settings("run", STUDENT, input=[str(tmp_path / "set" / "few.tar")], negatives="^neg_text", samples_seen=16))
     lines = rows(tmp_path / "run" / "train.jsonl")

@@ -40,12 +40,12 @@ def test_places_hold_the_files_of_their_sample(tmp_path, picture):
             ("d.txt", b"no picture"),
         ],
     )
-    found = list(with_tar_files(read_samples(str(tmp_path / "0.tar"))[0]))
-    assert [sample.image for sample, _ in found] == [*pictures, None]
-    for sample, places in found:
-        assert places.read("picture").get("picture") == sample.image
-        assert places.read(*sample.members) == sample.members
-    assert found[1][1].read("txt") == {"txt": b"two"} and found[4][1].read("txt") == {}
+    entries = list(with_tar_files(read_samples(str(tmp_path / "0.tar"))[0]))
+    assert [sample.image for sample, _ in entries] == [*pictures, None]
+    for sample, tar_files in entries:
+        assert tar_files.read("picture").get("picture") == sample.image
+        assert tar_files.read(*sample.members) == sample.members
+    assert entries[1][1].read("txt") == {"txt": b"two"} and entries[4][1].read("txt") == {}
 
 
 def test_links_are_of_samples_with_an_error(tmp_path, picture):

@@ -98,8 +98,8 @@ def test_a_stopped_run_resumes_to_the_same_weights_and_log(tmp_path, monkeypatch
         run(settings(tmp_path / name, checkpoint_every=5))
         assert f"resumed from step {kept} of " in capsys.readouterr().out
         assert log(tmp_path / name) == log(tmp_path / "whole")
-        one, other = weights(tmp_path / name), weights(tmp_path / "whole")
-        assert all(torch.equal(one[name], other[name]) for name in one)
+        resumed, expected = weights(tmp_path / name), weights(tmp_path / "whole")
+        assert all(torch.equal(resumed[name], expected[name]) for name in resumed)
 
 
 def test_the_same_command_after_the_end_does_nothing(tmp_path, monkeypatch, capsys):
@@ -156,8 +156,8 @@ def test_a_loss_that_is_not_finite_names_its_cause(changes, spoil, why, tmp_path
 def test_weights_that_a_step_broke_are_the_cause(tmp_path):
     model = torch.nn.Linear(2, 2)
     torch.nn.init.constant_(model.weight, float("inf"))
-    told = explain_not_finite(SimpleNamespace(model=model), [], rate=1e-3, dtype="fp32")
-    assert told == (
+    explanation = explain_not_finite(SimpleNamespace(model=model), [], rate=1e-3, dtype="fp32")
+    assert explanation == (
         "Earlier steps have left weights that are not finite (weight): lower --learning-rate (it was 0.001 at "
         "this step) or raise --warmup, and start again."
     )
@@ -332,8 +332,8 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     random.seed(0)
     for _ in range(3):
         process = subprocess.Popen([sys.executable, *command(tmp_path / "killed", *more, samples=480)])
-        seen = newest(tmp_path / "killed")
-        while process.poll() is None and newest(tmp_path / "killed") == seen:  # it has begun to train
+        checkpoint = newest(tmp_path / "killed")
+        while process.poll() is None and newest(tmp_path / "killed") == checkpoint:  # it has begun to train
             time.sleep(0.01)
         time.sleep(random.uniform(0, 0.3))
         process.kill()
@@ -344,5 +344,5 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
         [sys.executable, *command(tmp_path / "killed", *more, samples=480)], check=True, capture_output=True
     )
     assert log(tmp_path / "killed") == log(tmp_path / "whole")
-    one, other = weights(tmp_path / "killed"), weights(tmp_path / "whole")
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    resumed, expected = weights(tmp_path / "killed"), weights(tmp_path / "whole")
+    assert all(torch.equal(resumed[name], expected[name]) for name in resumed)

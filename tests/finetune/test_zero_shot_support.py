@@ -31,18 +31,18 @@ def units(count, seed):
 
 
 def test_logits_are_the_papers():
-    pictures, texts, classes, asked = units(8, 0), units(8, 1), units(3, 2), units(5, 3)
+    pictures, texts, classes, queries = units(8, 0), units(8, 1), units(3, 2), units(5, 3)
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])
     theta, alpha, beta = 0.3, 10.0, 5.5
-    affinity = theta * asked @ texts.T + (1 - theta) * asked @ pictures.T
-    slow = 100 * asked @ classes.T + alpha * torch.exp(-beta * (1 - affinity)) @ F.one_hot(labels, 3).double()
+    affinity = theta * queries @ texts.T + (1 - theta) * queries @ pictures.T
+    slow = 100 * queries @ classes.T + alpha * torch.exp(-beta * (1 - affinity)) @ F.one_hot(labels, 3).double()
     adapter = Adapter(adapter_keys(pictures, texts, theta), labels, 3, alpha=alpha, beta=beta)
-    assert torch.allclose(adapter(asked, classes), slow)
+    assert torch.allclose(adapter(queries, classes), slow)
     right = []
-    for one in range(8):
-        rest = [other for other in range(8) if other != one]
-        without = Adapter(adapter_keys(pictures, texts, theta)[rest], labels[rest], 3, alpha=alpha, beta=beta)
-        right.append(without(pictures[[one]], classes).argmax().item() == labels[one])
+    for index in range(8):
+        others = [other for other in range(8) if other != index]
+        without = Adapter(adapter_keys(pictures, texts, theta)[others], labels[others], 3, alpha=alpha, beta=beta)
+        right.append(without(pictures[[index]], classes).argmax().item() == labels[index])
     assert adapter.leave_one_out_accuracy(pictures, classes, labels) == pytest.approx(sum(right) / 8)
 
 
@@ -53,11 +53,11 @@ def test_what_descriptions_tell_helps_and_settings_are_chosen_by_the_support_alo
     texts = direction[labels]
     pictures = F.normalize(direction[labels] + 2 * units(15, 7), dim=1)
     right = torch.arange(60) % 3
-    asked = F.normalize(direction[right] + 0.8 * units(60, 8), dim=1)
+    queries = F.normalize(direction[right] + 0.8 * units(60, 8), dim=1)
 
     def accuracy(descriptions):
         return {
-            count: (adapter(asked, classes).argmax(dim=1) == right).double().mean().item()
+            count: (adapter(queries, classes).argmax(dim=1) == right).double().mean().item()
             for count, adapter in adapters(pictures, descriptions, labels=labels, ranks=ranks, classes=classes).items()
         }
 
@@ -69,20 +69,20 @@ def test_what_descriptions_tell_helps_and_settings_are_chosen_by_the_support_alo
 
 
 def test_shots_are_drawn_by_key_and_none_is_asked_for():
-    records = [Record(f"r{at}", picture(at), label=("cat", "dog")[at % 2]) for at in range(10)]
+    records = [Record(f"r{number}", picture(number), label=("cat", "dog")[number % 2]) for number in range(10)]
     bad = [
         Record("broken", b"x", label="cat"),
         Record("none", None, label="cat", error="no label"),
         Record("other", picture(99), label="emu"),
     ]
     class_indices, settings = {"cat": 0, "dog": 1}, {"seed": 0, "input_hashes": {picture_hash(picture(0)), b"?"}}
-    found, left_out = draw_shots([*records, *bad], class_indices, 3, **settings)
+    shots, left_out = draw_shots([*records, *bad], class_indices, 3, **settings)
     again, _ = draw_shots([*bad, *reversed(records)], class_indices, 3, **settings)
-    assert left_out == 1 and found == again
-    assert [(shot.label, shot.rank) for shot in found] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
-    assert "r0" not in {shot.record.key for shot in found}
+    assert left_out == 1 and shots == again
+    assert [(shot.label, shot.rank) for shot in shots] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert "r0" not in {shot.record.key for shot in shots}
     two, _ = draw_shots(records, class_indices, 2, **settings)
-    assert [shot for shot in found if shot.rank < 2] == two
+    assert [shot for shot in shots if shot.rank < 2] == two
     with pytest.raises(ValueError, match="--support: no picture that can be used; 1 are among those of --input"):
         draw_shots(records[:1], class_indices, 3, **settings)
 
@@ -93,11 +93,11 @@ def test_descriptions_are_those_of_the_columns_asked_for():
     with pytest.raises(ValueError, match="--column syn_text_y: no picture of --support has any; there are syn_text_x"):
         read_descriptions(shots, ["syn_text_y"])
     vectors = {"one": [1.0, 0.0], "two": [0.0, 1.0]}
-    own = torch.tensor([[0.6, 0.8], [0.8, 0.6]])
-    found = embed_descriptions(
-        lambda texts: torch.tensor([vectors[text] for text in texts]), [("one", "two"), ()], own
+    pictures = torch.tensor([[0.6, 0.8], [0.8, 0.6]])
+    features = embed_descriptions(
+        lambda texts: torch.tensor([vectors[text] for text in texts]), [("one", "two"), ()], pictures
     )
-    assert torch.allclose(found, torch.tensor([[0.5**0.5, 0.5**0.5], [0.8, 0.6]]))
+    assert torch.allclose(features, torch.tensor([[0.5**0.5, 0.5**0.5], [0.8, 0.6]]))
 
 
 def test_the_command_reports_accuracy_against_the_shots(tmp_path, capsys):
@@ -132,10 +132,12 @@ def test_the_command_reports_accuracy_against_the_shots(tmp_path, capsys):
     assert capsmith.main([*flags, "--support", str(tmp_path / "train" / "set.jsonl"), "--shots", "3"]) == 0
     report = json.loads((tmp_path / "out" / "zero_shot.json").read_text())
     support = report["models"]["coca_tiny"]["support"]
-    assert {name: list(of) for name, of in support["top1"].items()} == {
+    assert {name: list(by_count) for name, by_count in support["top1"].items()} == {
         ALONE: ["1", "2", "3"],
         "syn_text_x": ["1", "2", "3"],
     }
-    assert [(one["first"], one["second"]) for one in support["differences"]] == [(ALONE, "syn_text_x")]
+    assert [(difference["first"], difference["second"]) for difference in support["differences"]] == [
+        (ALONE, "syn_text_x")
+    ]
     assert "With 3 labelled pictures of each class, coca_tiny is right for" in " ".join(report["answer"])
     assert "With a few labelled pictures" in (tmp_path / "out" / "zero_shot.html").read_text()
