@@ -127,7 +127,7 @@ class Plain:
         )
 
     def train(self) -> None:
-        for batch in batches(BatchOrder(self.pictures, BATCH, STEPS, 0, 0), self.config.num_workers):
+        for batch in batches(BatchOrder(self.pictures, BATCH, STEPS, seed=0), self.config.num_workers):
             self._step(batch)
 
     def _step(self, batch: Batch) -> None:
@@ -170,7 +170,7 @@ def student(folder: Path, repeats: int, device: str, dtype: str) -> dict:
     )
 
     def ours() -> None:
-        for batch in batches(BatchOrder(trainer.pictures, BATCH, STEPS, 0, 0), config.num_workers):
+        for batch in batches(BatchOrder(trainer.pictures, BATCH, STEPS, seed=0), config.num_workers):
             with trainer.forward.products():
                 trainer._step(batch)
 

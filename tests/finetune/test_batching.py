@@ -1,4 +1,4 @@
-"""Which picture and caption come when: each picture once a pass, a function of the seed alone, whatever was resumed."""
+"""The order of pictures and captions: each picture once in a pass, by the seed alone, also after a resume."""
 
 import time
 from collections import Counter
@@ -33,7 +33,7 @@ def samples(count):
 
 
 class Pictures:
-    """What an order asks of a set: how often each picture comes, and how long the captions drawn of it are."""
+    """The part of a training set that BatchOrder needs: weights, and lengths of captions."""
 
     def __init__(self, count, weights=None):
         self.weights = np.ones(count) if weights is None else np.array(weights)
@@ -44,7 +44,7 @@ class Pictures:
 
 def test_large_pictures_are_decoded_one_by_one_when_they_are_read_and_when_they_come(captioner, monkeypatch):
     monkeypatch.setattr(Pixels, "SHARE", 1000)
-    monkeypatch.setattr("imagetext.limits.IN_FLIGHT", 1024)  # one of these pictures
+    monkeypatch.setattr("imagetext.limits.IN_FLIGHT", 1024)  # room for one of these pictures
     at_once, most, looked = [], [], []
 
     def decode(data):
@@ -56,7 +56,7 @@ def test_large_pictures_are_decoded_one_by_one_when_they_are_read_and_when_they_
 
     monkeypatch.setattr("finetune.captioner.pictures.decode_image", decode)
     pictures = CaptionedPictures([samples(12)], captioner)
-    assert len(most) == 13 and max(most) == 1  # and one to see how large they become
+    assert len(most) == 13 and max(most) == 1  # 12 pictures, and one more to find their size
     monkeypatch.setattr(pictures.in_flight, "held", lambda data: looked.append(data) or nullcontext())
     pictures[3, 0]
     assert looked == [samples(12)[3].image]
@@ -64,7 +64,7 @@ def test_large_pictures_are_decoded_one_by_one_when_they_are_read_and_when_they_
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 10, 23])
 def test_each_picture_comes_once_a_pass(batch_size):
-    """However batches lie across passes: after any number of batches no picture is more than one pass ahead of another."""
+    """After any number of batches, no picture has come more than once more often than another."""
     counts = Counter()
     for batch in BatchOrder(Pictures(10), batch_size, 64, seed=1):
         assert len(batch) == batch_size
@@ -87,7 +87,7 @@ def test_ranks_share_a_batch():
 
 
 def test_a_batch_holds_what_is_drawn_by_lot_in_the_order_of_lengths(monkeypatch):
-    """Whatever lengths are: a batch of short captions alone would count each of their tokens more than those of long ones."""
+    """Lengths do not influence it; otherwise each token of short captions would count more than one of long ones."""
     pictures = Pictures(1000)
     by_length = list(BatchOrder(pictures, 8, 300, seed=0))
     for batch in by_length:
@@ -98,11 +98,13 @@ def test_a_batch_holds_what_is_drawn_by_lot_in_the_order_of_lengths(monkeypatch)
 
 
 def test_pictures_come_as_often_as_their_weight_says():
-    order = BatchOrder(Pictures(8, [1, 1, 1, 1, 2.5, 2.5, 0.5, 0.5]), 10, 160, seed=0)  # 10 a pass: a batch is one
+    order = BatchOrder(
+        Pictures(8, [1, 1, 1, 1, 2.5, 2.5, 0.5, 0.5]), 10, 160, seed=0
+    )  # 10 pictures in a pass, so a batch is a pass
     counts = Counter(index for batch in order for index, _ in batch)
     assert [counts[index] for index in range(4)] == [160] * 4
     assert counts[4] + counts[5] == 800 and counts[6] + counts[7] == 160
-    assert counts[4] < 480 and counts[6] < 160  # it is by lot which of two comes
+    assert counts[4] < 480 and counts[6] < 160  # chance decides which of two pictures comes
 
 
 @pytest.mark.parametrize("several", [1, 3])
@@ -198,7 +200,7 @@ def test_batches_are_trimmed_and_long_captions_cut(captioner):
     sample, side = samples(1)[0], captioner.preprocess_cfg["size"][0]
     long = Record("long", sample.image, ("a red circle " * 60,))
     pictures = CaptionedPictures([[sample, long]], captioner, long_captions="token")
-    batch = next(iter(batches(BatchOrder(pictures, 2, 1, 0), num_workers=0)))
+    batch = next(iter(batches(BatchOrder(pictures, 2, 1, seed=0), num_workers=0)))
     assert batch.images.shape == (2, 3, side, side) and set(batch.keys) == {sample.key, "long"}
     assert [pictures.samples[number].key for number in batch.pictures] == batch.keys
     tokens = batch.tokens[:, 0]
@@ -228,7 +230,7 @@ def test_collate_pads_to_the_longest_and_one():
 
 
 def test_captions_come_to_a_gpu_in_few_widths():
-    """Each part's a multiple of eight that holds its longest caption and a pad; what the padding says stays."""
+    """Each part's width is the least multiple of eight that holds its longest caption and a pad; ids stay."""
     items = [
         (torch.zeros(3, 2, 2), [[1, *range(3, 1 + length), 2]], number, str(number))
         for number, length in enumerate((3, 7, 8, 20))

@@ -1,4 +1,4 @@
-"""The model card: the Hub's own reader reads it, and no text of the user's is anything but text."""
+"""The model card: the Hub's own parser reads it, and texts of the user are never markup."""
 
 import pytest
 import yaml
@@ -57,7 +57,7 @@ def card_of(folder, **changes):
 
 
 class Shown:
-    """What a reader of Markdown makes of a card: the kinds of its parts, and the texts of headings, table rows, code, quotes."""
+    """A card as Markdown: the kinds of its parts, and the texts of headings, table rows, code and quotes."""
 
     def __init__(self, card):
         self.kinds, self.rows, self.headings, self.code, self.quotes = [], [], [], [], []
@@ -75,7 +75,7 @@ class Shown:
             within = "quote" if token.type == "paragraph_open" and within == "blockquote_open" else token.type
         self.kinds = [
             kind for kind in self.kinds if not kind.startswith("text")
-        ]  # an escaped letter is a text of its own
+        ]  # the parser makes each escaped character a text of its own
 
 
 def test_the_hub_reads_what_the_card_says(tmp_path):

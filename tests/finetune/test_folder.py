@@ -1,4 +1,4 @@
-"""What a run's folder may hold when the run begins, what becomes of an earlier run there; no model is loaded for it."""
+"""What a run's folder may hold at its start, and what happens to an earlier run; no model is loaded."""
 
 import json
 import os
@@ -32,7 +32,7 @@ STATE = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
 
 
 class Model:
-    """Saves two files, of which the config says what it is."""
+    """A model that saves two files; the config holds its content."""
 
     def __init__(self, what: str):
         self.what = what
@@ -43,7 +43,7 @@ class Model:
 
 
 class Died(BaseException):
-    """A process that is killed does nothing more."""
+    """Raised where a process is killed: no code of the run handles it."""
 
 
 @pytest.fixture(params=SETTINGS)
@@ -53,7 +53,7 @@ def configure(request, tmp_path):
 
 
 def train(config, *, checkpoint: bool = True, finish: str = "", error: BaseException | None = None, read=None):
-    """A run that reads its inputs, perhaps writes a checkpoint, and ends: finished, or with an error."""
+    """Imitate a run that reads its inputs, may write a checkpoint, and ends, finished or with an error."""
     check_output(config)
     with run_folder(config, read or {"in.tar": "1234"}, STATE):
         (config.output / "train.jsonl").write_text("new")
@@ -77,7 +77,7 @@ def test_what_a_record_names_outside_the_folder_is_not_the_runs(configure, tmp_p
 
 
 def begun_by_0_1(config):
-    """The folder of a run as capsmith 0.1 left it after its first checkpoint, which knew nothing of `seed`; its files."""
+    """Make a run's folder as capsmith 0.1, which had no `seed`, left it after a checkpoint; return its files."""
     (config.output / "checkpoints").mkdir(parents=True)
     (config.output / "checkpoints" / "000001000.pt").write_bytes(b"of 0.1")
     settings = config.model_dump(mode="json", exclude=EXECUTION_SETTINGS | {"seed"})
@@ -128,7 +128,7 @@ def test_other_settings_are_refused_and_how_it_is_carried_out_may_change(configu
 
 
 def test_a_setting_that_the_record_does_not_know_was_left_at_its_default(configure):
-    """Of a run that an earlier version finished: asked for now, it is another run."""
+    """A setting that the version of the finished run did not have counts as a difference if it is given."""
     train(config := configure(), finish="model")
     record = json.loads((path := config.output / f"{config.command}.json").read_text())
     del record["ema"]
@@ -157,7 +157,7 @@ def test_what_overwrite_replaces_is_put_back_where_the_new_run_has_no_checkpoint
 
 @pytest.mark.parametrize("calls", range(1, 9))
 def test_a_killed_start_is_undone_by_the_next_command(configure, calls, monkeypatch):
-    """Killed at each move on the way aside, and then at each on the way back."""
+    """It is killed at each move when it is moved aside, and then at each move when it is put back."""
     train(configure(), finish="the old")
     before, replace, calls_left = files(configure()), os.replace, [calls]
 
@@ -167,7 +167,7 @@ def test_a_killed_start_is_undone_by_the_next_command(configure, calls, monkeypa
             raise Died
         replace(*paths)
 
-    monkeypatch.setattr(finetune.folder, "_put_back", lambda *_: None)  # a killed process puts nothing back
+    monkeypatch.setattr(finetune.folder, "_put_back", lambda *_: None)  # because a killed process puts nothing back
     monkeypatch.setattr(os, "replace", dies)
     with pytest.raises(Died):
         train(configure(seed=1, overwrite=True), checkpoint=False, error=Died())
@@ -184,7 +184,7 @@ def test_a_killed_start_is_undone_by_the_next_command(configure, calls, monkeypa
 
 
 def test_a_run_that_is_killed_while_it_finishes_ends_as_one_that_was_not(configure, tmp_path, monkeypatch):
-    """Killed at each file that gets its name, and at each that is removed, and then given again."""
+    """The run is killed at each file that is renamed or removed, and then started again."""
     begin = configure(output=tmp_path / "undisturbed")
     train(begin, finish="the model")
     expected, killed = files(begin), True
@@ -195,7 +195,7 @@ def test_a_run_that_is_killed_while_it_finishes_ends_as_one_that_was_not(configu
         killed, calls_left = False, [number]
         config = configure(output=tmp_path / str(number))
         (config.output / "checkpoints").mkdir(parents=True)
-        for name in ("000000003.pt", "000000004.pt"):  # which a finished run needs no more
+        for name in ("000000003.pt", "000000004.pt"):  # a finished run no longer needs these
             (config.output / "checkpoints" / name).write_text("old")
 
         def dies(real, *args, **kwargs):

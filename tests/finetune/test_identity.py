@@ -1,4 +1,4 @@
-"""No picture stands on both sides: of the same bytes, or of one key and one look."""
+"""No picture is both trained on and held out: by the same bytes, or by the same key and appearance."""
 
 import io
 
@@ -22,7 +22,7 @@ def scene(index: int, key: str = "") -> Record:
 
 
 def again(record: Record, key: str = "", size: int = 50, quality: int = 40) -> Record:
-    """The picture in another size and encoding."""
+    """Return the picture in another size and encoding."""
     file = io.BytesIO()
     Image.open(io.BytesIO(record.image)).convert("RGB").resize((size, size)).save(file, "JPEG", quality=quality)
     return Record(key or record.key, file.getvalue(), record.captions)
@@ -42,7 +42,7 @@ def test_the_same_bytes_and_the_same_key_and_look_are_the_same_picture():
         0,
         1,
         5,
-    }  # a key of another picture is a number, and other bytes no proof
+    }  # a key is no proof without the look, and other bytes are no proof of another picture
     assert find_duplicates(pictures, held_out, [3]) == {5}
 
 
@@ -51,7 +51,7 @@ def test_what_looks_alike():
 
 
 def test_what_is_held_out_of_the_input_stays_nowhere_in_it(captioner):
-    """Each picture twice, under another key."""
+    """The set has each picture twice, under two keys."""
     records = [scene(index, f"{name}{index}") for index in range(20) for name in "ab"]
     pictures = CaptionedPictures([records], captioner, quiet=True)
     config, messages = FinetuneConfig(input=["x"], model="coca_tiny", output="run", hold_out=2), []

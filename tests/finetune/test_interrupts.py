@@ -1,4 +1,4 @@
-"""Signals while a run trains: noted for the end of the step, raised at once where nothing would be lost."""
+"""Signals during training: recorded until the end of the step, or raised at once if nothing would be lost."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def test_a_second_sigint_ends_a_process_that_trains_alone():
         send(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
-    with Interrupts(alone=False) as interrupts:  # a launcher sends it again
+    with Interrupts(alone=False) as interrupts:  # a launcher sends the signal a second time
         send(signal.SIGINT)
         send(signal.SIGINT)
         assert interrupts.received
@@ -39,7 +39,7 @@ def test_where_nothing_would_be_lost_it_ends_at_once():
     with Interrupts(alone=False) as interrupts:
         with pytest.raises(KeyboardInterrupt), interrupts.at_once():
             send(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt), interrupts.at_once():  # it came before
+        with pytest.raises(KeyboardInterrupt), interrupts.at_once():  # the signal came before
             pytest.fail("this is not begun")
 
 

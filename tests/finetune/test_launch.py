@@ -1,4 +1,4 @@
-"""A training's world is what its launcher says; no model is loaded for it."""
+"""A training run takes its rank and world from the launcher; no model is loaded."""
 
 import os
 from contextlib import nullcontext
@@ -26,8 +26,8 @@ def configure(request, tmp_path):
 
 @pytest.fixture
 def started(monkeypatch):
-    """Makes this process the one that a launcher, by the names of its environment, started as number 1 of 2."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())  # a run sets what torch reads of it
+    """Set the environment as a launcher with these variables does for process 1 of 2."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # a run changes the variables that torch reads
 
     def start(names, **more):
         for name in {name for launcher in LAUNCHERS for name in launcher} | {"MASTER_ADDR", "MASTER_PORT"}:

@@ -1,4 +1,4 @@
-"""Reinforced records as a student sees them: what is drawn together belongs together; what cannot be shown is named."""
+"""Reinforced records for a student: views, texts and embeddings match; unusable records are reported."""
 
 import json
 from collections import Counter
@@ -58,12 +58,13 @@ def test_what_is_drawn_belongs_together(layout, kind, tmp_path):
         )
     assert {item[1] for item in counts if item[0] == "view"} == set(range(VIEWS)) and counts["original", 0, 0] == 120
     assert {item[1:] for item in counts if item[0] == "text"} == {(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)}
-    # columns come evenly, whatever their number of captions; of 120, more than 36 from the mean has a chance below 1e-9
+    # Columns come equally often, whatever their number of captions. In 120 draws, a deviation of more than 36 has a
+    # chance below 1e-9.
     assert abs(counts["column", 1] - 60) < 36
 
 
 def test_draws_are_even(tmp_path):
-    """Of a whole cycle of draws: each view, and each caption of a column, as often as the others of its kind."""
+    """In a whole cycle of draws, each view, and each caption of a column, comes equally often."""
     pictures = pictures_of(write_set(tmp_path))
     contents = pictures.contents(pictures.sample(0))
     counts = Counter()
@@ -115,7 +116,7 @@ def test_several_original_captions_are_drawn_where_text_emb_has_them(layout, tmp
 
 
 def test_the_text_that_has_the_embedding_is_txt_not_the_first_caption(tmp_path):
-    """`reinforce --text-from-synthetic` writes a synthetic caption as `txt`, and embeds that."""
+    """`reinforce --text-from-synthetic` writes a synthetic caption as `txt` and embeds it."""
     files = members(3) | {"json": json.dumps({"captions": ["5 5 5", "6 6 6"], "error": ""}).encode()}
     write_config(tmp_path)
     pictures = pictures_of(write_tar(tmp_path / "0.tar", {"r003": files}))
@@ -145,7 +146,7 @@ def test_other_formats_give_what_tars_give(format, tmp_path):
 
 
 def test_a_text_that_is_a_synthetic_caption_is_not_taken_for_an_original_where_it_is_not_read(tmp_path):
-    """`txt` is a file of its own in tars alone; elsewhere the first original caption would meet its embedding."""
+    """Only tars have `txt` as a file; elsewhere its embedding would be used for the first original caption."""
     (tmp_path / "run.json").write_text(json.dumps({"fingerprint": {"text_from_synthetic": True}}))
     (tmp_path / "x.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="made with --text-from-synthetic, and only tars on this machine"):
@@ -228,11 +229,11 @@ def test_embeddings_of_other_teachers_are_refused(tmp_path):
 
 
 def test_a_single_text_is_the_original_or_as_often_as_asked_for_a_synthetic_one(tmp_path):
-    """Of a whole cycle of draws, to one part in the coin's 10,000; columns and then captions come evenly."""
+    """In a whole cycle of draws it is exact to 1/10,000; columns and then captions come equally often."""
     pictures = pictures_of(write_set(tmp_path), single_text=0.3)
     contents, counts = pictures.contents(pictures.sample(0)), Counter()
     for side in range(COIN_SIDES):
-        for column in (0, 1):  # which of the two columns
+        for column in (0, 1):  # the draw of the column
             view, texts, negative = pictures.select(contents, 3 + VIEWS * (side + COIN_SIDES * column))
             counts[texts[0][0]] += 1
             assert view == 3 and len(texts) == 1 and negative is None
@@ -272,14 +273,14 @@ def test_a_record_with_texts_of_one_kind_shows_these_where_one_is_drawn(tmp_path
 
 
 def negatives_of(tmp_path, others, **changes) -> ReinforcedPictures:
-    """One record with these columns beside its own."""
+    """Return a set of one record with these columns in addition to its own."""
     write_config(tmp_path)
     spec = write_tar(tmp_path / "0.tar", {"r001": members(1, negatives=others)})
     return pictures_of(spec, **{"negatives": "^neg_text"} | changes)
 
 
 def test_one_of_several_negatives_is_drawn_evenly_and_is_no_caption(tmp_path):
-    """Tokens have one text more, which no embedding is of; of two columns, each comes as often."""
+    """The tokens have one more text, without an embedding; both columns come equally often."""
     pictures = negatives_of(
         tmp_path, {"neg_text_a": ["7 1 0"], "tags_a": ["9 9 9"], "neg_text_b": ["8 1 0", "", "8 1 2"]}
     )
@@ -305,7 +306,7 @@ def test_a_record_without_a_negative_says_so(tmp_path):
 
 @pytest.mark.parametrize("columns", ["^syn_text", ".*", "^neg_text", "^(neg_|tags_|syn_)"])
 def test_no_negative_and_no_tag_is_ever_drawn_as_a_caption(columns, tmp_path):
-    """Whatever --columns names: such a column holds no captions."""
+    """Whatever --columns matches, a column of negatives is not a column of captions."""
     write_config(tmp_path)
     others = {"neg_text_a": ["7 1 0"], "tags_a": ["9 1 0"], "neg_tags_a": ["9 1 1"]}
     spec = write_tar(tmp_path / "0.tar", {"r001": members(1, negatives=others)})
@@ -318,7 +319,7 @@ def test_no_negative_and_no_tag_is_ever_drawn_as_a_caption(columns, tmp_path):
 
 
 def test_a_negative_that_says_what_a_caption_says_is_none(tmp_path):
-    """Whichever of the record's captions it is; capitals and blanks do not count."""
+    """This holds for all captions of the record; capitals and blanks do not matter."""
     same = {"neg_text_a": ["0 1 0", "1  1 0", " 2 1 2 ", "7 1 0"]}
     pictures = negatives_of(tmp_path, same)
     assert pictures.contents(pictures.sample(0)).negatives == [["7 1 0"]]

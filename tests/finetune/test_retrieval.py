@@ -1,4 +1,4 @@
-"""Recall in closed form, and on pictures with captions of a model whose features are known."""
+"""Recall in closed form, and of a model with known features on captioned pictures."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ from .sets import picture, write_student
 
 
 def slow_recall(image, text, right, first):
-    """Pictures with a right caption among the first, one by one."""
+    """Return the share of pictures with a right caption among the first, by a slow count."""
     hits = 0
     for row, its in zip(image @ text.T, right):
         best = sorted(range(len(row)), key=lambda index: -row[index])[:first]
@@ -41,7 +41,7 @@ def test_all_is_found_where_features_are_alike_and_nothing_where_they_are_shifte
 
 
 def test_choices_are_counted_pair_by_pair_and_picture_by_picture():
-    """Of three pictures, one has no negative, one wins all of its two, one wins two of six; equal is not nearer."""
+    """One picture has no negative, one wins both of its pairs, one wins two of six; equal is not nearer."""
     image = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     text = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.6, 0.8]])
     scores = choice(image, text, [([0], [1, 2]), ([1], []), ([3, 2], [0, 2, 1])])
@@ -50,7 +50,7 @@ def test_choices_are_counted_pair_by_pair_and_picture_by_picture():
 
 
 def test_negatives_are_no_captions_to_be_found(tmp_path):
-    """Recall is what it is without them; those of no asked column, and those that a caption says, are not looked at."""
+    """Recall is as without negatives. Texts of other columns, and those that are captions, are not negatives."""
     negatives = {"neg_text_a": ("a bus", "A  dog"), "tags_a": ("a tram",), "syn_text_a": ("a train",)}
     samples = [Record("a", picture(0), ("a dog",), negatives), Record("b", picture(1), ("a cat",))]
     student, asked = load_student(write_student(tmp_path)), []

@@ -72,7 +72,7 @@ def finished(tmp_path_factory):
 
 def test_it_validates_while_it_trains_and_at_the_end(finished):
     validations = rows(finished / "validation.jsonl")
-    assert [row["samples"] for row in validations] == [0, 24, 48, 64]  # it begins with the model as it was
+    assert [row["samples"] for row in validations] == [0, 24, 48, 64]  # the first validation is before training
     assert all(row["pictures"] == 6 and 0 < row["caption"] < 10 and 0 <= row["cider_d"] <= 10 for row in validations)
     assert all(key.startswith("test") for key in validations[0]["samples_shown"])
 
@@ -132,11 +132,11 @@ def test_validation_sees_the_merged_adapters(tmp_path, monkeypatch):
         observed["steps"] = len(rows(tmp_path / "run" / "train.jsonl"))
         from finetune.validation import Validation
 
-        return Validation({}, {}, {}, "")
+        return Validation({}, {}, {}, warning="")
 
     monkeypatch.setattr("finetune.captioner.held_out.validate", validate)
     run(settings(tmp_path / "run", lora_rank=4))
-    assert observed["steps"] == 8  # the page that comes of it shows them all
+    assert observed["steps"] == 8  # all steps are in the log before the page is written
     written = load_captioner(str(tmp_path / "run")).caption(observed["pictures"], SamplingConfig())
     assert [captioned.captions[0].logprob for captioned in written] == pytest.approx(observed["captions"], abs=1e-4)
 
@@ -165,7 +165,7 @@ def test_the_cards_snippets_print_a_caption(language, finished, tmp_path, capsys
         (record,) = read_records(str(tmp_path / "captions" / "*.tar"))
         assert record.syn_text["syn_text_mine"]
         return
-    assert len(blocks[1:-1]) == 2  # by capsmith, and by open_clip alone
+    assert len(blocks[1:-1]) == 2  # one by capsmith, one by open_clip alone
     for block in blocks[1:-1]:
         exec(block, {})
         assert len(capsys.readouterr().out.splitlines()[-1]) > 5
@@ -178,7 +178,7 @@ def picture_in(folder: Path) -> Path:
 
 
 class Hub:
-    """What is asked of the Hub; it fails as often as `fails` says."""
+    """A fake Hub that records calls and fails `fails` times."""
 
     def __init__(self, *, role: str = "write", fails: int = 0):
         self.calls, self.role, self.fails = [], role, fails
@@ -200,14 +200,14 @@ class Hub:
 
 
 def test_uploads_only_where_asked_and_only_the_captioner(tmp_path, monkeypatch):
-    """The captioner's own files and the card, in private; what fails is tried again by the same command."""
+    """Only the captioner's files and the card, privately; after a failure the same command tries again."""
     monkeypatch.setattr("huggingface_hub.HfApi", hub := Hub(fails=1))
     config = settings(tmp_path / "run", samples_seen=8, hold_out=0)
     run(config)
     assert hub.calls == []
     (tmp_path / "run" / "notes.json").write_text("of the user")
     config = config.model_copy(update={"push_to_hub": "lab/mine"})
-    monkeypatch.setattr("finetune.captioner.run.load_captioner", None)  # it is not trained again
+    monkeypatch.setattr("finetune.captioner.run.load_captioner", None)  # so that it cannot be trained again
     with pytest.raises(OSError, match="(?s)503.*is finished in .*run; the same command tries the upload again"):
         run(config)
     assert run(config) == 0
@@ -304,7 +304,9 @@ def test_too_many_broken_pictures_stop_the_run(tmp_path):
     for number in range(6):
         (folder / f"{number}.jpg").write_text("not a picture")
         (folder / f"{number}.txt").write_text("a red circle")
-        (folder / f"mute{number}.png").write_bytes(picture_in(tmp_path).read_bytes())  # without a caption: no fault
+        (folder / f"mute{number}.png").write_bytes(
+            picture_in(tmp_path).read_bytes()
+        )  # pictures without a caption are no faults
     with pytest.raises(
         ValueError,
         match=r"(?s)6 of 46 samples cannot be used, 13.0%, and --max-error-rate allows 10.0%:\n  0: "
@@ -323,7 +325,7 @@ def test_more_samples_go_on_from_where_a_finished_run_ended(tmp_path):
 
 
 def test_a_captioner_is_fine_tuned_onto_itself(tmp_path):
-    """`--model X --output X --overwrite`: X is what it begins with, whole until the new one is written."""
+    """With `--model X --output X --overwrite`, X stays whole until the new model is written."""
     short = {"samples_seen": 8, "hold_out": 0}
     run(settings(tmp_path / "run", **short))
     (tmp_path / "copy").mkdir()
@@ -375,7 +377,7 @@ def test_accelerates_launcher_that_starts_one_process_is_found_out(tmp_path, mon
 
 @pytest.fixture(scope="module")
 def vlm(tmp_path_factory):
-    """A folder with a tiny random BLIP."""
+    """Return a folder with a tiny random BLIP."""
     torch.manual_seed(0)
     model, processor = make_model_and_processor("blip")
     scramble(model)
@@ -437,7 +439,7 @@ def test_adapters_are_as_the_flags_say(vlm, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "model, asked, told",
+    "model, flags, message",
     [
         (
             "coca_tiny",
@@ -448,26 +450,26 @@ def test_adapters_are_as_the_flags_say(vlm, tmp_path):
         ("vlm", {"lora_merge": True}, "--lora-merge: .* has no adapters"),
     ],
 )
-def test_adapters_that_a_model_cannot_have_are_refused(vlm, tmp_path, model, asked, told):
+def test_adapters_that_a_model_cannot_have_are_refused(vlm, tmp_path, model, flags, message):
     name = str(vlm) if model == "vlm" else model
-    with pytest.raises(ValueError, match=told):
-        training_forward(load_captioner(name), settings(tmp_path, model=name, **asked))
+    with pytest.raises(ValueError, match=message):
+        training_forward(load_captioner(name), settings(tmp_path, model=name, **flags))
 
 
 @pytest.mark.parametrize(
-    "asked, told",
+    "flags, message",
     [
         ({"lora_alpha": 2}, "is a setting of adapters: add --lora-rank"),
         ({"lora_rank": 4, "lora_merge": True, "four_bit": True}, "adapters cannot be merged into weights in 4 bits"),
     ],
 )
-def test_settings_of_adapters_that_contradict_each_other_are_refused(tmp_path, asked, told):
-    with pytest.raises(ValidationError, match=told):
-        settings(tmp_path, **asked)
+def test_settings_of_adapters_that_contradict_each_other_are_refused(tmp_path, flags, message):
+    with pytest.raises(ValidationError, match=message):
+        settings(tmp_path, **flags)
 
 
 def test_pictures_of_several_shapes_are_one_batch(tmp_path):
-    """What comes of them is what comes of each by itself, in any parts of the batch."""
+    """A batch gives the same result as each picture alone, however the batch is split."""
     torch.manual_seed(0)
     model, processor = make_model_and_processor("internvl")
     scramble(model)
@@ -506,7 +508,7 @@ def test_held_out_losses_are_without_dropout(vlm, tmp_path):
 
 
 def test_activations_may_be_computed_twice(vlm):
-    """Under adapters, too, where what comes into the layers needs no gradients."""
+    """This includes adapters, where the inputs of the layers need no gradients."""
     for lora_rank in (0, 4):
         twice, once = (
             gradients_of_a_step(model=str(vlm), lora_rank=lora_rank, grad_checkpointing=checkpointing)

@@ -1,4 +1,4 @@
-"""A student's losses, against slow formulas in float64, its gradients however the batch is parted, and its folder."""
+"""A student's losses against slow float64 formulas, its gradients for any split of the batch, its folder."""
 
 import os
 
@@ -22,7 +22,7 @@ TEACHERS = Teachers(("one", "two"), DIMENSIONS, SCALES)
 
 
 def features(count: int, kinds: int = 2):
-    """Features of a student and embeddings of two teachers, drawn, in float64; captions are near their pictures."""
+    """Draw features of a student and embeddings of two teachers, in float64, with captions near their pictures."""
     random = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -44,7 +44,7 @@ def softmax(values):
 
 
 def slow_distillation(image, text, scale, image_emb, text_emb) -> float:
-    """Picture by picture and text by text: the teachers' mean probabilities against the student's logarithms."""
+    """Return the cross-entropy of teachers and student, picture by picture and text by text."""
     total, count = 0.0, len(image)
     for ours, theirs, our_others, their_others in (
         (image, image_emb, text, text_emb),
@@ -72,7 +72,14 @@ def slow_contrastive(image, text, scale) -> float:
 def test_losses_are_the_slow_formulas(weights):
     image, text, image_emb, text_emb = features(9, len(weights))
     losses = reinforced_losses(
-        image, text, torch.tensor(20.0), torch.arange(9), TEACHERS, weights, image_emb=image_emb, text_emb=text_emb
+        image,
+        text,
+        torch.tensor(20.0),
+        pictures=torch.arange(9),
+        teachers=TEACHERS,
+        text_weights=weights,
+        image_emb=image_emb,
+        text_emb=text_emb,
     )
     distill = contrastive = 0.0
     for kind, weight in enumerate(weights):
@@ -85,9 +92,9 @@ def test_losses_are_the_slow_formulas(weights):
         image.float(),
         text.float(),
         torch.tensor(20.0),
-        torch.arange(9),
-        TEACHERS,
-        weights,
+        pictures=torch.arange(9),
+        teachers=TEACHERS,
+        text_weights=weights,
         image_emb=image_emb.float(),
         text_emb=text_emb.float(),
     )
@@ -95,7 +102,7 @@ def test_losses_are_the_slow_formulas(weights):
 
 
 def slow_negclip(image, text, scale, negatives) -> float:
-    """Yuksekgonul et al. 2022, 5: a matrix of N pictures by 2 N texts, whose columns of negatives ask for no picture."""
+    """Return the loss of Yuksekgonul et al. 2022, section 5: of N pictures by 2 N texts, N of them negatives."""
     total, count = 0.0, len(image)
     for row in range(count):
         total -= np.log(softmax(scale * (np.concatenate([text, negatives]) @ image[row]))[row]) / count / 2
@@ -104,7 +111,7 @@ def slow_negclip(image, text, scale, negatives) -> float:
 
 
 def slow_distillation_with_negatives(image, text, scale, negatives, image_emb, text_emb) -> float:
-    """The teachers' probabilities of texts given a picture, followed by 0 for each negative, against the student's logarithms."""
+    """Return `slow_distillation` with negatives as further texts, to which the teachers give probability 0."""
     total = slow_distillation(image, text, scale, image_emb, text_emb)
     for row in range(len(image)):
         plain = np.log(softmax(scale * (text @ image[row])))
@@ -120,17 +127,17 @@ def slow_distillation_with_negatives(image, text, scale, negatives, image_emb, t
 
 @pytest.mark.parametrize("weights", [(1.0,), (0.5, 2.0)])
 def test_negatives_make_of_clips_loss_negclips_and_of_distillation_one_with_teachers_who_refuse_them(weights):
-    """Of nine pictures, six have a negative; each kind of texts has its own softmax, with the same negatives in it."""
+    """Six of nine pictures have a negative; each kind of texts has its own softmax with the same negatives."""
     image, text, image_emb, text_emb = features(9, len(weights) + 1)
     has = torch.tensor([True, True, False] * 3)
     losses = reinforced_losses(
         image,
         text,
         torch.tensor(20.0, dtype=torch.float64),
-        torch.arange(9),
-        TEACHERS,
-        weights,
-        ("distill", "contrastive", "negative"),
+        pictures=torch.arange(9),
+        teachers=TEACHERS,
+        text_weights=weights,
+        names=("distill", "contrastive", "negative"),
         image_emb=image_emb,
         text_emb=text_emb[:, :-1],
         has_negative=has,
@@ -163,7 +170,15 @@ def test_what_is_told_of_negatives_is_the_slow_count():
 
 def test_without_a_weight_a_loss_is_not_computed():
     image, text, *_ = features(4)
-    losses = reinforced_losses(image, text, torch.tensor(20.0), torch.arange(4), None, (1.0, 1.0), ("contrastive",))
+    losses = reinforced_losses(
+        image,
+        text,
+        torch.tensor(20.0),
+        pictures=torch.arange(4),
+        teachers=None,
+        text_weights=(1.0, 1.0),
+        names=("contrastive",),
+    )
     assert losses.keys() == {"contrastive"}
 
 
@@ -173,7 +188,15 @@ def test_a_student_that_says_what_one_teacher_says_has_its_entropy_for_a_loss():
     image, text = image_emb[:, :6], text_emb[..., :6]
     losses = {
         scale: reinforced_losses(
-            image, text, torch.tensor(scale), torch.arange(8), teacher, (1.0,), ("distill",), image, text
+            image,
+            text,
+            torch.tensor(scale),
+            pictures=torch.arange(8),
+            teachers=teacher,
+            text_weights=(1.0,),
+            names=("distill",),
+            image_emb=image,
+            text_emb=text,
         )
         for scale in (30.0, 20.0)
     }
@@ -206,7 +229,7 @@ WAYS = {
 
 @pytest.mark.parametrize("which", WAYS)
 def test_a_step_is_the_whole_batchs(which):
-    """Gradients of the losses of the whole batch in one graph, without the trainer, and of the trainer's parts."""
+    """Gradients of the whole batch in one graph, without the trainer, are those of the trainer's parts."""
     expected = gradients_of_a_student(**WAYS[which], whole=True)
     assert sum(gradient.abs().sum() for gradient in expected["gradients"].values()) > 1
     for size in (8, 4, 1):
@@ -224,7 +247,7 @@ IN_TWO = [
 
 @pytest.fixture(scope="module")
 def found_in_two(tmp_path_factory):
-    """What two processes find, of each of IN_TWO."""
+    """Return the results of two processes for each item of IN_TWO."""
     file = tmp_path_factory.mktemp("ranks") / "found.pt"
     in_two_processes(file, students=[WAYS[which] | {"device_batch_size": size} for which, size in IN_TWO])
     return dict(zip(IN_TWO, torch.load(file, weights_only=True), strict=True))
@@ -236,7 +259,7 @@ def test_two_processes_are_exact(case, found_in_two):
 
 
 def test_parts_drop_the_same_in_both_passes():
-    """With patches dropped by lot: the gradients are those of one graph over the parts, drawn in their order."""
+    """With random patch dropout, gradients are those of one graph over the parts in their order."""
     dropping = STUDENT | {"vision_cfg": STUDENT["vision_cfg"] | {"patch_dropout": 0.5}}
     expected = gradients_of_a_student(model_cfg=dropping, device_batch_size=2, whole=True)
     check_equal(gradients_of_a_student(model_cfg=dropping, device_batch_size=2), expected)
@@ -301,7 +324,7 @@ def test_a_captioner_is_a_student_too_with_its_own_tokenizer(tmp_path):
     student = load_student(str(SHIPPED / "coca_tiny"))
     student.save(tmp_path)
     saved = (tmp_path / "tokenizer_config.json").read_text()
-    assert '"tokenizer_class": "PreTrainedTokenizerFast"' in saved  # which transformers 4 has, too
+    assert '"tokenizer_class": "PreTrainedTokenizerFast"' in saved  # a class that transformers 4 has, too
     again = load_student(str(tmp_path))
     assert torch.equal(again.tokenizer(["a red circle"]), student.tokenizer(["a red circle"]))
     forward = StudentForward(again, settings(), TEACHERS)

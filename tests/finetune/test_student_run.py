@@ -1,4 +1,4 @@
-"""`capsmith train-student` as a whole: from reinforced records to a folder that open_clip loads, stops included."""
+"""`capsmith train-student` as a whole: from reinforced records to a folder that open_clip loads."""
 
 import html
 import json
@@ -54,7 +54,7 @@ def weights(folder):
 
 
 def test_the_whole_way_from_captions_to_a_student(tmp_path, capsys):
-    """Records with a broken one among them, reinforced by two teachers; the command, its files, and what they hold."""
+    """Records, one of them broken, are reinforced by two teachers; then the command writes all of its files."""
     records = {f"r{record}": members(record) | {"paug.json": None, "npz": None} for record in range(12)}
     records["broken"] = records["r3"] | {"jpg": picture(3)[:80]}
     write_tar(tmp_path / "captioned" / "0.tar", records)
@@ -128,7 +128,7 @@ def test_the_whole_way_from_captions_to_a_student(tmp_path, capsys):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stopped_run_resumes_bit_for_bit(workers, settings, monkeypatch):
-    """With statistics of batches, an average of the weights, and parts."""
+    """The model has batch statistics, averaged weights, and accumulation."""
     how = {
         "checkpoint_every": 5,
         "ema": 0.9,
@@ -157,7 +157,7 @@ def test_a_stopped_run_resumes_bit_for_bit(workers, settings, monkeypatch):
 
 
 def test_held_out_pictures_are_not_trained_on(settings, tmp_path, monkeypatch, capsys):
-    """Nor are those whose bytes stand under another key."""
+    """This includes pictures with the same bytes under another key."""
     monkeypatch.setattr("finetune.student.retrieval.write_page", lambda trainer: None)
     others = {f"other{record}": {"jpg": picture(record), "txt": b"a picture"} for record in (1, 2)}
     held_out = write_tar(tmp_path / "held.tar", others)
@@ -233,7 +233,7 @@ def test_two_processes_train_as_one(settings):
     ],
 )
 def test_each_arm_of_an_ablation(arm, drawn, logged, settings, monkeypatch):
-    """Which texts reach the losses, and which losses there are."""
+    """The arm decides which texts reach the losses, and which losses are computed."""
     shapes, step = [], Trainer._step
     monkeypatch.setattr(Trainer, "_step", lambda self, batch: shapes.append(batch.tokens.shape) or step(self, batch))
     config = settings("run", samples_seen=16, **arm)
@@ -245,7 +245,7 @@ def test_each_arm_of_an_ablation(arm, drawn, logged, settings, monkeypatch):
 
 
 def test_a_run_with_negatives_tells_of_them(settings, tmp_path, capsys):
-    """Their share and how often a true text wins: in the log, at validation, on the page and on the card."""
+    """Log, validation, page and card have their share and how often a true text wins."""
     others = {"neg_text_a": ["two dogs"]}
     files = {f"held{record}": members(record, negatives=others) | {"jpg": picture(50 + record)} for record in range(2)}
     held = write_tar(tmp_path / "held.tar", files | {"plain": members(9) | {"jpg": picture(60)}})
@@ -284,7 +284,7 @@ def test_a_batch_without_a_negative_tells_of_no_choice(settings, tmp_path):
 
 
 def test_a_student_goes_on_from_weights(settings, tmp_path):
-    """A folder's, and a file's for an architecture."""
+    """The weights may be those of a folder, or of a file for an architecture."""
     run(settings("first"))
     run(settings("second", student=str(tmp_path / "first"), samples_seen=8, learning_rate=1e-12))
     first, second = (weights(tmp_path / name) for name in ("first", "second"))
@@ -294,7 +294,7 @@ def test_a_student_goes_on_from_weights(settings, tmp_path):
 
 
 def test_an_average_is_what_is_written(settings):
-    """Of decay 0.999999: about the weights that it began with, which are those of a run that hardly learns."""
+    """With decay 0.999999 the average is nearly the initial weights, like those of a run that hardly learns."""
     run(settings("still", learning_rate=1e-12))
     run(settings("average", ema=0.999999, learning_rate=0.01))
     still, average = (weights(settings(name).output) for name in ("still", "average"))

@@ -1,4 +1,4 @@
-"""Places of a tar's files: sample by sample as they are read, whatever the tar looks like."""
+"""Positions of a tar's files: for each sample as it is read, whatever the tar looks like."""
 
 import io
 import tarfile

@@ -75,7 +75,7 @@ def test_output_loads_in_open_clip_strictly(tmp_path):
 
 
 def test_a_stopped_run_resumes_to_the_same_weights_and_log(tmp_path, monkeypatch, capsys):
-    """Dead in its eighth step, and asked to end in it: then it leaves a checkpoint of that step."""
+    """The run dies in its eighth step, or gets a signal in it, and then leaves a checkpoint of that step."""
 
     def die(*_):
         raise KeyboardInterrupt
@@ -238,7 +238,7 @@ IN_TWO = [("both", None), ("both", 2), ("caption", 2), ("contrastive", 1), ("thr
 
 @pytest.fixture(scope="module")
 def found_in_two(tmp_path_factory):
-    """What two processes find, of each of IN_TWO."""
+    """Return the results of two processes for each item of IN_TWO."""
     file = tmp_path_factory.mktemp("ranks") / "found.pt"
     in_two_processes(file, gradients=[LOSSES[which] | {"device_batch_size": size} for which, size in IN_TWO])
     return dict(zip(IN_TWO, torch.load(file, weights_only=True), strict=True))
@@ -250,13 +250,13 @@ def test_two_processes_are_exact(case, found_in_two):
 
 
 def test_one_caption_per_picture_is_open_clips_loss(tmp_path):
-    """Without accumulation, against open_clip's own forward and loss on captions padded to the context."""
+    """Compared with open_clip's own forward pass and loss on captions padded to the context, without accumulation."""
     from finetune.batching import BatchOrder, batches
 
     captioner = load_captioner("coca_tiny", from_scratch=True)
     pictures = CaptionedPictures(read_samples(["scenes:train,n=8,size=32"]), captioner, quiet=True)
     trainer = Trainer(config := settings(tmp_path), training_forward(captioner, config), pictures)
-    batch = next(iter(batches(BatchOrder(pictures, 8, 1, 0), 0)))
+    batch = next(iter(batches(BatchOrder(pictures, 8, 1, seed=0), 0)))
     tokens = torch.nn.functional.pad(batch.tokens[:, 0], (0, 76 - batch.tokens.shape[-1]))
     with torch.no_grad():
         output = captioner.model(captioner.normalise(batch.images), tokens)
@@ -309,13 +309,13 @@ def command(folder, *more, samples=96):
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """Other ways to start them are in tests/test_launch_forms.py."""
+    """tests/test_launch_forms.py has other ways to start the processes."""
     run(settings(tmp_path / "one", name=None, hold_out=0))
     two = [sys.executable, *command(tmp_path / "two", "--num-processes", "2")]
     subprocess.run(two, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     ours, theirs = log(tmp_path / "two"), log(tmp_path / "one")
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-3)
-    assert len(ours) == 12 and newest(tmp_path / "two") == 12  # from which more samples would go on
+    assert len(ours) == 12 and newest(tmp_path / "two") == 12  # a run of more samples could continue from it
 
 
 # Stops
@@ -326,14 +326,14 @@ def newest(folder):
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
-    """Killed at random points, again and again, until it ends by itself: weights, optimizer's and all, as if never stopped."""
+    """The run is killed at random points until it ends by itself; its state is as if it was never stopped."""
     more = ["--checkpoint-every", "7", "--ema", "0.9"]
     assert capsmith.main(command(tmp_path / "whole", *more, samples=480)[2:]) == 0
     random.seed(0)
     for _ in range(3):
         process = subprocess.Popen([sys.executable, *command(tmp_path / "killed", *more, samples=480)])
         checkpoint = newest(tmp_path / "killed")
-        while process.poll() is None and newest(tmp_path / "killed") == checkpoint:  # it has begun to train
+        while process.poll() is None and newest(tmp_path / "killed") == checkpoint:  # until it has begun to train
             time.sleep(0.01)
         time.sleep(random.uniform(0, 0.3))
         process.kill()

@@ -1,4 +1,4 @@
-"""The page of a run: what it shows of the logs, nothing from outside, no text as markup."""
+"""The page of a run: it shows the logs, loads nothing from outside, and treats no text as markup."""
 
 import json
 import re
@@ -89,7 +89,7 @@ def test_numbers_curves_and_captions_of_the_logs(tmp_path, picture):
         "Degenerate captions ↓",
         "Learning rate",
         "Gradient norm",
-    ]  # what depends on the batch has no axis in common
+    ]  # losses that depend on the batch do not share axes
     assert [text for text in texts if text in labels][:7] == labels and page.count("<svg") == len(labels)
     table = texts[texts.index("800 seen") : texts.index("Curves")]
     assert table == [
@@ -208,7 +208,7 @@ def test_a_long_runs_curve_is_means_of_few_points():
 
 
 def test_smoothing_averages_what_there_is_around():
-    values = np.random.default_rng(0).normal(size=100)  # 5 % reach two to either side
+    values = np.random.default_rng(0).normal(size=100)  # 5 % of 100 values: a window of two values to each side
     expected = [values[max(index - 2, 0) : index + 3].mean() for index in range(100)]
     np.testing.assert_allclose(_smoothed(values), expected)
     np.testing.assert_allclose(_smoothed(values[:10]), values[:10])

@@ -1,4 +1,4 @@
-"""Validation: scores in closed form, a captioner that is left as it was, and a warning where it stopped looking."""
+"""Validation: scores in closed form, no change of the captioner, a warning if it no longer looks."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ HUMAN = [
 
 
 class Scripted:
-    """A captioner that says of each picture what a dictionary says: greedy captions and samples."""
+    """A captioner whose greedy captions and samples for each picture come from a dictionary."""
 
     name, weights_sha256, description, batch_size = "scripted", "0" * 64, "a captioner of the tests", 1
     looks_at_pictures = needs_picture = True

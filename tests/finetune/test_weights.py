@@ -1,4 +1,4 @@
-"""Weights in parts over two processes: the same gradients, captioner, validation and checkpoints as whole in one."""
+"""Weights sharded over two processes: gradients, captioner, validation and checkpoints as in one."""
 
 import json
 
@@ -36,7 +36,7 @@ RUN = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Folders of a run that never stops, and of two that do, of which each has a half, before or after the stop, in shards."""
+    """Folders of a run that never stops, and of two that stop and have one half, before or after it, sharded."""
     folder = tmp_path_factory.mktemp("runs")
     settings_of = lambda name, **changes: RUN | {"output": str(folder / name)} | changes  # noqa: E731
     train(settings_of("whole"))
@@ -81,11 +81,11 @@ def test_shards_need_a_precision_that_fits(tmp_path):
 
 
 def test_the_average_is_that_of_torch():
-    """From the weights that training starts with on; what does not learn is in neither."""
+    """The average starts with the initial weights; frozen weights are not in it."""
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2).requires_grad_(False))
     ours = AveragedWeights(trained := TrainedWeights(model), 0.9)
     theirs = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
-    theirs.update_parameters(model)  # the first is a copy
+    theirs.update_parameters(model)  # torch's first update only copies
     for _ in range(3):
         with torch.no_grad():
             model[0].weight += torch.randn(2, 3)

@@ -1,4 +1,4 @@
-"""Zero-shot answers: those of open_clip, the scores by slow counts, the command on folders, and what is wrong told first."""
+"""Zero-shot: answers as in open_clip, scores by slow counts, the command on folders, problems reported early."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ from .sets import picture
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """A folder a shape, of pictures of up to two shapes."""
+    """Write a folder for each shape, with pictures of up to two shapes."""
     folder = tmp_path_factory.mktemp("scenes")
     for record in read_records("scenes:test,n=24,level=2"):
         path = folder / record.meta["scene"]["objects"][0]["shape"] / f"{record.key}.jpg"
@@ -76,9 +76,7 @@ def test_answers_are_open_clips_to_the_last(scenes, coca_tiny, templates):
     answers = nearest_classes(features, ours)
     assert torch.equal(answers.classes, logits.topk(5).indices)
     assert torch.allclose(answers.probabilities, logits.softmax(1).topk(5).values)
-    hits = (
-        logits.topk(5, 1, True, True)[1].t().eq(labels.view(1, -1))
-    )  # as `open_clip_train.zero_shot.accuracy` has it
+    hits = logits.topk(5, 1, True, True)[1].t().eq(labels.view(1, -1))  # as in `open_clip_train.zero_shot.accuracy`
     right = [hits[:k].reshape(-1).float().sum().item() for k in (1, 5)]
     scores = accuracy(answers.classes.numpy(), labels.numpy(), len(names))
     assert [scores["top1"] * len(labels), scores["top5"] * len(labels)] == pytest.approx(right)
@@ -232,7 +230,7 @@ def test_class_names_have_their_order_and_classes_without_pictures_are_told(scen
     names = tmp_path / "names.tsv"
     names.write_text("star\tstar\ncircle\tcircle\nhippo\thippopotamus\nheart\theart\n")
     output = tmp_path / "out"
-    # squares, crosses and triangles are no classes: those pictures are rows with their reason, and more than may fail
+    # Squares, crosses and triangles are no classes: their pictures are rows with a reason, and more than allowed.
     assert ask("--input", scenes, "--output", output, "--class-names", names) == 2
     assert not output.exists()
     assert ask("--input", scenes, "--output", output, "--class-names", names, "--max-error-rate", 0.9) == 0
@@ -243,7 +241,7 @@ def test_class_names_have_their_order_and_classes_without_pictures_are_told(scen
 
 
 def test_two_classes_of_one_name_stay_apart(tmp_path):
-    """As 'missile' and 'sunglasses' of ImageNet."""
+    """ImageNet has two classes named 'missile', and two named 'sunglasses'."""
     for label in "01":
         (tmp_path / "set" / label).mkdir(parents=True)
         (tmp_path / "set" / label / "a.png").write_bytes(picture(int(label)))

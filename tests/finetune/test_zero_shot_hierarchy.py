@@ -1,4 +1,4 @@
-"""Answers ranked anew by children and parents: which are unsure, by a slow reference; hierarchies of files and of WordNet."""
+"""Reranking by children and parents against a slow reference; hierarchies from files and from WordNet."""
 
 import json
 import warnings
@@ -25,7 +25,7 @@ FAMILIES = Hierarchy(["", "organ", "sign", "round", "", ""], [["red star", "sun"
 
 
 def embed(texts):
-    """A vector of length 1 of each text, the sum of those of its words, of which names count most."""
+    """Return a unit vector for each text: the sum of the vectors of its words, in which class names weigh most."""
 
     def of(word):
         random = torch.Generator().manual_seed(sum(ord(letter) ** 2 for letter in word))
@@ -35,7 +35,7 @@ def embed(texts):
 
 
 def slowly(picture, first):
-    """Whether the model is unsure of a picture, and the better class, as the paper has it."""
+    """Return whether the model is unsure of a picture, and the better class, as in the paper."""
 
     def nearest(templates):
         classes = [F.normalize(embed([t.replace("{}", name) for t in templates]).mean(0), dim=0) for name in NAMES]
@@ -118,7 +118,7 @@ def test_a_file_of_edges_knows_classes_by_label_or_name(tmp_path):
         read_hierarchy(str(tmp_path / "none"))
 
 
-# of WordNet 3.0: lexicographer file, words, parents, those that it is an instance of, and how often its first word was met
+# Synsets of WordNet 3.0: lexicographer file, words, parents, classes it is an instance of, count of its first word.
 SYNSETS = {
     "entity": (3, ["entity"], [], [], 0),
     "fish": (5, ["fish"], ["entity"], [], 0),
@@ -141,7 +141,7 @@ SYNSETS = {
 
 @pytest.fixture(scope="module")
 def wordnet(tmp_path_factory):
-    """nltk's reader on files of WordNet's own format, in which a synset's id is the place of its line."""
+    """Return nltk's reader of files in WordNet's format, in which a synset's id is the offset of its line."""
     folder = tmp_path_factory.mktemp("nltk_data") / "corpora" / "wordnet"
     folder.mkdir(parents=True)
     licence = "  1 WordNet 3.0 Copyright 2006 by Princeton University.  All rights reserved.  \n"
@@ -159,7 +159,7 @@ def wordnet(tmp_path_factory):
     offset = len(licence)
     for key in SYNSETS:
         places[key] = offset
-        offset += len(line(key))  # a place has eight digits, whatever it is
+        offset += len(line(key))  # an offset always has eight digits, so the length is known
     (folder / "data.noun").write_text(licence + "".join(map(line, SYNSETS)))
     entries = {}
     for key, (_, synonyms, *_) in SYNSETS.items():
@@ -214,13 +214,13 @@ def test_wordnet_is_asked_by_id_or_by_name(monkeypatch, wordnet):
 @pytest.mark.parametrize(
     "others,parent,children",
     [
-        (["fish", "whooper"], "wading bird", ["demoiselle"]),  # what is itself a class is nobody's child
+        (["fish", "whooper"], "wading bird", ["demoiselle"]),  # a class is not a child of another class
         (["lifting device"], "lifting device", []),
         (
             ["Stephen Crane", "dog", "fish"],
             "wading bird",
             ["demoiselle", "whooping crane"],
-        ),  # no class is of one person
+        ),  # no class is a single person
     ],
 )
 def test_a_name_of_several_nouns_is_of_the_kind_that_most_classes_are_of(
@@ -237,7 +237,7 @@ def test_a_common_noun_stays_what_it_is_among_others(monkeypatch, wordnet):
 
 
 def test_a_part_of_wordnet_is_none(monkeypatch, tmp_path):
-    """As a download that was stopped leaves it."""
+    """A download that was stopped leaves such a folder."""
     (tmp_path / "corpora").mkdir()
     (tmp_path / "corpora" / "wordnet.zip").write_bytes(b"PK\3\4 and no more")
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])

@@ -1,4 +1,4 @@
-"""Few labelled pictures as an adapter: by the paper's formula, by what others tell of each, and in the command."""
+"""A few labelled pictures as an adapter: the paper's formula, leave-one-out accuracy, and the command."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_logits_are_the_papers():
 def test_what_descriptions_tell_helps_and_settings_are_chosen_by_the_support_alone():
     labels, ranks = torch.arange(3).repeat_interleave(5), torch.arange(5).repeat(3)
     direction = torch.eye(6, dtype=torch.float64)[:3]
-    classes = F.normalize(direction.sum(dim=0), dim=0).expand(3, -1)  # tell nothing
+    classes = F.normalize(direction.sum(dim=0), dim=0).expand(3, -1)  # classes that cannot be told apart
     texts = direction[labels]
     pictures = F.normalize(direction[labels] + 2 * units(15, 7), dim=1)
     right = torch.arange(60) % 3
