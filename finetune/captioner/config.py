@@ -102,7 +102,7 @@ class FinetuneConfig(TrainingConfig):
         default=0.1, ge=0, description="weight decay of matrices; norms, biases and embeddings are not decayed"
     )
     caption_weight: float = Field(default=2.0, ge=0, description="weight of the caption loss")
-    contrastive_weight: float = Field(default=1.0, ge=0, description="weight of the contrastive loss (CoCa only)")
+    contrastive_weight: float = Field(default=1.0, ge=0, description="weight of the contrastive loss; only for CoCa")
     layer_decay: float = Field(
         default=1.0,
         gt=0,
