@@ -31,11 +31,14 @@ STEPS = (1, 2, 2.5, 5, 10)  # allowed distances between numbers on the vertical 
 LOG_FROM = 100  # the gradient norm's axis is logarithmic if its maximum is more than this many times its minimum
 BEFORE = "before training"
 
-LEARNING_RATE = Measure(("learning_rate",), "Learning rate", "Of the optimizer's first group, at each step.")
+LEARNING_RATE = Measure(
+    ("learning_rate",), "Learning rate", "The highest rate of the optimizer's parameter groups, at each step."
+)
 GRADIENT_NORM = Measure(
     ("gradient_norm",),
     "Gradient norm",
-    "Of all weights, before it is clipped. A rise that stays points to a learning rate too high.",
+    "Norm of the gradients of all weights, before clipping. A lasting rise points to a learning rate that is too "
+    "high.",
 )
 MEASURES = (CAPTION_LOSS, CONTRASTIVE_LOSS, *SCORES)  # those of captioners
 

@@ -32,9 +32,9 @@ CAPTION_LOSS = Measure(
 CONTRASTIVE_LOSS = Measure(
     ("contrastive",),
     "Contrastive loss",
-    "Cross-entropy of a picture's caption among those of its "
-    "batch and of a caption's picture, their mean, in nats. From 0; the logarithm of the batch size where "
-    "the captioner guesses, so compare at one batch size only. Radford et al. 2021.",
+    "Cross-entropy of a picture's caption among the captions of its batch, and of a caption's picture among the "
+    "pictures: the mean of both, in nats. From 0; a captioner that guesses has the logarithm of the batch size, so "
+    "compare at one batch size only. Radford et al. 2021.",
     better="lower",
 )
 SCORES = (
