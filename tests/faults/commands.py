@@ -108,7 +108,7 @@ def random_teachers(names, *_):
 
 generate.captions.load.load_captioner, generate.reinforce.run.load_teachers = fake_captioner, random_teachers
 generate.reinforce.stages.GROUP = 4  # several in a shard
-finetune.page._curve = lambda *_: ("", Markup())  # figures take longer than all the rest
+finetune.page._curve = lambda *_, **__: ("", Markup())  # figures take longer than all the rest
 generate.select.page._figure = lambda *_: ""
 generate.sets.card._spread = lambda *_: []  # nor do measures
 
