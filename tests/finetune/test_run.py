@@ -344,7 +344,7 @@ def test_there_are_eight_validations_and_one_before_the_first_step(tmp_path, mon
         "finetune.captioner.held_out.HeldOut.__call__", lambda self, trainer, step, samples: seen.append(samples)
     )
     monkeypatch.setattr(Checkpoints, "save", lambda *_, **__: None)
-    monkeypatch.setattr("finetune.captioner.run.finish", lambda *_: None)
+    monkeypatch.setattr("finetune.captioner.run.finish", lambda *_, **__: None)
     run(settings(tmp_path / "run", samples_seen=128, batch_size=4, validate_every=None))
     assert seen == list(range(0, 129, 16))
 
