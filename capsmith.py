@@ -1,5 +1,6 @@
 """The command line: `capsmith COMMAND`, one function per command."""
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -162,6 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         problem = unknown(command, COMMANDS) if command else "no command given"
         say(*overview(), "", f"capsmith: error: {problem}", file=sys.stderr)
         return 2
+    # Threads of torch that wait for one another sleep. By default they spin, and where another process has the core
+    # of the one they wait for, a training step takes ten times as long. torch reads this when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     open_standard_files()
     with ending_in_order(), at_terminal():
         return _run(command, argv[1:])

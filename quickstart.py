@@ -1,6 +1,7 @@
 """`capsmith quickstart`: the three jobs on the built-in picture set, with the code that users run, offline."""
 
 import json
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,11 @@ BEFORE, AFTER, HUMAN = f"syn_text_{MODEL}", f"syn_text_{NAME}", "captions"
 SHOWN_PICTURES = 5  # whose captions are printed
 CAPTIONER = "captioner"  # its folder
 LEARNING_RATE, BATCH_SIZE = 1e-3, 32
+NEXT = (  # the same three jobs on the reader's own pictures
+    "capsmith finetune --model coca_ViT-B-32 --pretrained laion2b_s13b_b90k --input captions.csv --output runs/captioner",
+    "capsmith generate --model runs/captioner --input pictures/ --output runs/captioned",
+    "capsmith diversity --input 'runs/captioned/*.tar' --output runs/report",
+)
 
 
 class QuickstartConfig(BaseModel):
@@ -98,11 +104,16 @@ def _run(config: QuickstartConfig) -> int:
         (f"caption them with {NAME}, into records", partial(generate, after_config)),
         ("score the captions, before and after, beside the human ones", partial(score, score_config)),
     )
+    times = []
     for number, (title, command) in enumerate(steps, 1):
         say("", f"[{number}/{len(steps)}] {title}")
+        start = time.monotonic()
         if code := command():
             return code
+        times.append(f"  {_minutes(time.monotonic() - start)}  {title}")
     _summarise(config.output, report, records)
+    say("", "How long each part took, in minutes and seconds:", *times)
+    say("", "Next, with pictures of your own, of which captions.csv has a few hundred captions:", *NEXT)
     return 0
 
 
@@ -151,6 +162,10 @@ def _facts_line(facts: dict[str, Any]) -> str:
         if kind in facts["kinds"]
     )
     return f"true {_percent(facts['precision'])} ({kinds}); found {_percent(facts['recall'])}"
+
+
+def _minutes(seconds: float) -> str:
+    return "{:3d}:{:02d}".format(*divmod(round(seconds), 60))
 
 
 def _percent(share: float | None) -> str:

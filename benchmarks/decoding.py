@@ -1,11 +1,14 @@
-"""Captions/s against the paper's loop: `python -m benchmarks.decoding --case b32-t30`, the last line is one JSON object.
+"""Captions per second, compared with the paper's loop: `python -m benchmarks.decoding --case b32-t30`.
 
-Peer: for each of 5 captions one `generate(generation_type="top_p", top_p=0.9, fixed_output_length=True)` of open_clip 3.3.0, in
-its own environment; same random weights, 16 pictures unless told otherwise, all cores or the card of `--device`. Equal work: our end token is suppressed up to the limit. In
-`b32-coco` each caption ends at a length drawn from the COCO captions in CAPSMITH_DATA; the peer does its 30 tokens.
+The last line of the output is a JSON object. The peer calls open_clip 3.3.0 in its own environment, for each of 5
+captions once: `generate(generation_type="top_p", top_p=0.9, fixed_output_length=True)`. Both sides have the same
+random weights, 16 pictures (`--pictures`), and all cores or the card of `--device`. To do equal work, our end token is
+suppressed up to the limit. In `b32-coco` each of our captions ends at a length that is drawn from the COCO captions in
+CAPSMITH_DATA; the peer does its 30 tokens.
 
-floor_share is the floor, divided by our time: the matrix products at the best rate of this machine, or the weights, keys and
-values at its memory bandwidth, whichever takes longer, step by step.
+`floor_share` is the least possible time, divided by our time. The least possible time is computed step by step, as the
+longer of two times: that of the matrix products at the best rate of this machine, and that of reading the weights,
+keys and values at its memory bandwidth.
 """
 
 import argparse
@@ -38,7 +41,7 @@ DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data"))
 
 
 def ending_at(lengths: torch.Tensor) -> Callable:
-    """A `draw.choose_next` under which each caption ends with its `lengths[picture, caption]`-th token, and not before."""
+    """Make a `draw.choose_next` with which each caption has exactly `lengths[picture, caption]` tokens."""
     choose_next = draw.choose_next
 
     def choose(flight: draw.Flight, logits: torch.Tensor, rules: Rules) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,11 +53,11 @@ def ending_at(lengths: torch.Tensor) -> Callable:
 
 
 def coco_lengths(captioner: CoCaCaptioner, limit: int, count: int = PICTURES) -> torch.Tensor:
-    """Token counts (count, CAPTIONS), start and end included, of captions drawn from COCO's, at most the limit."""
+    """Numbers of tokens (count, CAPTIONS), with start and end, of captions drawn from COCO's; at most the limit."""
     pictures = json.loads((DATA / "coco1000.json").read_text(encoding="utf-8"))
     captions = [caption for picture in pictures for caption in picture["references"]]
-    drawn = random.Random(0).sample(captions, count * CAPTIONS)
-    return torch.tensor([min(len(captioner.encode_text_ids(caption)), limit) for caption in drawn]).view(
+    sample = random.Random(0).sample(captions, count * CAPTIONS)
+    return torch.tensor([min(len(captioner.encode_text_ids(caption)), limit) for caption in sample]).view(
         count, CAPTIONS
     )
 
@@ -63,12 +66,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, required=True)
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="fp32", help="of ours; the peer's is the same on a card, fp32 on a CPU"
+        "--dtype",
+        choices=DTYPES,
+        default="fp32",
+        help="our dtype; the peer uses the same on a card, and fp32 on a CPU",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, …; of both")
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="of a turn, all in flight")
-    parser.add_argument("--repeats", type=int, help="turns; 3, and 1 at 77 tokens")
-    parser.add_argument("--no-peer", action="store_true", help="ours alone, to profile")
+    parser.add_argument("--device", default="cpu", help="device of both sides: cpu, cuda, …")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="pictures per turn, captioned at the same time")
+    parser.add_argument("--repeats", type=int, help="number of turns (default: 3, or 1 at 77 tokens)")
+    parser.add_argument("--no-peer", action="store_true", help="run only our side, for profiling")
     args = parser.parse_args()
     architecture, limit = CASES[args.case]
     repeats = args.repeats or (1 if limit == 77 else 3)
@@ -84,8 +90,8 @@ def main() -> None:
         draw.choose_next, sampling = ending_at(lengths.to(args.device)), sampling.model_copy(update={"min_length": 0})
 
     def ours() -> None:
-        found = list(captioner.caption([Request(str(i), picture) for i, picture in enumerate(pictures)], sampling))
-        if sum(len(one.captions) for one in found) != args.pictures * CAPTIONS:
+        captioned = list(captioner.caption([Request(str(i), picture) for i, picture in enumerate(pictures)], sampling))
+        if sum(len(result.captions) for result in captioned) != args.pictures * CAPTIONS:
             raise RuntimeError("captions are missing")
 
     with tempfile.TemporaryDirectory() as folder:
@@ -95,8 +101,8 @@ def main() -> None:
         captioner.model.to(DTYPES[args.dtype])
         rate, memory = product_rate(DTYPES[args.dtype], args.device), bandwidth(args.device)
         print(
-            f"{architecture}, {args.pictures} x {CAPTIONS} captions of {lengths.float().mean():.1f} tokens, {args.dtype}; "
-            f"this machine: {rate / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s",
+            f"{architecture}, {args.pictures} x {CAPTIONS} captions of {lengths.float().mean():.1f} tokens, "
+            f"{args.dtype}; this machine: {rate / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s",
             flush=True,
         )
         if args.no_peer:
@@ -111,8 +117,8 @@ def main() -> None:
             "dtype": args.dtype if is_card(args.device) else "fp32",
         }
         with Peer(peer_python("open_clip", CLIP_PINS), "decoding_peer.py", **options) as peer:
-            cost, peer_cost = alternate(ours, peer, repeats, args.device)
-    floor = floor_seconds(captioner, lengths, rate, memory)
+            cost, peer_cost = alternate(ours, peer, repeats, device=args.device)
+    floor = floor_seconds(captioner, lengths, rate, bytes_per_s=memory)
     captions = args.pictures * CAPTIONS
     print(
         json.dumps(
@@ -125,7 +131,7 @@ def main() -> None:
                 "floor_share": round(floor / cost.seconds, 3),
                 "captions_per_s": round(captions / cost.seconds, 2),
                 "peer_captions_per_s": round(captions / peer_cost.seconds, 2),
-                # in flight are all of our captions, and one of each picture of the peer's
+                # we decode all captions of the pictures at the same time, the peer one caption of each picture
                 "mb_per_caption": round(cost.peak / captions / 1e6, 1),
                 "peer_mb_per_caption": round(peer_cost.peak / args.pictures / 1e6, 1),
             }

@@ -1,9 +1,13 @@
-"""The peer of `decoding.py`, `parity.py` and `gpu`, in its own environment: open_clip's `generate` as the paper's loop calls it.
+"""The peer of `decoding.py`, `parity.py` and `gpu`, in its own environment: open_clip's `generate`, as the paper calls
+it.
 
-Imports nothing of ours. Its argument is a JSON object: `model`, a folder in open_clip's layout, or `architecture`, one of
-open_clip's with random weights; `pictures`, a file of pixels (N, 3, H, W), or how many random ones there are; `device` and `dtype`,
-cpu and fp32 unless given; and for the loop, `tokens` and `captions`. It answers, a line each: to null, what the loop costs; to
-{"pictures": N, "dtype": D}, what it costs of the first N in that dtype; to {"greedy": N}, greedy captions of at most N tokens.
+This file imports nothing of ours. Its argument is a JSON object with the fields: `model`, a folder in open_clip's
+layout, or `architecture`, an open_clip architecture that gets random weights; `pictures`, a file of pixels (N, 3, H,
+W) or the number of random pictures; `device` (default cpu) and `dtype` (default fp32); and for the loop, `tokens` and
+`captions`.
+
+It answers each line that it is sent: null with the cost of the loop; {"pictures": N, "dtype": D} with the cost for the
+first N pictures in that dtype; {"greedy": N} with greedy captions of at most N tokens.
 """
 
 import json
@@ -28,12 +32,14 @@ def load(options: dict, device: str) -> torch.nn.Module:
         model = open_clip.create_model(options["architecture"], device=device).eval()
         torch.nn.init.normal_(
             model.text_decoder.text_projection, std=model.text_decoder.width**-0.5
-        )  # it is left unset
+        )  # open_clip leaves it unset
     return model
 
 
 class Cost:
-    """The seconds of a `with` block, and the bytes by which it raised the memory of the process, or of the card, at most."""
+    """Measure the seconds of a `with` block, and the bytes by which it raised the peak memory of the process or the
+    card.
+    """
 
     def __init__(self, device: str):
         self.card = device.startswith("cuda")
@@ -43,7 +49,7 @@ class Cost:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         else:
-            with open("/proc/self/clear_refs", "w") as file:  # the peak is forgotten
+            with open("/proc/self/clear_refs", "w") as file:  # resets the peak
                 file.write("5")
         self.before, self.start = torch.cuda.memory_allocated() if self.card else memory("VmRSS"), time.perf_counter()
         return self
@@ -75,16 +81,16 @@ def main() -> None:
     print(json.dumps({"open_clip": open_clip.__version__, "torch": torch.__version__}), flush=True)
     for line in sys.stdin:
         question = json.loads(line) or {}
-        asked = DTYPES[question.get("dtype", dtype)]
-        model.to(asked)
-        some = pictures[: question.get("pictures")].to(device, asked)
+        precision = DTYPES[question.get("dtype", dtype)]
+        model.to(precision)
+        chosen = pictures[: question.get("pictures")].to(device, precision)
         if "greedy" in question:
-            found = model.generate(some, generation_type="top_k", top_k=1, seq_len=question["greedy"])
-            print(json.dumps({"tokens": found.tolist()}), flush=True)
+            tokens = model.generate(chosen, generation_type="top_k", top_k=1, seq_len=question["greedy"])
+            print(json.dumps({"tokens": tokens.tolist()}), flush=True)
             continue
-        model.generate(some, generation_type="top_p", top_p=0.9, seq_len=6, fixed_output_length=True)  # to warm up
+        model.generate(chosen, generation_type="top_p", top_p=0.9, seq_len=6, fixed_output_length=True)  # warms up
         with Cost(device) as cost:
-            loop(model, some, options)
+            loop(model, chosen, options)
         print(json.dumps(cost.found), flush=True)
 
 

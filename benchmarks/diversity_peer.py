@@ -1,8 +1,8 @@
-"""The peers of `diversity.py`, in their own environment: other packages' measures of the same captions.
+"""The peers of `diversity.py`, in their own environment: the same measures by other packages.
 
-Imports nothing of ours. Its argument is a JSON object: `captions`, a file with a caption a line, words split by single spaces;
-and `group`, captions of a picture. PyPI's diversity cannot be imported as a package without spaCy, which it does not ask for, so
-the file of the measure is loaded alone.
+This file imports nothing of ours. Its argument is a JSON object: `captions`, a file with one caption per line and
+words separated by single spaces; and `group`, the number of captions per picture. PyPI's diversity cannot be imported
+without spaCy, which it does not require, so only the file of its measure is loaded.
 """
 
 import importlib.util
@@ -38,11 +38,11 @@ def vocabulary(texts, group):
 
 
 def leave_one_out(texts, group):
-    """Each caption of each picture with the picture's others."""
+    """Pairs of each caption and the other captions of its picture."""
     for start in range(0, len(texts), group):
         captions = texts[start : start + group]
-        for at, caption in enumerate(captions):
-            yield caption, captions[:at] + captions[at + 1 :]
+        for index, caption in enumerate(captions):
+            yield caption, captions[:index] + captions[index + 1 :]
 
 
 def mbleu_nltk(texts, group):
@@ -77,19 +77,21 @@ MEASURES = {
 
 
 def comparable(texts, group, peer):
-    """Pictures whose mBLEU a peer smooths as we do: pycocoevalcap's are those where nothing needs smoothing."""
+    """Whether a peer smooths each picture's mBLEU as we do; for pycocoevalcap, whether nothing needs smoothing."""
     if peer != "pycocoevalcap":
         return [True] * (len(texts) // group)
 
-    def matched(caption, others):
+    def has_common_4_gram(caption, others):
         words = caption.split()
-        grams = {tuple(words[at : at + 4]) for at in range(len(words) - 3)}
+        grams = {tuple(words[start : start + 4]) for start in range(len(words) - 3)}
         return any(
-            tuple(split[at : at + 4]) in grams for split in map(str.split, others) for at in range(len(split) - 3)
+            tuple(split[start : start + 4]) in grams
+            for split in map(str.split, others)
+            for start in range(len(split) - 3)
         )
 
-    found = [matched(caption, others) for caption, others in leave_one_out(texts, group)]
-    return [all(found[at : at + group]) for at in range(0, len(found), group)]
+    has_match = [has_common_4_gram(caption, others) for caption, others in leave_one_out(texts, group)]
+    return [all(has_match[start : start + group]) for start in range(0, len(has_match), group)]
 
 
 def main() -> None:
@@ -100,16 +102,16 @@ def main() -> None:
     packages = ("diversity", "lexicalrichness", "nltk", "sacrebleu", "pycocoevalcap")
     print(json.dumps({name: metadata.version(name) for name in packages}), flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
-        some = texts[: asked["pictures"] * group] if asked["pictures"] else texts
+        question = json.loads(line)
+        chosen = texts[: question["pictures"] * group] if question["pictures"] else texts
         start = time.perf_counter()
-        values = MEASURES[asked["measure"], asked["peer"]](some, group)
+        values = MEASURES[question["measure"], question["peer"]](chosen, group)
         answer = {"seconds": time.perf_counter() - start}
-        if asked["measure"] != "mbleu_4":
+        if question["measure"] != "mbleu_4":
             answer["values"] = values
-        elif asked["pictures"]:
-            answer["values"] = [sum(values[at : at + group]) / group for at in range(0, len(values), group)]
-            answer["comparable"] = comparable(some, group, asked["peer"])
+        elif question["pictures"]:
+            answer["values"] = [sum(values[first : first + group]) / group for first in range(0, len(values), group)]
+            answer["comparable"] = comparable(chosen, group, question["peer"])
         print(json.dumps(answer), flush=True)
 
 

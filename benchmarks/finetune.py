@@ -1,11 +1,11 @@
-"""Caption-samples/s of a training step against open_clip's: `python -m benchmarks.finetune --case full-fp32`; last line JSON.
+"""Caption samples per second in training, compared with open_clip: `python -m benchmarks.finetune --case full-fp32`.
 
-Peer: open_clip 3.3.0's own training step for CoCa in its own environment: its forward on captions padded to 76 tokens, its loss,
-its autocast, AdamW, gradient clipping. Both start each turn from the same random weights of coca_ViT-B-32 and take the same
-pictures (random pixels) and captions (COCO's, in CAPSMITH_DATA) in the same order, 8 pictures a step
-unless told otherwise, on all cores or the card of `--device`; reading
-pictures is left out. With five captions a picture the peer takes five steps of a caption each. `loss_gap` is the largest
-relative difference of the two losses, step by step, where the steps are the same.
+The last line of the output is a JSON object. The peer is open_clip 3.3.0's own training step for CoCa, in its own
+environment: its forward pass on captions padded to 76 tokens, its loss, its autocast, AdamW, and gradient clipping. In
+each turn both start from the same random weights of coca_ViT-B-32. They take the same pictures (random pixels) and
+captions (COCO's, in CAPSMITH_DATA) in the same order, 8 pictures per step (`--batch`), on all cores or the card of
+`--device`. Reading pictures is not timed. With five captions per picture, the peer takes five steps with one caption
+each. `loss_gap` is the largest relative difference between the two losses over the steps, if both take the same steps.
 """
 
 import argparse
@@ -32,7 +32,7 @@ CASES = {
     "five-fp32": ("fp32", 5, False),
     "five-bf16": ("bf16", 5, False),
     "cached-bf16": ("bf16", 1, True),
-}  # precision, captions a picture, frozen and cached tower
+}  # precision, captions per picture, whether the image tower is frozen and its outputs cached
 DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data"))
 
 
@@ -40,9 +40,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, required=True)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, …; of both")
+    parser.add_argument("--device", default="cpu", help="device of both sides: cpu, cuda, …")
     parser.add_argument("--architecture", default="coca_ViT-B-32")
-    parser.add_argument("--batch", type=int, default=BATCH, help="pictures a step")
+    parser.add_argument("--batch", type=int, default=BATCH, help="pictures per step")
     args = parser.parse_args()
     dtype, captions, cached = CASES[args.case]
     steps = STEPS if captions == 1 else 2
@@ -56,8 +56,8 @@ def main() -> None:
         for picture in annotated
     ]
     batches = [
-        collate([(pixels[i], ids[i], i, str(i)) for i in range(at, at + args.batch)], captioner.pad_id)
-        for at in range(0, len(pixels), args.batch)
+        collate([(pixels[i], ids[i], i, str(i)) for i in range(first, first + args.batch)], captioner.pad_id)
+        for first in range(0, len(pixels), args.batch)
     ]
 
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +88,7 @@ def main() -> None:
             captioner.model.load_state_dict(initial)
             for state in trainer.optimizer.state.values():
                 for value in state.values():
-                    value.zero_()  # in place: fresh memory is slow on this kind of machine
+                    value.zero_()  # in place, because newly allocated memory is slow at first
             trainer.schedule.last_epoch = -1
             trainer.schedule.step()
             with trainer.forward.products():
@@ -98,8 +98,8 @@ def main() -> None:
                 ]
 
         tokens = torch.zeros(len(ids), captions, CONTEXT, dtype=torch.long)
-        for rows, of in zip(tokens, ids, strict=True):
-            for row, caption in zip(rows, of, strict=True):
+        for rows, captions_of_picture in zip(tokens, ids, strict=True):
+            for row, caption in zip(rows, captions_of_picture, strict=True):
                 row[: len(caption)] = torch.tensor(caption)
         torch.save({"pixels": pixels, "tokens": tokens}, folder / "data.pt")
         peer_steps = steps * captions
@@ -114,7 +114,7 @@ def main() -> None:
             "rates": [1e-4 * learning_rate(step, peer_steps, config.warmup) for step in range(peer_steps)],
         }
         with Peer(peer_python("open_clip", CLIP_PINS), "finetune_peer.py", **options) as peer:
-            cost, peer_cost = alternate(ours, peer, args.repeats, args.device)
+            cost, peer_cost = alternate(ours, peer, args.repeats, device=args.device)
             theirs = peer.ask("losses")["losses"]
     samples = steps * args.batch * captions
     gap = max(abs(a - b) / b for a, b in zip(losses, theirs, strict=True)) if captions == 1 else None

@@ -1,19 +1,24 @@
-"""Whole runs, pictures on disk to shards on disk: `python -m benchmarks.generate --case b32-coco --peer-python PYTHON`.
+"""Whole captioning runs, from pictures on disk to shards on disk.
 
-The last line is one JSON object. `b32-coco`: `capsmith generate` on a shard of 32 photographs (CAPSMITH_DATA's, as JPEGs of
-640 x 480), five captions each, against the captioning stage of ml-mobileclip-dr (apple, commit 418551d) on the same shard, its
-reader and writer included; same random weights of coca_ViT-B-32, the same limit of 30 tokens and top-p of 0.9, 16 pictures at a
-time, all cores. As in `decoding.py`, ours end at lengths drawn from COCO's captions, the peer does its 30 tokens. Loading models
-is in neither time, nor is Ray's start in the peer's. `waiting` is the share of our time in which the model waited for pictures,
-`writing` that spent in the shard's writer; `tokens` are quartiles of the lengths of the captions as they were written.
+Usage: `python -m benchmarks.generate --case b32-coco --peer-python PYTHON`. The last line of the output is a JSON
+object.
 
-`two-processes`: the command with `--num-processes 2` on two cores, a thread each, against the command with one on one core. Of
-each time, that of the same command on pictures that do not decode, one a shard, is taken off: start-up. `with_start_up` is the
-ratio without that.
+`b32-coco`: `capsmith generate` on a shard of 32 photographs (those of CAPSMITH_DATA, as JPEGs of 640 x 480), five
+captions each. The peer is the captioning stage of ml-mobileclip-dr (apple, commit 418551d) on the same shard, with its
+reader and writer. Both have the same random weights of coca_ViT-B-32, the limit of 30 tokens, a top-p of 0.9, 16
+pictures at a time, and all cores. As in `decoding.py`, our captions end at lengths drawn from COCO's captions, and the
+peer does its 30 tokens. Neither time includes loading models, and the peer's does not include starting Ray. `waiting`
+is the share of our time in which the model waited for pictures, and `writing` the share spent in the shard's writer.
+`tokens` are the quartiles of the lengths of the written captions.
 
-PYTHON is an interpreter prepared by hand in which that commit's `raygen` and its `scripts/gen.py`, as the module `gen`, can be
-imported, with the versions it pins (torch 2.5.1, open_clip_torch 2.31.0, transformers 4.49.0, ray 2.22.0, webdataset 0.2.111 and
-the others) and an empty `notary_client.conductor`, which it imports and does not need. Neither is on PyPI.
+`two-processes`: the command with `--num-processes 2` on two cores with one thread each, compared with the command with
+one process on one core. Start-up is subtracted from each time: the time of the same command on pictures that do not
+decode, one per shard. `with_start_up` is the ratio without this subtraction.
+
+PYTHON is an interpreter, prepared by hand, that can import `raygen` of that commit and its `scripts/gen.py` as the
+module `gen`, with the pinned versions (torch 2.5.1, open_clip_torch 2.31.0, transformers 4.49.0, ray 2.22.0,
+webdataset 0.2.111 and the others). It needs an empty module `notary_client.conductor`, which is imported but not used.
+Neither is on PyPI.
 """
 
 import argparse
@@ -49,12 +54,14 @@ from imagetext.shards import ShardWriter, read_markers
 from imagetext.sources import read_samples
 
 ARCHITECTURE, LIMIT, TOP_P = "coca_ViT-B-32", 30, 0.9
-ROUNDS = 2  # times PICTURES, in a shard
-SHARDS = 4  # of two-processes: the second begins when the first has loaded its model, and must not work long alone at the end
+ROUNDS = 2  # a shard has ROUNDS * PICTURES pictures
+# For two-processes. The second process begins after the first has loaded its model, so with few shards it would work
+# alone at the end.
+SHARDS = 4
 
 
 def photographs(count: int) -> Iterator[dict[str, bytes]]:
-    """So many samples: the photographs of CAPSMITH_DATA, again and again, as JPEGs of 640 x 480."""
+    """Yield `count` samples: the photographs of CAPSMITH_DATA, repeated as needed, as JPEGs of 640 x 480."""
     encoded = []
     for path in sorted((DATA / "gbc_wiki/images/wiki").glob("*.jpg")):
         with Image.open(path) as image, io.BytesIO() as file:
@@ -64,7 +71,7 @@ def photographs(count: int) -> Iterator[dict[str, bytes]]:
 
 
 def write_shard(path: Path, samples: Iterable[Mapping[str, bytes]]) -> Path:
-    """A tar of these samples' files, by the ending of their names."""
+    """Write the samples' files, which are given by suffix, into a tar."""
     path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for number, files in enumerate(samples):
@@ -76,7 +83,7 @@ def write_shard(path: Path, samples: Iterable[Mapping[str, bytes]]) -> Path:
 
 
 class TimedWriter(ShardWriter):
-    """Adds up the seconds spent in it."""
+    """A ShardWriter that adds up the seconds spent in it."""
 
     spent = 0.0
 
@@ -97,7 +104,7 @@ class TimedWriter(ShardWriter):
 
 
 def quartiles(captioner: CoCaCaptioner, shard: Path, column: str) -> list[float]:
-    """Of the token counts, start and end included, of the captions of that column."""
+    """Quartiles of the numbers of tokens, with start and end, of the captions in the column."""
     written = [sample.columns[column] for sample in read_samples(str(shard))[0]]
     counts = [len(captioner.encode_text_ids(caption)) for captions in written for caption in captions]
     if len(counts) != ROUNDS * PICTURES * CAPTIONS:
@@ -105,7 +112,7 @@ def quartiles(captioner: CoCaCaptioner, shard: Path, column: str) -> list[float]
     return statistics.quantiles(counts, n=4)
 
 
-def against_the_peer(folder: Path, model: Path, peer_python: Path, repeats: int, device: str, dtype: str) -> dict:
+def against_the_peer(folder: Path, model: Path, peer_python: Path, *, repeats: int, device: str, dtype: str) -> dict:
     shard = write_shard(folder / "input/pictures.tar", photographs(ROUNDS * PICTURES))
     config = GenerateConfig(
         input=[str(shard)],
@@ -127,7 +134,7 @@ def against_the_peer(folder: Path, model: Path, peer_python: Path, repeats: int,
     captioner = work.columns[0].captioner
     lengths = coco_lengths(captioner, LIMIT)
     draw.choose_next, engine.ShardWriter = ending_at(lengths.to(device)), TimedWriter
-    shares = []  # of a run's time: waiting, writing
+    shares = []  # for each run, the shares of its time spent waiting and writing
 
     def ours() -> None:
         TimedWriter.spent, start = 0.0, time.perf_counter()
@@ -138,8 +145,8 @@ def against_the_peer(folder: Path, model: Path, peer_python: Path, repeats: int,
     rate, memory = product_rate(DTYPES[dtype], device), bandwidth(device)
     captions = ROUNDS * PICTURES * CAPTIONS
     print(
-        f"{ARCHITECTURE}, {ROUNDS * PICTURES} x {CAPTIONS} captions of {lengths.float().mean():.1f} tokens; this machine: "
-        f"{rate / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s",
+        f"{ARCHITECTURE}, {ROUNDS * PICTURES} x {CAPTIONS} captions of {lengths.float().mean():.1f} tokens; "
+        f"this machine: {rate / 1e9:.0f} GFLOP/s, {memory / 1e9:.1f} GB/s",
         flush=True,
     )
     options = {
@@ -153,13 +160,13 @@ def against_the_peer(folder: Path, model: Path, peer_python: Path, repeats: int,
     }
     with Peer(peer_python, "generate_peer.py", **options) as peer:
         print(f"the peer: {peer.ready}", flush=True)
-        cost, peer_cost = alternate(ours, peer, repeats, device)
-    waiting, writing = map(statistics.median, zip(*shares[1::2]))  # the others warmed up
+        cost, peer_cost = alternate(ours, peer, repeats, device=device)
+    waiting, writing = map(statistics.median, zip(*shares[1::2]))  # every other run only warmed up
     return {
         "ratio": round(peer_cost.seconds / cost.seconds, 2),
         "waiting": round(waiting, 4),
         "writing": round(writing, 4),
-        "floor_share": round(ROUNDS * floor_seconds(captioner, lengths, rate, memory) / cost.seconds, 3),
+        "floor_share": round(ROUNDS * floor_seconds(captioner, lengths, rate, bytes_per_s=memory) / cost.seconds, 3),
         "captions_per_s": round(captions / cost.seconds, 2),
         "peer_captions_per_s": round(captions / peer_cost.seconds, 2),
         "tokens": quartiles(captioner, folder / "ours/pictures.tar", "syn_text_ours"),
@@ -209,14 +216,14 @@ def two_processes(folder: Path, model: Path, repeats: int) -> dict:
             + ", ".join(f"{name} by {count} {seconds[-1]:.1f} s" for (name, count), seconds in times.items()),
             flush=True,
         )
-    one, two, start_one, start_two = (statistics.median(seconds) for seconds in times.values())
+    one_process, both, start_one, start_two = (statistics.median(seconds) for seconds in times.values())
     hashes = [[marker["sha256"] for marker in read_markers(folder / f"pictures-{count}").values()] for count in (1, 2)]
     captions = SHARDS * ROUNDS * PICTURES * CAPTIONS
     return {
-        "ratio": round((one - start_one) / (two - start_two), 2),
-        "with_start_up": round(one / two, 2),
-        "captions_per_s": round(captions / (two - start_two), 2),
-        "of_one": round(captions / (one - start_one), 2),
+        "ratio": round((one_process - start_one) / (both - start_two), 2),
+        "with_start_up": round(one_process / both, 2),
+        "captions_per_s": round(captions / (both - start_two), 2),
+        "of_one": round(captions / (one_process - start_one), 2),
         "start_up_s": [round(start_one, 1), round(start_two, 1)],
         "same_bytes": hashes[0] == hashes[1],
     }
@@ -225,10 +232,10 @@ def two_processes(folder: Path, model: Path, repeats: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=("b32-coco", "two-processes"), required=True)
-    parser.add_argument("--peer-python", type=Path, help="of b32-coco: the interpreter described above")
-    parser.add_argument("--repeats", type=int, default=3, help="turns")
-    parser.add_argument("--device", default="cpu", help="of b32-coco, and its peer: cpu, cuda, …")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="of b32-coco; the peer's is fp32")
+    parser.add_argument("--peer-python", type=Path, help="for b32-coco: the interpreter described above")
+    parser.add_argument("--repeats", type=int, default=3, help="number of turns")
+    parser.add_argument("--device", default="cpu", help="device of b32-coco and its peer: cpu, cuda, …")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="our dtype in b32-coco; the peer uses fp32")
     args = parser.parse_args()
     if args.case == "b32-coco" and not args.peer_python:
         parser.error("--peer-python: b32-coco needs an interpreter that has the peer")
@@ -236,12 +243,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         load_captioner(ARCHITECTURE, from_scratch=True).save(folder / "model", "ours")
-        found = (
-            against_the_peer(folder, folder / "model", args.peer_python, args.repeats, args.device, args.dtype)
-            if args.case == "b32-coco"
-            else two_processes(folder, folder / "model", args.repeats)
-        )
-    print(json.dumps({"case": args.case, **found}))
+        if args.case == "b32-coco":
+            result = against_the_peer(
+                folder,
+                folder / "model",
+                args.peer_python,
+                repeats=args.repeats,
+                device=args.device,
+                dtype=args.dtype,
+            )
+        else:
+            result = two_processes(folder, folder / "model", args.repeats)
+    print(json.dumps({"case": args.case, **result}))
 
 
 if __name__ == "__main__":

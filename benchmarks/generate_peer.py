@@ -1,8 +1,9 @@
-"""The peer of `generate.py`, in its own environment: ml-mobileclip-dr's captioning stage, from a shard on disk to one on disk.
+"""The peer of `generate.py`, in its own environment: ml-mobileclip-dr's captioning stage, from a shard on disk to
+another.
 
-Imports nothing of ours. Its argument is a JSON object: `architecture` and `weights`, a file of its state; `shard`, a tar;
-`output`, a folder; `captions` of a picture; `batch`, pictures at a time; `device`, cpu unless given. `at_home`, `writing_to` and
-`answer` are also for `reinforce_peer.py`.
+This file imports nothing of ours. Its argument is a JSON object: `architecture` and `weights`, a file with its state;
+`shard`, a tar; `output`, a folder; `captions` per picture; `batch`, pictures at a time; `device` (default cpu).
+`reinforce_peer.py` also uses `run_locally`, `writer_options` and `answer`.
 """
 
 import io
@@ -20,10 +21,10 @@ import raygen.datasetio as datasetio
 import torch
 
 
-def at_home(device: str = "cpu") -> None:
-    """Has the stages work in this process, on the device told, and on local files, where they ask for Ray's actors, a GPU and S3."""
+def run_locally(device: str = "cpu") -> None:
+    """Make the stages work in this process, on the device and on local files, instead of with Ray, a GPU and S3."""
     datasetio.download_fileobj = lambda s3_client, s3_url: io.BytesIO(Path(s3_url).read_bytes())
-    datasetio.ray.get = lambda number: 0  # of a shard, which its name does not need
+    datasetio.ray.get = lambda number: 0  # the number of a shard, which the shard's name does not use
     gen.Model.__init__, gen.Model.device = _begin, torch.device(device)
 
 
@@ -33,8 +34,8 @@ def _begin(self, model_name, pretrained, batch_size: int, shard_writer_kwargs: d
     self.shard_writer = datasetio.get_shard_writer(None, **shard_writer_kwargs)
 
 
-def writing_to(folder: str) -> dict:
-    """How a stage's writer is asked for."""
+def writer_options(folder: str) -> dict:
+    """Options of a stage's writer that writes to the folder."""
     return {
         "output_format": "wds",
         "output_path": folder,
@@ -45,11 +46,11 @@ def writing_to(folder: str) -> dict:
 
 
 def answer(warm_up: Callable[[], object], work: Callable[[], object]) -> None:
-    """What the work costs, for each line on the standard input."""
+    """For each line on standard input, print the cost of the work as JSON."""
     print(json.dumps({"open_clip": open_clip.__version__, "torch": torch.__version__}), flush=True)
     for _ in sys.stdin:
         warm_up()
-        with open("/proc/self/clear_refs", "w") as file:  # the peak is forgotten
+        with open("/proc/self/clear_refs", "w") as file:  # resets the peak
             file.write("5")
         before, start = memory("VmRSS"), time.perf_counter()
         work()
@@ -64,14 +65,14 @@ def memory(field: str) -> int:
 
 def main() -> None:
     options = json.loads(sys.argv[1])
-    at_home(options.get("device", "cpu"))
+    run_locally(options.get("device", "cpu"))
     stage = gen.CaptionModel(
         options["architecture"],
         options["weights"],
         batch_size=options["batch"],
         tag_suffix="_peer",
         num_samples=options["captions"],
-        shard_writer_kwargs=writing_to(options["output"]),
+        shard_writer_kwargs=writer_options(options["output"]),
     )
     pictures = torch.randn(options["batch"], 3, 224, 224, device=stage.device)
 

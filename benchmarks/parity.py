@@ -1,10 +1,13 @@
-"""Captions token by token against the peers' own: `python -m benchmarks.parity --case greedy-30`; the last line is JSON.
+"""Captions compared token by token with those of the peers: `python -m benchmarks.parity --case greedy-30`.
 
-greedy-30, greedy-77: our greedy captions of random pictures against open_clip's `generate(generation_type="top_k", top_k=1)`,
-from the same scrambled weights of coca_ViT-B-32. groups: our diverse beam groups against those of transformers 4.49, whose
-successor has none, over the logits of one small language model. bf16: where our greedy captions in bfloat16, or in
-`--dtype` on `--device`, first differ from those in float32 on the CPU. tokenizer: coca_tiny's, of captions and scraps of text, under transformers 4.49 and under ours. `equal` is the
-share of captions with the same tokens.
+The last line of the output is a JSON object; `equal` is the share of captions with the same tokens.
+
+`greedy-30`, `greedy-77`: our greedy captions of random pictures, compared with open_clip's
+`generate(generation_type="top_k", top_k=1)` from the same scrambled weights of coca_ViT-B-32. `groups`: our diverse
+beam groups, compared with those of transformers 4.49 over the logits of the same small language model. Later versions
+of transformers have no beam groups. `bf16`: where our greedy captions in bfloat16, or in `--dtype` on `--device`,
+first differ from those in float32 on the CPU. `tokenizer`: the tokens of coca_tiny's tokenizer for captions and scraps
+of text, under transformers 4.49 and ours.
 """
 
 import argparse
@@ -30,15 +33,15 @@ from imagetext.sample import decode_image
 from imagetext.sources import read_samples
 
 PICTURES = 16
-PAD, START, END, NEVER = 0, 1, 2, (0, 1)  # of the small language model
+PAD, START, END, NEVER = 0, 1, 2, (0, 1)  # tokens of the small language model; NEVER may not be generated
 
 
 def greedy(captioner: CoCaCaptioner, pictures: torch.Tensor, limit: int) -> list[list[int]]:
-    """Tokens of greedy captions, from start to end."""
-    captioner.decode = list  # tokens instead of their text
+    """Tokens of greedy captions, with start and end."""
+    captioner.decode = list  # gives the tokens in place of their text
     sampling = SamplingConfig(strategy="greedy", max_length=limit)
-    found = captioner.caption([Request(str(i), picture) for i, picture in enumerate(pictures)], sampling)
-    return [one.captions[0].text for one in found]
+    captioned = captioner.caption([Request(str(i), picture) for i, picture in enumerate(pictures)], sampling)
+    return [result.captions[0].text for result in captioned]
 
 
 def greedy_case(limit: int) -> dict:
@@ -102,7 +105,7 @@ def groups_case(runs: int = 40) -> dict:
         pad_token_id=PAD,
     )
     model = GPT2LMHeadModel(config).eval()
-    with torch.no_grad():  # a more probable end token, so that captions end at many lengths
+    with torch.no_grad():  # makes the end token more probable, so that captions end at many lengths
         bias = model.transformer.ln_f.bias.normal_()
         model.lm_head.weight[END] += 5 * bias / (bias @ bias)
     ours, theirs = [], []
@@ -127,7 +130,7 @@ def groups_case(runs: int = 40) -> dict:
 
 
 class PlainRows:
-    """Rows that keep their tokens and compute everything anew."""
+    """Rows without a cache: they keep their tokens and compute everything again at each step."""
 
     def __init__(self, model: GPT2LMHeadModel):
         self.model, self.tokens = model, torch.zeros(1, 0, dtype=torch.long)
@@ -142,10 +145,10 @@ class PlainRows:
 
 def diverse(model: GPT2LMHeadModel, prefix: list[int], sampling: SamplingConfig) -> list[list[int]]:
     rules = Rules(sampling, torch.tensor(prefix), torch.tensor(NEVER), END, max_length=16)
-    [found] = BeamSearch(
+    [groups] = BeamSearch(
         lambda requests: (torch.zeros(1, 1), PlainRows(model)), [Request("", None)], rules, batch_size=1
     )
-    return [caption.tokens for caption in found.captions]
+    return [caption.tokens for caption in groups.captions]
 
 
 CASES = {
@@ -161,8 +164,8 @@ CASES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, required=True)
-    parser.add_argument("--device", default="cpu", help="of the cases bf16: cpu, cuda, …")
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of the cases bf16")
+    parser.add_argument("--device", default="cpu", help="device of the cases bf16: cpu, cuda, …")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="dtype of the cases bf16")
     args = parser.parse_args()
     print(json.dumps({"case": args.case, **CASES[args.case](args)}))
 

@@ -1,8 +1,9 @@
-"""What fine-tuning the built-in captioner reaches: `python -m benchmarks.quickstart --output runs/bench`, three seeds.
+"""What fine-tuning the built-in captioner achieves, for three seeds: `python -m benchmarks.quickstart --output
+runs/bench`.
 
-Runs `capsmith quickstart` with 500 held-out pictures of one or two objects for each seed, and prints, of the pretrained and
-the fine-tuned captioner, the precision of the facts that captions state and the recall of the scenes' facts, by kind. The
-last line is one JSON object.
+For each seed this runs `capsmith quickstart` with 500 held-out pictures of one or two objects. For the pretrained and
+the fine-tuned captioner it prints the precision of the facts that captions state, and the recall of the scenes' facts,
+by kind. The last line of the output is a JSON object.
 """
 
 import argparse

@@ -1,17 +1,19 @@
-"""Reinforcement and its peers: `python -m benchmarks.reinforce --case embeddings --peer-python PYTHON`; last line JSON.
+"""Reinforcement compared with its peers: `python -m benchmarks.reinforce --case embeddings --peer-python PYTHON`.
 
-`embeddings`: `capsmith reinforce` on a shard of 32 records, 8 views, the original caption and 5 synthetic ones of each, against
-the embedding stage of ml-mobileclip-dr (apple, commit 418551d) on the same shard, its reader and writer included; two teachers,
-random weights of ViT-B-32, all cores. Photographs and captions are those of CAPSMITH_DATA, as JPEGs of 640 x 480. The peer
-loses embeddings behind the first batch of a shard, so its batch is the shard. It draws its own views; its record does not keep
-them. Loading models is in neither time, nor is Ray's start in the peer's. `text_gap` is the largest difference of the two
-sides' texts' embeddings.
+The last line of the output is a JSON object.
 
-`student`: the time of `train-student`'s steps with stored embeddings of two teachers, divided by that of plain CLIP's:
-open_clip's forward, its ClipLoss, AdamW, clipped gradients, in this process. Both train ViT-B-32 on 16 records a step, one
-synthetic caption each (`--text-weight 0`: with the original caption, too, the text tower has twice the work), and read the same
-set by the same worker: records, pictures, views, and, for the student alone, embeddings. Four steps a turn; the first waits for
-the worker.
+`embeddings`: `capsmith reinforce` on a shard of 32 records with 8 views, the original caption and 5 synthetic captions
+each. The peer is the embedding stage of ml-mobileclip-dr (apple, commit 418551d) on the same shard, with its reader
+and writer. There are two teachers (ViT-B-32 with random weights), and all cores are used. Photographs and captions are
+those of CAPSMITH_DATA, as JPEGs of 640 x 480. The peer loses the embeddings after the first batch of a shard, so its
+batch is the whole shard. It draws its own views and does not store them. Neither time includes loading models, and the
+peer's does not include starting Ray. `text_gap` is the largest difference between the two sides' text embeddings.
+
+`student`: the time of training steps of `train-student` with stored embeddings of two teachers, divided by the time of
+plain CLIP training: open_clip's forward pass, its ClipLoss, AdamW and clipped gradients, in this process. Both train
+ViT-B-32 on 16 records per step with one synthetic caption each (`--text-weight 0`; the original caption would double
+the work of the text tower). Both read the same set with the same worker: records, pictures and views, and for the
+student also embeddings. A turn has four steps; the first one waits for the worker.
 
 PYTHON is an interpreter prepared by hand, as `generate.py` says.
 """
@@ -48,11 +50,11 @@ from imagetext.sources import read_samples
 ARCHITECTURE, TEACHERS = "ViT-B-32", 2
 RECORDS, VIEWS, CAPTIONS = 32, 8, 5
 COLUMN = "syn_text_coco"
-BATCH, STEPS = 16, 4  # of the student
+BATCH, STEPS = 16, 4  # records per step and steps per turn of the student
 
 
 def captioned() -> Iterator[dict[str, bytes]]:
-    """The samples: photographs, with captions of COCO's pictures."""
+    """Yield the samples: photographs, with captions of COCO's pictures."""
     annotated = json.loads((DATA / "coco1000.json").read_text(encoding="utf-8"))
     for photograph, captions in zip(photographs(RECORDS), annotated):
         yield photograph | {
@@ -62,13 +64,13 @@ def captioned() -> Iterator[dict[str, bytes]]:
 
 
 def text_embeddings(shard: Path) -> Tensor:
-    """Of all captions (RECORDS, 1 + CAPTIONS, D), the original one first."""
-    found = [unpack(sample.members) for sample in read_samples(str(shard))[0]]
-    return torch.stack([torch.cat([embeddings["text_emb"], embeddings[f"{COLUMN}_emb"]]) for embeddings in found])
+    """Embeddings of all captions (RECORDS, 1 + CAPTIONS, D), with the original caption first."""
+    records = [unpack(sample.members) for sample in read_samples(str(shard))[0]]
+    return torch.stack([torch.cat([embeddings["text_emb"], embeddings[f"{COLUMN}_emb"]]) for embeddings in records])
 
 
-def reinforcement(folder: Path, views: int, device: str, dtype: str) -> ReinforceConfig:
-    """What reinforces a shard of the samples, by teachers of random weights; all of it in the folder."""
+def reinforcement(folder: Path, views: int, *, device: str, dtype: str) -> ReinforceConfig:
+    """Write a shard of samples and teachers with random weights to the folder; return the configuration for them."""
     shard = write_shard(folder / "input/records.tar", captioned())
     files = [folder / f"{seed}.safetensors" for seed in range(TEACHERS)]
     for seed, file in enumerate(files):
@@ -84,8 +86,8 @@ def reinforcement(folder: Path, views: int, device: str, dtype: str) -> Reinforc
     )
 
 
-def embeddings(folder: Path, peer_python: Path, repeats: int, device: str, dtype: str) -> dict:
-    config = reinforcement(folder, VIEWS, device, dtype)
+def embeddings(folder: Path, peer_python: Path, *, repeats: int, device: str, dtype: str) -> dict:
+    config = reinforcement(folder, VIEWS, device=device, dtype=dtype)
     work = Reinforcing(config)
     work.load(device, {})
 
@@ -103,7 +105,7 @@ def embeddings(folder: Path, peer_python: Path, repeats: int, device: str, dtype
     }
     with Peer(peer_python, "reinforce_peer.py", **options) as peer:
         print(f"the peer: {peer.ready}", flush=True)
-        cost, peer_cost = alternate(ours, peer, repeats, device)
+        cost, peer_cost = alternate(ours, peer, repeats, device=device)
     count = RECORDS * (VIEWS + 1 + CAPTIONS) * TEACHERS
     gap = text_embeddings(folder / "ours/records.tar") - text_embeddings(folder / "peer/records.tar")
     return {
@@ -117,7 +119,7 @@ def embeddings(folder: Path, peer_python: Path, repeats: int, device: str, dtype
 
 
 class Plain:
-    """Plain CLIP's steps, in the place of a peer."""
+    """Training steps of plain CLIP; takes the place of a peer's process."""
 
     def __init__(self, model: nn.Module, config: StudentConfig, pictures: ReinforcedPictures):
         self.model, self.config, self.pictures = model, config, pictures
@@ -142,12 +144,12 @@ class Plain:
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
     def ask(self) -> dict[str, float]:
-        self.train()  # to warm up
+        self.train()  # warms up
         return cost_of(self.train, self.config.device)._asdict()
 
 
-def student(folder: Path, repeats: int, device: str, dtype: str) -> dict:
-    run(reinforcement(folder, 2, device, "fp32"))
+def student(folder: Path, *, repeats: int, device: str, dtype: str) -> dict:
+    run(reinforcement(folder, 2, device=device, dtype="fp32"))
     config = StudentConfig(
         input=[str(folder / "ours/records.tar")],
         student=ARCHITECTURE,
@@ -174,7 +176,7 @@ def student(folder: Path, repeats: int, device: str, dtype: str) -> dict:
             with trainer.forward.products():
                 trainer._step(batch)
 
-    cost, plain_cost = alternate(ours, plain, repeats, device)
+    cost, plain_cost = alternate(ours, plain, repeats, device=device)
     return {
         "cost": round(cost.seconds / plain_cost.seconds, 3),
         "records_per_s": round(STEPS * BATCH / cost.seconds, 2),
@@ -185,25 +187,25 @@ def student(folder: Path, repeats: int, device: str, dtype: str) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=("embeddings", "student"), required=True)
-    parser.add_argument("--peer-python", type=Path, help="of embeddings: the interpreter described above")
-    parser.add_argument("--repeats", type=int, default=3, help="turns")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, …; of both")
+    parser.add_argument("--peer-python", type=Path, help="for embeddings: the interpreter described above")
+    parser.add_argument("--repeats", type=int, default=3, help="number of turns")
+    parser.add_argument("--device", default="cpu", help="device of both sides: cpu, cuda, …")
     parser.add_argument(
         "--dtype",
         choices=("fp32", "bf16"),
         default="fp32",
-        help="of the teachers, whose peer's is fp32, or of training",
+        help="dtype of our teachers (the peer's is fp32), or of training",
     )
     args = parser.parse_args()
     if args.case == "embeddings" and not args.peer_python:
         parser.error("--peer-python: embeddings needs an interpreter that has the peer")
     with tempfile.TemporaryDirectory() as folder:
-        found = (
-            embeddings(Path(folder), args.peer_python, args.repeats, args.device, args.dtype)
-            if args.case == "embeddings"
-            else student(Path(folder), args.repeats, args.device, args.dtype)
-        )
-    print(json.dumps({"case": args.case, **found}))
+        options = {"repeats": args.repeats, "device": args.device, "dtype": args.dtype}
+        if args.case == "embeddings":
+            result = embeddings(Path(folder), args.peer_python, **options)
+        else:
+            result = student(Path(folder), **options)
+    print(json.dumps({"case": args.case, **result}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""The peer of `reinforce.py`, in its own environment: ml-mobileclip-dr's embedding stage, from a shard on disk to one on disk.
+"""The peer of `reinforce.py`, in its own environment: ml-mobileclip-dr's embedding stage, from one shard on disk to
+another.
 
-Imports nothing of ours. Its argument is a JSON object: `teachers`, of one `architecture`, files of their states; `shard`, a tar;
-`output`, a folder; `views` of a picture; `batch`, records at a time; `device`, cpu unless given.
+This file imports nothing of ours. Its argument is a JSON object: `teachers`, files with the states of models of the
+same `architecture`; `shard`, a tar; `output`, a folder; `views` per picture; `batch`, records at a time; `device`
+(default cpu).
 """
 
 import json
@@ -10,7 +12,7 @@ import sys
 import gen
 import open_clip
 import torch
-from generate_peer import answer, at_home, writing_to
+from generate_peer import answer, run_locally, writer_options
 
 AUGMENTATION = {
     "random_resized_crop": {"interpolation": "bicubic", "size": 224},
@@ -23,7 +25,7 @@ AUGMENTATION = {
 
 def main() -> None:
     options = json.loads(sys.argv[1])
-    at_home(options.get("device", "cpu"))
+    run_locally(options.get("device", "cpu"))
     names = ",".join([options["architecture"]] * len(options["teachers"]))
     stage = gen.EmbeddingModel(
         names,
@@ -33,7 +35,7 @@ def main() -> None:
         tag_suffix="",
         syn_text_key_regex="^syn_text",
         aug_config=AUGMENTATION,
-        shard_writer_kwargs=writing_to(options["output"]),
+        shard_writer_kwargs=writer_options(options["output"]),
     )
     pictures = torch.randn(options["batch"], 3, 224, 224, device=stage.device)
 

@@ -1,8 +1,8 @@
 """The peer of `rewrite.py`: transformers' `generate` on the same prompts, sorted by length, in left-padded batches.
 
-Imports nothing of ours. Its argument is a JSON object: `model`, a folder; `work`, a file of `prompts`, lists of token ids, and `lengths`,
-a list for each of the tokens of its rewrites; `rows` in flight, `device`, `dtype`, and `end`, the end token. To a line it answers what
-the work costs.
+This file imports nothing of ours. Its argument is a JSON object: `model`, a folder; `work`, a file of `prompts` (lists
+of token ids) and `lengths` (for each prompt, the numbers of tokens of its rewrites); `rows`, the rows decoded at a
+time; `device`; `dtype`; and `end`, the end token. It answers each line that it is sent with the cost of the work.
 """
 
 import json
@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LogitsProcessor
 
 
 class EndingAt(LogitsProcessor):
-    """Each row ends with its `lengths[row]`-th token after the prompt."""
+    """Makes each row end with its `lengths[row]`-th token after the prompt."""
 
     def __init__(self, prompt: int, lengths: torch.Tensor, end: int):
         self.prompt, self.lengths, self.end = prompt, lengths, end
@@ -32,12 +32,12 @@ def rewrite(model: torch.nn.Module, work: dict, options: dict) -> None:
     order = sorted(range(len(work["prompts"])), key=lambda i: len(work["prompts"][i]), reverse=True)
     size = max(1, options["rows"] // each)
     for first in range(0, len(order), size):
-        some = order[first : first + size]
-        longest = max(len(work["prompts"][i]) for i in some)
-        prompts = [work["prompts"][i] for i in some]
+        batch = order[first : first + size]
+        longest = max(len(work["prompts"][i]) for i in batch)
+        prompts = [work["prompts"][i] for i in batch]
         ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-        lengths = torch.tensor([length for i in some for length in work["lengths"][i]], device=device)
+        lengths = torch.tensor([length for i in batch for length in work["lengths"][i]], device=device)
         model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -59,10 +59,10 @@ def main() -> None:
         work = json.load(file)
     model = AutoModelForCausalLM.from_pretrained(options["model"], dtype=DTYPES[options["dtype"]])
     model = model.to(options["device"]).eval()
-    few = {name: of[: max(1, options["rows"] // 4)] for name, of in work.items()}
+    warm_up = {name: values[: max(1, options["rows"] // 4)] for name, values in work.items()}
     print(json.dumps({"transformers": transformers.__version__}), flush=True)
     for _ in sys.stdin:
-        rewrite(model, few, options)  # to warm up
+        rewrite(model, warm_up, options)
         with Cost(options["device"]) as cost:
             rewrite(model, work, options)
         print(json.dumps(cost.found), flush=True)

@@ -1,4 +1,4 @@
-"""Captioners whose captions show every mistake, and how many captions are the same token by token."""
+"""Captioners whose captions reveal every mistake of a decoder, and a comparison of captions token by token."""
 
 import torch
 
@@ -7,7 +7,7 @@ from captioners.load import load_captioner
 
 
 def scrambled(architecture: str) -> CoCaCaptioner:
-    """Random weights in every parameter, biases too, with logits of real spread: a term that is missing shows."""
+    """A captioner with random numbers in every parameter, also biases, so that a missing term changes its captions."""
     torch.manual_seed(0)
     captioner = load_captioner(architecture, from_scratch=True)
     generator = torch.Generator().manual_seed(0)
@@ -19,11 +19,11 @@ def scrambled(architecture: str) -> CoCaCaptioner:
 
 
 def compare(ours: list[list[int]], theirs: list[list[int]]) -> dict:
-    """How many token lists are equal, and where those that are not first differ."""
+    """The share of equal token lists, and the positions where the others first differ."""
     differing = [
-        next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
-        for one, other in zip(ours, theirs, strict=True)
-        if one != other
+        next((i for i, (a, b) in enumerate(zip(tokens, their_tokens)) if a != b), min(len(tokens), len(their_tokens)))
+        for tokens, their_tokens in zip(ours, theirs, strict=True)
+        if tokens != their_tokens
     ]
     return {
         "captions": len(ours),

@@ -1,6 +1,6 @@
-"""Us and a peer on the same work in one run, alternating: the peer is a process in an environment of its own.
+"""Run capsmith and a peer on the same work in turns; the peer is a process in an environment of its own.
 
-A peer script prints a JSON line when it is ready, then one for each line it is sent; see `decoding_peer.py`.
+A peer script prints a JSON line when it is ready, and then one for each line that it is sent; see `decoding_peer.py`.
 """
 
 import json
@@ -19,25 +19,25 @@ import torch
 from captioners.coca.onednn import linear
 
 PEERS = Path("runs/peers")
-CLIP_PINS = ("open_clip_torch==3.3.0", "transformers==4.49.0")  # with transformers 5 open_clip's `generate` fails
+CLIP_PINS = ("open_clip_torch==3.3.0", "transformers==4.49.0")  # open_clip's `generate` fails with transformers 5
 
 
 def peer_python(name: str, requirements: Sequence[str]) -> Path:
-    """The interpreter of an environment with the peer's pins and our own torch, made once under runs/peers."""
+    """The interpreter of an environment with the peer's pinned versions and our torch, made once under runs/peers."""
     folder = PEERS / name
     python = folder / "bin" / "python"
-    wanted = [f"torch=={torch.__version__.partition('+')[0]}", *requirements]
+    pinned = [f"torch=={torch.__version__.partition('+')[0]}", *requirements]
     done = folder / "requirements.txt"
-    if not done.exists() or done.read_text().split() != wanted:
-        print(f"making the peer's environment {folder}: {', '.join(wanted)}", flush=True)
+    if not done.exists() or done.read_text().split() != pinned:
+        print(f"making the peer's environment {folder}: {', '.join(pinned)}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted], check=True)
-        done.write_text("\n".join(wanted))
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pinned], check=True)
+        done.write_text("\n".join(pinned))
     return python
 
 
 class Peer:
-    """A peer's process, kept waiting while we work."""
+    """A peer's process, which waits while we work."""
 
     def __init__(self, python: Path, script: str, **options: Any):
         command = [str(python), str(Path(__file__).parent / script), json.dumps(options)]
@@ -69,9 +69,9 @@ class Peer:
 
 
 class Cost(NamedTuple):
-    """Of one piece of work: seconds, and bytes by which it raised the memory at most (0 where Linux cannot say).
+    """The cost of some work: its seconds, and the bytes by which it raised the peak memory (0 if that is not known).
 
-    The memory is the process's, or the card's where the work is done on one.
+    The memory is that of the card if the work runs on one, else that of the process.
     """
 
     seconds: float
@@ -79,22 +79,25 @@ class Cost(NamedTuple):
 
 
 def alternate(ours: Callable[[], None], peer: Peer, repeats: int, device: str = "cpu") -> tuple[Cost, Cost]:
-    """Median costs of ours and of the peer, turn by turn; each warms up before its turn, for idle memory may be far away."""
-    mine, theirs = [], []
+    """Median costs of our work and of the peer's, in alternating turns.
+
+    Each warms up before its turn, because the memory of an idle process may have been paged out.
+    """
+    ours_costs, peer_costs = [], []
     for turn in range(repeats):
         ours()
-        mine.append(cost_of(ours, device))
-        theirs.append(Cost(**peer.ask()))
+        ours_costs.append(cost_of(ours, device))
+        peer_costs.append(Cost(**peer.ask()))
         print(
-            f"turn {turn + 1} of {repeats}: ours {mine[-1].seconds:.2f} s, peer {theirs[-1].seconds:.2f} s, "
-            f"ratio {theirs[-1].seconds / mine[-1].seconds:.1f}",
+            f"turn {turn + 1} of {repeats}: ours {ours_costs[-1].seconds:.2f} s, peer {peer_costs[-1].seconds:.2f} s, "
+            f"ratio {peer_costs[-1].seconds / ours_costs[-1].seconds:.1f}",
             flush=True,
         )
-    return tuple(Cost(*map(statistics.median, zip(*costs))) for costs in (mine, theirs))
+    return tuple(Cost(*map(statistics.median, zip(*costs))) for costs in (ours_costs, peer_costs))
 
 
 def cost_of(function: Callable[[], Any], device: str = "cpu") -> Cost:
-    """What a call costs, to the end of its work on the device."""
+    """The cost of a call, until its work on the device has ended."""
     if is_card(device):
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -107,16 +110,16 @@ def cost_of(function: Callable[[], Any], device: str = "cpu") -> Cost:
 
 
 def reset_peak() -> None:
-    """Forgets the process's peak memory, on Linux."""
+    """Reset the process's peak memory, on Linux."""
     if Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def memory(field: str) -> int:
-    """VmRSS or VmHWM, the process's memory now or at its peak, in bytes; 0 but on Linux."""
+    """The process's memory in bytes: VmRSS is the present one, VmHWM the peak. 0 if the system is not Linux."""
     status = Path("/proc/self/status")
-    found = re.search(rf"{field}:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return int(found[1]) * 1024 if found else 0
+    match = re.search(rf"{field}:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(match[1]) * 1024 if match else 0
 
 
 def is_card(device: str) -> bool:
@@ -124,15 +127,16 @@ def is_card(device: str) -> bool:
 
 
 def synchronise(device: str) -> None:
-    """Waits for all that a card was given; a CPU is always done."""
+    """Wait until a card has finished its work; nothing to do for a CPU."""
     if is_card(device):
         torch.cuda.synchronize(device)
 
 
 def product_rate(dtype: torch.dtype, device: str = "cpu", size: int | None = None) -> float:
-    """FLOP/s of square matrix products of random numbers.
+    """FLOP/s of products of square matrices with random numbers.
 
-    On a CPU the best of many, by torch or by oneDNN, whichever is faster here; on a card the median, of 8192 rows.
+    On a CPU this is the best of many products, by torch or by oneDNN, whichever is faster here. On a card it is the
+    median, with 8192 rows.
     """
     if is_card(device):
         size = size or 8192
@@ -146,7 +150,9 @@ def product_rate(dtype: torch.dtype, device: str = "cpu", size: int | None = Non
 
 
 def bandwidth(device: str = "cpu", megabytes: int | None = None) -> float:
-    """Bytes/s, in memory larger than the caches: that a sum reads on a CPU, that a copy reads and writes on a card."""
+    """Bytes/s for memory larger than the caches: bytes that a sum reads on a CPU, or a copy reads and writes on a
+    card.
+    """
     if is_card(device):
         source = torch.randn((megabytes or 4096) * 2**18, device=device)
         target = torch.empty_like(source)
@@ -156,7 +162,7 @@ def bandwidth(device: str = "cpu", megabytes: int | None = None) -> float:
 
 
 def median_on_card(function: Callable[[], Any], repeats: int = 20) -> float:
-    """Seconds of a call by the card's own clock, once it is warm."""
+    """Median seconds of a call by the card's own clock, after warming up."""
     events = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
     for _ in range(3):
         function()
@@ -169,7 +175,7 @@ def median_on_card(function: Callable[[], Any], repeats: int = 20) -> float:
 
 
 def seconds_of(function: Callable[[], Any], device: str = "cpu") -> float:
-    """Seconds of a call, to the end of its work on the device."""
+    """Seconds of a call, until its work on the device has ended."""
     synchronise(device)
     start = time.perf_counter()
     function()

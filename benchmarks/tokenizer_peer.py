@@ -1,4 +1,6 @@
-"""The peer of `parity.py --case tokenizer`, in its own environment: open_clip's tokenizer of a folder under transformers 4.49."""
+"""The peer of `parity.py --case tokenizer`, in its own environment: open_clip's tokenizer of a folder under
+transformers 4.49.
+"""
 
 import json
 import sys

@@ -1,6 +1,7 @@
-"""The peer of `vendi.py`, in its own environment: vendi-score's dual form. Imports nothing of ours.
+"""The peer of `vendi.py`, in its own environment: vendi-score's dual form.
 
-Its argument is a JSON object: `rows`, a file of embeddings (N, D); `orders`, the orders q of the scores.
+This file imports nothing of ours. Its argument is a JSON object: `rows`, a file of embeddings (N, D); `orders`, the
+orders q of the scores.
 """
 
 import json
@@ -28,11 +29,11 @@ def main() -> None:
 
     print(json.dumps({"rows": len(rows)}), flush=True)
     for line in sys.stdin:
-        found = scores()  # warms up
+        values = scores()  # warms up
         if json.loads(line) == "scores":
-            print(json.dumps(found), flush=True)
+            print(json.dumps(values), flush=True)
             continue
-        with open("/proc/self/clear_refs", "w") as file:  # the peak is forgotten
+        with open("/proc/self/clear_refs", "w") as file:  # resets the peak
             file.write("5")
         before, start = memory("VmRSS"), time.perf_counter()
         scores()

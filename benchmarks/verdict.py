@@ -1,13 +1,16 @@
-"""How often the report of `capsmith diversity` names a bad column of captions best, over resampled sets of real captions.
+"""How often the report of `capsmith diversity` names a bad column best, over resampled sets of real captions.
 
     python -m benchmarks.verdict --sets 200 [--embedder minilm]
 
-Each set is 20 to 500 pictures of COCO (CAPSMITH_DATA), with 1 to 4 captions of each column and up to four human
-captions to judge by. The good columns are other human captions of the pictures and, where there is one caption a
-picture, those of a machine; the bad ones are made of one of them, the base, in the ways of `bad_columns`. Fields that are
-judged: the base with each bad column (`pair`), with the other good column too (`three`), a bad column made of the
-better good one, if it is less true, with the weaker good one alone (`crossed`), and the two good ones alone (`good`),
-which shows from how many pictures the better is named.
+Each set has 20 to 500 pictures of COCO (CAPSMITH_DATA), with 1 to 4 captions of each picture in each column, and up to
+four human captions as references. The good columns are other human captions of the pictures and, in sets with one
+caption per picture, captions of a machine. The bad columns are made from one of these, the base, by `bad_columns`. A
+field is a set of columns that are compared:
+
+- `pair`: the base and a bad column;
+- `three`: the base, the other good column, and a bad column;
+- `crossed`: the weaker good column, and a bad column that is made from the better one and is less true;
+- `good`: the two good columns, which shows how many pictures it takes to name the better one.
 """
 
 import argparse
@@ -37,12 +40,14 @@ PICTURES = (20, 50, 100, 200, 500)
 SYNONYMS = dict(
     pair.split(":")
     for pair in (
-        "man:guy woman:lady dog:hound cat:kitty street:road people:persons group:bunch sitting:seated standing:upright large:huge "
-        "small:tiny photo:snapshot picture:image train:locomotive plate:dish table:desk young:youthful boy:lad girl:lass bike:bicycle "
+        "man:guy woman:lady dog:hound cat:kitty street:road people:persons group:bunch sitting:seated "
+        "standing:upright large:huge "
+        "small:tiny photo:snapshot picture:image train:locomotive plate:dish table:desk young:youthful boy:lad "
+        "girl:lass bike:bicycle "
         "next:close front:foreground holding:grasping playing:enjoying field:meadow water:liquid food:meal"
     ).split()
 )
-AS_TRUE = ("synonyms",)  # as true as their base, and no worse than another captioner's
+AS_TRUE = ("synonyms",)  # kinds of changes that leave captions as true as their base
 TAILS = (
     "in a nice picture",
     "on a sunny day",
@@ -67,19 +72,19 @@ Column = list[list[str]]
 
 
 class Outcome(NamedTuple):
-    """What came of one field of columns."""
+    """The result of judging one field, that is a set of columns compared with each other."""
 
     field: str  # pair | three | crossed | good | suspect
-    kind: str  # of the bad column, or the good one that may be suspect
-    base: str  # of which it is made
+    kind: str  # kind of the bad column; for `suspect`, the name of the good column
+    base: str  # the good column from which the bad one is made
     pictures: int
-    winner: str  # "": nobody
-    suspect: bool  # whether the column is
-    bad: bool  # whether the winner is bad
+    winner: str  # name of the winner, or "" if there is none
+    suspect: bool  # whether the column `kind` is suspect
+    bad: bool  # whether the winner is a bad column
 
 
-class World:
-    """What a bad column may be made of: all captions of the set, and each picture's human ones."""
+class CaptionChanges:
+    """Changes that make bad captions from good ones, with the set's vocabulary and each picture's human captions."""
 
     def __init__(self, references: Groups, random_: random.Random):
         self.references, self.random = references, random_
@@ -97,13 +102,13 @@ class World:
         )
 
     def one_changed(self, caption: str) -> str:
-        found = words(caption) or [""]
-        found[self.random.randrange(len(found))] = self.random.choice(self.vocabulary)
-        return " ".join(found)
+        changed = words(caption) or [""]
+        changed[self.random.randrange(len(changed))] = self.random.choice(self.vocabulary)
+        return " ".join(changed)
 
     def shuffled(self, caption: str, window: int = 1000) -> str:
-        found = words(caption)
-        parts = [found[at : at + window] for at in range(0, len(found), window)]
+        all_words = words(caption)
+        parts = [all_words[start : start + window] for start in range(0, len(all_words), window)]
         return " ".join(word for part in parts for word in self.random.sample(part, len(part)))
 
     def copied(self, column: Column, share: float) -> Column:
@@ -113,30 +118,32 @@ class World:
         ]
 
     def neighbours(self, column: Column) -> Column:
-        """Captions of the other picture whose human captions have most words in common with this one's."""
-        own = [{word for caption in group for word in words(caption)} for group in self.references]
+        """For each picture, the captions of the picture whose human captions share the most words with its own."""
+        picture_words = [{word for caption in group for word in words(caption)} for group in self.references]
 
-        def nearest(at: int) -> int:
-            return max(
-                (other for other in range(len(own)) if other != at),
-                key=lambda other: len(own[at] & own[other]) / len(own[at] | own[other]),
-            )
+        def overlap(index: int, other: int) -> float:
+            return len(picture_words[index] & picture_words[other]) / len(picture_words[index] | picture_words[other])
 
-        return [column[nearest(at)] for at in range(len(own))]
+        def nearest(index: int) -> int:
+            others = (other for other in range(len(picture_words)) if other != index)
+            return max(others, key=lambda other: overlap(index, other))
+
+        return [column[nearest(index)] for index in range(len(picture_words))]
 
     def one_word(self, human: Sequence[str]) -> str:
         return Counter(word for caption in human for word in words(caption) if len(word) > 3).most_common(1)[0][0]
 
 
-def bad_columns(column: Column, world: World) -> dict[str, Column]:
-    """Every kind of bad column, made of the captions of a good one."""
+def bad_columns(column: Column, world: CaptionChanges) -> dict[str, Column]:
+    """Make every kind of bad column from the captions of a good one; columns by kind."""
     draw, common = world.random, Counter(caption for group in column for caption in group).most_common(1)[0][0]
     stock = [caption for group in column[:10] for caption in group]
     cipher = str.maketrans("aeiounrstlmd", "oiuaebvzkpgf")
-    found = {
+    columns = {
         "other pictures": world.moved(column),
         "other pictures, half": [
-            other if at % 2 else own for at, (own, other) in enumerate(zip(column, world.moved(column)))
+            moved if index % 2 else captions
+            for index, (captions, moved) in enumerate(zip(column, world.moved(column)))
         ],
         "most similar pictures": world.neighbours(column),
         "shuffled": world.each(world.shuffled)(column),
@@ -158,7 +165,8 @@ def bad_columns(column: Column, world: World) -> dict[str, Column]:
         "head": world.each(lambda text: f"in this picture we can see {text}")(column),
         "varied heads": world.each(lambda text: f"{draw.choice(HEADS)} {text}")(column),
         "two captions in one": [
-            [f"{one} {other}" for one, other in zip(own, others)] for own, others in zip(column, world.moved(column))
+            [f"{caption} {moved_caption}" for caption, moved_caption in zip(captions, moved)]
+            for captions, moved in zip(column, world.moved(column))
         ],
         "template": [
             [f"a photo of a {world.one_word(human)}"] * len(group) for group, human in zip(column, world.references)
@@ -171,36 +179,40 @@ def bad_columns(column: Column, world: World) -> dict[str, Column]:
         "copied, two fifths": world.copied(column, 0.4),
     }
     if len(column[0]) > 1:
-        found["one said again"] = [group[:1] * len(group) for group in column]
-        found["one said again, tails"] = [
+        columns["one said again"] = [group[:1] * len(group) for group in column]
+        columns["one said again, tails"] = [
             [f"{group[0].rstrip('. ')} {draw.choice(TAILS)}" for _ in group] for group in column
         ]
-    return found
+    return columns
 
 
 def judge(sampled: Sampled, suspected: Sequence[Mapping[str, Any]], names: Sequence[str], seed: int) -> str | None:
-    """The winner of a field, as `diversity.score.report` finds it."""
+    """The winner among the columns `names`, chosen as `diversity.score.report` does it; None if there is no winner."""
     scores = {name: sampled.scores[name] for name in names}
     flat = estimates(
-        {(name, score): values for name, found in scores.items() for score, values in found.items()}, seed
+        {(name, score): values for name, by_score in scores.items() for score, values in by_score.items()}, seed
     )
     intervals = {name: {score: flat[name, score] for score in scores[name] if (name, score) in flat} for name in names}
     evidence, decisive = evidence_of(names, intervals)
     spread = catalogue.SELF_CIDER if all("self_cider" in intervals[name] for name in names) else None
     compared = [measure.score for measure in (*decisive, spread, catalogue.LENGTH, catalogue.DEGENERATE) if measure]
+    suspects, doubts = (
+        {name: reasons for name, reasons in suspicions.items() if name in names} for suspicions in suspected
+    )
     return decide(
         evidence,
         decisive,
         spread,
-        names,
-        intervals,
-        differences(scores, list(dict.fromkeys(compared)), seed),
-        *({name: reasons for name, reasons in found.items() if name in names} for found in suspected),
+        names=names,
+        intervals=intervals,
+        differences=differences(scores, list(dict.fromkeys(compared)), seed),
+        suspects=suspects,
+        doubts=doubts,
     ).winner
 
 
-def one_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, embedder: str) -> list[Outcome]:
-    """What came of each field of one resampled set."""
+def judge_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, *, embedder: str) -> list[Outcome]:
+    """Judge all fields of one resampled set, with `kinds` kinds of bad columns."""
     draw = random.Random(seed)
     chosen = draw.sample(annotated, PICTURES[seed % len(PICTURES)])
     count = 1 if draw.random() < 0.5 else draw.randint(2, 4)
@@ -210,20 +222,22 @@ def one_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, embed
     if count == 1:
         good["machine"] = [picture["candidates"][:1] for picture in chosen]
     base = draw.choice(list(good))
-    made = bad_columns(good[base], World(references, draw))
-    made = {kind: made[kind] for kind in draw.sample(sorted(made), kinds)}
-    columns = {**good, **made}
+    all_bad = bad_columns(good[base], CaptionChanges(references, draw))
+    bad = {kind: all_bad[kind] for kind in draw.sample(sorted(all_bad), kinds)}
+    columns = {**good, **bad}
     all_columns = {**columns, HUMAN: [group[:count] for group in references]}
     pictures = [
         Picture(
-            str(at), {name: tuple(found[at]) for name, found in all_columns.items()}, references=tuple(references[at])
+            str(index),
+            {name: tuple(column[index]) for name, column in all_columns.items()},
+            references=tuple(references[index]),
         )
-        for at in range(len(chosen))
+        for index in range(len(chosen))
     ]
     sampled = sample_scores(
         pictures, list(columns), HUMAN, embedder=embedder, clip=None, device="cpu", semantic_pictures=1000, seed=seed
     )
-    rows = {name: counted(column) for name, column in all_columns.items()}
+    rows = {name: counts(column) for name, column in all_columns.items()}
     suspected = suspect_columns(
         sampled.scores, sampled.signs, rows, all_columns, list(columns), HUMAN, seed, by_agreement=True
     )
@@ -231,20 +245,31 @@ def one_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, embed
     def outcome(field: str, kind: str, *names: str) -> Outcome:
         winner = judge(sampled, suspected, names, seed)
         return Outcome(
-            field, kind, base, len(chosen), winner or "", kind in suspected[0], winner in made if winner else False
+            field,
+            kind,
+            base,
+            pictures=len(chosen),
+            winner=winner or "",
+            suspect=kind in suspected[0],
+            bad=winner in bad if winner else False,
         )
 
-    found = [Outcome("suspect", name, base, len(chosen), "", name in suspected[0], False) for name in good]
-    for kind in made:
-        found.append(outcome("pair", kind, base, kind))
+    outcomes = [
+        Outcome("suspect", name, base, pictures=len(chosen), winner="", suspect=name in suspected[0], bad=False)
+        for name in good
+    ]
+    for kind in bad:
+        outcomes.append(outcome("pair", kind, base, kind))
         if len(good) > 1:
-            found.append(outcome("three", kind, *good, kind))
+            outcomes.append(outcome("three", kind, *good, kind))
             if base == "people" and kind not in AS_TRUE:
-                found.append(outcome("crossed", kind, "machine", kind))
-    return [*found, *([outcome("good", "people or machine", *good)] if len(good) > 1 else [])]
+                outcomes.append(outcome("crossed", kind, "machine", kind))
+    if len(good) > 1:
+        outcomes.append(outcome("good", "people or machine", *good))
+    return outcomes
 
 
-def counted(column: Column) -> dict[str, Any]:
+def counts(column: Column) -> dict[str, Any]:
     accumulator = CaptionAccumulator()
     accumulator.update(column)
     return accumulator.result()
@@ -253,28 +278,26 @@ def counted(column: Column) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=200)
-    parser.add_argument("--kinds", type=int, default=8, help="bad columns of a set, drawn from all")
+    parser.add_argument("--kinds", type=int, default=8, help="number of bad columns in a set, drawn from all kinds")
     parser.add_argument("--embedder", default="none")
-    parser.add_argument("--first", type=int, default=0, help="the first set's seed")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first set")
     options = parser.parse_args()
     annotated = json.loads((DATA / "coco1000.json").read_text(encoding="utf-8"))
-    Agreement.overlap = lambda self, groups, themselves: (
-        {},
-        None,
-    )  # no verdict looks at it, and it takes a third of the time
-    found: list[Outcome] = []
+    # No verdict uses the overlap, which takes a third of the time.
+    Agreement.overlap = lambda self, groups, themselves: ({}, None)
+    outcomes: list[Outcome] = []
     try:
         for seed in tqdm(range(options.first, options.first + options.sets)):
-            found += one_set(annotated, seed, options.kinds, options.embedder)
+            outcomes += judge_set(annotated, seed, options.kinds, embedder=options.embedder)
     except KeyboardInterrupt:
         print(f"stopped before set {seed}")
-    show(found)
+    show(outcomes)
 
 
-def show(found: Sequence[Outcome]) -> None:
-    """Prints, of each field, how often a bad column won, by kind, and how often the better good one."""
+def show(outcomes: Sequence[Outcome]) -> None:
+    """Print how often a bad column won, for each field and kind, and how often each good column won or was suspect."""
     for field in ("pair", "three", "crossed"):
-        of_field = [outcome for outcome in found if outcome.field == field]
+        of_field = [outcome for outcome in outcomes if outcome.field == field]
         print(f"\n{field}: a bad column won {sum(outcome.bad for outcome in of_field)} of {len(of_field)}")
         for kind in sorted({outcome.kind for outcome in of_field}):
             of_kind = [outcome for outcome in of_field if outcome.kind == kind]
@@ -286,11 +309,13 @@ def show(found: Sequence[Outcome]) -> None:
             )
             print(f"  {kind:24} {len(of_kind):4}   bad won {bad:3}   good won {good:3}   suspect {suspect:3}")
     for name in ("people", "machine"):
-        of_name = [outcome for outcome in found if outcome.field == "suspect" and outcome.kind == name]
+        of_name = [outcome for outcome in outcomes if outcome.field == "suspect" and outcome.kind == name]
         print(f"\n{name}: suspect in {sum(outcome.suspect for outcome in of_name)} of {len(of_name)} sets")
     for pictures in PICTURES:
         of_size = Counter(
-            outcome.winner or "nobody" for outcome in found if outcome.field == "good" and outcome.pictures == pictures
+            outcome.winner or "nobody"
+            for outcome in outcomes
+            if outcome.field == "good" and outcome.pictures == pictures
         )
         print(
             f"people and machine on {pictures} pictures: "

@@ -1,8 +1,8 @@
-"""Bytes that one step of decoding moves in a vision-language model of Qwen2.5-VL-3B's shape, without a GPU or weights.
+"""Bytes that one decoding step moves in a vision-language model of Qwen2.5-VL-3B's shape, without a GPU or weights.
 
-Every kernel counts what it reads and writes; tensors have shapes alone (torch's meta device). A row for each caption, with
-transformers' own cache and a mask, against the prompt's keys and values once for each picture.
-Dimensions: N pictures, C captions of each, P tokens of the prompt, t of a caption.
+For every kernel, the bytes that it reads and writes are counted; tensors have only shapes (torch's meta device). Two
+ways are compared: a row for each caption, with transformers' own cache and a mask; and our cache, which holds the
+prompt's keys and values once for each picture.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditiona
 from captioners.decoding.cache import CACHE, Grid, SharedCache, sharing
 from captioners.decoding.key_values import KeyValueCache
 
-LAYERS, HEADS, WIDTH = 36, 2, 128  # of keys and values
+LAYERS, HEADS, WIDTH = 36, 2, 128  # layers, heads of keys and values, width of a head
 
 
 class Bytes(TorchDispatchMode):
@@ -34,17 +34,17 @@ class Bytes(TorchDispatchMode):
         output = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if not (func.is_view or name in ("_unsafe_view", "empty", "detach")):
-            wrote = sum(each.nbytes for each in tree_leaves(output) if isinstance(each, Tensor))
-            read = sum(each.nbytes for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor))
-            if name in ("index_put_", "embedding", "index"):  # only what is chosen
-                read = wrote = args[2].nbytes if name == "index_put_" else wrote
-            self.moved[name] += read + wrote
+            bytes_written = sum(tensor.nbytes for tensor in tree_leaves(output) if isinstance(tensor, Tensor))
+            bytes_read = sum(tensor.nbytes for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor))
+            if name in ("index_put_", "embedding", "index"):  # these touch only the chosen rows
+                bytes_read = bytes_written = args[2].nbytes if name == "index_put_" else bytes_written
+            self.moved[name] += bytes_read + bytes_written
             self.kernels[name] += 1
         return output
 
 
 class FusedAttention(TorchFunctionMode):
-    """Attention as one kernel, as on a GPU: it reads queries, keys, values and mask, and writes as much as there are queries."""
+    """Counts attention as one kernel, as on a GPU: it reads queries, keys, values and mask, and writes the outputs."""
 
     def __init__(self, counted: Bytes):
         super().__init__()
@@ -61,7 +61,10 @@ class FusedAttention(TorchFunctionMode):
 
 
 class EvenCache(SharedCache):
-    """With rows of so many captions of every picture from the start; the meta device cannot say which rows are whose."""
+    """A cache in which every picture has `captions` rows from the start.
+
+    The meta device has no values, so the cache cannot find out which row belongs to which picture.
+    """
 
     def __init__(self, prompts: DynamicCache, *, captions: int, limit: int):
         self.captions = captions
@@ -105,7 +108,7 @@ def keys_and_values(rows: int, tokens: int) -> DynamicCache:
 def step(
     model: Qwen2_5_VLForConditionalGeneration, cache: DynamicCache | SharedCache, rows: int, attended: int
 ) -> Bytes:
-    """A step of rows (R,), with a mask (R, 1, 1, attended)."""
+    """Count one decoding step with `rows` rows (R), each of which attends to `attended` positions."""
     tokens = torch.empty(rows, 1, dtype=torch.long, device="meta")
     mask = torch.empty(rows, 1, 1, attended, dtype=torch.bfloat16, device="meta")
     with torch.no_grad(), Bytes() as counted, FusedAttention(counted):
@@ -117,14 +120,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     for name, default in (("pictures", 64), ("captions", 5), ("prompt", 400), ("tokens", 30), ("room", 64)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    asked = parser.parse_args()
-    model, rows = shape_of_3b(), asked.pictures * asked.captions
-    held = asked.prompt + asked.tokens
-    apart = step(model, keys_and_values(rows, held - 1), rows, held)
-    shared = EvenCache(keys_and_values(asked.pictures, asked.prompt), captions=asked.captions, limit=asked.room)
+    args = parser.parse_args()
+    model, rows = shape_of_3b(), args.pictures * args.captions
+    length = args.prompt + args.tokens
+    separate = step(model, keys_and_values(rows, length - 1), rows, attended=length)
+    cache = EvenCache(keys_and_values(args.pictures, args.prompt), captions=args.captions, limit=args.room)
     with sharing(model.get_submodule("model.language_model").config):
-        ours = step(model, shared, rows, asked.room)
-    for name, counted in (("a row for each caption", apart), ("prompts shared", ours)):
+        shared = step(model, cache, rows, attended=args.room)
+    for name, counted in (("a row for each caption", separate), ("prompts shared", shared)):
         largest = [("all", counted.moved.total()), *counted.moved.most_common(4)]
         gigabytes = {kernel: round(moved / 1e9, 2) for kernel, moved in largest}
         print(json.dumps({"cache": name, "kernels": counted.kernels.total(), "GB": gigabytes}))

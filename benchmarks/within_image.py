@@ -1,8 +1,10 @@
-"""The case `within-image-10k` of `benchmarks.diversity`: self-CIDEr and mBLEU-4 of 10,000 pictures with five captions each.
+"""The case `within-image-10k` of `benchmarks.diversity`: self-CIDEr and mBLEU-4 of 10,000 pictures with five captions
+each.
 
-Peers, in this process: self-CIDEr by dicts and loops, written down below; mBLEU-4 by nltk's sentence BLEU with smoothing
-method 3, caption by caption. Both split captions with our `words`, from the same text: five draws with replacement from the human
-and machine captions of a COCO picture in CAPSMITH_DATA, itself drawn with replacement. Values must be equal to 1e-9.
+The peers run in this process: self-CIDEr by dicts and loops, as written below; mBLEU-4 by nltk's sentence BLEU with
+smoothing method 3, caption by caption. Both sides split the same captions with our `words`. Pictures are drawn with
+replacement from the COCO pictures in CAPSMITH_DATA; for each, five captions are drawn with replacement from its human
+and machine captions. Values must be equal to 1e-9.
 """
 
 import json
@@ -33,23 +35,30 @@ Words = tuple[str, ...]
 
 
 def within_image_10k() -> dict[str, Any]:
-    """Our time for both measures against the plain references', which take one turn; raises `RuntimeError` if values differ."""
+    """Our time for both measures, compared with one turn of the plain references.
+
+    Raises: RuntimeError, if values differ
+    """
     groups = drawn_pictures()
-    found = measure(groups)  # warms up
+    values = measure(groups)  # warms up
     seconds = statistics.median(timed(lambda: measure(groups))[0] for _ in range(REPEATS))
     result: dict[str, Any] = {"pictures": len(groups), "captions": CAPTIONS, "seconds": round(seconds, 3)}
     peer_seconds = 0.0
     for name, plain in (("self_cider", plain_self_cider), ("mbleu_4", plain_mbleu)):
         cost, expected = timed(lambda: plain(groups))
-        if not (apart := float(np.abs(found[name] - expected).max())) <= SAME:
-            raise RuntimeError(f"{name}: ours and the plain reference's values are up to {apart} apart")
-        result[name] = {"mean": round(float(found[name].mean()), 4), "apart": apart, "peer_seconds": round(cost, 2)}
+        if not (difference := float(np.abs(values[name] - expected).max())) <= SAME:
+            raise RuntimeError(f"{name}: ours and the plain reference's values are up to {difference} apart")
+        result[name] = {
+            "mean": round(float(values[name].mean()), 4),
+            "apart": difference,
+            "peer_seconds": round(cost, 2),
+        }
         peer_seconds += cost
     return {"ratio": round(peer_seconds / seconds, 2), **result}
 
 
 def measure(groups: Groups) -> dict[str, np.ndarray]:
-    """Our scores of each picture, document frequencies and all."""
+    """Our scores of each picture; this includes counting document frequencies."""
     world = DocumentFrequency(groups)
     scores = [(self_cider(tokens, world), within_picture(tokens)["mbleu_4"]) for tokens in batches(groups)]
     return dict(zip(("self_cider", "mbleu_4"), map(np.concatenate, zip(*scores)), strict=True))
@@ -64,8 +73,8 @@ def drawn_pictures() -> list[list[str]]:
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
-    found = function()
-    return time.perf_counter() - start, found
+    result = function()
+    return time.perf_counter() - start, result
 
 
 def plain_mbleu(groups: Groups) -> list[float]:
@@ -75,15 +84,17 @@ def plain_mbleu(groups: Groups) -> list[float]:
         texts = [words(caption) for caption in group]
         scores.append(
             statistics.fmean(
-                sentence_bleu(texts[:at] + texts[at + 1 :], text, smoothing_function=smoothing, auto_reweigh=True)
-                for at, text in enumerate(texts)
+                sentence_bleu(
+                    texts[:index] + texts[index + 1 :], text, smoothing_function=smoothing, auto_reweigh=True
+                )
+                for index, text in enumerate(texts)
             )
         )
     return scores
 
 
 def plain_self_cider(groups: Groups) -> list[float]:
-    """Self-CIDEr as `diversity.measures.self_cider` defines it, over the document frequencies of the same captions."""
+    """Self-CIDEr as `diversity.measures.self_cider` defines it, with the document frequencies of the same captions."""
     texts = [[words(caption) for caption in group] for group in groups]
     pictures_with = Counter(ngram for group in texts for ngram in {ngram for text in group for ngram in ngrams(text)})
     scores = []
@@ -97,11 +108,11 @@ def plain_self_cider(groups: Groups) -> list[float]:
 
 
 def ngrams(text: Sequence[str]) -> list[Words]:
-    return [tuple(text[at : at + n]) for n in (1, 2, 3, 4) for at in range(len(text) - n + 1)]
+    return [tuple(text[start : start + n]) for n in (1, 2, 3, 4) for start in range(len(text) - n + 1)]
 
 
 def unit_vectors(text: Sequence[str], pictures_with: Counter[Words], pictures: int) -> dict[int, dict[Words, float]]:
-    """The weights of a caption's 1-, 2-, 3- and 4-grams, each order of length 1; orders without a weight are left out."""
+    """The weights of a caption's 1- to 4-grams by order, scaled to length 1; orders without a weight are left out."""
     orders: dict[int, dict[Words, float]] = {1: {}, 2: {}, 3: {}, 4: {}}
     for ngram, count in Counter(ngrams(text)).items():
         orders[len(ngram)][ngram] = count * math.log(pictures / pictures_with[ngram])
@@ -113,9 +124,10 @@ def unit_vectors(text: Sequence[str], pictures_with: Counter[Words], pictures: i
     }
 
 
-def similarity(one: dict[int, dict[Words, float]], other: dict[int, dict[Words, float]]) -> float:
+def similarity(vectors: dict[int, dict[Words, float]], other_vectors: dict[int, dict[Words, float]]) -> float:
     """CIDEr's of two captions: the cosine of each order, their mean over the orders that both could have."""
     cosines = (
-        sum(weight * other[n].get(ngram, 0.0) for ngram, weight in one[n].items()) for n in one.keys() & other.keys()
+        sum(weight * other_vectors[n].get(ngram, 0.0) for ngram, weight in vectors[n].items())
+        for n in vectors.keys() & other_vectors.keys()
     )
-    return sum(cosines) / math.sqrt(len(one) * len(other)) if one and other else 0.0
+    return sum(cosines) / math.sqrt(len(vectors) * len(other_vectors)) if vectors and other_vectors else 0.0

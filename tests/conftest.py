@@ -1,4 +1,4 @@
-"""Pictures, small, exact copies of the caption sets as their authors publish them, and an S3 server on this machine."""
+"""Pictures, small copies of the caption sets in the exact form that their authors publish, and a local S3 server."""
 
 import io
 import itertools
@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-# A shell that starts the suite in its background, or `nohup`, has these signals ignored, and all that tests start would inherit that.
+# If a shell starts the suite in the background, or with `nohup`, these signals are ignored, and the processes that
+# tests start would inherit that.
 for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, usual)
@@ -35,7 +36,7 @@ def picture_fixture():
 
 @pytest.fixture
 def images(tmp_path, picture):
-    """A folder with pictures of these names."""
+    """Make a folder with pictures of these names."""
     folder = tmp_path / "images"
 
     def make(*names):
@@ -48,7 +49,7 @@ def images(tmp_path, picture):
 
 
 def write(path: Path, content) -> str:
-    """A file of JSON, or of JSON lines where the content is a list."""
+    """Write the content as JSON, or as JSON lines if it is a list; return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = content if isinstance(content, list) else None
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) if lines is not None else json.dumps(content))
@@ -116,7 +117,7 @@ def docci(tmp_path):
 
 @pytest.fixture
 def dci(tmp_path):
-    """The folder of annotations of sa_1.jpg and sa_2.jpg, with the bounds of either of DCI's documents."""
+    """The folder of annotations of sa_1.jpg and sa_2.jpg, with bounds in both forms that DCI documents."""
 
     def mask(number, label, caption, bounds):
         return {
@@ -200,7 +201,7 @@ def gbc_graph():
 
 @pytest.fixture
 def recap_coco(tmp_path, picture):
-    """A Parquet file of one row, with the picture in this column."""
+    """Write a Parquet file with one row, and the picture in the column of this name."""
 
     def make(column="image_binary"):
         row = {
@@ -218,7 +219,7 @@ def recap_coco(tmp_path, picture):
     return make
 
 
-# ---- a real S3 server on this machine, whose answers can be spoilt -----------------------------------------------------
+# ---- a real S3 server on this machine that can be made to fail ------------------------------------------------------
 
 
 BUCKETS = itertools.count(1000)
@@ -226,18 +227,21 @@ BUCKETS = itertools.count(1000)
 
 @dataclass
 class S3:
-    """A bucket of its own for a test, and how often which answer of the server goes wrong."""
+    """A bucket for one test, and the failures of the server that the test asks for."""
 
     bucket: str
     faults: list[list] = field(default_factory=list)
-    requests: list[tuple[str, str, str, str]] = field(default_factory=list)  # method, path, query, who signed
+    requests: list[tuple[str, str, str, str]] = field(default_factory=list)  # method, path, query, signer
 
     @property
     def root(self) -> str:
         return f"s3://{self.bucket}"
 
     def fail(self, method: str, name: str, kind: int | str, times: int = 10**9) -> None:
-        """The next answers to such requests for names with this end are a status, or "cut", "less" or "hang"."""
+        """Make the next `times` answers to requests of this method for names that end with `name` fail.
+
+        kind: an HTTP status, or "cut", "less" or "hang"
+        """
         self.faults.append([method, name, kind, times])
 
     def count(self, method: str, name: str = "") -> int:
@@ -259,7 +263,7 @@ class S3:
 
 @pytest.fixture(scope="session")
 def s3_server():
-    """A list whose one element is the bucket that is asked for now; the environment says where, and who asks."""
+    """A list whose only element is the present test's bucket; the environment has the server's address and keys."""
     pytest.importorskip("moto.server")
     s3fs = pytest.importorskip("s3fs")
     from moto.server import DomainDispatcherApplication, create_backend_app
@@ -283,7 +287,7 @@ def s3_server():
         body = b"".join(server(environ, lambda *status: answer.append(status)))
         status, headers = (
             answer[0][0],
-            [one for one in answer[0][1] if not one[0].lower().startswith("x-amz-checksum")],
+            [header for header in answer[0][1] if not header[0].lower().startswith("x-amz-checksum")],
         )
         if kind == "hang":
             time.sleep(1.5)
@@ -317,7 +321,7 @@ def s3_server():
 
 @pytest.fixture
 def s3(s3_server, monkeypatch):
-    """An empty bucket; all attempts of ours are made, at once, and none of the libraries'."""
+    """An empty bucket. Our own retries happen without waiting, and the libraries' retries are switched off."""
     from imagetext import stores
 
     monkeypatch.setattr(stores, "FIRST_WAIT", 0)
@@ -330,7 +334,7 @@ def s3(s3_server, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _signals_stay_as_they_are():
-    """A test that leaves a handler of signals behind would disturb those that come after it in the same process."""
+    """Fail a test that leaves a signal handler behind, because that would disturb later tests in the same process."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield

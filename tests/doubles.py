@@ -1,7 +1,8 @@
-"""Lines that stand in two places: `python tests/doubles.py` lists them and fails where there are any.
+"""Find duplicated lines: `python tests/doubles.py` lists them, and fails if there are any.
 
-Two places outside tests share at most eight equal lines in a row. Blank lines, imports and indentation do not count: what is copied
-is usually indented anew. Nor do the signatures of functions: whoever implements a protocol repeats them.
+Two places outside tests may share at most eight equal lines in a row. Blank lines, imports and indentation do not
+count, because copied code is usually indented anew. The signatures of functions do not count either, because every
+class that implements a protocol repeats them.
 """
 
 import ast
@@ -23,41 +24,46 @@ WHERE = (
 )
 MOST = 8  # equal lines in a row
 
-Line = tuple[int, str]  # its number in the file, and its text without indentation
+Line = tuple[int, str]  # number of the line in the file, and its text without indentation
 
 
 def lines_that_count(text: str) -> list[Line]:
-    passed_over = set()  # numbers of lines
+    skipped = set()  # numbers of lines that do not count
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            passed_over.update(range(node.lineno, node.end_lineno + 1))
+            skipped.update(range(node.lineno, node.end_lineno + 1))
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            passed_over.update(range(node.lineno, node.body[0].lineno))
+            skipped.update(range(node.lineno, node.body[0].lineno))
     return [
         (number, line.strip())
         for number, line in enumerate(text.splitlines(), 1)
-        if line.strip() and number not in passed_over
+        if line.strip() and number not in skipped
     ]
 
 
 def doubles(files: dict[str, str]) -> list[str]:
-    """What stands in two places, as `FILE:LINE and FILE:LINE share N lines`; the longest piece of each pair of places."""
+    """Messages `FILE:LINE and FILE:LINE share N lines`, with the longest common piece of each pair of places."""
     lines = {name: lines_that_count(text) for name, text in files.items()}
-    places = defaultdict(list)  # MOST + 1 lines in a row -> (file, index) where they stand
+    places = defaultdict(list)  # MOST + 1 lines in a row -> (file, index) of each place that has them
     for name, counted in lines.items():
         for start in range(len(counted) - MOST):
             places[tuple(text for _, text in counted[start : start + MOST + 1])].append((name, start))
     pairs = {
-        (first, second) for found in places.values() for i, first in enumerate(found) for second in found[i + 1 :]
+        (first, second)
+        for positions in places.values()
+        for i, first in enumerate(positions)
+        for second in positions[i + 1 :]
     }
     problems = []
-    for (name, start), (other, at) in sorted(pairs):
-        if ((name, start - 1), (other, at - 1)) in pairs:
-            continue  # in the middle of a longer piece
+    for (name, start), (other, other_start) in sorted(pairs):
+        if ((name, start - 1), (other, other_start - 1)) in pairs:
+            continue  # this is the middle of a longer piece
         length = MOST + 1
-        while ((name, start + length - MOST), (other, at + length - MOST)) in pairs:
+        while ((name, start + length - MOST), (other, other_start + length - MOST)) in pairs:
             length += 1
-        problems.append(f"{name}:{lines[name][start][0]} and {other}:{lines[other][at][0]} share {length} lines")
+        problems.append(
+            f"{name}:{lines[name][start][0]} and {other}:{lines[other][other_start][0]} share {length} lines"
+        )
     return problems
 
 

@@ -60,16 +60,19 @@ VALUES = [
 
 
 def text_of(rng: random.Random) -> bytes:
-    """A configuration, most of whose lines are sound, with several kinds of damage."""
+    """A configuration with several kinds of damage, in which most lines are valid."""
     fields = list(COMMANDS[rng.choice(list(COMMANDS))].model_fields)
     lines = [*rng.choice(TEXTS).splitlines(), *(f"{rng.choice(fields)}: {rng.choice(VALUES)}" for _ in range(3))]
     for _ in range(rng.randrange(3)):
-        at = rng.randrange(len(lines))
-        lines[at : at + 1] = rng.choice(
-            [[], [lines[at]] * 2, [lines[at] + lines[-1]], [" " + lines[at]], [rng.choice(VALUES)]]
+        index = rng.randrange(len(lines))
+        lines[index : index + 1] = rng.choice(
+            [[], [lines[index]] * 2, [lines[index] + lines[-1]], [" " + lines[index]], [rng.choice(VALUES)]]
         )
-    if not rng.randrange(8):  # each mapping has the one before it twice
-        lines += ["m0: &m0 {x: 1}", *(f"m{at + 1}: &m{at + 1} {{<<: [*m{at}, *m{at}]}}" for at in range(60))]
+    if not rng.randrange(8):  # each mapping contains the one before it twice
+        lines += [
+            "m0: &m0 {x: 1}",
+            *(f"m{index + 1}: &m{index + 1} {{<<: [*m{index}, *m{index}]}}" for index in range(60)),
+        ]
     data = bytearray("\n".join(lines).encode("utf-8", "replace"))
     for _ in range(rng.choice([0, 0, 1, 20])):
         data[rng.randrange(len(data))] = rng.randrange(256)
@@ -77,7 +80,7 @@ def text_of(rng: random.Random) -> bytes:
 
 
 def check(number: int, folder: Path) -> None:
-    """The configuration is read, or each problem is told; no other exception, and no text without end."""
+    """Check that the configuration is read or its problems are reported, in a text of limited length."""
     rng = random.Random(number)
     path = folder / "c.yaml"
     path.write_bytes(text_of(rng))

@@ -1,4 +1,7 @@
-"""Many malformed inputs, drawn by number, in a child with little memory and time; what crashes, hangs or grows is told by its number."""
+"""Check many malformed inputs, drawn by number, in a child process with little memory and time.
+
+Inputs that crash it, hang it or take too much memory are reported by their numbers.
+"""
 
 import faulthandler
 import json
@@ -14,12 +17,12 @@ from pathlib import Path
 import capsmith
 
 SECONDS = 60  # for one input
-MEMORY = 2 * 10**9  # bytes of address space that are added
+MEMORY = 2 * 10**9  # bytes of address space that the child may add
 
 
 def problems(script: Path, count: int, folder: Path) -> dict[int, str]:
-    """What was wrong with the first so many inputs, by number; after one that ends the child, another takes up."""
-    found: dict[int, str] = {}
+    """The problems with the first `count` inputs, by number; if an input ends the child, a new child continues."""
+    by_number: dict[int, str] = {}
     environment = {**os.environ, "PYTHONPATH": str(Path(capsmith.__file__).parent), "OMP_NUM_THREADS": "1"}
     first = 0
     while first < count:
@@ -30,17 +33,17 @@ def problems(script: Path, count: int, folder: Path) -> dict[int, str]:
             text=True,
         )
         lines = [json.loads(line) for line in done.stdout.splitlines()]
-        found |= {line["number"]: line["problem"] for line in lines if "problem" in line}
+        by_number |= {line["number"]: line["problem"] for line in lines if "problem" in line}
         if not done.returncode:
-            return found
+            return by_number
         last = max((line["number"] for line in lines), default=first)
-        found[last] = f"it ends the process with code {done.returncode}: {done.stderr[-3000:]}"
+        by_number[last] = f"it ends the process with code {done.returncode}: {done.stderr[-3000:]}"
         first = last + 1
-    return found
+    return by_number
 
 
 def take(check: Callable[[int, Path], None]) -> None:
-    """Calls `check` with the numbers that `problems` asks for, each with an empty folder; what it raises is told."""
+    """Call `check` with each number that `problems` sends, and an empty folder; report what it raises."""
     folder, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     with open("/proc/self/statm") as file:
         most = int(file.read().split()[0]) * resource.getpagesize() + MEMORY
@@ -49,7 +52,7 @@ def take(check: Callable[[int, Path], None]) -> None:
         print(json.dumps({"number": number}), flush=True)
         place = folder / str(number)
         place.mkdir(parents=True)
-        faulthandler.dump_traceback_later(SECONDS, exit=True)  # also where no line of Python is reached any more
+        faulthandler.dump_traceback_later(SECONDS, exit=True)  # works even if no line of Python is reached any more
         try:
             check(number, place)
         except BaseException:

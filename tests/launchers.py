@@ -1,8 +1,9 @@
-"""Launchers without their cost: programs of many names on PATH, each run by a fork of one process that has imported everything.
+"""Cheap launchers: programs on PATH, each of which is run by a fork of one process that has imported everything.
 
-`make_programs(FOLDER)` writes the programs, `python -m tests.launchers SOCKET` serves them. torchrun, accelerate and capsmith are
-themselves, but what they train and load is stubbed: each process of a run notes its number and their count in a file, WORLDS. srun
-and mpirun set the environment as the real ones do, and start as many processes as they are told to; of Ray only flags are read.
+`make_programs(FOLDER)` writes the programs, and `python -m tests.launchers SOCKET` serves them. torchrun, accelerate
+and capsmith are the real ones, but training and loading are stubs: each process of a run writes its number and the
+number of processes to the file WORLDS. srun and mpirun set the environment as the real ones do, and start the given
+number of processes. For Ray, only the flags are read.
 """
 
 import json
@@ -25,7 +26,7 @@ with socket.socket(socket.AF_UNIX) as server:
     socket.send_fds(server, [json.dumps(asked).encode()], [1, 2])
     sys.exit(int(server.recv(8) or 1))
 """
-RANKS = {  # what a launcher says of process `number` of `count`
+RANKS = {  # the environment that a launcher gives process `number` of `count`
     "srun": {
         "SLURM_PROCID": "{number}",
         "SLURM_LOCALID": "{number}",
@@ -40,11 +41,11 @@ RANKS = {  # what a launcher says of process `number` of `count`
         "OMPI_COMM_WORLD_LOCAL_SIZE": "{count}",
     },
 }
-VALUES = {"srun": {"--ntasks", "-n"}, "mpirun": {"-n", "-x"}}  # the options that take one
+VALUES = {"srun": {"--ntasks", "-n"}, "mpirun": {"-n", "-x"}}  # the options that take a value
 
 
 def make_programs(folder: Path) -> dict[str, str]:
-    """The programs, and the environment in which they are found."""
+    """Write the programs; return the environment in which they are found."""
     folder.mkdir()
     for name in PROGRAMS:
         (folder / name).write_text(CLIENT)
@@ -59,7 +60,7 @@ def make_programs(folder: Path) -> dict[str, str]:
 
 
 def serve(path: str) -> None:
-    """Runs each program that is asked for in a fork of this process."""
+    """Run each requested program in a fork of this process."""
     prepare()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -81,7 +82,7 @@ def serve(path: str) -> None:
 
 
 def prepare() -> None:
-    """Imports what the programs do, and stubs what they train and load."""
+    """Import the modules that the programs use, and replace training and loading by stubs."""
     import accelerate.commands.accelerate_cli  # noqa: F401
     import ray.scripts.scripts  # noqa: F401
     import torch.distributed.run  # noqa: F401
@@ -122,13 +123,13 @@ def prepare() -> None:
 
 
 def train(config, state) -> None:
-    """In the place of a training: each process notes which it is of those that have found each other; `mistake` is one."""
+    """Take the place of training: each process notes its number among those connected. `mistake` raises an error."""
     if config.output.name == "mistake":
         raise ValueError("found by a rank")
     from accelerate.utils import gather_object
 
-    found = gather_object([state.process_index])
-    note(state.process_index, len(found))
+    ranks = gather_object([state.process_index])
+    note(state.process_index, len(ranks))
     state.destroy_process_group()
 
 
@@ -138,11 +139,11 @@ def note(*what) -> None:
 
 
 def run(connection: socket.socket) -> int:
-    """One program, with the words, environment, folder and files of who asks for it; its exit code."""
-    asked, files, *_ = socket.recv_fds(connection, 1 << 18, 2)
-    program, words, environment, folder = json.loads(asked)
-    for here, file in enumerate(files, 1):
-        os.dup2(file, here)
+    """Run one program with the words, environment, folder and files of the request; return its exit code."""
+    request, files, *_ = socket.recv_fds(connection, 1 << 18, 2)
+    program, words, environment, folder = json.loads(request)
+    for descriptor, file in enumerate(files, 1):
+        os.dup2(file, descriptor)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -182,15 +183,15 @@ def as_scontrol(words: list[str]) -> None:
 
 
 def as_ray(words: list[str]) -> None:
-    """Reads the flags as Ray does, and begins nothing."""
+    """Read the flags as Ray does, without starting anything."""
     from ray.scripts.scripts import cli
 
-    name, command, rest = cli.resolve_command(cli.make_context("ray", list(words)), list(words))
-    command.make_context(name, rest)
+    name, command, words_left = cli.resolve_command(cli.make_context("ray", list(words)), list(words))
+    command.make_context(name, words_left)
 
 
 def as_launcher(words: list[str]) -> int:
-    """srun and mpirun: their own options, then the program."""
+    """Act as srun or mpirun: read its options, then run the program."""
     launcher, options = os.path.basename(sys.argv[0]), []
     while words[0].startswith("-"):
         options.append((words[0], words[1]))

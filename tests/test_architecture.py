@@ -1,4 +1,4 @@
-"""The house's rules: imports point down only, torch comes late, dependencies are declared."""
+"""The rules of docs/architecture.md: imports point down only, torch is imported late, dependencies are declared."""
 
 import ast
 import re
@@ -15,18 +15,18 @@ import capsmith
 from .doubles import doubles
 
 ROOT = Path(capsmith.__file__).parent
-BELOW = {  # what each room may import of ours, itself aside
+BELOW = {  # the other rooms that each room may import
     "imagetext": set(),
     "captioners": {"imagetext"},
     "diversity": {"imagetext", "captioners"},
     "generate": {"diversity", "captioners", "imagetext"},
     "finetune": {"diversity", "captioners", "imagetext"},
 }
-ONLY = {  # and of some rooms, only these files
+ONLY = {  # (importing room, imported room): only these files may be imported
     ("captioners", "imagetext"): {"imagetext.outputs", "imagetext.hashes", "imagetext.shown"},
     ("diversity", "captioners"): {"captioners.clip", "captioners.device", "captioners.english", "captioners.replies"},
 }
-FOLDERS = {  # what each folder of a room may import of the room's folders, itself aside; a room's base files import none
+FOLDERS = {  # the other folders of its room that each folder may import; a room's base files import no folder
     "imagetext": {
         "readers": set(),
         "writers": {"readers"},
@@ -64,13 +64,13 @@ ENTRIES = {
     "diversity": {"run", "score", "sampled", "notes", "examples", "report", "metric"},
     "generate": set(),
     "finetune": set(),
-}  # the files of a room that may import its folders
+}  # the entry files of each room, which may import its folders
 OURS = {*BELOW, "capsmith", "quickstart"}
-NEEDS_TORCH = {"metric", "views", "embeddings"}  # of the rooms below, these may import torch when they are imported
+NEEDS_TORCH = {"metric", "views", "embeddings"}  # files of the lower rooms that may import torch at their top level
 
 
 def modules_imported(path: Path) -> set[str]:
-    """The modules that a file imports, anywhere in it, late or for its types."""
+    """The modules that a file imports anywhere, including late imports and imports for types."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -78,8 +78,8 @@ def modules_imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             package = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
             module = ".".join([*package, *([node.module] if node.module else [])])
-            found = {f"{module}.{alias.name}" for alias in node.names}
-            names |= {name if is_module(name) else module for name in found}
+            candidates = {f"{module}.{alias.name}" for alias in node.names}
+            names |= {name if is_module(name) else module for name in candidates}
     return names
 
 
@@ -89,7 +89,7 @@ def is_module(name: str) -> bool:
 
 
 def imported(path: Path) -> set[str]:
-    """The top-level names that a file imports, anywhere in it; relative imports are its own room's."""
+    """The top-level packages that a file imports anywhere; a relative import is one of its own room."""
     return {name.partition(".")[0] for name in modules_imported(path)}
 
 
@@ -98,18 +98,18 @@ def module_of(path: Path) -> str:
 
 
 def cycles(room: str) -> set[tuple[str, ...]]:
-    """The modules of a room that import one another, in any number of steps, each such group sorted."""
+    """Groups of modules of a room that import one another, in any number of steps; each group is sorted."""
     modules = {module_of(path): path for path in files(room)}
     needs = {name: modules_imported(path) & modules.keys() for name, path in modules.items()}
     reached = {name: set(direct) for name, direct in needs.items()}
-    for through in modules:  # Warshall
-        for found in reached.values():
-            if through in found:
-                found |= reached[through]
+    for through in modules:  # Warshall's algorithm
+        for needed in reached.values():
+            if through in needed:
+                needed |= reached[through]
     return {
-        tuple(sorted(other for other in found if name in reached[other]))
-        for name, found in reached.items()
-        if name in found
+        tuple(sorted(other for other in needed if name in reached[other]))
+        for name, needed in reached.items()
+        if name in needed
     }
 
 
@@ -141,8 +141,10 @@ def test_folders_of_a_room_import_down_only_and_base_files_import_none(room):
     assert {path.parent.name for path in (ROOT / room).glob("*/__init__.py")} == set(FOLDERS[room])
     wrong = {}
     for path in files(room):
-        own, *within = path.relative_to(ROOT / room).parts
-        allowed = FOLDERS[room][own] | {own} if within else set(FOLDERS[room]) if path.stem in ENTRIES[room] else set()
+        folder, *within = path.relative_to(ROOT / room).parts
+        allowed = (
+            FOLDERS[room][folder] | {folder} if within else set(FOLDERS[room]) if path.stem in ENTRIES[room] else set()
+        )
         needed = {name.split(".")[1] for name in modules_imported(path) if name.startswith(f"{room}.")}
         if needed & set(FOLDERS[room]) - allowed:
             wrong[str(path.relative_to(ROOT))] = needed & set(FOLDERS[room]) - allowed
@@ -194,9 +196,12 @@ def test_every_import_is_declared(room):
     declared = {
         re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in [*project["dependencies"], *extras]
     }
-    assert not declared & {"diversity", "finetune"}  # distributions of others, with the import names of our rooms
+    assert not declared & {
+        "diversity",
+        "finetune",
+    }  # distributions of other projects that have the import names of our rooms
     distributions = packages_distributions()
-    declared.add("triton")  # torch's CUDA builds bring theirs, and where it is not, its kernels are not used
+    declared.add("triton")  # torch's CUDA builds require it; without it, its kernels are not used
     undeclared = {
         name
         for path in files(room)

@@ -1,4 +1,4 @@
-"""The command line: flags over file over defaults, every problem in one message, no tracebacks."""
+"""The command line: flags override the file, which overrides defaults; all problems in one message; no tracebacks."""
 
 import subprocess
 import sys
@@ -46,9 +46,9 @@ def parse(*argv: str) -> Demo:
 def problems(*argv: str) -> list[str]:
     with pytest.raises(ValueError) as caught:
         parse(*argv)
-    first, *rest = str(caught.value).splitlines()
+    first, *lines = str(caught.value).splitlines()
     assert first == "the configuration has problems:"
-    return [line.strip() for line in rest]
+    return [line.strip() for line in lines]
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_problems_of_positional_arguments_and_hidden_fields_name_them(recipe):
 
 
 def test_every_problem_is_in_one_message():
-    found = problems(
+    reported = problems(
         "--zzz",
         "x",
         "--num_captions",
@@ -179,7 +179,7 @@ def test_every_problem_is_in_one_message():
         "--overwrite=yes",
         "--model",
     )
-    assert found == [
+    assert reported == [
         "--overwrite: ignored explicit argument 'yes'",
         "--model: expected one argument",
         "--zzz: unknown",
@@ -263,11 +263,27 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    "argv, said", [([], "no command given"), (["genrate"], "did you mean generate?"), (["--x"], "--x: unknown")]
+    "argv, message", [([], "no command given"), (["genrate"], "did you mean generate?"), (["--x"], "--x: unknown")]
 )
-def test_no_such_command_is_usage(argv, said, capsys):
+def test_no_such_command_is_usage(argv, message, capsys):
     assert capsmith.main(argv) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked, policy", [(None, "passive"), ("active", "active")])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(asked, policy, monkeypatch):
+    """In a process of its own: torch, which is what reads the variable, must not have been imported before it is set."""
+    program = (
+        "import os, sys, capsmith\n"
+        "def show(argv): print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules); return 0\n"
+        "capsmith.COMMANDS['show'] = show\n"
+        "sys.exit(capsmith.main(['show']))"
+    )
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_WAIT_POLICY", asked)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == [policy, "False"]
 
 
 @pytest.mark.parametrize("command", list(capsmith.COMMANDS))
@@ -277,7 +293,7 @@ def test_each_command_has_help_for_every_flag(command, capsys):
     assert caught.value.code == 0
     text = capsys.readouterr().out
     for line in text.partition("options:\n")[2].splitlines():
-        if line.startswith("  --"):  # the text stands on the same line, or on the next
+        if line.startswith("  --"):  # the help text is on the same line or on the next one
             flag = line.split()[0]
             assert len(line.split()) > 1, f"{flag} has no help"
     assert "dict[" not in text and "default: []" not in text

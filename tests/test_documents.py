@@ -1,4 +1,4 @@
-"""README and docs: their links lead somewhere, their commands are accepted, their examples work, their walks are those of the code."""
+"""README and docs: links lead to files and headings, commands are accepted, examples work, walks follow the code."""
 
 import re
 import shlex
@@ -10,6 +10,7 @@ import pytest
 import capsmith
 from imagetext.scenes.draw import SceneSpec, scene_sample
 from imagetext.shards import ShardWriter
+from quickstart import NEXT
 
 from .test_architecture import module_of, modules_imported
 
@@ -26,7 +27,7 @@ def heading_anchors(text: str) -> set[str]:
 
 
 def broken_links(document: Path) -> list[str]:
-    """The relative links of a page that lead to no file, or to no heading of the file."""
+    """The relative links of a page whose file does not exist, or has no such heading."""
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", document.read_text(encoding="utf-8"))):
         if re.match(r"[a-z]+:", link):
@@ -39,7 +40,7 @@ def broken_links(document: Path) -> list[str]:
 
 
 def commands_of(document: Path) -> list[list[str]]:
-    """The words after `capsmith` of each command in a page's shell blocks, and of each whole one in the running text."""
+    """The words after `capsmith` in each command of a page's shell blocks, and in complete commands of its text."""
     text = document.read_text(encoding="utf-8")
     lines = [
         line
@@ -65,7 +66,8 @@ def test_a_broken_link_is_found(tmp_path):
     (tmp_path / "other.md").write_text("# A heading, `named`\n")
     page = tmp_path / "page.md"
     page.write_text(
-        "# Own\n[a](other.md#a-heading-named) [b](other.md#b) [c](none.md) [d](#own) [e](#other) [f](https://x.org/y)\n"
+        "# Own\n[a](other.md#a-heading-named) [b](other.md#b) [c](none.md) [d](#own) [e](#other) "
+        "[f](https://x.org/y)\n"
     )
     assert broken_links(page) == ["other.md#b", "none.md", "#other"]
 
@@ -81,9 +83,12 @@ def test_every_command_is_accepted_by_its_configuration(monkeypatch):
     parse = capsmith.parse
     monkeypatch.setattr(capsmith, "parse", parse_only)
     refused, accepted = {}, set()
-    for command, *flags in (words for document in DOCUMENTS for words in commands_of(document)):
-        flags = [flag.replace("COLUMN:p", "syn_text_a:0.5") for flag in flags]  # to be filled in by the reader
-        if flags == ["--list-recipes"]:  # makes no configuration
+    commands = [words for document in DOCUMENTS for words in commands_of(document)]
+    commands += [shlex.split(line)[1:] for line in NEXT]  # which the quickstart's last screen shows
+    for command, *flags in commands:
+        # COLUMN:p is a placeholder for the reader to fill in
+        flags = [flag.replace("COLUMN:p", "syn_text_a:0.5") for flag in flags]
+        if flags == ["--list-recipes"]:  # has no configuration
             continue
         try:
             capsmith.COMMANDS[command](flags)

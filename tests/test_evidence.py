@@ -29,8 +29,8 @@ def test_one_swapped_pair_of_four_points_costs_a_third():
 def test_tau_with_ties_is_scipys():
     random = np.random.default_rng(0)
     for _ in range(20):
-        one, other = random.integers(4, size=(2, 12))
-        assert kendall_tau(one, other) == pytest.approx(stats.kendalltau(one, other).statistic)
+        figure, scores = random.integers(4, size=(2, 12))
+        assert kendall_tau(figure, scores) == pytest.approx(stats.kendalltau(figure, scores).statistic)
 
 
 def test_tau_of_a_constant_is_undefined():
@@ -52,9 +52,9 @@ def test_quantiles_of_t_are_scipys():
 def test_the_interval_is_a_function_of_the_seed_and_holds_the_value():
     gains = np.random.default_rng(1).normal(size=(12, 3))
     figure = gains.mean(axis=1) + np.random.default_rng(2).normal(size=12)
-    one, again, other = (tau_with_interval(figure, gains, seed, resamples=200) for seed in (0, 0, 1))
-    assert one == again and one[1:] != other[1:]
-    assert -1 <= one.low < one.value < one.high <= 1
+    first, again, other_seed = (tau_with_interval(figure, gains, seed, resamples=200) for seed in (0, 0, 1))
+    assert first == again and first[1:] != other_seed[1:]
+    assert -1 <= first.low < first.value < first.high <= 1
 
 
 def test_a_figure_that_ranks_points_as_every_seed_does_has_a_point_for_an_interval():
@@ -74,7 +74,7 @@ def test_seeds_that_rank_points_against_each_other_widen_the_interval_over_no_co
 
 
 class OneHot:
-    """Texts as unit vectors: the word's place in a list."""
+    """Encodes a text as a one-hot vector: the index of its word in a list."""
 
     def __init__(self, *words: str):
         self.words = words
@@ -110,10 +110,10 @@ def test_an_arm_draws_from_its_own_columns_alone():
 
 
 def test_every_figure_that_one_caption_leaves_undefined_has_a_value_for_it_and_lower_is_better_turns_it():
-    undefined = {one for one in (*FIGURES, *BASELINES) if one.label in ("Self-CIDEr", "mBLEU-4", "Vendi")}
+    undefined = {figure for figure in (*FIGURES, *BASELINES) if figure.label in ("Self-CIDEr", "mBLEU-4", "Vendi")}
     assert undefined == set(OF_ONE)
     rows = {point: {"mbleu_4": None if kind.num_captions == 1 else 0.5} for point, kind in POINTS.items()}
-    mbleu = next(one for one in FIGURES if one.label == "mBLEU-4")
+    mbleu = next(figure for figure in FIGURES if figure.label == "mBLEU-4")
     assert direction(mbleu) == -1
     assert list(ranked(mbleu, rows)) == [1.0 if kind.num_captions == 1 else 0.5 for kind in POINTS.values()]
 
@@ -132,7 +132,7 @@ def test_a_comparison_is_paired_with_its_first_arm():
 
 
 class Recolours:
-    """Makes of a caption one with other colours; of captions without, nothing."""
+    """Changes the colours of a caption; gives no caption if there is no colour to change."""
 
     def caption(self, requests, sampling, column):
         for request in requests:
@@ -145,17 +145,17 @@ class Recolours:
 
 
 def test_only_negatives_that_are_false_of_the_picture_are_chosen_between(monkeypatch):
-    """Of the second picture the other colour is true, too; the third caption has no negative."""
+    """In the second picture the other colour is true, too; the caption "a star" has no negative."""
     monkeypatch.setattr(benchmarks.evidence.choice, "load_captioner", lambda name: Recolours())
     item = {"shape": "star", "size": "small", "texture": "plain", "x": 0.5, "y": 0.5}
-    one, both = (
-        {"background": "grey", "objects": [item | {"colour": of} for of in of_all]}
-        for of_all in (["red"], ["red", "blue"])
+    red_scene, two_colours = (
+        {"background": "grey", "objects": [item | {"colour": colour} for colour in colours]}
+        for colours in (["red"], ["red", "blue"])
     )
     samples = [
-        Record("a", None, ("a red star", "a star"), meta={"scene": one}),
-        Record("b", None, ("a red star",), meta={"scene": both}),
-        Record("c", None, ("one red star",), meta={"scene": one}),
+        Record("a", None, ("a red star", "a star"), meta={"scene": red_scene}),
+        Record("b", None, ("a red star",), meta={"scene": two_colours}),
+        Record("c", None, ("one red star",), meta={"scene": red_scene}),
     ]
     assert held_out_pairs(samples) == [Pair(0, 0, "a blue star", "colour"), Pair(2, 3, "one blue star", "colour")]
 
@@ -164,8 +164,8 @@ def test_choices_are_the_mean_of_their_kinds():
     pictures, captions = np.eye(2), np.array([[1.0, 0.0], [0.6, 0.8]])
     pairs = [Pair(0, 0, "", "colour"), Pair(0, 1, "", "colour"), Pair(1, 1, "", "swap"), Pair(1, 0, "", "colour")]
     negatives = np.array([[0.8, 0.6], [0.8, 0.6], [0.8, 0.6], [1.0, 0.0]])
-    found = choices(pictures, captions, negatives, pairs)
-    assert found == pytest.approx({"choice_colour": 1 / 3, "choice_swap": 1.0, "choice": 2 / 3})
+    shares = choices(pictures, captions, negatives, pairs)
+    assert shares == pytest.approx({"choice_colour": 1 / 3, "choice_swap": 1.0, "choice": 2 / 3})
 
 
 def test_an_arm_with_negatives_trains_on_the_negatives_of_its_texts():

@@ -1,4 +1,4 @@
-"""Every file of examples/ is run in small."""
+"""Every file of examples/ runs on a small set."""
 
 import importlib.util
 import json
@@ -40,10 +40,10 @@ def pictures() -> list:
 
 
 def write(folder, records, **columns) -> str:
-    """A set with these columns, each made of a record and its number."""
+    """Write a set with these columns; each is a function of a record's number and the record."""
     with ShardWriter(folder, "00000", columns=list(columns)) as writer:
         for number, record in enumerate(records):
-            texts = {name: tuple(of(number, record)) for name, of in columns.items()}
+            texts = {name: tuple(make_texts(number, record)) for name, make_texts in columns.items()}
             alike = {"similarity": [0.1, 0.9], "logprob": [-1.0, -2.0]}
             writer.write(replace(record, columns=texts, scores={name: alike for name in texts}))
     return f"{folder}/*.tar"
@@ -82,7 +82,7 @@ def test_a_configuration_is_accepted(command, config_type, name):
     config = capsmith.parse(command, config_type, ["--config", str(EXAMPLES / name), "--input", "a", "--output", "b"])
     assert config.input == ["a"]
     if command == "generate":
-        assert [one.temperature for one in config.columns] == [1.0, 0.7, 1.0]
+        assert [column.temperature for column in config.columns] == [1.0, 0.7, 1.0]
 
 
 def test_a_worse_captioner_fails_and_a_better_one_does_not(tmp_path, pictures):
@@ -120,12 +120,12 @@ def test_a_captioner_teaches_itself(tmp_path, pictures, monkeypatch):
     ):
         for name, value in changes.items():
             monkeypatch.setitem(settings, name, value)
-    given = ("scenes:train,n=4", str(tmp_path / "pictures"), "coca_tiny", str(tmp_path / "out"))
-    assert list(example.self_train(*given, rounds=1)) == [f"{tmp_path}/out/1/captioner"]
+    arguments = ("scenes:train,n=4", str(tmp_path / "pictures"), "coca_tiny", str(tmp_path / "out"))
+    assert list(example.self_train(*arguments, rounds=1)) == [f"{tmp_path}/out/1/captioner"]
     chosen = list(read_records(f"{tmp_path}/out/1/chosen"))
     assert len(chosen) == 3 and all(record.columns[example.COLUMN] and not record.captions for record in chosen)
-    read = json.loads((tmp_path / "out/1/captioner/finetune.json").read_text())["read"]
-    assert [given[0], f"{tmp_path}/out/1/chosen/pictures-00000.parquet"] == list(read)
+    inputs_read = json.loads((tmp_path / "out/1/captioner/finetune.json").read_text())["read"]
+    assert [arguments[0], f"{tmp_path}/out/1/chosen/pictures-00000.parquet"] == list(inputs_read)
     monkeypatch.setattr(example, "generate", lambda config: 3)
     with pytest.raises(SystemExit):
-        next(example.self_train(*given))
+        next(example.self_train(*arguments))

@@ -1,6 +1,6 @@
-"""Damaged YAML as a configuration, drawn by number: `CAPSMITH_FUZZ=1000` draws so many.
+"""Damaged YAML as a configuration, drawn by number; `CAPSMITH_FUZZ=1000` draws 1,000.
 
-Whatever comes, it is a configuration, or its problems are told, in little memory and time.
+Each file is read as a configuration, or its problems are reported, in little memory and time.
 """
 
 import os

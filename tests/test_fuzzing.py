@@ -1,4 +1,4 @@
-"""What a check of many inputs finds: those that raise, end the process or take too much, each by its number, and the others too."""
+"""A check of many inputs reports the numbers of those that raise, end the process or take too much, and goes on."""
 
 from .fuzzing import problems
 
@@ -24,7 +24,7 @@ fuzzing.take(check)
 
 def test_each_problem_has_its_number(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    found = problems(tmp_path / "script.py", 7, tmp_path / "cases")
-    told = {1: "ValueError: one", 2: "code -11", 3: "MemoryError", 5: "signal.pause()"}
-    assert found.keys() == told.keys() and "Timeout" in found[5]
-    assert all(words in found[number] for number, words in told.items() if number != 5)
+    by_number = problems(tmp_path / "script.py", 7, tmp_path / "cases")
+    expected = {1: "ValueError: one", 2: "code -11", 3: "MemoryError", 5: "signal.pause()"}
+    assert by_number.keys() == expected.keys() and "Timeout" in by_number[5]
+    assert all(words in by_number[number] for number, words in expected.items() if number != 5)

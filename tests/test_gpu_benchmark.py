@@ -1,4 +1,4 @@
-"""What measures a GPU, rehearsed on this CPU: no line of it may run for the first time where a card is paid for."""
+"""A rehearsal of the GPU benchmark on this CPU, so that no line of it runs for the first time on an expensive card."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def test_every_part_gives_its_figures_and_the_table_has_them(tmp_path):
     for part in PARTS:
         assert [line for line in lines if line["part"] == part and "case" in line], part
     ending = next(line for line in lines if line.get("case", "").endswith("captions that end"))
-    assert 8 <= ending["tokens"] < 12  # by their own end, after at least 8 tokens; the limit is 12
+    assert 8 <= ending["tokens"] < 12  # captions end by themselves after at least 8 tokens; the limit is 12
     text = (tmp_path / "RESULTS.md").read_text()
     assert all(f"### {heading}\n" in text for heading in HEADINGS.values()) and "a CPU, rehearsed" in text
     assert (tmp_path / "profile.txt").read_text().count("# coca_tiny") == 2

@@ -1,4 +1,4 @@
-"""Every line of the documents that starts several processes is run as written, by cheap launchers: see launchers.py."""
+"""Every line of the documents that starts several processes runs as written, by the launchers of launchers.py."""
 
 import json
 import math
@@ -26,30 +26,30 @@ SIZES = r"(?:--num-processes|--num_processes|--nproc-per-node|--nnodes|--ntasks|
 
 
 def launches(text: str) -> list[tuple[str, str]]:
-    """The commands of the text's blocks that start several processes, each with the lines before it that do not."""
-    found = []
+    """The commands in the text's blocks that start several processes, each with the `export` lines before it."""
+    commands = []
     for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
         before = ""
         for line in block.replace("\\\n", " ").splitlines():
             if re.search(LAUNCHES, line):
-                found.append((before, line))
+                commands.append((before, line))
             elif line.startswith("export"):
                 before += line + "\n"
-    return found
+    return commands
 
 
 FORMS = list(dict.fromkeys(launch for document in DOCUMENTS for launch in launches(document.read_text())))
 
 
 def free_port() -> str:
-    with socket.socket() as one:
-        one.bind(("", 0))
-        return str(one.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return str(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    """The environment in which launchers are found, and are served."""
+    """The environment in which the cheap launchers are found, while they are served."""
     folder = tmp_path_factory.mktemp("programs") / "bin"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **make_programs(folder)}
     server = subprocess.Popen(
@@ -67,7 +67,7 @@ def programs(tmp_path_factory):
 
 
 def make_shards(folder: Path) -> None:
-    """Four drawn pictures with captions, in two shards."""
+    """Write four drawn pictures with captions, in two shards."""
     folder.mkdir(parents=True)
     for shard in range(2):
         with ShardWriter(folder, f"{shard:05d}", columns=["syn_text_a"]) as writer:
@@ -77,13 +77,13 @@ def make_shards(folder: Path) -> None:
 
 @pytest.mark.parametrize("before, line", FORMS, ids=[line.split("#")[0].strip()[:60] for _, line in FORMS])
 def test_a_launch_forms_one_world_of_its_size(before, line, programs, tmp_path):
-    """Of the line only places change: the bucket is a folder, ports are free ones."""
+    """Only places in the line are changed: the bucket becomes a folder, and ports become free ones."""
     script = (before + line).replace("s3://bucket", str(tmp_path / "bucket")).replace("29500", free_port())
     script = script.replace("29400", free_port())
     script = script.replace("accelerate launch", f"accelerate launch --main_process_port {free_port()}")
     if shards := re.search(r"--input '(\S+)/\*\.tar'", script):
         make_shards(tmp_path / shards[1])
-    machines = int(found[1]) if (found := re.search(r"--nnodes (\d+)", line)) else 1
+    machines = int(match[1]) if (match := re.search(r"--nnodes (\d+)", line)) else 1
     environment = {**programs, WORLDS: str(tmp_path / "worlds")}
     runs = [
         subprocess.Popen(
@@ -97,28 +97,28 @@ def test_a_launch_forms_one_world_of_its_size(before, line, programs, tmp_path):
         for _ in range(machines)
     ]
     for run in runs:
-        told = run.communicate(timeout=120)[0]
-        assert run.returncode == 0, told
-    noted = (
+        output_text = run.communicate(timeout=120)[0]
+        assert run.returncode == 0, output_text
+    worlds = (
         sorted(map(json.loads, (tmp_path / "worlds").read_text().splitlines()))
         if (tmp_path / "worlds").exists()
         else []
     )
     if line.startswith("ray"):
-        assert noted == []
+        assert worlds == []
     elif "--engine ray" in line:
-        assert noted == [[*re.search(r"--ray-address (\S+) .*--concurrency (\S+)", line).groups()]]
+        assert worlds == [[*re.search(r"--ray-address (\S+) .*--concurrency (\S+)", line).groups()]]
     else:
         size = math.prod(
             map(int, re.findall(SIZES, line.partition("capsmith finetune")[0] if "torchrun" in line else line))
         )
-        assert noted == [[number, size] for number in range(size)], told
+        assert worlds == [[number, size] for number in range(size)], output_text
     if (output := re.search(r"capsmith (?:generate|reinforce) .*--output (\S+)", script)) and "--dry-run" not in line:
         assert sorted(path.name for path in (tmp_path / output[1]).glob("*.tar")) == ["00000.tar", "00001.tar"]
         assert len(list(read_records(str(tmp_path / output[1])))) == 4
         assert (
             "reinforce" in line or (tmp_path / output[1] / "README.md").exists()
-        )  # whoever came last found the set whole
+        )  # the last process found the set complete and wrote the card
 
 
 def test_a_mistake_that_a_rank_finds_is_the_commands_and_ends_all(programs, tmp_path):

@@ -1,4 +1,4 @@
-"""The distribution: the wheel holds all that is needed, and its command starts fast; the make targets and CI's check."""
+"""The wheel holds everything that is needed, and its command starts fast; the make targets and CI's check work."""
 
 import os
 import resource
@@ -28,7 +28,7 @@ def run(*command: object, **options) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel, built in a copy: no build folder in the tree, none of its leavings in the wheel."""
+    """The wheel, built in a copy of the tree, so that no build folder is left in the tree or gets into the wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE", *(f"{module}.py" for module in MODULES)):
         shutil.copy(ROOT / name, folder)
@@ -40,7 +40,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel, tmp_path_factory) -> Path:
-    """A fresh environment with the wheel alone, which sees the distributions that are installed here."""
+    """A fresh environment with only the wheel in it, which can also see the distributions that are installed here."""
     folder = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", "--without-pip", folder)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
@@ -105,7 +105,7 @@ def test_help_comes_from_the_wheel_without_torch(environment, tmp_path, argv):
     assert Path(where).is_relative_to(environment)
 
 
-# --- make and CI -------------------------------------------------------------------------------------------------------
+# --- make and CI -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_make_installs_first_and_only_once(tmp_path, target, last):
         "-n",
         "--no-print-directory",
         target,
-    )  # the suite itself may run under make, whose level and flags are inherited
+    )  # the suite itself may run under make, and would pass on make's level and flags
     planned = run(*make, cwd=tmp_path)
     assert "-m venv .venv" in planned and "--editable ." in planned
     assert planned.strip().splitlines()[-1].strip() == last
@@ -145,7 +145,7 @@ def test_make_help_says_what_every_target_does():
 
 
 @pytest.mark.parametrize(
-    "said, made, code",
+    "output, make_code, code",
     [
         ("10 passed", 0, 0),
         ("SKIPPED [2] tests/x.py:3: needs a CUDA device", 0, 0),
@@ -154,9 +154,9 @@ def test_make_help_says_what_every_target_does():
         ("1 failed", 2, 2),
     ],
 )
-def test_ci_fails_on_failures_and_on_skips_that_are_not_listed(tmp_path, said, made, code):
+def test_ci_fails_on_failures_and_on_skips_that_are_not_listed(tmp_path, output, make_code, code):
     make = tmp_path / "make"
-    make.write_text(f"#!/bin/sh\ncat <<'END'\n{said}\nEND\nexit {made}\n")
+    make.write_text(f"#!/bin/sh\ncat <<'END'\n{output}\nEND\nexit {make_code}\n")
     make.chmod(0o755)
     done = subprocess.run(
         [ROOT / ".ci" / "run"],
@@ -165,5 +165,5 @@ def test_ci_fails_on_failures_and_on_skips_that_are_not_listed(tmp_path, said, m
         text=True,
     )
     assert done.returncode == code, done.stdout + done.stderr
-    assert said in done.stdout
-    assert ("does not list" in done.stdout) == ("flaky" in said)
+    assert output in done.stdout
+    assert ("does not list" in done.stdout) == ("flaky" in output)

@@ -42,10 +42,14 @@ def test_candidates_of_one_sentence_are_those_of_the_pool_as_often_as_they_stand
 
 def test_candidates_of_several_sentences_join_different_ones_by_the_name_alone():
     pool = ["one", "two.", "three", "three"]
-    found = candidates(pool, 2, "x")
-    assert len(found) == 4 and found == candidates(pool, 2, "x") != candidates(pool, 2, "y")
-    assert all(len({*text.split()}) == 2 and {*text.split()} <= {"one.", "two.", "three."} for text in found)
-    assert sorted(candidates(["a b", "c"], 3, "x")[0].split()) == ["a", "b.", "c."]  # as many as there are
+    texts = candidates(pool, 2, "x")
+    assert len(texts) == 4 and texts == candidates(pool, 2, "x") != candidates(pool, 2, "y")
+    assert all(len({*text.split()}) == 2 and {*text.split()} <= {"one.", "two.", "three."} for text in texts)
+    assert sorted(candidates(["a b", "c"], 3, "x")[0].split()) == [
+        "a",
+        "b.",
+        "c.",
+    ]  # joins all sentences if there are fewer
 
 
 def pools(pictures=100, seed=0):
@@ -57,29 +61,31 @@ def pools(pictures=100, seed=0):
 @pytest.mark.parametrize("length", [5.0, 7.25, 9.5])
 def test_a_column_has_the_length_that_is_asked_for(k, length):
     pool = pools()
-    found = draw_to_length(pool, [str(at) for at in range(len(pool))], k, length, "x")
-    assert np.mean([len(words(text)) for group in found for text in group]) == pytest.approx(length, abs=0.05)
-    assert all(len(group) == k for group in found)
-    for group, of in zip(found, pool):
-        left = [*of]
+    groups = draw_to_length(pool, [str(index) for index in range(len(pool))], k, length, "x")
+    assert np.mean([len(words(text)) for group in groups for text in group]) == pytest.approx(length, abs=0.05)
+    assert all(len(group) == k for group in groups)
+    for group, texts in zip(groups, pool):
+        remaining = [*texts]
         for text in group:
-            left.remove(text)  # none is taken more often than it stands in the pool
+            remaining.remove(text)  # raises if a text is used more often than it occurs in the pool
 
 
 def test_captions_are_drawn_by_names_and_a_picture_may_have_fewer():
     pool = [*pools()[:-1], ["just one here"]]
-    keys = [str(at) for at in range(len(pool))]
-    one, again, other = (draw_to_length(pool, keys, 2, 7.0, name) for name in ("x", "x", "y"))
-    assert one == again != other and one[-1] == ["just one here"]
+    keys = [str(index) for index in range(len(pool))]
+    first, again, other_name = (draw_to_length(pool, keys, 2, 7.0, name) for name in ("x", "x", "y"))
+    assert first == again != other_name and first[-1] == ["just one here"]
 
 
 def test_of_all_ways_to_draw_that_have_the_length_the_tilted_one_is_taken():
     """Shares of 2, 4 and 6 words with a mean of 4.8 are 1 : r : r², 1.2 r² - 0.8 r - 2.8 = 0."""
     pool = [["a b", "a b c d", "a b c d e f"]] * 2000
-    found = [len(words(group[0])) for group in draw_to_length(pool, [str(at) for at in range(2000)], 1, 4.8, "x")]
+    lengths = [
+        len(words(group[0])) for group in draw_to_length(pool, [str(index) for index in range(2000)], 1, 4.8, "x")
+    ]
     r = (0.8 + np.sqrt(0.64 + 4 * 1.2 * 2.8)) / 2.4
     expected = np.array([1, r, r**2]) / (1 + r + r**2)
-    assert [found.count(n) / 2000 for n in (2, 4, 6)] == pytest.approx(expected, abs=0.03)
+    assert [lengths.count(n) / 2000 for n in (2, 4, 6)] == pytest.approx(expected, abs=0.03)
 
 
 def test_lengths_out_of_reach_and_pictures_without_captions_are_told():
@@ -112,10 +118,11 @@ def test_students_of_all_worlds_and_of_the_evidence_page_have_names_of_their_own
 
 def test_a_mix_draws_from_all_its_pools():
     records = [
-        Record(str(at), None, columns={"syn_text_a": ("a b c",) * 4, "syn_text_b": ("d e f",) * 4}) for at in range(50)
+        Record(str(index), None, columns={"syn_text_a": ("a b c",) * 4, "syn_text_b": ("d e f",) * 4})
+        for index in range(50)
     ]
-    found = drawn(records, "mix", Column(("a", "b"), 3), 3.0)
-    assert {text for group in found for text in group} == {"a b c", "d e f"}
+    groups = drawn(records, "mix", Column(("a", "b"), 3), 3.0)
+    assert {text for group in groups for text in group} == {"a b c", "d e f"}
 
 
 def test_columns_are_made_once_beside_what_the_records_have(tmp_path, monkeypatch):
@@ -123,15 +130,17 @@ def test_columns_are_made_once_beside_what_the_records_have(tmp_path, monkeypatc
     world = FIRST._replace(groups={2.0: {"x_one": Column(("much",), 1)}, 4.0: {"x_two": Column(("much",), 2, 2)}})
     (folder := tmp_path / "level2_pools").mkdir()
     with ShardWriter(folder, "a", columns=("syn_text_much",)) as shard:
-        for at in range(4):
-            shard.write(Record(f"k{at}", PNG, ("alt",), {"syn_text_much": ("a b", "c d", "e f")}, meta={"scene": {}}))
+        for index in range(4):
+            shard.write(
+                Record(f"k{index}", PNG, ("alt",), {"syn_text_much": ("a b", "c d", "e f")}, meta={"scene": {}})
+            )
     make_columns(tmp_path, world)
     records = [*read_records(str(tmp_path / "level2_captioned" / "*.tar"))]
     assert [record.key for record in records] == ["k0", "k1", "k2", "k3"] and records[0].captions == ("alt",)
     assert {*records[0].columns} == {"syn_text_x_one", "syn_text_x_two"}
     assert all(len(words(text)) == 4 for record in records for text in record.columns["syn_text_x_two"])
     monkeypatch.setattr(benchmarks.predict.sets, "read_records", None)
-    make_columns(tmp_path, world)  # reads no pool any more
+    make_columns(tmp_path, world)  # does not read the pools again
 
 
 # Ranks
@@ -142,13 +151,13 @@ def test_tau_within_groups_compares_columns_of_a_group_alone():
     assert kendall_tau(figure, scores, groups) == -1 and kendall_tau(figure, scores) > 0
     random = np.random.default_rng(0)
     one, other = random.normal(size=(2, 12))
-    of_groups = [stats.kendalltau(one[at], other[at]).statistic for at in (slice(0, 6), slice(6, 12))]
-    assert kendall_tau(one, other, [0] * 6 + [1] * 6) == pytest.approx(np.mean(of_groups))
+    taus = [stats.kendalltau(one[part], other[part]).statistic for part in (slice(0, 6), slice(6, 12))]
+    assert kendall_tau(one, other, [0] * 6 + [1] * 6) == pytest.approx(np.mean(taus))
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Few resamples and permutations."""
+    """Use few resamples and permutations."""
     monkeypatch.setattr(benchmarks.predict.ranking, "RESAMPLES", 50)
     monkeypatch.setattr(benchmarks.predict.ranking, "PERMUTATIONS", 200)
 
@@ -159,7 +168,9 @@ def test_a_figure_is_ranked_beside_length(quick):
     scores = (quality + 0.5 * groups)[:, None] + np.zeros(3)
     rough = np.tile([0, 2, 1, 5, 4, 3], 3)
     ranks = rank({"good": quality, "rough": rough, "noise": quality * 0, "length": groups}, scores, groups)
-    assert ranks["rough"].within.low < ranks["rough"].within.value < ranks["rough"].within.high < 1  # by columns alone
+    assert (
+        ranks["rough"].within.low < ranks["rough"].within.value < ranks["rough"].within.high < 1
+    )  # the interval comes from resampling columns alone
     good = ranks["good"]
     assert good.within == (1, 1, 1) and good.p_within < 0.01 and good.above.low > 0 and good.p_above < 0.05
     assert np.isnan(ranks["noise"].within.value) and ranks["noise"].p_within == 1
@@ -173,8 +184,8 @@ def test_the_permutation_test_of_three_columns_is_exact_to_chance():
 
 
 def test_holm_corrects_each_test_for_those_that_are_left():
-    found = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.9})
-    assert found == pytest.approx({"a": 0.04, "c": 0.09, "b": 0.09, "d": 0.9})
+    corrected = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.9})
+    assert corrected == pytest.approx({"a": 0.04, "c": 0.09, "b": 0.09, "d": 0.9})
 
 
 # Figures and page
@@ -185,14 +196,14 @@ def test_figures_are_measured_once_a_column(tmp_path, monkeypatch):
 
     class Stub:
         def __init__(self, records, references, clip):
-            assert len(records) == len(references) == 3 and all(len(of) == 5 for of in references)
+            assert len(records) == len(references) == 3 and all(len(group) == 5 for group in references)
 
         def figures(self, captions):
             measured.append(captions)
             return {"length": 2.0}
 
     monkeypatch.setattr(benchmarks.predict.figures, "Sample", Stub)
-    keys = [f"scenes-train2-{at:06}" for at in range(3)]
+    keys = [f"scenes-train2-{index:06}" for index in range(3)]
     records = [Record(key, PNG, ("alt",), {"syn_text_x": ("a b",), "syn_text_y": ("c d",)}) for key in keys]
     monkeypatch.setattr(benchmarks.predict.figures, "read_records", lambda spec: iter(records))
     monkeypatch.setattr(benchmarks.predict.figures, "curated", lambda pictures, records: [("a",) * 5 for _ in records])
@@ -204,11 +215,11 @@ def test_figures_are_measured_once_a_column(tmp_path, monkeypatch):
 
 def test_figures_of_which_less_is_better_are_turned_and_the_index_is_a_mean_of_ranks():
     values = {name: [0.0, 0.0, 0.0, 0.0] for name in (PRIMARY, *COMPETITORS, *BASELINES) if name != "index"}
-    one, two, three = INDEX
-    values |= {one: [1, 2, 3, 4], two: [5, 5, 5, 9], three: [0.3, 0.2, 0.1, 0.0]}
-    found = turned([{name: of[at] for name, of in values.items()} for at in range(4)])
-    assert three == "degenerate" and [*found["degenerate"]] == [-0.3, -0.2, -0.1, 0]
-    assert [*found["index"]] == pytest.approx([1 / 3, 1, 5 / 3, 3])
+    first, second, third = INDEX
+    values |= {first: [1, 2, 3, 4], second: [5, 5, 5, 9], third: [0.3, 0.2, 0.1, 0.0]}
+    figures = turned([{name: column[index] for name, column in values.items()} for index in range(4)])
+    assert third == "degenerate" and [*figures["degenerate"]] == [-0.3, -0.2, -0.1, 0]
+    assert [*figures["index"]] == pytest.approx([1 / 3, 1, 5 / 3, 3])
 
 
 def test_a_page_has_tables_of_both_worlds(tmp_path, quick):

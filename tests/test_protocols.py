@@ -1,4 +1,4 @@
-"""What captioners, forward passes and writers promise, by type check: those that there are, and the tests' fakes."""
+"""mypy checks that all captioners, forward passes and writers, and the tests' fakes, implement their protocols."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ FOLDER = Path(__file__).parent / "protocols"
 
 
 def check(path: Path, cache: Path) -> str:
-    """What mypy says of a file."""
+    """The output of mypy for a file."""
     command = [
         sys.executable,
         "-m",
@@ -25,7 +25,7 @@ def check(path: Path, cache: Path) -> str:
 
 def test_all_are_what_they_stand_for(tmp_path):
     assert check(FOLDER / "assigned.py", tmp_path / "cache") == "Success: no issues found in 1 source file\n"
-    wrong = tmp_path / "wrong.py"  # and the check sees what is missing
+    wrong = tmp_path / "wrong.py"  # the check must also report what is missing
     wrong.write_text("""
 from captioners.base import Captioner
 from tests.generate.conftest import FakeCaptioner
@@ -44,5 +44,5 @@ def assign(unbounded: Unbounded, endless: Endless) -> None:
     forward: Forward = unbounded
     writer: Writer = endless
 """)
-    said = check(wrong, tmp_path / "cache")
-    assert all(f'variable has type "{name}"' in said for name in ("Captioner", "Forward", "Writer")), said
+    output = check(wrong, tmp_path / "cache")
+    assert all(f'variable has type "{name}"' in output for name in ("Captioner", "Forward", "Writer")), output

@@ -1,4 +1,4 @@
-"""The quickstart in a short form: a thirtieth of its steps, every file it promises, no bar of quality."""
+"""A short quickstart, with a thirtieth of its steps, writes every file that it promises; quality is not tested."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import pytest
 
 from imagetext.lock import FolderLock
 from imagetext.sources import read_records
-from quickstart import AFTER, BEFORE, HUMAN, QuickstartConfig, run
+from quickstart import AFTER, BEFORE, HUMAN, NEXT, QuickstartConfig, run
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,9 @@ def test_all_three_jobs_and_what_they_leave(short, capsys, monkeypatch):
     for promised in ("captioner", "records", "report/report.html", "gallery.html"):
         assert str(short.output / promised) in printed and (short.output / promised).exists()
     assert len(re.findall(r"^    (?:human|before|after) ", printed, re.MULTILINE)) == 5 * 3 + 3
+    last_screen = printed.partition("How long each part took")[2]
+    assert len(re.findall(r"^   +\d+:[0-5]\d  (?:fine-tune|caption|score) ", last_screen, re.MULTILINE)) == 4
+    assert last_screen.endswith("\n".join(NEXT) + "\n")
 
 
 def test_a_folder_of_something_else_and_a_second_one_at_once_are_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""The pipeline on real photographs, good and bad; skipped where they are absent (CAPSMITH_DATA, else ../shared/data)."""
+"""The pipeline on real photographs, good and bad; skipped if there are none (CAPSMITH_DATA, or ../shared/data)."""
 
 import json
 import os
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"CAPSMITH_DATA: no {D
 
 @pytest.fixture
 def folder(tmp_path):
-    """The photographs, and six files as the web has them."""
+    """The photographs, and six unusual files of kinds that occur on the web."""
     folder = tmp_path / "wiki"
     shutil.copytree(DATA / "images" / "wiki", folder)
     photograph = Image.open(folder / "corgi.jpg")
@@ -32,7 +32,7 @@ def folder(tmp_path):
     (folder / "truncated.jpg").write_bytes((folder / "corgi.jpg").read_bytes()[:5000])
     photograph.convert("CMYK").save(folder / "cmyk.jpg")
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by a quarter turn
     photograph.save(folder / "turned.jpg", exif=exif)
     frames = [photograph.convert("RGB").resize((64, 48)), Image.new("RGB", (64, 48), "red")]
     frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
@@ -71,14 +71,14 @@ def first_sentences(folder: Path) -> dict[str, str]:
     captions = {}
     for line in (DATA / "gbc" / "wiki" / "wiki_gbc_graphs.jsonl").read_text(encoding="utf-8").splitlines():
         graph = json.loads(line)
-        whole = next(vertex for vertex in graph["vertices"] if vertex["label"] == "image")
-        short = next(desc["text"] for desc in whole["descs"] if desc["label"] == "short")
+        vertex_of_image = next(vertex for vertex in graph["vertices"] if vertex["label"] == "image")
+        short = next(desc["text"] for desc in vertex_of_image["descs"] if desc["label"] == "short")
         captions[Path(graph["img_path"]).name] = short.split(". ")[0].rstrip(".") + "."
     return {name: caption for name, caption in captions.items() if (folder / name).exists()}
 
 
 def test_a_captioner_with_clips_vocabulary_learns_photographs_by_heart(folder, tmp_path):
-    """`coca_small` from scratch, until greedy decoding gives the training captions back."""
+    """`coca_small` trains from scratch until greedy decoding repeats the training captions."""
     captions = first_sentences(folder)
     assert len(captions) == 19
     captions = dict(sorted(captions.items())[:6])
@@ -106,6 +106,6 @@ def test_a_captioner_with_clips_vocabulary_learns_photographs_by_heart(folder, t
     samples = [sample for shard in read_samples(str(tmp_path / "set.jsonl")) for sample in shard]
     pictures = [Request(sample.key, captioner.preprocess(decode_image(sample.image))) for sample in samples]
     captioned = captioner.caption(pictures, SamplingConfig(strategy="greedy"))
-    for sample, found in zip(samples, captioned, strict=True):
+    for sample, result in zip(samples, captioned, strict=True):
         expected = captioner.decode(captioner.encode_text_ids(sample.captions[0]))
-        assert found.captions[0].text == expected
+        assert result.captions[0].text == expected

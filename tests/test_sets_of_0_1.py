@@ -1,4 +1,4 @@
-"""What capsmith 0.1 finished stays readable: its sets, its captioner and its reinforced sets, in `sets_of_0_1`."""
+"""Output of capsmith 0.1 stays readable: the sets, the captioner and the reinforced sets in `sets_of_0_1`."""
 
 import io
 import json
@@ -21,12 +21,12 @@ def spec(name: str) -> str:
 
 
 def members(folder: Path) -> dict[str, bytes]:
-    """All files in the tars of a folder, by name."""
-    found = {}
+    """The bytes of all files in the tars of a folder, by name."""
+    files = {}
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as archive:
-            found |= {member.name: archive.extractfile(member).read() for member in archive}
-    return found
+            files |= {member.name: archive.extractfile(member).read() for member in archive}
+    return files
 
 
 def columns(folder: Path) -> dict[str, dict[str, list[str]]]:
@@ -48,7 +48,9 @@ def test_verify_finds_a_set_of_0_1_whole(name, capsys):
 def test_gallery_shows_a_set_of_0_1(name, tmp_path):
     assert capsmith.main(["gallery", str(SETS / name), "--output", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
-    texts = [text for of in columns(SETS / "captioned").values() for text in of.get("syn_text_coca_tiny", ())]
+    texts = [
+        text for captions in columns(SETS / "captioned").values() for text in captions.get("syn_text_coca_tiny", ())
+    ]
     assert len(texts) == 12 and all(text in page for text in texts)
     assert page.count("data:image/jpeg;base64,") == 6 and "not a picture: starts with" in page
 
@@ -69,7 +71,7 @@ def test_join(name, tmp_path, capsys):
     before, apart, after = (
         columns(folder) for folder in (SETS / "captioned", SETS / "captions_only", tmp_path / "out")
     )
-    assert after == {key: of | apart[key] for key, of in before.items()}
+    assert after == {key: captions | apart[key] for key, captions in before.items()}
 
 
 def test_diversity(tmp_path):
@@ -77,17 +79,17 @@ def test_diversity(tmp_path):
         argument for name in CAPTIONED for argument in ("--input", f"{name}={spec(name)}") if name != "two_columns"
     ]
     assert capsmith.main(["diversity", *inputs, "--output", str(tmp_path)]) == 0
-    found = json.loads((tmp_path / "report.json").read_text())["columns"]
-    assert [found[name]["captions"] for name in CAPTIONED if name != "two_columns"] == [
+    reported = json.loads((tmp_path / "report.json").read_text())["columns"]
+    assert [reported[name]["captions"] for name in CAPTIONED if name != "two_columns"] == [
         10,
         10,
         10,
-    ]  # of pictures with originals
-    assert found["captioned"] == found["captioned_jsonl"] == found["captioned_parquet"]
+    ]  # only pictures with original captions count
+    assert reported["captioned"] == reported["captioned_jsonl"] == reported["captioned_parquet"]
 
 
 def test_generate_with_its_captioner_on_its_set(tmp_path):
-    """The columns, scores, pictures and texts of the set stay; the captioner is the one that wrote `two_columns`."""
+    """Columns, scores, pictures and texts of the set stay as they are; the same captioner wrote `two_columns`."""
     command = [
         "generate",
         "--input",
@@ -108,20 +110,20 @@ def test_generate_with_its_captioner_on_its_set(tmp_path):
         *OF_CPU,
     ]
     assert capsmith.main(command) == 0
-    before, theirs, ours = members(SETS / "captioned"), members(SETS / "two_columns"), members(tmp_path / "out")
-    assert list(ours) == list(theirs)
-    for name, data in ours.items():
+    before, previous, written = members(SETS / "captioned"), members(SETS / "two_columns"), members(tmp_path / "out")
+    assert list(written) == list(previous)
+    for name, data in written.items():
         if name.endswith((".jpg", ".txt")):
             assert data == before[name]
         elif name.endswith("syn.json"):
             assert {**json.loads(data), **json.loads(before[name])} == json.loads(data)
         elif not json.loads(before[name])["error"]:
-            was, now = json.loads(before[name]), json.loads(data)
-            scores, new = was.pop("caption_scores"), now.pop("caption_scores")
+            old_fields, new_fields = json.loads(before[name]), json.loads(data)
+            scores, new_scores = old_fields.pop("caption_scores"), new_fields.pop("caption_scores")
             assert (
-                now == was | {"source": now["source"]}
-                and set(new) == {*scores, "syn_text_of_0_1"}
-                and {**new, **scores} == new
+                new_fields == old_fields | {"source": new_fields["source"]}
+                and set(new_scores) == {*scores, "syn_text_of_0_1"}
+                and {**new_scores, **scores} == new_scores
             )
     settings = [
         json.loads((folder / "run.json").read_text())["fingerprint"]["columns"]["syn_text_of_0_1"]
@@ -132,7 +134,7 @@ def test_generate_with_its_captioner_on_its_set(tmp_path):
 
 @pytest.mark.parametrize("name", ["captioned", "captioned_jsonl", "captioned_parquet"])
 def test_reinforce_takes_a_set_of_0_1(name, tmp_path):
-    """From each format come the views and the texts that 0.1 wrote, and its embeddings but for rounding."""
+    """Each format gives the views and texts that 0.1 wrote, and the same embeddings up to rounding."""
     command = [
         "reinforce",
         "--input",
@@ -148,16 +150,16 @@ def test_reinforce_takes_a_set_of_0_1(name, tmp_path):
         *OF_CPU,
     ]
     assert capsmith.main(command) == 0
-    theirs, ours = members(SETS / "reinforced"), members(tmp_path / "out")
-    assert list(ours) == list(theirs)
-    for name, data in ours.items():
+    previous, written = members(SETS / "reinforced"), members(tmp_path / "out")
+    assert list(written) == list(previous)
+    for name, data in written.items():
         if name.endswith("npz"):
-            arrays, wanted = np.load(io.BytesIO(data)), np.load(io.BytesIO(theirs[name]))
-            assert arrays.files == wanted.files
+            arrays, expected = np.load(io.BytesIO(data)), np.load(io.BytesIO(previous[name]))
+            assert arrays.files == expected.files
             for array in arrays.files:
-                np.testing.assert_allclose(arrays[array], wanted[array], atol=1e-5)
+                np.testing.assert_allclose(arrays[array], expected[array], atol=1e-5)
         elif name.endswith(("syn.json", "paug.json", "jpg", "txt")):
-            assert data == theirs[name]
+            assert data == previous[name]
 
 
 @pytest.mark.parametrize("name", REINFORCED)

@@ -1,1 +1,1 @@
-"""Our records read by others' programs, each in an environment of its own; what came of it stands in docs/compatibility.md."""
+"""Programs of other projects read our records, each in its own environment; docs/compatibility.md has the results."""

@@ -1,15 +1,18 @@
-"""Our loss of reinforced sets and the official trainer's: `python -m benchmarks.compat.loss --peer-python PATH`.
+"""Compare our loss for reinforced sets with the official trainer's loss.
 
-PATH is the interpreter that `trainer.py` describes. Features and two teachers' embeddings are drawn; the reference's loss runs on
-them in one process and in two (gloo) with `--local-loss`, each of which has half of the batch. Ours is of the whole batch, as
-`capsmith train-student` computes it in each process from the features of all. Losses and their gradients by the student's
-features are compared, in float64. Exit code 1: they differ by more than 1e-6, in a loss relative to it, in a gradient to its
-largest number.
+Usage: `python -m benchmarks.compat.loss --peer-python PATH`, with the interpreter that `trainer.py` describes.
 
-Without `--local-loss` two processes of the reference compute another loss than one does: of the teachers' probabilities, which
-are of texts given pictures, the transpose is taken for those of pictures given texts. This is shown, too, beside ours with it.
+The student's features and the embeddings of two teachers are drawn at random. The reference computes its loss in one
+process, and in two processes (gloo, half of the batch each) with `--local-loss`. Ours is computed over the whole
+batch, as `capsmith train-student` does in each process. The losses and their gradients with respect to the student's
+features are compared in float64. Exit code 1 means that they differ by more than 1e-6: a loss relative to its value, a
+gradient relative to its largest number.
 
-B: pictures in the batch, E: the student's embedding, D: that of all teachers joined
+In two processes without `--local-loss`, the reference computes a different loss: it uses the transpose of the
+teachers' probabilities of texts given pictures as the probabilities of pictures given texts. The output shows this
+loss too, beside ours with the same transpose.
+
+B: pictures in the batch, E: dimension of the student's embedding, D: dimensions of all teachers together
 """
 
 import argparse
@@ -32,7 +35,10 @@ LIMIT = 1e-6
 
 
 def draw_features(seed: int = 0) -> dict[str, torch.Tensor]:
-    """Rows (B, E) of the student and (B, D) of the teachers, by the reference's names; texts are near their pictures."""
+    """Draw features (B, E) of the student and (B, D) of the teachers, by the reference's names for them.
+
+    Texts are near their pictures.
+    """
     random = torch.Generator().manual_seed(seed)
 
     def rows(size: int, near: torch.Tensor | float = 0.0) -> torch.Tensor:
@@ -56,43 +62,43 @@ def draw_features(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def ours(features: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """Both losses, each times its weight, and the gradients of their sum."""
+    """Our losses, each times its weight, and the gradients of their sum with respect to the student's features."""
     names = ("image_features", "text_features", "syn_text_features")
     students = {name: features[name].clone().requires_grad_() for name in names}
     image, *texts = students.values()
-    found = reinforced_losses(
+    losses = reinforced_losses(
         image,
         torch.stack(texts, 1),
         features["logit_scale"],
-        torch.arange(BATCH),
-        TEACHERS,
-        (1.0, 1.0),
+        pictures=torch.arange(BATCH),
+        teachers=TEACHERS,
+        text_weights=(1.0, 1.0),
         image_emb=features["dist_image_features"],
         text_emb=torch.stack([features["dist_text_features"], features["dist_syn_text_features"]], 1),
     )
-    found = {name: WEIGHTS[name] * loss for name, loss in found.items()}
-    sum(found.values()).backward()
+    losses = {name: WEIGHTS[name] * loss for name, loss in losses.items()}
+    sum(losses.values()).backward()
     return {
-        "contrastive_loss": found["contrastive"].detach().numpy(),
-        "distill_loss": found["distill"].detach().numpy(),
+        "contrastive_loss": losses["contrastive"].detach().numpy(),
+        "distill_loss": losses["distill"].detach().numpy(),
         **{f"gradient_{name}": rows.grad.numpy() for name, rows in students.items()},
     }
 
 
 def transposed_distillation(features: dict[str, torch.Tensor]) -> float:
-    """The distillation loss, times its weight, with the transposed probabilities of texts for those of pictures."""
+    """Our distillation loss, times its weight, with transposed text probabilities in place of those of pictures."""
     total = 0.0
     for kind in ("", "syn_"):
         image, text = (
             features[name].split(TEACHERS.dimensions, 1)
             for name in ("dist_image_features", f"dist_{kind}text_features")
         )
-        wanted = (
-            sum((scale * one @ other.T).softmax(1) for scale, one, other in zip(TEACHERS.logit_scales, image, text))
+        target = (
+            sum((scale * rows @ texts.T).softmax(1) for scale, rows, texts in zip(TEACHERS.logit_scales, image, text))
             / 2
         )
         logits = features["logit_scale"] * features["image_features"] @ features[f"{kind}text_features"].T
-        total += (F.cross_entropy(logits, wanted) - (wanted.T * logits.T.log_softmax(1)).sum(1).mean()) / 2
+        total += (F.cross_entropy(logits, target) - (target.T * logits.T.log_softmax(1)).sum(1).mean()) / 2
     return WEIGHTS["distill"] * float(total)
 
 
@@ -124,7 +130,8 @@ def main() -> int:
         }
         print(
             f"processes: {processes}{', local loss' if local else ''}: distillation {mine['distill_loss']:.9f} and "
-            f"{theirs['distill_loss']:.9f}, contrastive {mine['contrastive_loss']:.9f} and {theirs['contrastive_loss']:.9f}; "
+            f"{theirs['distill_loss']:.9f}, contrastive {mine['contrastive_loss']:.9f} and "
+            f"{theirs['contrastive_loss']:.9f}; "
             f"differences: {', '.join(f'{name} {value:.1e}' for name, value in differing.items())}"
         )
         if processes == 1 or local:
@@ -132,7 +139,8 @@ def main() -> int:
         else:
             print(f"  distillation with transposed probabilities: {transposed_distillation(features):.9f}")
     print(
-        f"torch {torch.__version__} and {versions['torch']}; largest difference, but without local loss: {worst:.1e}"
+        f"torch {torch.__version__} and {versions['torch']}; "
+        f"largest difference in one process or with local loss: {worst:.1e}"
     )
     return worst > LIMIT
 

@@ -1,8 +1,9 @@
-"""The peer of `loss.py`, in its own environment: the official trainer's loss of reinforced sets, in one process or in several.
+"""The peer of `loss.py`, in its own environment: the official trainer's loss, in one or more processes.
 
-Imports nothing of ours. Its argument is a JSON object: `features`, an npz file of arrays, `dimensions` and `logit_scales` of the
-teachers, `weights` of the contrastive and the distillation loss, `processes`, `local_loss`, and `answer`, the npz file to write:
-both losses, the mean over processes, and the gradients of their sum, one process's part of the batch after the other.
+This file imports nothing of ours. Its argument is a JSON object with the fields: `features`, an npz file of arrays;
+`dimensions` and `logit_scales` of the teachers; `weights` of the contrastive and the distillation loss; `processes`;
+`local_loss`; and `answer`, the npz file to write. The answer has both losses (means over the processes) and the
+gradients of their sum, with the parts of the batch in the order of the processes.
 """
 
 import json
@@ -16,21 +17,21 @@ import torch
 import torch.distributed as dist
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of models that it registers twice
+    warnings.simplefilter("ignore")  # open_clip warns that it registers models twice
     from open_clip.loss import DRClipLoss
 
 
 def losses(rank, options, folder):
-    """One process's share of the batch; its losses and gradients in a file of the folder."""
+    """Compute the losses and gradients for one process's part of the batch, and write them to a file in the folder."""
     world = options["processes"]
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     with np.load(options["features"], allow_pickle=False) as arrays:
-        given = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    scale = given.pop("logit_scale")
+        features = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    scale = features.pop("logit_scale")
     mine = {
         name: rows.chunk(world)[rank].clone().requires_grad_(not name.startswith("dist_"))
-        for name, rows in given.items()
+        for name, rows in features.items()
     }
     loss = DRClipLoss(
         local_loss=options["local_loss"],
@@ -43,10 +44,10 @@ def losses(rank, options, folder):
         average_after_softmax=True,
         dist_logit_scale=options["logit_scales"],
     )
-    found = loss(**mine, logit_scale=scale, output_dict=True)
-    sum(found.values()).backward()
+    values = loss(**mine, logit_scale=scale, output_dict=True)
+    sum(values.values()).backward()
     gradients = {f"gradient_{name}": rows.grad.numpy() / world for name, rows in mine.items() if rows.requires_grad}
-    np.savez(f"{folder}/{rank}.npz", **gradients, **{name: value.detach().numpy() for name, value in found.items()})
+    np.savez(f"{folder}/{rank}.npz", **gradients, **{name: value.detach().numpy() for name, value in values.items()})
     if world > 1:
         dist.destroy_process_group()
 

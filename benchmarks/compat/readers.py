@@ -1,11 +1,11 @@
-"""Our records in the hands of others' readers: `python -m benchmarks.compat.readers [--raygen-python PATH]`.
+"""Readers of other projects read our records: `python -m benchmarks.compat.readers [--raygen-python PATH]`.
 
-Each reader runs in an environment of its own under runs/peers and says what it saw of each record; that is compared with what
-stands in the tar files, as the standard library reads them. Exit code 1: a reader saw something else than it should.
+Each reader runs in its own environment under runs/peers and reports what it saw of each record. This is compared with
+the content of the tar files, as the standard library reads them. Exit code 1 means that a reader saw something else.
 
-PATH is an interpreter in whose environment `raygen` of apple/ml-mobileclip-dr can be imported: commit 418551d, with ray, torch,
-webdataset 0.2.111 and what else its pyproject.toml names; `notary_client.conductor`, which it imports and does not publish, may
-be an empty module. Without PATH its reader is left out.
+PATH is the interpreter of an environment that can import `raygen` of apple/ml-mobileclip-dr: commit 418551d, with ray,
+torch, webdataset 0.2.111 and the other packages of its pyproject.toml. raygen imports `notary_client.conductor`, which
+is not published; an empty module is enough. Without PATH, raygen's reader is skipped.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from imagetext.reinforced.views import decode_stored
 from imagetext.shards import dataset_features
 
 SCRIPT = "compat/readers_peer.py"
-PILLOW = f"pillow=={version('pillow')}"  # another decoder's pixels may be others
+PILLOW = f"pillow=={version('pillow')}"  # another version may decode to other pixels
 REQUIREMENTS = {
     "readers": ("datasets==5.2.0", "webdataset==1.0.2", PILLOW),
     "open_clip_training": ("open_clip_torch[training]==3.3.0", PILLOW),
@@ -49,16 +49,16 @@ REQUIREMENTS = {
 
 
 class Reading(NamedTuple):
-    """A reader, how it is called, the set that it is given, and what it should see."""
+    """A reader, how it is called, the set that it reads, and what it should report."""
 
     reader: str
     form: str
     python: Path
     options: dict[str, Any]
     records: Set
-    keys: Sequence[str] | None  # of the records that it should give; None: it should fail
-    failed: str  # what it does with failed records
-    text: str  # what is trained on
+    keys: Sequence[str] | None  # keys of the records that it should return; None: it should fail
+    failed: str  # how it treats failed records
+    text: str  # which texts one can train on
 
 
 def sha(data: bytes | None) -> str | None:
@@ -66,7 +66,7 @@ def sha(data: bytes | None) -> str | None:
 
 
 def stored_embeddings(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
-    """A record's embeddings, by numpy's and torch's own readers."""
+    """A record's embeddings, read by numpy and torch."""
     if "npz" in files:
         return dict(np.load(io.BytesIO(files["npz"])))
     if "pth.gz" in files:
@@ -76,7 +76,7 @@ def stored_embeddings(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
 
 
 def expected(key: str, files: Mapping[str, bytes]) -> dict[str, Any]:
-    """All that a reader can say of a record, from its files."""
+    """All fields that a reader can report of a record, computed from the record's files."""
     meta, columns = json.loads(files["json"]), json.loads(files["syn.json"])
     good, views = not meta["error"], files.get("paug.json", b'{"param_aug": []}')
     return {
@@ -96,39 +96,50 @@ def expected(key: str, files: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def differences(reading: Reading, answer: Mapping[str, Any]) -> list[str]:
-    """What the reader saw that is not as it should be; nothing is left out of account but fields that it does not give."""
+    """Differences between the reader's rows and the set, in all fields that the reader reports."""
     if reading.keys is None:
-        return [] if "failed" in answer else ["reads what it is said to fail on"]
+        return [] if "failed" in answer else ["the reader should fail on this set, but reads it"]
     if "failed" in answer:
         return [answer["failed"]]
-    found, records = answer["rows"], reading.records.records
-    fields = found[0][1].keys() if found else ()
-    wanted = [
-        [named(reading, key), {name: value for name, value in expected(key, records[key]).items() if name in fields}]
-        for key in reading.keys
-    ]
-    wanted, found = (sorted(json.dumps(row, sort_keys=True) for row in rows) for rows in (wanted, found))
-    problems = [] if len(found) == len(wanted) else [f"{len(found)} rows, not {len(wanted)}"]
-    for (name, mine), (other, theirs) in zip(map(json.loads, wanted), map(json.loads, found)):
-        if name != other:
-            return [*problems, f"{other!r} in the place of {name!r}"]
+    records = reading.records.records
+    fields = answer["rows"][0][1].keys() if answer["rows"] else ()
+    rows = []
+    for key in reading.keys:
+        values = {name: value for name, value in expected(key, records[key]).items() if name in fields}
+        rows.append([reported_key(reading, key), values])
+    expected_rows = sorted(json.dumps(row, sort_keys=True) for row in rows)
+    reported_rows = sorted(json.dumps(row, sort_keys=True) for row in answer["rows"])
+    problems = []
+    if len(reported_rows) != len(expected_rows):
+        problems.append(f"{len(reported_rows)} rows, not {len(expected_rows)}")
+    for expected_row, reported_row in zip(expected_rows, reported_rows):
+        (key, values), (reported, reported_values) = json.loads(expected_row), json.loads(reported_row)
+        if key != reported:
+            return [*problems, f"{reported!r} in the place of {key!r}"]
         problems += [
-            f"{name}: {field}: {str(theirs.get(field))[:100]}, not {str(value)[:100]}"
-            for field, value in mine.items()
-            if theirs.get(field) != value
+            f"{key}: {field}: {str(reported_values.get(field))[:100]}, not {str(value)[:100]}"
+            for field, value in values.items()
+            if reported_values.get(field) != value
         ]
     return problems
 
 
-def named(reading: Reading, key: str) -> str:
-    """What the reader calls the record: open_clip nothing, ml-mobileclip-dr by `json` where in a tar no file follows that."""
+def reported_key(reading: Reading, key: str) -> str:
+    """The key that the reader reports for the record.
+
+    open_clip reports none. ml-mobileclip-dr reports the `uid` of the `json`, if the record has no later file in its
+    tar.
+    """
     files = reading.records.records[key]
-    by_json = reading.reader == "ml-mobileclip-dr" and ("jsonl" in reading.form or list(files)[-1] == "json")
-    return "" if reading.reader == "open_clip" else json.loads(files["json"])["uid"] if by_json else key
+    if reading.reader == "open_clip":
+        return ""
+    if reading.reader == "ml-mobileclip-dr" and ("jsonl" in reading.form or list(files)[-1] == "json"):
+        return json.loads(files["json"])["uid"]
+    return key
 
 
 def readings(captioned: Path, reinforced: Mapping[str, Path], raygen_python: Path | None) -> Iterator[Reading]:
-    """What is to be read by whom, on the sets in these folders."""
+    """All readings of the sets in these folders."""
     sets = {
         "captions": Set(captioned),
         "captions beside negatives": Set(captioned.parent / "others" / "joined"),
@@ -143,47 +154,47 @@ def readings(captioned: Path, reinforced: Mapping[str, Path], raygen_python: Pat
             "webdataset",
             f"{name}: files",
             readers,
-            {"reader": "webdataset", "shards": shards},
-            records,
-            everything,
-            "seen: no jpg, no txt",
-            "any",
+            options={"reader": "webdataset", "shards": shards},
+            records=records,
+            keys=everything,
+            failed="seen: no jpg, no txt",
+            text="any",
         )
         yield Reading(
             "webdataset",
             f'{name}: to_tuple("jpg", "txt", "syn.json")',
             readers,
-            {"reader": "webdataset_pairs", "shards": shards},
-            records,
-            list(records.pairs),
-            "passed over",
-            "any",
+            options={"reader": "webdataset_pairs", "shards": shards},
+            records=records,
+            keys=list(records.pairs),
+            failed="passed over",
+            text="any",
         )
         embeddings = next((kind for kind in reinforced if name.endswith(kind)), None)
         columns = (*COLUMNS, *OTHERS) if "negatives" in name else COLUMNS
         features = dataset_features(columns, similarity=True, embeddings=embeddings).to_dict()
         for streaming in (False, True):
             options = {"reader": "datasets_webdataset", "files": shards, "streaming": streaming, "cache": cache}
-            how = f"{name}: webdataset{', streaming' if streaming else ''}"
+            form = f"{name}: webdataset{', streaming' if streaming else ''}"
             yield Reading(
                 "datasets",
-                f"{how}, columns inferred",
+                f"{form}, columns inferred",
                 readers,
-                options,
-                records,
-                everything if name.startswith("captions") else None,
-                "seen: None",
-                "any",
+                options=options,
+                records=records,
+                keys=everything if name.startswith("captions") else None,
+                failed="seen: None",
+                text="any",
             )
             yield Reading(
                 "datasets",
-                f"{how}, dataset_features",
+                f"{form}, dataset_features",
                 readers,
-                options | {"features": features},
-                records,
-                everything,
-                "seen: None",
-                "any",
+                options=options | {"features": features},
+                records=records,
+                keys=everything,
+                failed="seen: None",
+                text="any",
             )
         for train in (False, True):
             options = {"reader": "open_clip", "shards": "::".join(shards), "pairs": len(records.pairs), "train": train}
@@ -191,38 +202,38 @@ def readings(captioned: Path, reinforced: Mapping[str, Path], raygen_python: Pat
                 "open_clip",
                 f"{name}: get_wds_dataset, {'training' if train else 'validation'}",
                 training,
-                options,
-                records,
-                list(records.pairs),
-                "passed over",
-                "txt alone",
+                options=options,
+                records=records,
+                keys=list(records.pairs),
+                failed="passed over",
+                text="txt alone",
             )
         if raygen_python:
             yield Reading(
                 "ml-mobileclip-dr",
                 f"{name}: tar",
                 raygen_python,
-                {"reader": "raygen", "shards": shards},
-                records,
-                everything,
-                "seen: no image",
-                "any",
+                options={"reader": "raygen", "shards": shards},
+                records=records,
+                keys=everything,
+                failed="seen: no image",
+                text="any",
             )
     joined = Set(captioned.parent / "joined")
     yield Reading(
         "open_clip",
         f"captions, joined with --text-from {COLUMNS[0]}:1: get_wds_dataset, training",
         training,
-        {
+        options={
             "reader": "open_clip",
             "shards": "::".join(map(str, joined.shards)),
             "pairs": len(joined.pairs),
             "train": True,
         },
-        joined,
-        list(joined.pairs),
-        "passed over",
-        f"{COLUMNS[0]}, as txt",
+        records=joined,
+        keys=list(joined.pairs),
+        failed="passed over",
+        text=f"{COLUMNS[0]}, as txt",
     )
     for form in ("jsonl", "parquet"):
         files = sorted(map(str, (captioned.parent / form).glob(f"*.{form}")))
@@ -231,22 +242,22 @@ def readings(captioned: Path, reinforced: Mapping[str, Path], raygen_python: Pat
                 "datasets",
                 f"captions: {form}{', streaming' if streaming else ''}",
                 readers,
-                {"reader": f"datasets_{form}", "files": files, "streaming": streaming, "cache": cache},
-                captions,
-                list(captions.records),
-                "seen: None",
-                "any",
+                options={"reader": f"datasets_{form}", "files": files, "streaming": streaming, "cache": cache},
+                records=captions,
+                keys=list(captions.records),
+                failed="seen: None",
+                text="any",
             )
         if raygen_python and form == "jsonl":
             yield Reading(
                 "ml-mobileclip-dr",
                 "captions: jsonl",
                 raygen_python,
-                {"reader": "raygen", "shards": files},
-                captions,
-                list(captions.records),
-                "seen",
-                "any; pictures are paths, which it does not open",
+                options={"reader": "raygen", "shards": files},
+                records=captions,
+                keys=list(captions.records),
+                failed="seen",
+                text="any; pictures are paths, which it does not open",
             )
 
 
@@ -269,12 +280,13 @@ def main() -> int:
     with_others(captioned.parent / "others", Set(captioned))
     teachers = write_teachers(folder / "teachers")
     reinforced = {
-        kind: make_reinforced(folder / kind, captioned, teachers, "--embeddings", kind) for kind in ("npz", "pth.gz")
+        kind: make_reinforced(folder / kind, captioned, teachers, options=["--embeddings", kind])
+        for kind in ("npz", "pth.gz")
     }
     records, joined = Set(captioned), Set(captioned.parent / "joined")
     columns = {key: json.loads(joined.records[key]["syn.json"])[COLUMNS[0]] for key in joined.pairs}
-    if other := [key for key, text in joined.pairs.items() if text not in columns[key]]:
-        raise RuntimeError(f"joined: txt of {', '.join(other)} is no caption of {COLUMNS[0]}")
+    if wrong_keys := [key for key, text in joined.pairs.items() if text not in columns[key]]:
+        raise RuntimeError(f"joined: the txt of {', '.join(wrong_keys)} is not a caption of {COLUMNS[0]}")
     table = Table(
         "reader",
         "version",
@@ -301,8 +313,8 @@ def main() -> int:
             reading.failed,
             reading.text,
         )
-        said = [answer["failed"]] if "failed" in answer else problems[:4]
-        print(f"{reading.reader} {answer['version']}, {reading.form}: {rows}", *said, sep="\n  ", flush=True)
+        details = [answer["failed"]] if "failed" in answer else problems[:4]
+        print(f"{reading.reader} {answer['version']}, {reading.form}: {rows}", *details, sep="\n  ", flush=True)
     Console(width=150).print(table)
     return bool(wrong)
 

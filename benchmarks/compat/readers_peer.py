@@ -1,9 +1,10 @@
-"""The peers of `readers.py`, each in its own environment: what a reader gives of each record, in one form for all readers.
+"""The peers of `readers.py`, each in its own environment: what a reader returns for each record, in a common form.
 
-Imports nothing of ours. Its argument is a JSON object: `reader`, a function below, and its arguments. Prints `version` and
-`rows`, pairs of a key and those fields that the reader gives: `picture` (SHA-256 of the file), `pixels` (SHA-256), `text`,
-`columns`, `all_columns` (with those of failed records), `others` (no captions), `error`, `views` or `rounded_views` (to 10 decimals), `embeddings`
-(SHA-256 of float32 numbers), `files` (SHA-256).
+This file imports nothing of ours. Its argument is a JSON object: `reader`, the name of a function below, and the
+arguments of that function. It prints `version` and `rows`. A row is a pair of a key and the fields that the reader
+returns, out of these: `picture` (SHA-256 of the file), `pixels` (SHA-256), `text`, `columns`, `all_columns` (with
+those of failed records), `others` (columns that are not captions), `error`, `views` or `rounded_views` (to 10
+decimals), `embeddings` (SHA-256 of float32 numbers), and `files` (SHA-256).
 """
 
 import hashlib
@@ -20,29 +21,29 @@ def sha(data):
     return None if data is None else hashlib.sha256(data).hexdigest()
 
 
-def embeddings(found):
-    """Hashes of embeddings by name, those that are there."""
+def embeddings(arrays):
+    """Hashes of the embeddings by name; missing ones are left out."""
     return {
         name: sha(np.asarray(rows, dtype=np.float32).tobytes())
-        for name, rows in (found or {}).items()
+        for name, rows in (arrays or {}).items()
         if rows is not None
     }
 
 
-def columns(found):
-    """Captions by column, of those that have some."""
+def columns(fields):
+    """Captions by column; columns without captions are left out."""
     return {
         name: list(texts)
-        for name, texts in (found or {}).items()
+        for name, texts in (fields or {}).items()
         if name.startswith("syn_text") and not name.endswith("_emb") and texts
     }
 
 
-# ---- webdataset ----------------------------------------------------------------------------------------------------------
+# ---- webdataset -----------------------------------------------------------------------------------------------------
 
 
 def webdataset(shards):
-    """Samples as they stand, every file; then decoded as its tutorials do."""
+    """Every file of every sample, not decoded."""
     import webdataset as wds
 
     for sample in wds.WebDataset(shards, shardshuffle=False):
@@ -51,7 +52,7 @@ def webdataset(shards):
 
 
 def webdataset_pairs(shards):
-    """Picture and text of those that have both; the others raise in `to_tuple`, and are passed over."""
+    """Picture and text of the samples that have both; `to_tuple` raises for the others, and they are skipped."""
     import webdataset as wds
 
     pipeline = (
@@ -63,25 +64,25 @@ def webdataset_pairs(shards):
         yield key, {"pixels": sha(image.tobytes()), "text": text, "columns": columns(syn_text)}
 
 
-# ---- datasets ------------------------------------------------------------------------------------------------------------
+# ---- datasets -------------------------------------------------------------------------------------------------------
 
 
-def load(builder, files, streaming, features, cache, picture):
+def load(builder, files, streaming, *, features, cache, picture):
     import datasets
 
-    given = {} if features is None else {"features": datasets.Features.from_dict(features)}
+    options = {} if features is None else {"features": datasets.Features.from_dict(features)}
     rows = datasets.load_dataset(
-        builder, data_files=files, split="train", streaming=streaming, cache_dir=cache, **given
+        builder, data_files=files, split="train", streaming=streaming, cache_dir=cache, **options
     )
-    for row in rows:  # pictures decode, where there are some
+    for row in rows:  # check that all pictures decode
         if not isinstance(row[picture], str | None):
             row[picture].load()
     return rows.cast_column(picture, datasets.Image(decode=False)) if builder != "json" else rows
 
 
 def datasets_webdataset(files, streaming, cache, features=None):
-    for row in load("webdataset", files, streaming, features, cache, "jpg"):
-        found = {
+    for row in load("webdataset", files, streaming, features=features, cache=cache, picture="jpg"):
+        fields = {
             "picture": row["jpg"] and sha(row["jpg"]["bytes"]),
             "text": row["txt"],
             "columns": columns(row["syn.json"]),
@@ -89,15 +90,15 @@ def datasets_webdataset(files, streaming, cache, features=None):
             "error": row["json"]["error"],
         }
         for name in {"npz", "pth.gz"} & row.keys():
-            found |= {
+            fields |= {
                 "embeddings": embeddings(row[name]),
                 "rounded_views": (row["paug.json"] or {}).get("param_aug", []),
             }
-        yield row["__key__"], found
+        yield row["__key__"], fields
 
 
 def datasets_parquet(files, streaming, cache):
-    for row in load("parquet", files, streaming, None, cache, "image"):
+    for row in load("parquet", files, streaming, features=None, cache=cache, picture="image"):
         yield (
             row["key"],
             {
@@ -110,9 +111,9 @@ def datasets_parquet(files, streaming, cache):
 
 
 def datasets_jsonl(files, streaming, cache):
-    """Pictures are paths relative to the file."""
+    """The pictures of JSONL are paths relative to the file."""
     folder = os.path.dirname(files[0])
-    for row in load("json", files, streaming, None, cache, "image"):
+    for row in load("json", files, streaming, features=None, cache=cache, picture="image"):
         picture = None
         if row["image"] is not None:
             with open(os.path.join(folder, row["image"]), "rb") as file:
@@ -123,11 +124,11 @@ def datasets_jsonl(files, streaming, cache):
         )
 
 
-# ---- open_clip -----------------------------------------------------------------------------------------------------------
+# ---- open_clip ------------------------------------------------------------------------------------------------------
 
 
 def open_clip(shards, pairs, train):
-    """What open_clip's own pipeline would train on; it gives no keys."""
+    """The samples on which open_clip's own pipeline would train; it returns no keys."""
     import torch
     from open_clip_train.data import get_wds_dataset
 
@@ -152,7 +153,7 @@ def open_clip(shards, pairs, train):
         yield "", {"pixels": bytes(pictures[0].tolist()).hex(), "text": texts[0]}
 
 
-# ---- ml-mobileclip-dr ----------------------------------------------------------------------------------------------------
+# ---- ml-mobileclip-dr -----------------------------------------------------------------------------------------------
 
 
 def raygen(shards):
@@ -161,20 +162,20 @@ def raygen(shards):
     for path in shards:
         with open(path, "rb") as file:
             for item in get_reader(path).shard_iterator(file):
-                found = {"all_columns": columns(item), "error": item["error"]}
+                fields = {"all_columns": columns(item), "error": item["error"]}
                 if path.endswith(".tar"):
                     stored = {
                         name: rows.float() if hasattr(rows, "float") else rows
                         for name, rows in item.items()
                         if name.endswith("_emb")
                     }
-                    found |= {
+                    fields |= {
                         "picture": sha(item.get("image")),
                         "text": item.get("text"),
                         "embeddings": embeddings(stored),
                         "views": item.get("param_aug", []),
                     }
-                yield item["uid"], found
+                yield item["uid"], fields
 
 
 READERS = {
@@ -194,10 +195,10 @@ READERS = {
 def main() -> None:
     options = json.loads(sys.argv[1])
     package, reader = READERS[options.pop("reader")]
-    answer = {"version": f"ray {version(package)}" if package == "ray" else version(package)}  # raygen itself has none
+    answer = {"version": f"ray {version(package)}" if package == "ray" else version(package)}  # raygen has no version
     try:
         answer["rows"] = list(reader(**options))
-    except Exception as error:  # what a reader cannot read is an answer, too
+    except Exception as error:  # that a reader fails is an answer, too
         while error.__cause__:
             error = error.__cause__
         answer["failed"] = f"{type(error).__name__}: {error}"

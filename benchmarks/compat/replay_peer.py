@@ -1,8 +1,9 @@
 """The peer of `replay.py`, in its own environment: the reference's transforms replay views of pictures.
 
-Imports nothing of ours. Its argument is a JSON object: `module`, that of the transforms; `config`, a `config.json` of `capsmith
-reinforce`; and `views`, a JSON file of pairs of a picture's file and its `paug.json`. Prints the versions and, for each picture,
-the SHA-256 of its pixels as decoded, and lists of those of each view's pixels before and after they are normalised.
+This file imports nothing of ours. Its argument is a JSON object: `module`, the module of the transforms; `config`, a
+`config.json` of `capsmith reinforce`; and `views`, a JSON file with pairs of a picture's file and its `paug.json`. It
+prints the versions of the packages. For each picture it prints the SHA-256 of the decoded pixels, and lists with the
+SHA-256 of each view's pixels before and after normalising.
 """
 
 import hashlib
@@ -32,14 +33,14 @@ def main() -> None:
     )
     with open(options["views"], encoding="utf-8") as file:
         views = json.load(file)
-    found = []
+    pictures = []
     for path, stored in views:
         with Image.open(path) as opened:
-            image = opened.convert("RGBA").convert("RGB")  # webdataset's "pilrgba", then as the trainer has it
+            image = opened.convert("RGBA").convert("RGB")  # webdataset's "pilrgba", then what the trainer does
         parameters = [transforms.decompress(view) for view in stored["param_aug"]]
-        plain = [sha(pil_to_tensor(before.reapply(image, one)[0])) for one in parameters]
-        found.append(
-            [sha(pil_to_tensor(image)), plain, [sha(transforms.reapply(image, one)[0]) for one in parameters]]
+        plain = [sha(pil_to_tensor(before.reapply(image, view)[0])) for view in parameters]
+        pictures.append(
+            [sha(pil_to_tensor(image)), plain, [sha(transforms.reapply(image, view)[0]) for view in parameters]]
         )
     print(
         json.dumps(
@@ -47,7 +48,7 @@ def main() -> None:
                 "torch": torch.__version__,
                 "torchvision": torchvision.__version__,
                 "pillow": PIL.__version__,
-                "pixels": found,
+                "pixels": pictures,
             }
         ),
         flush=True,

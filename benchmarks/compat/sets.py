@@ -1,9 +1,10 @@
-"""A small set by our own commands, with all that goes wrong in a large one, and what its shards hold, read without our code.
+"""Small sets that our own commands make, with all faults that occur in large sets; their shards are read without our
+code.
 
-The source has pictures that are cut, that are none, that are missing or no JPEG, and records without text. `capsmith generate`
-captions it twice: with a column that takes all captions, beside one whose gate refuses most, then with a third column whose gate
-refuses every caption of some pictures. `capsmith reinforce` then adds views and the embeddings of two tiny teachers, and
-`capsmith join` puts negatives and tags beside the captions, which no trainer may take for them.
+The source has pictures that are truncated, missing, not pictures at all, or not JPEG, and a record without text.
+`capsmith generate` captions it twice: first with a column that accepts all captions and one whose gate refuses most of
+them, then with a third column whose gate refuses every caption of some pictures. `capsmith reinforce` adds views and
+the embeddings of two tiny teachers. `capsmith join` adds negatives and tags, which no trainer may take for captions.
 """
 
 import io
@@ -26,16 +27,16 @@ from imagetext.sources import read_samples
 
 RUNS = Path("runs/compat")
 COLUMNS = ("syn_text_plain", "syn_text_strict", "syn_text_warm")
-OTHERS = ("neg_text_other", "tags_other")  # columns that are no captions
-SHARDS, PICTURES = 3, 24  # pictures in each shard
-BROKEN, CUT, MISSING, NO_TEXT, PNG = range(10, 15)  # places in a shard of what is out of the ordinary
+OTHERS = ("neg_text_other", "tags_other")  # columns that are not captions
+SHARDS, PICTURES = 3, 24  # number of shards, pictures in each shard
+BROKEN, CUT, MISSING, NO_TEXT, PNG = range(10, 15)  # positions of the unusual records within a shard
 SIDE, VIEWS = 64, 4
 DIMENSIONS = {"tiny_a": 32, "tiny_b": 48}  # of the teachers' embeddings
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 
 
 def model_config(dimension: int) -> dict:
-    """A CLIP model small enough for a CPU, with CLIP's own vocabulary."""
+    """The configuration of a CLIP model that is small enough for a CPU, with CLIP's own vocabulary."""
     vision = {"image_size": SIDE, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
     text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
     return {"embed_dim": dimension, "vision_cfg": vision, "text_cfg": text}
@@ -53,7 +54,7 @@ class Set:
 
     @cached_property
     def records(self) -> dict[str, dict[str, bytes]]:
-        """The files of each record by its key, in order."""
+        """The files of each record by suffix; records by key, in their order in the shards."""
         records: dict[str, dict[str, bytes]] = {}
         for shard in self.shards:
             with tarfile.open(shard) as archive:
@@ -64,18 +65,20 @@ class Set:
 
     @cached_property
     def failed(self) -> dict[str, str]:
-        """Why, by key, records failed."""
+        """The reasons of the failed records, by key."""
         reasons = {key: json.loads(files["json"])["error"] for key, files in self.records.items()}
         return {key: reason for key, reason in reasons.items() if reason}
 
     @cached_property
     def pairs(self) -> dict[str, str]:
-        """The text, by key, of records with a picture and one: those that CLIP's trainers take."""
+        """The texts, by key, of the records that have both a picture and a text: these are the ones trainers of CLIP
+        take.
+        """
         return {key: files["txt"].decode() for key, files in self.records.items() if {"jpg", "txt"} <= files.keys()}
 
 
 def write_source(folder: Path) -> str:
-    """Tar shards of drawn scenes, and its SPEC."""
+    """Write tar shards of drawn scenes; return their SPEC."""
     folder.mkdir(parents=True)
     samples = [
         sample
@@ -84,16 +87,16 @@ def write_source(folder: Path) -> str:
     ]
     for number in range(SHARDS):
         with tarfile.open(folder / f"{number:05d}.tar", "w") as archive:
-            for place, sample in enumerate(samples[number * PICTURES : (number + 1) * PICTURES]):
+            for position, sample in enumerate(samples[number * PICTURES : (number + 1) * PICTURES]):
                 picture = {
                     BROKEN: b"<html>not found</html>",
                     CUT: sample.image[: len(sample.image) // 2],
                     MISSING: None,
                     PNG: as_png(sample.image),
-                }.get(place, sample.image)
+                }.get(position, sample.image)
                 files = {
                     "jpg": picture,
-                    "txt": None if place == NO_TEXT else sample.captions[0].encode(),
+                    "txt": None if position == NO_TEXT else sample.captions[0].encode(),
                     "url.txt": f"https://example.org/{sample.key}.jpg".encode(),
                     "json": json.dumps({"uid": f"uid {sample.key}", "licence": "CC0"}).encode(),
                 }
@@ -106,7 +109,7 @@ def write_source(folder: Path) -> str:
 
 
 def as_png(picture: bytes) -> bytes:
-    """The picture in PNG, half transparent."""
+    """The picture as a half-transparent PNG."""
     file = io.BytesIO()
     image = decode_image(picture)
     image.putalpha(128)
@@ -115,7 +118,9 @@ def as_png(picture: bytes) -> bytes:
 
 
 def write_teachers(folder: Path) -> list[str]:
-    """Two CLIP models of random weights in open_clip's layout, as names of teachers."""
+    """Write two CLIP models with random weights in open_clip's layout; return the names by which `reinforce` takes
+    them.
+    """
     for seed, (name, dimension) in enumerate(DIMENSIONS.items()):
         (folder / name).mkdir(parents=True)
         config = model_config(dimension)
@@ -134,22 +139,22 @@ def write_teachers(folder: Path) -> list[str]:
 
 
 def run(*argv: str) -> None:
-    """One of our commands; RuntimeError where it fails."""
+    """Run one of our commands; RuntimeError if it fails."""
     print("capsmith", *argv, flush=True)
     if code := main(list(argv)):
         raise RuntimeError(f"capsmith {argv[0]}: exit code {code}")
 
 
 def make_captioned(folder: Path, *formats: str) -> Path:
-    """Captions by two runs of `capsmith generate`, the second once for each format, in a folder of its name.
+    """Caption the source by two runs of `capsmith generate`; return the folder of the webdataset shards.
 
-    Returns: the folder of the webdataset shards.
+    The second run is repeated for each format, and writes to a folder with the name of the format.
     """
     shutil.rmtree(folder, ignore_errors=True)
     source = write_source(folder / "source")
     columns = [{"column": COLUMNS[0]}, {"column": COLUMNS[1], "min_similarity": 0.6, "redraws": 0, "seed": 2}]
     (folder / "columns.yaml").write_text(yaml.safe_dump({"columns": columns}))
-    usual = (
+    common = (
         "--model",
         "coca_tiny",
         "--num-captions",
@@ -169,7 +174,7 @@ def make_captioned(folder: Path, *formats: str) -> Path:
         str(folder / "once"),
         "--config",
         str(folder / "columns.yaml"),
-        *usual,
+        *common,
     )
     for format in ("webdataset", *formats):
         run(
@@ -190,13 +195,15 @@ def make_captioned(folder: Path, *formats: str) -> Path:
             "0",
             "--format",
             format,
-            *usual,
+            *common,
         )
     return folder / "webdataset"
 
 
 def with_others(folder: Path, records: Set) -> Path:
-    """The set with a negative and two tags for each good record but every fifth, from `capsmith join`."""
+    """Add a negative and two tags to four in five of the good records by `capsmith join`; return the joined set's
+    folder.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     good = [key for key in records.records if key not in records.failed]
@@ -209,24 +216,24 @@ def with_others(folder: Path, records: Set) -> Path:
         for number, key in enumerate(good)
         if number % 5
     ]
-    apart = folder / "apart.jsonl"
-    apart.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = folder / "others.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     shards = str(records.folder / "*.tar")
-    run("join", "--input", shards, "--captions", str(apart), "--output", str(folder / "joined"))
+    run("join", "--input", shards, "--captions", str(table), "--output", str(folder / "joined"))
     return folder / "joined"
 
 
-def make_reinforced(folder: Path, captioned: Path, teachers: Sequence[str], *options: str) -> Path:
-    """Views and embeddings for the captioned records, from `capsmith reinforce`."""
+def make_reinforced(folder: Path, captioned: Path, teachers: Sequence[str], *, options: Sequence[str]) -> Path:
+    """Add views and embeddings to the captioned records by `capsmith reinforce`; return the folder."""
     shutil.rmtree(folder, ignore_errors=True)
-    named = [word for name in teachers for word in ("--teacher", name)]
+    teacher_flags = [word for name in teachers for word in ("--teacher", name)]
     run(
         "reinforce",
         "--input",
         str(captioned / "*.tar"),
         "--output",
         str(folder),
-        *named,
+        *teacher_flags,
         "--views",
         str(VIEWS),
         *options,

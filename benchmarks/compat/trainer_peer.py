@@ -1,9 +1,9 @@
-"""Runs the official trainer in its own environment, and writes down what comes to its model and its loss.
+"""Run the official trainer in its own environment, and record what its model and its loss receive.
 
-Imports nothing of ours. Its argument is a JSON object: `configs`, files of model configurations; `argv`, the trainer's flags;
-`texts`, a file of texts whose tokens are to be recognised; `trace`, the file to write (npz), with for each step the pixels that
-the model got (`images`), for its texts the numbers of those they are (`texts`, -1 for another), and the loss's arguments and
-values.
+This file imports nothing of ours. Its argument is a JSON object: `configs`, files of model configurations; `argv`, the
+trainer's flags; `texts`, a file of texts, which are recognised by their tokens; and `trace`, the npz file to write.
+For each step the trace has the pixels that the model received (`images`), the numbers of its texts (`texts`, -1 for a
+text that is not in the file), and the arguments and values of the loss.
 """
 
 import json
@@ -35,18 +35,18 @@ def main() -> None:
     create_model, create_loss = trainer.create_model_and_transforms, trainer.create_loss
 
     def create_watched_model(name, *args, **kwargs):
-        made = create_model(name, *args, **kwargs)
+        created = create_model(name, *args, **kwargs)
         if name == model_name:
-            made[0].register_forward_pre_hook(note_inputs)
-        return made
+            created[0].register_forward_pre_hook(note_inputs)
+        return created
 
     def create_watched_loss(args):
         loss = create_loss(args)
         trace["loss_class"].append(type(loss).__name__)
 
-        def watched(**given):
-            values = loss(**given)
-            for name, value in {**given, **values}.items():
+        def watched(**arguments):
+            values = loss(**arguments)
+            for name, value in {**arguments, **values}.items():
                 if isinstance(value, torch.Tensor):
                     trace[name].append(value.detach().numpy(force=True).copy())
             return values

@@ -1,9 +1,10 @@
-"""A student's zero-shot accuracy by CLIP_benchmark and by us: `python -m benchmarks.compat.zero_shot`.
+"""Compare zero-shot accuracy as CLIP_benchmark and as capsmith compute it: `python -m benchmarks.compat.zero_shot`.
 
-A student of few weights is trained by `capsmith train-student` on drawn scenes with their captions. Both are then asked for the
-colour and the shape of 480 scenes that it has not seen, in shards of CLIP_benchmark's own layout, which `capsmith zero-shot`
-reads as they are; so is `coca_tiny`, a captioner. CLIP_benchmark loads either folder as `local-dir:FOLDER`, in an environment
-that is made under runs/peers. Exit code 1: top-1, top-5 or the mean per class differs.
+`capsmith train-student` trains a small student on drawn scenes with their captions. The student and the captioner
+`coca_tiny` then classify the colour and the shape of 480 scenes that the student has not seen. The scenes are in
+shards of CLIP_benchmark's own layout, which `capsmith zero-shot` reads as they are. CLIP_benchmark loads both models
+as `local-dir:FOLDER`, in an environment that is made under runs/peers. Exit code 1 means that top-1, top-5 or the mean
+per class differs.
 """
 
 import io
@@ -30,22 +31,26 @@ PINS = (
     "webdataset==1.0.2",
     "setuptools<81",
     "numpy<2.2",
-)  # older ones than today's
+)  # CLIP_benchmark does not run with newer versions
 TRAIN, TEST = "scenes:train,n=2000,level=1", "scenes:test,n=480,level=1"
 SAMPLES_SEEN = 12_800
-THEIRS = {"top1": "acc1", "top5": "acc5", "per_class": "mean_per_class_recall"}  # their names of our scores
+THEIR_NAMES = {"top1": "acc1", "top5": "acc5", "per_class": "mean_per_class_recall"}  # their names by our names
 
 
 def write_labelled(folder: Path) -> None:
-    """Scenes of one object by its colour and shape, as `clip_benchmark_export_wds` lays a set out."""
+    """Write scenes of one object, with its colour and shape as label, in the layout of `clip_benchmark_export_wds`."""
     records = list(read_records(TEST))
     (folder / "test").mkdir(parents=True)
-    names = [f"{one['colour']} {one['shape']}" for record in records for one in record.meta["scene"]["objects"]]
+    names = [
+        f"{shape_facts['colour']} {shape_facts['shape']}"
+        for record in records
+        for shape_facts in record.meta["scene"]["objects"]
+    ]
     classes = sorted(set(names))
     with tarfile.open(folder / "test" / "0.tar", "w") as archive:
-        for at, (record, name) in enumerate(zip(records, names, strict=True)):
+        for number, (record, name) in enumerate(zip(records, names, strict=True)):
             for suffix, data in (("jpg", record.image), ("cls", str(classes.index(name)).encode())):
-                member = tarfile.TarInfo(f"{at:06d}.{suffix}")
+                member = tarfile.TarInfo(f"{number:06d}.{suffix}")
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
     (folder / "test" / "nshards.txt").write_text("1")
@@ -55,17 +60,18 @@ def write_labelled(folder: Path) -> None:
 
 
 def train(folder: Path) -> Path:
-    """The student, trained on the scenes' own captions."""
+    """Train the student on the scenes' own captions; return its folder."""
     run("reinforce", "--input", TRAIN, "--output", str(folder / "records"), "--embeddings", "none",
         "--views", "4", "--size", "64", "--crop-area", "0.6", "--num-workers", "0")  # fmt: skip
     run("train-student", "--input", str(folder / "records" / "*.tar"), "--student", str(student_folder(folder)),
-        "--output", str(folder / "trained"), "--distill-weight", "0", "--contrastive-weight", "1", "--synthetic-weight", "0",
-        "--samples-seen", str(SAMPLES_SEEN), "--batch-size", "64", "--num-workers", "0", "--device", "cpu")  # fmt: skip
+        "--output", str(folder / "trained"), "--distill-weight", "0", "--contrastive-weight", "1",
+        "--synthetic-weight", "0", "--samples-seen", str(SAMPLES_SEEN), "--batch-size", "64",
+        "--num-workers", "0", "--device", "cpu")  # fmt: skip
     return folder / "trained"
 
 
 def by_clip_benchmark(python: Path, model: Path, folder: Path) -> dict[str, float]:
-    """Their numbers by their names."""
+    """CLIP_benchmark's scores by its own names for them."""
     answer = folder / f"{model.name}.json"
     command = [python, "-m", "clip_benchmark.cli", "eval", "--dataset", "wds/scenes", "--dataset_root", folder / "set",
                "--task", "zeroshot_classification", "--model", f"local-dir:{model}", "--pretrained", "", "--no_amp",
@@ -91,7 +97,7 @@ def main() -> int:
     )
     for model in models:
         theirs = by_clip_benchmark(python, model, folder)
-        for score, name in THEIRS.items():
+        for score, name in THEIR_NAMES.items():
             mine = ours["models"][str(model)][score]["mean"]
             differing |= abs(mine - theirs[name]) > 1e-9
             print(f"{model.name}: {score} {mine:.6f}, {name} {theirs[name]:.6f}")

@@ -1,1 +1,1 @@
-"""Do captions, and a teacher's knowledge, make better students? In miniature, on the built-in picture set."""
+"""Do captions, and a teacher's knowledge, make better students? A small experiment on the built-in picture set."""

@@ -1,10 +1,10 @@
-"""What captions and teachers are worth to students: `python -m benchmarks.evidence --output DIR`, some hours on two cores.
+"""Measure what captions and teachers are worth to students: `python -m benchmarks.evidence --output DIR`.
 
-Makes captioners, captions and a reinforced set, trains a student for each arm and seed, and measures it on held-out pictures.
-Every piece is a file in DIR, and what is there is not made again: the command can be stopped, and goes on. `--words` makes only what
-is needed to compare texts that are made from texts, hard negatives among them, and `--rewriter NAME` adds rewrites of the alt text
-by that language model to these. `--page FILE` writes the tables between the marks of a page, and pictures beside it, of the seeds
-that all arms of a comparison have.
+This makes captioners, captions and a reinforced set, trains a student for each arm and seed, and measures it on
+held-out pictures. It takes some hours on two cores. Every result is a file in DIR and is not made again, so a stopped
+command can be given again to continue. `--words` makes only the students of texts that are made from texts, such as
+hard negatives. `--rewriter NAME` adds students of rewrites of the alt text by that language model. `--page FILE`
+writes tables between the marks of a page, and pictures beside it, for the seeds that all arms of a comparison have.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
-)  # a process a core is faster than a core's share of each; before torch is imported
+)  # one process per core is faster than all cores for each process; must be set before torch is imported
 
 from benchmarks.evidence.page import write_page
 from benchmarks.evidence.sets import (
@@ -32,13 +32,11 @@ from benchmarks.evidence.students import ARMS, OF_REWRITES, OF_WORDS, student_fo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3, help="students of each arm; seeds 0, 1, …")
+    parser.add_argument("--seeds", type=int, default=3, help="number of students of each arm, with seeds 0, 1, …")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--words", action="store_true", help="only students of texts that are made from texts")
-    parser.add_argument(
-        "--rewriter", help="a language model of transformers, by its folder or name; without it, no rewrites"
-    )
-    parser.add_argument("--page", type=Path, help="a Markdown page to write the results into; nothing is trained then")
+    parser.add_argument("--words", action="store_true", help="make only students of texts that are made from texts")
+    parser.add_argument("--rewriter", help="folder or name of a language model of transformers (default: no rewrites)")
+    parser.add_argument("--page", type=Path, help="write the results into this Markdown page, without training")
     args = parser.parse_args()
     if args.page:
         write_page(args.page, args.output)

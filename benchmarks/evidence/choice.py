@@ -1,6 +1,6 @@
-"""The held-out choice: between a true caption of a picture and a hard negative that `rules:negatives` makes of it.
+"""The held-out choice between a true caption of a picture and a hard negative that `rules:negatives` makes from it.
 
-P pictures, T captions, N pairs, E embedding
+P: pictures, T: captions, N: pairs, E: dimension of embeddings
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,9 @@ from imagetext.scenes.facts import facts_of, true_facts
 
 
 class Pair(NamedTuple):
-    """A caption, by its number among all captions of all pictures, with a negative, and in what the two differ, one of KINDS."""
+    """A caption, by its number among the captions of all pictures, a negative of it, and the kind of change (of
+    KINDS).
+    """
 
     picture: int
     caption: int
@@ -26,7 +28,9 @@ class Pair(NamedTuple):
 
 
 def held_out_pairs(samples: Sequence[Record]) -> list[Pair]:
-    """A negative of each caption of each picture; those are left out that state nothing false, for all that is known."""
+    """Pairs of each picture's captions with one negative each, without negatives of which nothing is known to be
+    false.
+    """
     captions = [(number, text) for number, sample in enumerate(samples) for text in sample.captions]
     requests = (Request(f"{number:06}-{at:06}", None, text) for at, (number, text) in enumerate(captions))
     answers = load_captioner(NEGATIVES).caption(requests, SamplingConfig(num_captions=1), column="neg_text_rules")
@@ -42,7 +46,10 @@ def held_out_pairs(samples: Sequence[Record]) -> list[Pair]:
 def choices(
     pictures: np.ndarray, captions: np.ndarray, negatives: np.ndarray, pairs: Iterable[Pair]
 ) -> dict[str, float]:
-    """How often pictures (P, E) are nearer to the caption, of (T, E), than to its negative (N, E): by kind, and their mean."""
+    """How often a picture of (P, E) is nearer to its caption of (T, E) than to the negative of (N, E).
+
+    Returns the share for each kind, and the mean of these shares.
+    """
     won: dict[str, list[bool]] = {kind: [] for kind in KINDS}
     for pair, negative in zip(pairs, negatives, strict=True):
         picture = pictures[pair.picture]

@@ -1,6 +1,6 @@
 """The page of results: tables between marks `<!-- NAME -->` and `<!-- /NAME -->`, and pictures beside it.
 
-P points, S seeds
+P: points, S: seeds
 """
 
 import json
@@ -22,7 +22,7 @@ from diversity.measures.measure import Measure
 
 SCORES = ("colour", "shape", "count", "background", "classification", "retrieval", "score")
 MEANS = ("score", "classification", "retrieval")
-TABLES = {  # of a comparison: what its arms are called, the one that the others are compared with first
+TABLES = {  # labels of the arms in each comparison; the others are compared with the first
     "reinforcement": {
         NONE: "alt text alone",
         "much_p09": "and synthetic captions",
@@ -43,7 +43,7 @@ TABLES = {  # of a comparison: what its arms are called, the one that the others
         **{name: "{:g} and {:g}".format(*arm.scales) for name, arm in SCALED.items() if name != BOTH},
     },
 }
-WORDS = {  # students of texts that are made from texts; those who lack a language model have no rewrites
+WORDS = {  # students of texts that are made from texts; without a language model there are no rewrites
     "words_none": "alt text alone",
     "words_negatives": "alt text, and hard negatives of it",
     "words_captions": "alt text and captions",
@@ -58,7 +58,10 @@ Runs = dict[str, list[dict[str, Any]]]
 
 
 def write_page(page: Path, output: Path) -> None:
-    """Writes tables and pictures of what there is; ValueError where that is nothing, or the page lacks a mark."""
+    """Write tables and pictures of all results so far.
+
+    Raises: ValueError, if there are none, or the page lacks a mark
+    """
     tables, pictures = words_tables(output), {}
     if seeds_of(output, ARMS):
         of_captions, pictures = captions_tables(output)
@@ -69,7 +72,10 @@ def write_page(page: Path, output: Path) -> None:
 
 
 def fill(page: Path, tables: Mapping[str, str], pictures: Mapping[str, Figure]) -> None:
-    """Writes tables between the marks of their names, and pictures beside the page; ValueError where the page lacks a mark."""
+    """Write each table between the marks of its name, and the pictures beside the page.
+
+    Raises: ValueError, if the page lacks a mark
+    """
     text = page.read_text(encoding="utf-8")
     for name, table in tables.items():
         marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -105,7 +111,7 @@ def captions_tables(output: Path) -> tuple[dict[str, str], dict[str, Figure]]:
 
 
 def words_tables(output: Path) -> dict[str, str]:
-    """The tables of texts made from texts, by name: what students know, and what they choose; {} where no seed has all arms."""
+    """The tables of texts made from texts, by name: scores and held-out choices. {} if no seed has all arms."""
     arms = {arm: words for arm, words in WORDS.items() if arm in OF_WORDS or result_file(output, arm, 0).exists()}
     if not seeds_of(output, arms):
         return {}
@@ -118,12 +124,12 @@ def words_tables(output: Path) -> dict[str, str]:
 
 
 def seeds_of(output: Path, arms: Iterable[str]) -> list[int]:
-    """The seeds that all these arms have."""
+    """The seeds for which all these arms have results."""
     return [seed for seed in range(100) if all(result_file(output, arm, seed).exists() for arm in arms)]
 
 
 def read_runs(output: Path, arms: Iterable[str]) -> Runs:
-    """The scores of each arm, by seed, for the seeds that all arms have."""
+    """The scores of each arm for the seeds that all arms have, in the order of the seeds."""
     seeds = seeds_of(output, arms)
     return {
         arm: [json.loads(result_file(output, arm, seed).read_text(encoding="utf-8")) for seed in seeds] for arm in arms
@@ -131,7 +137,7 @@ def read_runs(output: Path, arms: Iterable[str]) -> Runs:
 
 
 def ranked(figure: Measure, rows: dict[str, Any]) -> np.ndarray:
-    """A figure of every point (P,)."""
+    """The values (P,) of a figure for all points."""
     values = [figure.value(rows[point]) for point in POINTS]
     return np.array([OF_ONE[figure] if value is None else value for value in values], float)
 
@@ -144,7 +150,7 @@ def direction(figure: Measure) -> int:
 
 
 def comparison(runs: Runs, arms: dict[str, str], scores: Sequence[str] = SCORES, compared: str = "score") -> str:
-    """Means with standard errors, and the paired difference of one score to the first arm; in per cent."""
+    """A table of means with standard errors, and of one score's paired difference to the first arm, in per cent."""
     first = next(iter(arms))
     lines = []
     for arm, words in arms.items():
@@ -196,7 +202,7 @@ def tau_table(taus: dict[Measure, list[Estimate]]) -> str:
 
 
 def written(mean: float, error: float) -> str:
-    """In per cent."""
+    """A mean and its error as text, in per cent."""
     return f"{100 * mean:.1f}" + ("" if np.isnan(error) else f" ± {100 * error:.1f}")
 
 
@@ -214,7 +220,7 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def arms_figure(runs: Runs) -> Figure:
-    """The score of every seed and the mean, arm by arm of the comparisons."""
+    """A plot of the scores of all seeds and their mean, for each arm of the comparisons."""
     figure = Figure(figsize=(7.2, 4.4))
     axes = figure.add_subplot()
     labels, at = [], 0
@@ -232,7 +238,7 @@ def arms_figure(runs: Runs) -> Figure:
 
 
 def points_figure(rows: dict[str, Any], gains: np.ndarray) -> Figure:
-    """The gain of each point, gains (P, S), against four figures."""
+    """Plots of the gain of each point against four figures; gains are (P, S)."""
     figure = Figure(figsize=(7.2, 5.4))
     for number, of in enumerate((catalogue.LENGTH, catalogue.CLIP_SCORE, catalogue.SELF_CIDER, catalogue.RECALL), 1):
         axes = figure.add_subplot(2, 2, number)
@@ -257,7 +263,7 @@ def points_figure(rows: dict[str, Any], gains: np.ndarray) -> Figure:
 
 
 def tau_figure(taus: dict[Measure, list[Estimate]]) -> Figure:
-    """Tau of each figure with the gain in the score, with its interval."""
+    """A plot of each figure's tau with the gain in the score, with its interval."""
     figure = Figure(figsize=(7.2, 4.0))
     axes = figure.add_subplot()
     by_value = sorted(taus, key=lambda one: -taus[one][0].value)

@@ -1,6 +1,6 @@
-"""The captioners, the captions that they draw, the reinforced set of all of them, and what the diversity report says of it.
+"""The captioners, their captions, the reinforced set with all captions, and the figures of its diversity report.
 
-Every step is a command of capsmith, which resumes by itself or is skipped where it is done.
+Every step is a command of capsmith that resumes by itself, or is skipped if it is done.
 """
 
 import json
@@ -19,23 +19,25 @@ from generate.reinforce.config import ReinforceConfig
 from generate.reinforce.run import run as reinforce
 from imagetext.sources import read_records, read_samples
 
-LEVEL = 2  # one or two objects
-PICTURES = 2_000  # that students see; their original captions are the set's noisy alt text
+LEVEL = 2  # most objects in a picture
+PICTURES = 2_000  # number of pictures that students see; their original captions are the set's noisy alt text
 SET = f"scenes:train,n={PICTURES},level={LEVEL},seed=7,captions=alt"
 VIEWS = 10
-CROP_AREA = 0.6  # of the picture's: smaller crops often lack the objects that a caption names
+CROP_AREA = 0.6  # least share of the picture's area: smaller crops often lack the objects that a caption names
 PRETRAINED = "coca_tiny"
-EMBEDDED = "^syn_text_much_p09$"  # the columns that students distil through
+EMBEDDED = "^syn_text_much_p09$"  # the columns with embeddings, which distillation needs
 
 
 class Tuned(NamedTuple):
-    """How the built-in captioner is fine-tuned: on which captions, captions seen, seed of pictures and order, objects at most."""
+    """How the built-in captioner is fine-tuned: kind of captions, captions seen, seed of pictures and order, most
+    objects.
+    """
 
     captions: str
     samples_seen: int
     seed: int
     level: int = LEVEL
-    lora_rank: int = 0  # 0: all weights learn
+    lora_rank: int = 0  # 0: all weights are trained
 
 
 CAPTIONERS = {
@@ -44,11 +46,11 @@ CAPTIONERS = {
     "other": Tuned("short", 20_000, 1),
     "long": Tuned("long", 16_000, 0),
 }
-TEACHERS = ("much", "long")  # CoCas are CLIP models, too
+TEACHERS = ("much", "long")  # a CoCa is a CLIP model, too
 
 
 class Point(NamedTuple):
-    """A column of captions: who wrote it, how they were drawn, how many of a picture."""
+    """A column of captions: its captioner, how captions were drawn, and the number of captions per picture."""
 
     captioner: str
     num_captions: int = 5
@@ -58,7 +60,7 @@ class Point(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What a table says of it."""
+        """The description of the column in a table."""
         how = "greedy" if self.strategy == "greedy" else f"temperature {self.temperature:g}, top-p {self.top_p:g}"
         return f"{self.captioner}, {how}, {self.num_captions} of a picture"
 
@@ -80,15 +82,15 @@ POINTS = {  # in the order of the tables
     "long_p09": Point("long"),
     "long_greedy": Point("long", **GREEDY),
 }
-ALONE = {  # columns of the comparison of one captioner with several, three captions of a picture in all
+ALONE = {  # columns for comparing one captioner with several, with three captions per picture in total
     "much_three": Point("much", num_captions=3),
     "other_one": Point("other", num_captions=1),
     "long_one": Point("long", num_captions=1),
 }
 COLUMNS = {**POINTS, **ALONE}
 
-# The report's figures that are asked whether they rank students, as their own arrows point; fixed before
-# the students that are ranked, but after a few trial ones.
+# The report's figures that are tested for ranking students; their arrows say which direction is better. They were
+# fixed before the ranked students were trained, but after a few trial students.
 FIGURES = (
     catalogue.VOCABULARY,
     catalogue.DISTINCT[1],
@@ -102,18 +104,20 @@ FIGURES = (
     catalogue.RECALL,
     catalogue.DEGENERATE,
 )
-BASELINES = (catalogue.LENGTH, catalogue.CIDER, catalogue.CLIP_SCORE)  # longer, and higher, is taken to be better
-# Where a picture has one caption, which leaves them undefined: no spread.
+BASELINES = (catalogue.LENGTH, catalogue.CIDER, catalogue.CLIP_SCORE)  # higher counts as better
+# Values for columns with one caption per picture, for which these figures are undefined: no diversity.
 OF_ONE = {catalogue.SELF_CIDER: 0.0, catalogue.MBLEU: 1.0, catalogue.VENDI[0]: 1.0}
 
 
 def captioner_folder(output: Path, name: str) -> str:
-    """What `--model` and `--teacher` take for a captioner of ours."""
+    """The value of `--model` and `--teacher` for a captioner of this experiment."""
     return PRETRAINED if name == "pretrained" else str(output / "captioners" / name)
 
 
 def make_captioner(output: Path, name: str, tuned: Tuned, **settings: Any) -> None:
-    """Fine-tunes the built-in captioner on curated captions of pictures that no student sees; the settings override its own."""
+    """Fine-tune the built-in captioner on curated captions of pictures that no student sees; `settings` override
+    fields.
+    """
     config = {
         "input": [f"scenes:train,n=4000,level={tuned.level},seed={tuned.seed},captions={tuned.captions}"],
         "model": PRETRAINED,
@@ -131,7 +135,7 @@ def make_captioner(output: Path, name: str, tuned: Tuned, **settings: Any) -> No
 
 
 def make_set(output: Path) -> None:
-    """Captions every column of every picture, ungated, and reinforces the records."""
+    """Caption every picture in every column, without a gate, and reinforce the records."""
     make_captions(output)
     done(
         reinforce(
@@ -152,7 +156,7 @@ def make_set(output: Path) -> None:
 
 
 def make_captions(output: Path) -> None:
-    """Captions every column of every picture, ungated."""
+    """Caption every picture in every column, without a gate."""
     done(
         generate(
             GenerateConfig(
@@ -174,16 +178,18 @@ def make_captions(output: Path) -> None:
 WORDS, REWRITTEN = (
     "words",
     "rewritten",
-)  # sets whose texts are made from texts, the second with a language model's, too
-CAPTIONS = "much_p09"  # the captions that texts are compared with, and combined with
+)  # sets with texts that are made from texts; the second also has those of a language model
+CAPTIONS = "much_p09"  # the captions with which texts are compared and combined
 MADE_OF = {
     "alt": "{{ text }}",
     CAPTIONS: f"{{{{ syn_text_{CAPTIONS} }}}}",
-}  # of what each column of hard negatives is made
+}  # the texts from which each column of hard negatives is made
 
 
 def make_words(output: Path) -> None:
-    """Captions of one column, hard negatives of these and of the alt text, and the views that all other students see."""
+    """Make the captions of one column, hard negatives of these and of the alt text, and the views that all students
+    see.
+    """
     columns = [
         {"column": f"syn_text_{CAPTIONS}", "model": captioner_folder(output, COLUMNS[CAPTIONS].captioner)}
         | {"redraws": 0, "on_degenerate": "keep"}
@@ -208,7 +214,7 @@ def make_words(output: Path) -> None:
 
 
 def make_rewrites(output: Path, rewriter: str) -> None:
-    """Adds the rewrites of the alt text by a language model, as the recipe has them, to the set of `make_words`."""
+    """Add a language model's rewrites of the alt text, made by the recipe, to the set of `make_words`."""
     done(
         generate(
             GenerateConfig(
@@ -226,7 +232,7 @@ def make_rewrites(output: Path, rewriter: str) -> None:
 
 
 def make_views(output: Path, name: str) -> None:
-    """The views that are drawn for `make_set`, without embeddings, of the captioned set of that name."""
+    """Draw the same views as `make_set`, without embeddings, for the captioned set `name`."""
     done(
         reinforce(
             ReinforceConfig(
@@ -255,10 +261,10 @@ def done(code: int, command: str) -> None:
 
 
 def write_figures(output: Path) -> None:
-    """What the diversity report says of each column, all its captions counted, in `figures.json`.
+    """Write the figures of the diversity report for each column, with all its captions, to `figures.json`.
 
-    References are the curated captions. The CLIP model, and the embedder, is the pretrained captioner: it has seen alt text of
-    such pictures only.
+    References are the curated captions. The CLIP model and the embedder are the pretrained captioner, which has seen
+    only alt text of such pictures.
     """
     records = list(read_records(str(output / "captioned" / "*.tar")))
     curated = {

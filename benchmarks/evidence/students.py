@@ -1,6 +1,6 @@
-"""Students: what each is trained on, its training by `capsmith train-student`, and what it knows of pictures it has never seen.
+"""Students: their training data, their training by `capsmith train-student`, and their scores on unseen pictures.
 
-P pictures, C classes, T texts, E embedding
+P: pictures, C: classes, T: texts, E: dimension of embeddings
 """
 
 import json
@@ -29,25 +29,25 @@ from imagetext.scenes.facts import BACKGROUNDS, COLOURS, PLURALS, SHAPES
 from imagetext.scenes.words import COUNT_WORDS
 from imagetext.sources import read_samples
 
-MODEL = Path(__file__).parent / "student"  # its config; its tokenizer is the built-in captioner's
+MODEL = Path(__file__).parent / "student"  # the config; the tokenizer is that of the built-in captioner
 TEST = "scenes:test,n=1000,level={},seed=7"
 RECIPE = {"samples_seen": 12_800, "batch_size": 64, "learning_rate": 1e-3}
 
 
 class Arm(NamedTuple):
-    """What a student is trained on: columns of captions, whether by teachers at which logit scales, and of hard negatives."""
+    """The training of a student: columns of captions, logit scales of teachers, hard negatives, further settings."""
 
     columns: Sequence[str] = ()
-    scales: Sequence[float] = ()  # none: CLIP's own loss
-    negatives: str = ""  # their column
-    records: str = "reinforced"  # the set's folder
-    student: str = "student"  # the folder of the untrained one
-    level: int = LEVEL  # objects at most in the pictures that it is measured on
-    chooses: bool = False  # whether it is also asked to tell captions from hard negatives
+    scales: Sequence[float] = ()  # logit scales of the teachers; without any, CLIP's own loss
+    negatives: str = ""  # column of hard negatives
+    records: str = "reinforced"  # folder of the set
+    student: str = "student"  # folder of the untrained student
+    level: int = LEVEL  # most objects in the pictures on which it is measured
+    chooses: bool = False  # whether it is also measured on the held-out choice
 
     @property
     def settings(self) -> dict[str, Any]:
-        """For StudentConfig."""
+        """Fields of StudentConfig for this arm."""
         synthetic = {"columns": f"^syn_text_({'|'.join(self.columns)})$"} if self.columns else {"synthetic_weight": 0}
         negatives = {"negatives": f"^neg_text_{self.negatives}$"} if self.negatives else {}
         plain = {"distill_weight": 0, "contrastive_weight": 1}
@@ -55,7 +55,7 @@ class Arm(NamedTuple):
 
 
 SCALES = (10.0, 25.0, 60.0)
-BASE = 25.0  # of a teacher while the other's varies; the teachers' own are 25.0 and 24.6
+BASE = 25.0  # scale of one teacher while the other's varies; the teachers' own scales are 25.0 and 24.6
 SCALED = {
     f"scale_{one:g}_{other:g}": Arm(("much_p09",), (one, other))
     for one, other in dict.fromkeys([*((scale, BASE) for scale in SCALES), *((BASE, scale) for scale in SCALES)])
@@ -69,13 +69,13 @@ ARMS = {
     "one_captioner": Arm(("much_three",)),
     "three_captioners": Arm(("much_one", "other_one", "long_one")),
 }
-OF_WORDS = {  # texts that are made from texts; the first is again the alt text alone
+OF_WORDS = {  # arms of texts that are made from texts; the first arm is again the alt text alone
     "words_none": Arm(records=WORDS, chooses=True),
     "words_negatives": Arm(negatives="alt", records=WORDS, chooses=True),
     "words_captions": Arm((CAPTIONS,), records=WORDS, chooses=True),
     "words_captions_negatives": Arm((CAPTIONS,), negatives=CAPTIONS, records=WORDS, chooses=True),
 }
-OF_REWRITES = {  # for those who have a language model
+OF_REWRITES = {  # arms that need a language model
     "rewrites": Arm(("laclip",), records=REWRITTEN, chooses=True),
     "rewrites_captions": Arm(("laclip", CAPTIONS), records=REWRITTEN, chooses=True),
 }
@@ -83,7 +83,7 @@ ALL = {**ARMS, **OF_WORDS, **OF_REWRITES}
 
 
 def student_folder(output: Path, model: Path = MODEL) -> Path:
-    """The untrained student as open_clip takes it: its config and its tokenizer."""
+    """Write the untrained student in open_clip's layout, with config and tokenizer; return its folder."""
     folder = output / model.name
     shutil.copytree(model, folder, dirs_exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -92,12 +92,12 @@ def student_folder(output: Path, model: Path = MODEL) -> Path:
 
 
 def result_file(output: Path, arm: str, seed: int) -> Path:
-    """Where a run's scores are once it is done."""
+    """The file with the scores of a finished run."""
     return output / "results" / f"{arm}-{seed}.json"
 
 
 def train(output: Path, arms: Mapping[str, Arm], seeds: int, processes: int) -> None:
-    """Trains and measures what is not done: all arms of a seed before the next seed's."""
+    """Train and measure all students that are not done; all arms of a seed come before the next seed."""
     to_do = [(name, seed) for seed in range(seeds) for name in arms if not result_file(output, name, seed).exists()]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         runs = [pool.submit(run_student, output, name, arms[name], seed) for name, seed in to_do]
@@ -106,7 +106,7 @@ def train(output: Path, arms: Mapping[str, Arm], seeds: int, processes: int) -> 
 
 
 def run_student(output: Path, name: str, arm: Arm, seed: int) -> None:
-    """Trains and measures one student, unless that is done; what was trained is then let go."""
+    """Train and measure one student, unless that is done, and delete the trained student."""
     result = result_file(output, name, seed)
     if result.exists():
         return
@@ -134,20 +134,21 @@ def run_student(output: Path, name: str, arm: Arm, seed: int) -> None:
 
 @cache
 def test_pictures(level: int) -> tuple[Record, ...]:
-    """Pictures of scenes that neither students nor captioners have seen, with their curated captions."""
+    """Pictures that neither students nor captioners have seen, with their curated captions."""
     return tuple(sample for shard in read_samples([TEST.format(level)]) for sample in shard)
 
 
 @cache
 def test_pairs(level: int) -> tuple[Pair, ...]:
-    """Captions of these pictures with hard negatives of them."""
+    """Pairs of these pictures' captions and hard negatives of them."""
     return tuple(held_out_pairs(test_pictures(level)))
 
 
 def measure(student: OpenClip, samples: Sequence[Record], pairs: Sequence[Pair] = ()) -> dict[str, float]:
-    """Zero-shot accuracies, and R@1 both ways, 0 to 1; `classification` and `retrieval` are their means, `score` the mean of both.
+    """Zero-shot accuracies and R@1 in both directions, from 0 to 1.
 
-    With pairs of captions and hard negatives, also how often the caption is chosen, which is in no mean.
+    `classification` and `retrieval` are the means of these, and `score` is the mean of both. With pairs of captions
+    and hard negatives, the scores also say how often the caption is chosen; this is not part of a mean.
     """
     pictures, _ = embed_images(student, [sample.image for sample in samples])  # (P, E)
     texts = Embedder(student.name, student.embed_texts)
@@ -171,7 +172,7 @@ def measure(student: OpenClip, samples: Sequence[Record], pairs: Sequence[Pair] 
 
 
 THINGS = [(colour, shape) for colour in COLOURS for shape in SHAPES]
-PROMPTS = {  # of each class of an attribute, whose embeddings are averaged
+PROMPTS = {  # prompts for each class of an attribute; their embeddings are averaged
     "colour": {colour: [f"a {colour} {shape}" for shape in SHAPES] for colour in COLOURS},
     "shape": {shape: [f"a {colour} {shape}" for colour in COLOURS] for shape in SHAPES},
     "count": {
@@ -192,7 +193,7 @@ PROMPTS = {  # of each class of an attribute, whose embeddings are averaged
 
 
 def truth(scene: Mapping[str, Any], attribute: str) -> str | None:
-    """The scene's class; None where its objects differ in the attribute."""
+    """The scene's class in this attribute, or None if its objects differ in it."""
     match attribute:
         case "count":
             return COUNT_WORDS[len(scene["objects"])]
@@ -205,9 +206,9 @@ def truth(scene: Mapping[str, Any], attribute: str) -> str | None:
 def accuracy(
     pictures: np.ndarray, texts: Embedder, prompts: Mapping[str, Sequence[str]], truths: Sequence[str | None]
 ) -> float:
-    """Share of pictures (P, E) that are nearest to the mean of their class's prompts, averaged over classes: chance is 1 ÷ C.
+    """The share of pictures (P, E) that are nearest to the mean of their class's prompts, averaged over classes.
 
-    Classes that no picture has are none to choose from.
+    Chance is 1 ÷ C. Classes without pictures are left out.
     """
     names = [name for name in prompts if name in truths]
     classes = np.stack([texts.encode(prompts[name]).mean(axis=0) for name in names])  # (C, E)

@@ -1,1 +1,1 @@
-"""All that a GPU is measured on, in one command: see `benchmarks.gpu.__main__`."""
+"""All measurements on a GPU in one command: see `benchmarks.gpu.__main__`."""

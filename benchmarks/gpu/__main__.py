@@ -1,15 +1,18 @@
-"""All that a GPU is measured on, in one command: `python -m benchmarks.gpu --output FOLDER`.
+"""All measurements on a GPU in one command: `python -m benchmarks.gpu --output FOLDER`.
 
-On a machine without a package index, from the root of a checkout with the folder that `make gpu-wheels` has filled:
+On a machine without a package index, run this from the root of a checkout with the folder that `make gpu-wheels`
+fills:
 
-    python3 -m benchmarks.gpu.install .gpu-wheels /tmp/capsmith && /tmp/capsmith/bin/python -m benchmarks.gpu --output "$OUT"
+    python3 -m benchmarks.gpu.install .gpu-wheels /tmp/capsmith
+    /tmp/capsmith/bin/python -m benchmarks.gpu --output "$OUT"
 
-The parts come in the order of their worth, each with a limit of its own, until the seconds in all are used up. Each figure is a line of
-JSON, in FOLDER/parts.jsonl and on the standard output, as soon as it is known; a part that fails costs itself alone, and what did
-not fit is named. FOLDER/RESULTS.md is the table of them, FOLDER/profile.txt the profile, FOLDER/log.txt what else was said.
+The parts run in the order of their importance, each with its own time limit, until `--seconds` are used up. Each
+figure is a line of JSON, which is written to FOLDER/parts.jsonl and standard output as soon as it is known. If a part
+fails, the others still run. Parts for which no time is left are named. FOLDER/RESULTS.md has a table of the figures,
+FOLDER/profile.txt the profile, and FOLDER/log.txt all other output.
 
-The parts are done by a process of their own, one after the other, so that they share models; where one ends badly, the next
-ones get a fresh process. `--rehearse` does all of it on a CPU with tiny models.
+One process runs the parts one after the other, so that they share models. If a part leaves the process unusable, a new
+process runs the next parts. `--rehearse` runs everything on a CPU with tiny models.
 """
 
 import argparse
@@ -21,19 +24,23 @@ from pathlib import Path
 from benchmarks.gpu.parts import PARTS, run_parts
 from benchmarks.gpu.table import table
 
-LEAST = 8  # seconds for which no part is begun
+LEAST = 8  # with fewer seconds left than this, no further part begins
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the results are written")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
     parser.add_argument(
-        "--part", choices=PARTS, nargs="+", action="extend", help="these parts alone, in the order of their worth"
+        "--part",
+        choices=PARTS,
+        nargs="+",
+        action="extend",
+        help="run only these parts, in the order of their importance",
     )
-    parser.add_argument("--seconds", type=float, default=420, help="in all, for the parts")
-    parser.add_argument("--rehearse", action="store_true", help="on a CPU with tiny models")
+    parser.add_argument("--seconds", type=float, default=420, help="seconds for all parts together")
+    parser.add_argument("--rehearse", action="store_true", help="run on a CPU with tiny models")
     parser.add_argument(
-        "--peer-python", type=Path, help="an interpreter with the paper's loop; that of `install` unless given"
+        "--peer-python", type=Path, help="interpreter with the paper's loop (default: the one that `install` made)"
     )
     args = parser.parse_args()
     installed = Path(f"{sys.prefix}-peer") / "bin" / "python"

@@ -1,4 +1,4 @@
-"""What the parts share: how large the work is, the device, models with random weights built on it, pictures, the two ceilings."""
+"""What all parts share: the size of the work, the device, models with random weights, pictures, the two ceilings."""
 
 import copy
 import dataclasses
@@ -24,32 +24,32 @@ COCO_MEAN, COCO_SPREAD, COCO_LEAST, COCO_MOST = (
     2.5,
     8,
     30,
-)  # tokens of a caption of COCO's, start and end included
-DISTINCT = 64  # pictures; more of them are these again, under other keys
+)  # numbers of tokens of COCO's captions, with start and end
+DISTINCT = 64  # different pictures; if more are needed, these are repeated under other keys
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """How large the work is: on a card, unless `REHEARSAL` says otherwise."""
+    """The size of the work. The defaults are for a card; `REHEARSAL` is for a CPU."""
 
     large: str = "coca_ViT-L-14"
     small: str = "coca_ViT-B-32"
     captions: int = 5
-    tokens: int = 30  # of a caption, start and end included
-    flights: tuple[int, ...] = (256, 16, 64, 512)  # pictures in flight, the most worth knowing first
-    warm: int = 192  # pictures at least of a warm figure
-    product: int = 8192  # rows of a square matrix
+    tokens: int = 30  # tokens of a caption, with start and end
+    flights: tuple[int, ...] = (256, 16, 64, 512)  # pictures captioned at a time, the most important number first
+    warm: int = 192  # least number of pictures for a warm figure
+    product: int = 8192  # rows of the square matrices that are multiplied
     copy_mb: int = 4096
-    paper: str = "coca_ViT-L-14"  # of the paper's loop
+    paper: str = "coca_ViT-L-14"  # architecture of the paper's loop
     peer: tuple[tuple[str, int], ...] = (("bf16", 64), ("bf16", 256), ("fp32", 64))
-    parity: int = 32  # pictures
-    shards: tuple[int, int] = (2, 768)  # tars, pictures in each
-    sides: tuple[int, int] = (640, 480)  # of those pictures
+    parity: int = 32  # pictures of `parity`
+    shards: tuple[int, int] = (2, 768)  # number of tars, pictures in each
+    sides: tuple[int, int] = (640, 480)  # width and height of these pictures
     workers: tuple[int, ...] = (15, 8, 2)
-    batches: tuple[int, ...] = (32, 64, 128)  # pictures of a training step
+    batches: tuple[int, ...] = (32, 64, 128)  # pictures per training step
     steps: int = 5
     vlm_flights: tuple[int, ...] = (16, 64)
-    embedded: tuple[int, int] = (2048, 1024)  # views, texts
+    embedded: tuple[int, int] = (2048, 1024)  # number of views, number of texts
 
 
 REHEARSAL = Scale(
@@ -75,7 +75,7 @@ REHEARSAL = Scale(
 
 
 class Bench:
-    """A process's device, with the models that it has built."""
+    """The device of a process, and the models that it has built."""
 
     def __init__(self, output: Path, *, rehearse: bool, peer_python: Path | None = None):
         self.output, self.rehearse, self.peer_python = output, rehearse, peer_python
@@ -86,9 +86,9 @@ class Bench:
         self.pixels: dict[str, list[Tensor]] = {}  # by the captioner's name
 
     def build(self, architecture: str, dtype: str, ending: bool = False) -> CoCaCaptioner:
-        """A captioner with random weights, built where it will work; `captioner` is the same, built once.
+        """Build a captioner with random weights on the device. `captioner` is the same function with a cache.
 
-        ending: its captions end at many lengths, see `let_captions_end`; those of others go on to the limit.
+        ending: whether captions end at different lengths, see `let_captions_end`; otherwise they go on to the limit
         """
         torch.manual_seed(0)
         source = dataclasses.replace(resolve(architecture), weights=None)
@@ -99,20 +99,20 @@ class Bench:
         return CoCaCaptioner(model.to(self.device, DTYPES[dtype]).eval(), source, weights_sha256="0" * 64)
 
     def anew(self, captioner: CoCaCaptioner) -> CoCaCaptioner:
-        """The same model, with nothing kept of earlier captions: their graphs and caches."""
+        """The same captioner without the graphs and caches of earlier captions."""
         again = copy.copy(captioner)
         again._free_slots = []
         return again
 
     def pictures(self, captioner: CoCaCaptioner, count: int) -> Iterator[Request]:
-        """So many pictures as `caption` takes them, with their keys."""
+        """Yield `count` requests with pictures for `caption`."""
         if captioner.name not in self.pixels:
             self.pixels[captioner.name] = self._pixels(captioner)
         distinct = self.pixels[captioner.name]
         return (Request(f"picture/{number}", distinct[number % DISTINCT]) for number in range(count))
 
     def _pixels(self, captioner: CoCaCaptioner) -> list[Tensor]:
-        from PIL import Image  # late: of this method alone
+        from PIL import Image  # late, because only this method needs it
 
         generator = torch.Generator().manual_seed(0)
         high, wide = captioner.preprocess_cfg["size"]
@@ -120,7 +120,7 @@ class Bench:
         return [captioner.preprocess(Image.fromarray(pixels)) for pixels in noise.numpy()]
 
     def _rate(self, dtype: str, tf32: bool = False) -> float:
-        """FLOP/s of large products, in fp32 with or without TF32."""
+        """FLOP/s of large matrix products; in fp32 with or without TF32."""
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         try:
@@ -132,11 +132,11 @@ class Bench:
         return bandwidth(self.device, self.scale.copy_mb)
 
     def gigabytes(self) -> float:
-        """The most memory of the card that was taken since `forget`; 0 on a CPU."""
+        """Peak memory of the card since `forget`, in gigabytes; 0 on a CPU."""
         return round(torch.cuda.max_memory_allocated() / 1e9, 2) if self.card else 0.0
 
     def forget(self) -> None:
-        """Gives memory back, and begins to look for the most anew."""
+        """Release memory, and reset the peak."""
         gc.collect()
         if self.card:
             torch.cuda.empty_cache()
@@ -148,20 +148,21 @@ class Bench:
 
 
 def coco_lengths(count: int) -> list[int]:
-    """Tokens of so many captions, spread as those of COCO's are."""
+    """Numbers of tokens of `count` captions, distributed like those of COCO's captions."""
     chosen = random.Random(count)
     return [min(COCO_MOST, max(COCO_LEAST, round(chosen.gauss(COCO_MEAN, COCO_SPREAD)))) for _ in range(count)]
 
 
 def let_captions_end(model: torch.nn.Module, end_id: int, share: float = 0.2) -> None:
-    """Gives the end token about this share of the probability at every position; all of it stands in the weights.
+    """Change the weights so that the end token has about the probability `share` at every position.
 
-    The last layer norm makes one number of the hidden state a constant, and that number alone is read by the end token. With a
-    `min_length` of 8 captions so have about 12.5 tokens, as COCO's do, but spread wider, with some up to the limit.
+    The last layer norm makes one number of the hidden state a constant, and the end token reads only this number. With
+    a `min_length` of 8, captions then have about 12.5 tokens on average, like COCO's, but with a wider distribution:
+    some reach the limit.
     """
     with torch.no_grad():
         norm, projection = model.text_decoder.ln_final, model.text_decoder.text_projection  # (W,), (W, V)
         norm.weight[0], norm.bias[0] = 0, 1
-        others = (len(projection) - 1) * projection[1:].var() / 2  # half the variance of the other logits
+        half_variance = (len(projection) - 1) * projection[1:].var() / 2  # of the other logits
         projection[0], projection[:, end_id] = 0, 0
-        projection[0, end_id] = math.log(share / (1 - share) * projection.shape[1]) + others
+        projection[0, end_id] = math.log(share / (1 - share) * projection.shape[1]) + half_variance

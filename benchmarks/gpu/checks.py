@@ -1,4 +1,6 @@
-"""What is right or wrong on the card: the suite's `gpu` tests, and captions token by token against the CPU's in float32."""
+"""Correctness on the card: the suite's `gpu` tests, and captions compared token by token with those of a CPU in
+float32.
+"""
 
 import copy
 import subprocess
@@ -20,11 +22,11 @@ from captioners.resolve import resolve
 from captioners.weights import DTYPES
 
 ROOT = Path(__file__).parents[2]
-TEST_SECONDS = 85  # less than the part has, so that what failed is still told
+TEST_SECONDS = 85  # less than the limit of the part, so that it can still report what failed
 
 
 def gpu_tests(bench: Bench) -> Iterator[dict]:
-    """The tests marked `gpu`: how many passed, and of each that did not, its name and its last lines."""
+    """Run the tests marked `gpu`: how many passed, and the name and last lines of each test that failed."""
     files = [
         path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text(encoding="utf-8")
     ]
@@ -79,30 +81,30 @@ def gpu_tests(bench: Bench) -> Iterator[dict]:
 
 
 def parity(bench: Bench) -> Iterator[dict]:
-    """Of the small CoCa's captions, the share that is the CPU's in float32, and where the others first differ."""
+    """The share of the small CoCa's captions that equal a CPU's in float32, and where the others first differ."""
     scale = bench.scale
     on_cpu = scrambled(scale.small)
     pictures = list(bench.pictures(on_cpu, scale.parity))
     greedy = SamplingConfig(strategy="greedy", max_length=scale.tokens, min_length=0)
-    drawn = SamplingConfig(num_captions=scale.captions, top_p=0.9, max_length=scale.tokens, min_length=0)
-    expected = {sampling: tokens_of(on_cpu, pictures, sampling) for sampling in (greedy, drawn)}
+    sampled = SamplingConfig(num_captions=scale.captions, top_p=0.9, max_length=scale.tokens, min_length=0)
+    expected = {sampling: tokens_of(on_cpu, pictures, sampling) for sampling in (greedy, sampled)}
     before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False  # in which the first layer of the image tower would be computed
+    torch.backends.cudnn.allow_tf32 = False  # otherwise the first layer of the image tower uses TF32
     try:
         for dtype, name, sampling in (
             ("fp32", "greedy", greedy),
-            ("fp32", "drawn", drawn),
+            ("fp32", "drawn", sampled),
             ("fp16", "greedy", greedy),
             ("bf16", "greedy", greedy),
-            ("bf16", "drawn", drawn),
+            ("bf16", "drawn", sampled),
         ):
             model = copy.deepcopy(on_cpu.model).to(bench.device, DTYPES[dtype])
-            there = CoCaCaptioner(model, resolve(scale.small), weights_sha256=on_cpu.weights_sha256)
-            found = compare(tokens_of(there, pictures, sampling), expected[sampling])
-            first = found.pop("first_difference")
+            on_device = CoCaCaptioner(model, resolve(scale.small), weights_sha256=on_cpu.weights_sha256)
+            comparison = compare(tokens_of(on_device, pictures, sampling), expected[sampling])
+            first = comparison.pop("first_difference")
             yield {
                 "case": f"{scale.small}, {dtype}, {name}, against the CPU's fp32",
-                **found,
+                **comparison,
                 "earliest": first[0] if first else None,
                 "median": first[len(first) // 2] if first else None,
             }
@@ -111,6 +113,8 @@ def parity(bench: Bench) -> Iterator[dict]:
 
 
 def tokens_of(captioner: CoCaCaptioner, pictures: list, sampling: SamplingConfig) -> list[list[int]]:
-    """The tokens of all captions of pictures, from start to end."""
-    with patch.object(captioner, "decode", list):  # tokens instead of their text
-        return [caption.text for found in captioner.caption(iter(pictures), sampling) for caption in found.captions]
+    """The tokens of all captions of the pictures, with start and end."""
+    with patch.object(captioner, "decode", list):  # gives the tokens in place of their text
+        return [
+            caption.text for captioned in captioner.caption(iter(pictures), sampling) for caption in captioned.captions
+        ]

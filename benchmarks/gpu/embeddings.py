@@ -1,4 +1,4 @@
-"""Embeddings of views and texts, as `capsmith reinforce` has them of a teacher."""
+"""Embeddings of views and texts, as `capsmith reinforce` computes them with a teacher."""
 
 from collections.abc import Iterator
 
@@ -37,7 +37,7 @@ WORDS = (
 
 
 def embeddings(bench: Bench) -> Iterator[dict]:
-    """Embeddings a second of views, and of views and texts together, in bf16 and fp32."""
+    """Embeddings per second of views and of texts, in bf16 and fp32."""
     views, texts = bench.scale.embedded
     cfg = TINY if bench.rehearse else open_clip.get_model_config(ARCHITECTURE)
     torch.manual_seed(0)
@@ -54,20 +54,20 @@ def embeddings(bench: Bench) -> Iterator[dict]:
             ARCHITECTURE,
             model.to(DTYPES[dtype]),
             open_clip.get_tokenizer(ARCHITECTURE),
-            (side, side),
-            open_clip.OPENAI_DATASET_MEAN,
-            open_clip.OPENAI_DATASET_STD,
-            cfg["embed_dim"],
-            100.0,
-            None,
-            "0" * 64,
+            size=(side, side),
+            mean=open_clip.OPENAI_DATASET_MEAN,
+            std=open_clip.OPENAI_DATASET_STD,
+            dimension=cfg["embed_dim"],
+            logit_scale=100.0,
+            logit_bias=None,
+            weights_sha256="0" * 64,
             device=bench.device,
         )
         if not flops:
             with FlopCounterMode(display=False) as counter:
                 teacher.embed(pixels[:BATCH], [], BATCH)
             flops = counter.get_total_flops() / len(pixels[:BATCH])
-        teacher.embed(pixels[:BATCH], captions[:BATCH], BATCH)  # to warm up
+        teacher.embed(pixels[:BATCH], captions[:BATCH], BATCH)  # warms up
         bench.forget()
         of_views = seconds_of(lambda: teacher.embed(pixels, [], BATCH), bench.device)
         of_texts = seconds_of(lambda: teacher.embed(pixels[:0], captions, BATCH), bench.device)

@@ -1,4 +1,4 @@
-"""The parts, and the process that does them: a part that hangs or breaks the device costs itself, not the others."""
+"""The parts, and the process that runs them. A part that hangs or breaks the device does not affect the others."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
-# name: module and function that gives its figures, a dict each; and the most seconds that it may take
+# name: the module and function that yields the figures as dicts, and the limit in seconds
 PARTS = {
     "ceilings": ("decoding.ceilings", 25),
     "decoding": ("decoding.decoding", 60),
@@ -31,17 +31,19 @@ PARTS = {
     "qwen": ("vlms.qwen", 60),
     "embeddings": ("embeddings.embeddings", 30),
 }
-GRACE = 10  # seconds after its limit in which a part must have noticed
+GRACE = 10  # seconds after its limit after which a part that is still running counts as hanging
 LAST_LINES = 12
-PATIENCE = 20  # times the limits, in a rehearsal: a busy CPU is no card
+PATIENCE = 20  # factor for the limits in a rehearsal, because a busy CPU is slower than a card
 
 
 class OutOfTime(BaseException):
-    """A part's limit; no `except Exception` of what it runs may keep it."""
+    """The limit of a part is reached; not an Exception, so that the part's own code cannot catch it."""
 
 
 def run_parts(waiting: list[str], deadline: float, args: argparse.Namespace) -> Iterator[dict]:
-    """The lines of the parts that wait, done by one process until it ends; those that it has begun are taken from the list."""
+    """Run waiting parts in one process until it ends; yield their lines. Parts that have begun are removed from
+    `waiting`.
+    """
     command = [
         sys.executable,
         "-m",
@@ -56,11 +58,11 @@ def run_parts(waiting: list[str], deadline: float, args: argparse.Namespace) -> 
     ]
     with open(args.output / "log.txt", "a", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
-        said: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=lambda: [*map(said.put, process.stdout), said.put(None)], daemon=True).start()
+        output: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=lambda: [*map(output.put, process.stdout), output.put(None)], daemon=True).start()
         doing, until = None, deadline + GRACE
         try:
-            while (text := said.get(timeout=max(0.1, until - time.monotonic()))) is not None:
+            while (text := output.get(timeout=max(0.1, until - time.monotonic()))) is not None:
                 line = json.loads(text) if text.startswith('{"part"') else None
                 if line is None:
                     log.write(text)
@@ -72,7 +74,7 @@ def run_parts(waiting: list[str], deadline: float, args: argparse.Namespace) -> 
                     if "status" in line:
                         doing, until = None, deadline + GRACE
         except queue.Empty:
-            yield failure(doing or waiting.pop(0), "the process hung, and was ended")
+            yield failure(doing or waiting.pop(0), "the process hung and was killed")
             doing = None
         finally:
             end(process)
@@ -89,7 +91,7 @@ def failure(part: str, *lines: str) -> dict:
 
 
 def end(process: subprocess.Popen) -> None:
-    """Ends a process with all that it has started."""
+    """Kill a process and all processes that it has started."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -99,7 +101,7 @@ def end(process: subprocess.Popen) -> None:
 
 # In the process
 
-AGAIN = 75  # the exit code of one that leaves the other parts to a fresh one
+AGAIN = 75  # exit code of a process that leaves the remaining parts to a new process
 
 
 def main() -> None:
@@ -111,20 +113,20 @@ def main() -> None:
     parser.add_argument("parts", nargs="+")
     args = parser.parse_args()
     deadline = time.monotonic() + args.seconds
-    out, sys.stdout = sys.stdout, sys.stderr  # what the parts print is no figure
+    out, sys.stdout = sys.stdout, sys.stderr  # standard output is for figures only
     from benchmarks.gpu.bench import Bench  # late: it imports torch
 
     bench = Bench(args.output, rehearse=args.rehearse, peer_python=args.peer_python)
     for name in args.parts:
-        left = deadline - time.monotonic()
-        if left < 1:
-            return  # the others are left out
-        if not do(name, bench, min(PARTS[name][1] * (PATIENCE if args.rehearse else 1), left), out):
+        seconds_left = deadline - time.monotonic()
+        if seconds_left < 1:
+            return  # no time is left for the other parts
+        if not do(name, bench, min(PARTS[name][1] * (PATIENCE if args.rehearse else 1), seconds_left), out=out):
             sys.exit(AGAIN)
 
 
 def do(name: str, bench, limit: float, out) -> bool:
-    """Does a part and tells its figures; whether the process is as good as before."""
+    """Run a part and print its figures; return whether the process can still be used for other parts."""
 
     def tell(**line) -> None:
         print(json.dumps({"part": name, **rounded(line)}), file=out, flush=True)
@@ -152,7 +154,7 @@ def do(name: str, bench, limit: float, out) -> bool:
 
 
 def still_works(bench) -> bool:
-    """Whether the device still computes: after some faults, every call of CUDA fails."""
+    """Whether the device still computes; after some faults every call of CUDA fails."""
     try:
         bench.forget()
         import torch
@@ -164,7 +166,7 @@ def still_works(bench) -> bool:
 
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """Raises OutOfTime in the block after so many seconds."""
+    """Raise OutOfTime in the `with` block after this number of seconds."""
 
     def ring(*_) -> None:
         raise OutOfTime(f"{seconds:.0f} s were used up")
@@ -178,9 +180,9 @@ def alarm(seconds: float) -> Iterator[None]:
 
 
 def rounded(value):
-    """JSON with numbers of four digits."""
+    """The value with all floats rounded to four digits."""
     if isinstance(value, dict):
-        return {name: rounded(one) for name, one in value.items()}
+        return {name: rounded(number) for name, number in value.items()}
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 

@@ -1,6 +1,7 @@
-"""Tars of pictures to caption, made by all cores: `python -m benchmarks.gpu.photographs FOLDER TARS PICTURES WIDTH HEIGHT`.
+"""Make tars of pictures on all cores: `python -m benchmarks.gpu.photographs FOLDER TARS PICTURES WIDTH HEIGHT`.
 
-Noise that is smooth over many distances, as photographs are: JPEGs of 640 x 480 at quality 90 then have about 80 kB.
+The pictures are noise that is smooth at many scales, like photographs, so that JPEGs of 640 x 480 at quality 90 have
+about 80 kB.
 """
 
 import io
@@ -15,13 +16,13 @@ from PIL import Image
 
 
 def photograph(job: tuple[int, int, int]) -> bytes:
-    """A JPEG of this seed, width and height."""
+    """Draw a JPEG; `job` is its seed, width and height."""
     seed, wide, high = job
     generator = np.random.default_rng(seed)
     pixels = np.zeros((high, wide, 3), np.float32)
-    for cell, strength in ((160, 60), (40, 35), (10, 16), (3, 9), (1, 5)):  # pixels from one drawn number to the next
-        drawn = generator.normal(0, strength, (-(-high // cell) + 1, -(-wide // cell) + 1, 3)).astype(np.float32)
-        small = Image.fromarray((drawn + 128).clip(0, 255).astype(np.uint8))
+    for cell, strength in ((160, 60), (40, 35), (10, 16), (3, 9), (1, 5)):  # distance of random numbers in pixels
+        noise = generator.normal(0, strength, (-(-high // cell) + 1, -(-wide // cell) + 1, 3)).astype(np.float32)
+        small = Image.fromarray((noise + 128).clip(0, 255).astype(np.uint8))
         pixels += np.asarray(small.resize((wide, high), Image.Resampling.BILINEAR), np.float32) - 128
     with io.BytesIO() as file:
         Image.fromarray((pixels + 128).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
@@ -32,12 +33,12 @@ def main() -> None:
     folder, (tars, pictures, wide, high) = Path(sys.argv[1]), map(int, sys.argv[2:])
     jobs = [(seed, wide, high) for seed in range(tars * pictures)]
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        made = list(pool.map(photograph, jobs, chunksize=16))
+        photographs = list(pool.map(photograph, jobs, chunksize=16))
     for number in range(tars):
         with tarfile.open(folder / f"{number}.tar", "w") as tar:
-            for at in range(number * pictures, (number + 1) * pictures):
-                for ending, data in (("jpg", made[at]), ("txt", b"a photograph")):
-                    member = tarfile.TarInfo(f"{at:06}.{ending}")
+            for index in range(number * pictures, (number + 1) * pictures):
+                for ending, data in (("jpg", photographs[index]), ("txt", b"a photograph")):
+                    member = tarfile.TarInfo(f"{index:06}.{ending}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
 

@@ -20,13 +20,13 @@ from imagetext.sources import read_samples
 
 
 def whole_runs(bench: Bench) -> Iterator[dict]:
-    """Captions a second by so many workers, the share of the time in which the model waited; once with similarities."""
+    """Captions per second by number of workers, and the share of time the model waited; once with similarities."""
     scale, flight = bench.scale, bench.scale.flights[0]
     captioner = bench.captioner(scale.large, "bf16")
     captioner.batch_size = flight
     tars, pictures = scale.shards
     sampling = SamplingConfig(num_captions=scale.captions, top_p=0.9, max_length=scale.tokens, min_length=scale.tokens)
-    decode(bench, captioner, flight, flight, sampling)  # to warm up
+    decode(bench, captioner, flight, pictures=flight, sampling=sampling)  # warms up
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         (folder / "input").mkdir()
@@ -60,7 +60,7 @@ def whole_runs(bench: Bench) -> Iterator[dict]:
                 **sampling.model_dump(exclude_unset=True),
             )
             work = Captioning(config)
-            with patch.object(loading, "load_captioner", lambda *_, **__: captioner):  # it was built on the card
+            with patch.object(loading, "load_captioner", lambda *_, **__: captioner):  # already built on the card
                 work.load(bench.device, {})
             paces = []
             bench.forget()

@@ -1,4 +1,4 @@
-"""The Markdown of a run's lines: a table for each part, one row a case."""
+"""The figures of a run as Markdown: a table for each part, with one row per case."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ HEADINGS = {
 
 
 def table(lines: list[dict]) -> str:
-    """What RESULTS.md gets of the lines of a run."""
+    """The content of RESULTS.md for the lines of a run."""
     ends = {line["part"]: line for line in lines if "status" in line}
     device = next((line["device"] for line in ends.values() if line.get("device")), "unknown device")
     text = [f"## On a GPU: {device}", "", "`python -m benchmarks.gpu --output FOLDER`", ""]
@@ -38,7 +38,7 @@ def table(lines: list[dict]) -> str:
 
 
 def rows_of(rows: list[dict]) -> list[str]:
-    """A table with a column for each figure; lists and objects are in parts.jsonl alone."""
+    """A table with a column for each figure; lists and objects are only in parts.jsonl."""
     names = list(dict.fromkeys(name for row in rows for name, value in row.items() if plain(name, value)))
     return [
         "| " + " | ".join(name.replace("_", " ") for name in ["case", *names]) + " |",
@@ -58,7 +58,7 @@ def shown(value: Any) -> str:
 
 
 def against_the_paper(lines: list[dict]) -> str:
-    """A sentence on how ours compares with the paper's loop; "" where either was not measured."""
+    """A sentence that compares us with the paper's loop; "" if one of the two was not measured."""
     ours = [
         line["captions_per_s"]
         for line in lines

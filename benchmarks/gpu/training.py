@@ -1,4 +1,4 @@
-"""Steps of training the large CoCa, in bf16."""
+"""Training steps of the large CoCa in bf16."""
 
 import tempfile
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ from finetune.trainer import Trainer
 
 
 def training(bench: Bench) -> Iterator[dict]:
-    """Samples a second, and the share of the ceiling that the counted operations of a step are; lengths alike, then drawn."""
+    """Samples per second, and the share of the ceiling that a step reaches; with equal and varied lengths."""
     scale = bench.scale
     captioner = bench.build(scale.large, "fp32")
     with tempfile.TemporaryDirectory() as folder:
         for size in scale.batches:
             try:
-                yield from steps(bench, captioner, size, Path(folder))
+                yield from steps(bench, captioner, size, folder=Path(folder))
             except torch.OutOfMemoryError:
                 yield {"case": f"{scale.large}, bf16, {size} pictures", "note": "out of memory"}
 
 
-def steps(bench: Bench, captioner: CoCaCaptioner, size: int, folder: Path) -> Iterator[dict]:
-    """Those of one batch size."""
+def steps(bench: Bench, captioner: CoCaCaptioner, size: int, *, folder: Path) -> Iterator[dict]:
+    """The figures for one batch size."""
     count = bench.scale.steps
     bench.forget()
     config = FinetuneConfig(
@@ -49,8 +49,8 @@ def steps(bench: Bench, captioner: CoCaCaptioner, size: int, folder: Path) -> It
             for batch in batches:
                 trainer._step(batch)
 
-    for drawn in (False, True):
-        tokens = iter(coco_lengths(size * count) if drawn else [round(COCO_MEAN)] * size * count)
+    for varied in (False, True):
+        tokens = iter(coco_lengths(size * count) if varied else [round(COCO_MEAN)] * size * count)
         batches = [
             collate(
                 [
@@ -69,7 +69,7 @@ def steps(bench: Bench, captioner: CoCaCaptioner, size: int, folder: Path) -> It
         seconds = seconds_of(lambda: train(batches), bench.device)
         flops = counter.get_total_flops()
         yield {
-            "case": f"{captioner.name}, bf16, {size} pictures, lengths {'drawn' if drawn else 'alike'}",
+            "case": f"{captioner.name}, bf16, {size} pictures, lengths {'drawn' if varied else 'alike'}",
             "samples_per_s": size * count / seconds,
             "gflop_per_sample": flops / size / 1e9,
             "share_of_ceiling": flops * count / seconds / bench.rate("bf16"),

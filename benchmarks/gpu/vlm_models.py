@@ -1,4 +1,6 @@
-"""Vision-language models of the shapes of published ones, with random weights and small tokenizers; nothing is fetched."""
+"""Vision-language models with the shapes of published ones, random weights and small tokenizers; nothing is
+downloaded.
+"""
 
 import torch
 import transformers as hf
@@ -15,7 +17,7 @@ CHAT = (
     "{% else %} {{ c.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}"
 )
-SHAPES = {  # of Qwen2.5-VL-3B and SmolVLM-500M; and what a rehearsal makes of them
+SHAPES = {  # shapes of Qwen2.5-VL-3B and SmolVLM-500M, and smaller ones for a rehearsal
     "qwen2_5_vl": {
         "text": {
             "vocab_size": 151936,
@@ -97,12 +99,12 @@ TINY = {
 
 
 def captioner(bench: Bench, family: str, dtype: str) -> VLMCaptioner:
-    """The captioner of a family's shape, built on the device."""
+    """Build a captioner with the family's shape on the device."""
     shape = (TINY if bench.rehearse else SHAPES)[family]
     torch.manual_seed(0)
     with torch.device(bench.device):
         model = MODELS[family](shape)
-    for parameter in model.parameters():  # and not model.to: rotary embeddings need their buffers in float32
+    for parameter in model.parameters():  # not model.to, because rotary embeddings need float32 buffers
         parameter.data = parameter.data.to(DTYPES[dtype])
     model.to(bench.device).eval()
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = END, PAD
@@ -173,7 +175,7 @@ def smolvlm_processor(shape: dict) -> hf.ProcessorMixin:
 
 
 def make_tokenizer(image: str, video: str) -> hf.PreTrainedTokenizerFast:
-    """A byte-level BPE of 300 tokens."""
+    """A byte-level BPE tokenizer with 300 tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

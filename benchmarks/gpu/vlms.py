@@ -1,4 +1,4 @@
-"""Vision-language models against transformers' own `generate`, in one process, with the same random weights."""
+"""Vision-language models compared with transformers' own `generate`, in one process, with the same random weights."""
 
 from collections.abc import Iterator
 
@@ -12,17 +12,17 @@ from captioners.vlm.captioner import VLMCaptioner
 
 
 def smolvlm(bench: Bench) -> Iterator[dict]:
-    """A model of SmolVLM-500M's shape."""
+    """A model with the shape of SmolVLM-500M."""
     yield from against_transformers(bench, "smolvlm")
 
 
 def qwen(bench: Bench) -> Iterator[dict]:
-    """A model of Qwen2.5-VL-3B's shape."""
+    """A model with the shape of Qwen2.5-VL-3B."""
     yield from against_transformers(bench, "qwen2_5_vl")
 
 
 def against_transformers(bench: Bench, family: str) -> Iterator[dict]:
-    """Captions a second of both, warm, in bf16: equally many tokens of each caption."""
+    """Captions per second of both sides, warm, in bf16; every caption has the same number of tokens."""
     scale = bench.scale
     captioner = build(bench, family, "bf16")
     sampling = SamplingConfig(num_captions=scale.captions, top_p=0.9, max_length=scale.tokens, min_length=scale.tokens)
@@ -33,13 +33,13 @@ def against_transformers(bench: Bench, family: str) -> Iterator[dict]:
         captioner.batch_size = flight
 
         def ours() -> None:
-            found = sum(len(one.captions) for one in captioner.caption(iter(keyed), sampling))
-            if found != flight * scale.captions:
-                raise RuntimeError(f"{found} captions of {flight} pictures came")
+            count = sum(len(captioned.captions) for captioned in captioner.caption(iter(keyed), sampling))
+            if count != flight * scale.captions:
+                raise RuntimeError(f"{count} captions of {flight} pictures, not {scale.captions} of each")
 
         row = {"case": f"{family}, bf16, {flight} pictures of {shape[-2]} x {shape[-1]}"}
         for prefix, work, rounds in (("", ours, 2), ("peer_", lambda: generate(captioner, pictures, sampling), 1)):
-            try:  # our first round warms up; transformers' captures nothing
+            try:  # our first round warms up; transformers needs no warming up, because it captures no graphs
                 for _ in range(rounds):
                     bench.forget()
                     seconds = seconds_of(work, bench.device)
@@ -56,21 +56,21 @@ def against_transformers(bench: Bench, family: str) -> Iterator[dict]:
 
 @torch.no_grad()
 def generate(captioner: VLMCaptioner, pictures: torch.Tensor, sampling: SamplingConfig) -> None:
-    """transformers' own captions of pictures (N, 3, H, W), as many and as long."""
+    """Caption pictures (N, 3, H, W) by transformers' own `generate`, with as many captions and tokens as ours."""
     model = captioner.model
     ids = torch.tensor(captioner.prompt.ids, device=model.device).expand(len(pictures), -1)
     inputs = captioner.family.inputs(
         pictures.to(model.device, model.dtype), [captioner.prompt] * len(pictures), ids, torch.ones_like(ids)
     )
-    drawn = sampling.max_length - 2  # the prompt stands for the start token, and the last one is not looked for
-    found = model.generate(
+    new_tokens = sampling.max_length - 2  # the prompt takes the place of the start token; the last token is not drawn
+    rows = model.generate(
         **inputs,
         num_return_sequences=sampling.num_captions,
         do_sample=True,
         top_p=sampling.top_p,
         top_k=0,
-        max_new_tokens=drawn,
-        min_new_tokens=drawn,
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
     )
-    if len(found) != len(pictures) * sampling.num_captions:
-        raise RuntimeError(f"transformers gave {len(found)} captions of {len(pictures)} pictures")
+    if len(rows) != len(pictures) * sampling.num_captions:
+        raise RuntimeError(f"transformers gave {len(rows)} captions of {len(pictures)} pictures")

@@ -1,1 +1,3 @@
-"""Which figure of captions predicts how good their students are? Columns of equal length, figures fixed beforehand, and a judge."""
+"""Which figure of captions predicts how good their students are? Columns have equal lengths; figures are fixed
+beforehand.
+"""

@@ -1,9 +1,11 @@
-"""Which figure of captions predicts their students? `python -m benchmarks.predict --output DIR`, some hours on two cores.
+"""Which figure of captions predicts their students? `python -m benchmarks.predict --output DIR`, some hours on two
+cores.
 
-Makes captioners, pools of captions, columns of equal mean length drawn from these, figures of all columns, and a student for each
-column and seed, in the first world and then in the second. Every piece is a file in DIR, and what is there is not made again: the
-command can be stopped, and goes on. `--page FILE` writes tables and a picture of what is there into a page. `--old` makes the columns
-of `benchmarks.evidence` anew and says how the same figures rank them.
+For the first world and then for the second, this makes captioners, pools of captions, columns of equal mean length
+that are drawn from the pools, the figures of all columns, and a student for each column and seed. Every result is a
+file in DIR and is not made again, so a stopped command can be given again to continue. `--page FILE` writes tables and
+a picture of the results so far into a page. `--old` makes the columns of `benchmarks.evidence` again, and says how the
+same figures rank them.
 """
 
 import argparse
@@ -25,11 +27,11 @@ WORLDS = (FIRST, SECOND)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3, help="students of each column; seeds 0, 1, …")
+    parser.add_argument("--seeds", type=int, default=3, help="number of students of each column, with seeds 0, 1, …")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--page", type=Path, help="a Markdown page to write the results into; nothing is trained then")
+    parser.add_argument("--page", type=Path, help="write the results into this Markdown page, without training")
     parser.add_argument(
-        "--old", action="store_true", help="only the figures of the old columns; nothing is trained then"
+        "--old", action="store_true", help="compute only the figures of the old columns, without training"
     )
     args = parser.parse_args()
     if args.page:
@@ -50,7 +52,7 @@ def main() -> None:
 
 
 def arms(world: World) -> dict[str, Arm]:
-    """A student of each column, and one of the alt text alone."""
+    """The arms of a world: a student of each column, and one of the alt text alone."""
     of_world = {"records": world.name, "student": world.student.name, "level": world.level}
     return {
         f"{world.name}_none": Arm(**of_world),

@@ -1,6 +1,7 @@
-"""What is compared: two worlds of pictures, captioners, pools of captions that they draw, and columns drawn from these.
+"""The design: two worlds of pictures, with captioners, the pools of captions that they draw, and columns drawn from
+these.
 
-Columns of one group have the same mean length, so that length tells nothing of them; see `benchmarks.predict.lengths`.
+Columns of one group have the same mean length, so that length cannot rank them; see `benchmarks.predict.lengths`.
 """
 
 from collections.abc import Mapping
@@ -10,22 +11,22 @@ from typing import Any, NamedTuple
 from benchmarks.evidence.sets import CAPTIONERS, Tuned
 from benchmarks.evidence.students import MODEL
 
-POOL = 12  # captions of a picture in a pool; of several sentences, a third as many
-SAMPLE = 1_000  # pictures with references, on which figures are measured
-CLIP = "clip"  # the folder of the CLIP model that looks at captions, none of the captioners'
-LARGER = Path(__file__).parent / "larger"  # the config of that model, and of the second world's students
+POOL = 12  # captions per picture in a pool; a third as many in a pool of captions with several sentences
+SAMPLE = 1_000  # pictures with references on which figures are measured
+CLIP = "clip"  # folder of the CLIP model for figures, which belongs to none of the captioners
+LARGER = Path(__file__).parent / "larger"  # config of that model, and of the students of the second world
 GATED = {"redraws": 2, "on_degenerate": "drop"}
 
 
 class Pool(NamedTuple):
-    """Captions of each picture: who wrote them, and how they were drawn, as `capsmith generate` is told."""
+    """A pool of captions of each picture: the captioner, and how captions are drawn (flags of `capsmith generate`)."""
 
     captioner: str
     settings: Mapping[str, Any] = {}
 
 
 class Column(NamedTuple):
-    """A column: pools that its captions come from, captions of a picture, and sentences of a caption."""
+    """A column: the pools of its captions, captions per picture, and sentences per caption."""
 
     pools: tuple[str, ...]
     captions: int = 5
@@ -33,13 +34,13 @@ class Column(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What a table says of it."""
+        """The description of the column in a table."""
         many = f", {self.sentences} sentences" if self.sentences > 1 else ""
         return f"{' and '.join(pool.replace('_', ' ') for pool in self.pools)}{many}, {self.captions} of a picture"
 
 
 class World(NamedTuple):
-    """Pictures, who captions them and how, columns by their mean length in words, and the students that are trained on them."""
+    """Pictures, captioners and their pools, columns by their mean length in words, and the kind of students."""
 
     level: int
     captioners: Mapping[str, Tuned]
@@ -49,21 +50,24 @@ class World(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its folders."""
+        """The name with which the world's folders begin."""
         return f"level{self.level}"
 
     @property
     def pictures(self) -> str:
-        """The SPEC of those that students see, with alt text."""
+        """The SPEC of the pictures that students see, with alt text."""
         return f"scenes:train,n=2000,level={self.level},seed=7,captions=alt"
 
     @property
     def columns(self) -> dict[str, Column]:
-        """Of all groups."""
+        """The columns of all groups, by name."""
         return {name: column for group in self.groups.values() for name, column in group.items()}
 
 
-SELF, TEACHER = "self", "little_p05"  # who is taught by the captions of which pool, of other pictures
+SELF, TEACHER = (
+    "self",
+    "little_p05",
+)  # the captioner SELF is trained on captions of the pool TEACHER, of other pictures
 COLD, HOT, HOTTER = ({"temperature": 0.5}, {"temperature": 1.5, "top_p": 1.0}, {"temperature": 2.5, "top_p": 1.0})
 SEVERAL = {"num_captions": POOL // 3}
 BEAMS = {"strategy": "beam", "num_beams": POOL}
@@ -151,7 +155,7 @@ SECOND = World(
         "long4_cold": Pool("long4", SEVERAL | COLD),
         "long4_hot": Pool("long4", SEVERAL | HOT),
         "long4_little": Pool("long4_little", SEVERAL),
-        "long": Pool("long", SEVERAL),  # of pictures with more objects than it has learnt from
+        "long": Pool("long", SEVERAL),  # for pictures with more objects than in its training
     },
     groups={
         30.0: {

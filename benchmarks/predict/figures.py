@@ -1,6 +1,7 @@
-"""What figures say of a column, from what a user has: captions, a sample of pictures with references, and a CLIP model.
+"""The figures of a column, from data that users have: captions, a sample of pictures with references, and a CLIP
+model.
 
-P pictures of the sample, N captions of a column, E embedding, V words of references, C columns
+P: pictures of the sample, N: captions of a column, E: dimension of embeddings, V: words of references, C: columns
 """
 
 import itertools
@@ -24,7 +25,7 @@ from imagetext.sample import Record
 from imagetext.shown import Progress
 from imagetext.sources import read_records, read_samples
 
-# Of the report's row: baselines first.
+# Figures of the report's row; baselines come first.
 OF_REPORT = {
     "length": catalogue.LENGTH,
     "cider_d": catalogue.CIDER,
@@ -54,8 +55,8 @@ COMPETITORS = (
     "index",
 )
 BASELINES = ("length", "cider_d", "clip_score", "vendi", "self_cider")
-LOWER = {"degenerate"}  # lower is taken to be better
-INDEX = ("bits_with_original", "new_word_bits", "degenerate")  # whose ranks among the columns of a world are averaged
+LOWER = {"degenerate"}  # figures for which lower counts as better
+INDEX = ("bits_with_original", "new_word_bits", "degenerate")  # the index is the mean of their ranks in a world
 LABELS = {
     "bits_with_original": "Bits with the original",
     "bits_words": "Bits, by words",
@@ -70,11 +71,11 @@ LABELS = {
 
 
 class Sample:
-    """Pictures with references, and all that looks at captions of them."""
+    """Pictures with references, and the models and counts that measure captions of them."""
 
     def __init__(self, records: Sequence[Record], references: Groups, clip: str):
         self.records, self.references, self.clip_name = records, references, clip
-        self.originals = [record.captions[:1] for record in records]  # alt text, which students see anyway
+        self.originals = [record.captions[:1] for record in records]  # alt text, which students see in any case
         self.bits_of_originals = word_bits(self.originals, references)  # (V,)
         self.search, self.embedder, self.clip = ReferenceSearch(references), load_embedder(MINILM), OpenClip(clip)
         self.pictures, _ = embed_images(self.clip, [record.image for record in records])  # (P, E)
@@ -82,7 +83,7 @@ class Sample:
         self.meanings = np.stack([of.mean(axis=0) for of in split_rows(meanings, [len(of) for of in references])])
 
     def figures(self, captions: Groups) -> dict[str, float]:
-        """Every figure of a column of captions of these pictures, as it is: not yet turned so that higher is better."""
+        """Every figure of a column of captions of these pictures; lower values may be better, see `turned`."""
         texts = [text for group in captions for text in group]  # (N,)
         owners = np.repeat(np.arange(len(captions)), [len(group) for group in captions])
         beside = [" ".join([*self.originals[owner], text]) for owner, text in zip(owners, texts)]
@@ -110,7 +111,7 @@ class Sample:
 
 
 def write_figures(folder: Path, captioned: Path, pictures: str, columns: Sequence[str], clip: Path) -> None:
-    """The figures of these columns of captioned pictures, on the first of these, in a file a column."""
+    """Measure these columns on the first captioned pictures, and write the figures of each column to a file."""
     files = {name: folder / f"{name}.json" for name in columns}
     if all(file.exists() for file in files.values()):
         return
@@ -124,12 +125,12 @@ def write_figures(folder: Path, captioned: Path, pictures: str, columns: Sequenc
 
 
 def read_figures(folder: Path, columns: Sequence[str]) -> list[dict[str, float]]:
-    """The figures of these columns, in their order."""
+    """The figures of these columns, in the same order."""
     return [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in columns]
 
 
 def curated(pictures: str, records: Sequence[Record]) -> list[tuple[str, ...]]:
-    """Five curated captions of each picture of the set of scenes, which students never see."""
+    """Five curated captions of each picture of the set, which students never see."""
     of = {
         sample.key: sample.captions
         for shard in read_samples([pictures.replace("captions=alt", "captions=short")])
@@ -139,7 +140,7 @@ def curated(pictures: str, records: Sequence[Record]) -> list[tuple[str, ...]]:
 
 
 def turned(rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
-    """All figures of columns (C,), turned so that higher is taken to be better, and the index of their ranks among these."""
+    """All figures (C,) of the columns, with signs so that higher counts as better, and the index."""
     found = {
         name: np.array([-row[name] if name in LOWER else row[name] for row in rows])
         for name in (PRIMARY, *COMPETITORS, *BASELINES)
@@ -149,5 +150,5 @@ def turned(rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Places from the lowest on (C,), equal values sharing the mean of theirs."""
+    """Ranks (C,) from the lowest value upwards; equal values get the mean of their ranks."""
     return (values[:, None] > values).sum(axis=1) + ((values[:, None] == values).sum(axis=1) - 1) / 2

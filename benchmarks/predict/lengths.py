@@ -1,6 +1,7 @@
-"""Captions drawn from a pool so that a column has a given mean length, and is otherwise as near to the pool as can be.
+"""Draw captions from a pool so that a column has a given mean length, and is otherwise as similar to the pool as
+possible.
 
-P pictures, M candidates of a picture, k captions of it that are kept
+P: pictures, M: candidates of a picture, k: captions of a picture that are kept
 """
 
 from collections.abc import Sequence
@@ -12,15 +13,16 @@ from diversity.words.tokens import words
 from imagetext.hashes import name_hash
 
 TOLERANCE = 0.05  # words
-STEEPEST = 8.0  # of the pull to long or to short captions, in nats a word: beyond it nothing changes any more
+STEEPEST = 8.0  # strongest pull to long or short captions, in nats per word; a stronger one changes nothing
 HALVINGS = 30
 
 
 def candidates(pool: Sequence[str], parts: int, name: str) -> list[str]:
-    """What may be a caption: `parts` different sentences of a picture's pool, as many candidates as the pool has sentences.
+    """Candidates for captions: each has `parts` different sentences of a picture's pool.
 
-    A caption is never cut within a sentence. With `parts` = 1 it is each sentence of the pool, as often as it stands there; with more,
-    sentences are drawn by the name, those of each candidate without repeats, and joined.
+    There are as many candidates as the pool has sentences, and no sentence is cut. With `parts` = 1 the candidates are
+    the sentences of the pool, repeated as often as they occur. With more parts, sentences are drawn at random, seeded
+    by the name and without repeats within a candidate, and joined.
     """
     found = [sentence for caption in pool for sentence in sentences(caption)]
     if parts == 1 or not found:
@@ -38,16 +40,17 @@ def _closed(sentence: str) -> str:
 def draw_to_length(
     pools: Sequence[Sequence[str]], keys: Sequence[str], k: int, length: float, name: str
 ) -> list[list[str]]:
-    """k of each picture's candidates, or all where there are fewer, whose mean length over all pictures is `length`, in words.
+    """Draw k of each picture's candidates, or all if there are fewer, so that their mean length is `length` words.
 
-    A candidate of n words is drawn without replacement with weight exp(pull n): of all ways to draw, those with this mean, the one
-    that changes the pool least in relative entropy (an exponential tilt). One pull holds for the whole column; it is found by
-    halving, for with the chances held fixed the mean rises with it. Chances are a function of the column's name, the key and the
-    place. Raises ValueError where a picture has no candidate, and where the length is out of reach.
+    A candidate of n words is drawn without replacement with weight exp(pull * n). Among all ways to draw with this
+    mean, this one changes the pool least in relative entropy (an exponential tilt). The pull is the same for the whole
+    column. It is found by bisection, because with fixed random numbers the mean grows with the pull. The random
+    numbers depend on the column's name, the key and the position. Raises: ValueError, if a picture has no candidate,
+    or the length cannot be reached
     """
     if lacking := [key for key, pool in zip(keys, pools) if not pool]:
         raise ValueError(f"{name}: {len(lacking)} pictures without a caption, such as {lacking[0]}")
-    counts = [np.array([len(words(text)) for text in pool]) for pool in pools]  # (M,) of each picture
+    counts = [np.array([len(words(text)) for text in pool]) for pool in pools]  # (M,) for each picture
     chances = [
         _random(f"{name}/{key}", "chances").gumbel(size=len(pool)) for key, pool in zip(keys, pools, strict=True)
     ]

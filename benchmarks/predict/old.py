@@ -1,4 +1,6 @@
-"""The figures of the fourteen columns of `benchmarks.evidence`, on which the index was chosen, and how they rank what its page says."""
+"""The figures of the fourteen columns of `benchmarks.evidence`, from which the index was chosen, and how they rank
+gains.
+"""
 
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from benchmarks.predict.design import CLIP
 from benchmarks.predict.figures import LABELS, read_figures, turned, write_figures
 from benchmarks.predict.sets import make_clip
 
-GAINS = {  # in per cent, of docs/evidence.md
+GAINS = {  # gains in per cent, from docs/evidence.md
     "long_greedy": 13.6,
     "much_greedy": 13.2,
     "long_p09": 13.0,
@@ -35,11 +37,14 @@ ALIKE = (
     "little_greedy",
     "much_t15",
     "little_p09",
-)  # 8.5 to 9.6 words
+)  # these columns have 8.5 to 9.6 words
 
 
 def old_table(output: Path) -> str:
-    """Makes their captions anew, measures what is not measured, and says how figures rank all of them, and those of like length."""
+    """Make the captions again, measure missing figures, and return a table of how figures rank the columns.
+
+    The table has a tau for all columns, and one for the columns of similar length.
+    """
     for name, tuned in CAPTIONERS.items():
         make_captioner(output, name, tuned)
     make_captions(output)

@@ -1,6 +1,6 @@
 """The page of results: tables between marks, and a picture beside it; see `benchmarks.evidence.page`.
 
-C columns, S seeds
+C: columns, S: seeds
 """
 
 import itertools
@@ -31,7 +31,9 @@ from benchmarks.predict.ranking import Ranks, holm, rank
 
 
 class Results(NamedTuple):
-    """Of a world's columns: all figures (C,), higher taken to be better, groups by number, and gains (C, S) by judge."""
+    """Results of a world's columns: all figures (C,), of which higher counts as better, groups, and gains (C, S) by
+    judge.
+    """
 
     figures: Mapping[str, np.ndarray]
     groups: np.ndarray
@@ -39,7 +41,10 @@ class Results(NamedTuple):
 
 
 def write_page(page: Path, output: Path) -> None:
-    """Writes what there is of both worlds; ValueError where one has no seed that every column has, or the page lacks a mark."""
+    """Write the results so far of both worlds.
+
+    Raises: ValueError, if a world has no seed that every column has, or the page lacks a mark
+    """
     tables = {}
     worlds = (FIRST, SECOND)
     results = [read_results(output, world) for world in worlds]
@@ -48,7 +53,8 @@ def write_page(page: Path, output: Path) -> None:
         tables |= {
             f"{world.name}-columns": columns_table(world, found),
             f"{world.name}-within": within_table(ranks),
-            f"{world.name}-seeds": f"{found.gains['score'].shape[1]} seeds of each column; two of them rank the columns of a "
+            f"{world.name}-seeds": f"{found.gains['score'].shape[1]} seeds of each column; two of them "
+            "rank the columns of a "
             f"group with τ {agreement(found):.2f} to each other.",
         }
         if len(world.groups) > 1:
@@ -58,7 +64,10 @@ def write_page(page: Path, output: Path) -> None:
 
 
 def read_results(output: Path, world: World) -> Results:
-    """Figures of all columns, and what their students gain over those without captions; ValueError without a seed of all."""
+    """Read the figures of all columns, and the gains of their students over students without captions.
+
+    Raises: ValueError, if there is no seed that every column has
+    """
     none = f"{world.name}_none"
     runs = read_runs(output, (none, *world.columns))
     if not runs[none]:
@@ -79,7 +88,7 @@ def read_results(output: Path, world: World) -> Results:
 
 
 def agreement(found: Results) -> float:
-    """The mean tau within groups of the gains of two seeds: what a perfect figure of one seed would reach with another."""
+    """The mean tau within groups between the gains of two seeds, which a perfect figure could reach."""
     pairs = itertools.combinations(found.gains["score"].T, 2)
     return float(np.mean([kendall_tau(one, other, found.groups) for one, other in pairs] or [np.nan]))
 
@@ -88,7 +97,7 @@ def agreement(found: Results) -> float:
 
 
 def columns_table(world: World, found: Results) -> str:
-    """Columns, the best of each group first."""
+    """A table of the columns, with the best of each group first."""
     shown = [PRIMARY, *BASELINES[1:3]]
     lines, columns = [], [*world.columns.values()]
     gains = found.gains["score"]
@@ -101,7 +110,7 @@ def columns_table(world: World, found: Results) -> str:
 
 
 def within_table(ranks: Mapping[str, Mapping[str, Ranks]]) -> str:
-    """Tau within groups with each judge, the competitors' p-values corrected for one another."""
+    """A table of tau within groups for each judge; the p-values of the competitors are corrected for one another."""
     score = ranks["score"]
     corrected = holm({name: score[name].p_within for name in COMPETITORS})
     lines = []
@@ -113,7 +122,7 @@ def within_table(ranks: Mapping[str, Mapping[str, Ranks]]) -> str:
 
 
 def overall_table(ranks: Mapping[str, Ranks]) -> str:
-    """Tau over all columns, and what it is above length's."""
+    """A table of tau over all columns, and of its difference to the tau of length."""
     corrected = holm({name: ranks[name].p_above for name in COMPETITORS})
     lines = []
     for name in (PRIMARY, *sorted(COMPETITORS, key=lambda name: -ranks[name].overall.value), *BASELINES):
@@ -133,7 +142,7 @@ def role(name: str) -> str:
 
 
 def points_figure(found: Results) -> Figure:
-    """Gains against the primary figure, groups of columns in colours."""
+    """A plot of gains against the primary figure; groups of columns have colours."""
     figure = Figure(figsize=(6.0, 4.2))
     axes = figure.add_subplot()
     gains = 100 * found.gains["score"]

@@ -1,6 +1,6 @@
-"""How well figures rank columns as their students do: within groups and over all, with intervals, and tests of several figures.
+"""How well figures rank columns by their students' scores, within groups and over all, with intervals and tests.
 
-C columns, S seeds, R resamples
+C: columns, S: seeds, R: resamples
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,9 @@ PERMUTATIONS = 10_000
 
 
 class Ranks(NamedTuple):
-    """How a figure ranks columns: tau-b within groups, and its one-sided p-value; tau-b over all, and what it is above length's."""
+    """How a figure ranks columns: tau-b within groups with a one-sided p-value, tau-b over all columns, and the latter
+    minus that of length, with a p-value.
+    """
 
     within: Estimate
     p_within: float
@@ -25,11 +27,12 @@ class Ranks(NamedTuple):
 
 
 def rank(figures: Mapping[str, Sequence[float]], scores: np.ndarray, groups: Sequence[int]) -> dict[str, Ranks]:
-    """How each figure (C,), higher taken to be better and "length" among them, ranks the mean scores (C, S) of students.
+    """How each figure (C,) ranks the mean over seeds of the students' scores (C, S). "length" is one of the figures.
 
-    Intervals are 95 % percentiles of a bootstrap of the columns of each group and of each column's seeds; all figures, and length,
-    see the same resamples, so that differences are paired. `p_within` is that of a permutation of the figure within each group,
-    `p_above` the share of resamples in which the figure is not above length.
+    Higher figures count as better. Intervals are 95 % percentiles of a bootstrap of the columns within each group and
+    of each column's seeds. All figures see the same resamples, so that differences are paired. `p_within` comes from
+    permutations of the figure within each group. `p_above` is the share of resamples in which the figure is not above
+    length.
     """
     groups, scores = np.asarray(groups), np.asarray(scores, float)
     resamples = [*resampled(scores, groups)]
@@ -55,7 +58,9 @@ def rank(figures: Mapping[str, Sequence[float]], scores: np.ndarray, groups: Seq
 
 
 def resampled(scores: np.ndarray, groups: np.ndarray, seed: int = 0) -> Sequence[tuple[np.ndarray, np.ndarray]]:
-    """Columns (C,) drawn with replacement, each from its group, and their scores' means over seeds that are drawn likewise."""
+    """Resamples: columns (C,) drawn with replacement within groups, and their mean scores over seeds drawn in the same
+    way.
+    """
     random = np.random.default_rng(seed)
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     for _ in range(RESAMPLES):
@@ -65,7 +70,7 @@ def resampled(scores: np.ndarray, groups: np.ndarray, seed: int = 0) -> Sequence
 
 
 def permutation_p(figure: Sequence[float], means: np.ndarray, groups: np.ndarray, seed: int = 0) -> float:
-    """The chance of a tau within groups as high as the figure's or higher, were the figure dealt out anew within each group."""
+    """The share of random permutations of the figure within groups whose tau within groups is at least as high."""
     random, figure = np.random.default_rng(seed), np.asarray(figure, float)
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     found, higher = kendall_tau(figure, means, groups), 0
@@ -80,7 +85,7 @@ def permutation_p(figure: Sequence[float], means: np.ndarray, groups: np.ndarray
 
 
 def holm(values: Mapping[str, float]) -> dict[str, float]:
-    """P-values of several tests, each corrected for the others so that one of them errs with the chance it names (Holm 1979)."""
+    """The p-values of several tests, corrected for multiple testing (Holm 1979)."""
     most, found = 0.0, {}
     for at, name in enumerate(sorted(values, key=lambda name: values[name])):
         most = max(most, min(1.0, (len(values) - at) * values[name]))
@@ -89,6 +94,6 @@ def holm(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _estimate(value: float, drawn: np.ndarray) -> Estimate:
-    """With the 95 % interval of those resamples that tell anything."""
+    """The value with its 95 % interval, from the resamples that are not NaN."""
     drawn = drawn[~np.isnan(drawn)]
     return Estimate(value, *(np.quantile(drawn, (0.025, 0.975)).tolist() if len(drawn) else (np.nan, np.nan)))

@@ -1,6 +1,6 @@
-"""Makes what the design names: captioners, pools of captions, columns drawn from them, and the CLIP model that looks at these.
+"""Make what the design names: captioners, pools of captions, columns drawn from them, and the CLIP model for figures.
 
-Every step is a command of capsmith, which resumes by itself, or a file that is not made again.
+Every step is a command of capsmith that resumes by itself, or writes a file that is not made again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,15 +24,15 @@ from imagetext.sources import read_records
 
 SHARD = "columns"
 UNGATED = {"redraws": 0, "on_degenerate": "keep"}
-OTHERS = "scenes:train,n=4000,level=2,seed=12,captions=alt"  # pictures on which a captioner teaches itself
-LOOKED_AT = (  # what the CLIP model learns from: short captions, and long ones
+OTHERS = "scenes:train,n=4000,level=2,seed=12,captions=alt"  # pictures for self-training
+LOOKED_AT = (  # training data of the CLIP model: short captions, and long ones
     "scenes:train,n=8000,level=2,seed=11,captions=short",
     "scenes:train,n=8000,level=4,seed=11,captions=long",
 )
 
 
 def make_captioners(output: Path, world: World) -> None:
-    """Fine-tunes all that are not there; one of them on what another says of other pictures, degenerate captions left out."""
+    """Fine-tune missing captioners; one of them on another's captions of other pictures, without degenerate ones."""
     for name, tuned in world.captioners.items():
         if name != SELF:
             make_captioner(output, name, tuned)
@@ -45,7 +45,7 @@ def make_captioners(output: Path, world: World) -> None:
 
 
 def make_pools(output: Path, world: World) -> None:
-    """Captions every picture by every pool."""
+    """Caption every picture for every pool."""
     columns = [
         {"column": f"syn_text_{name}", "model": captioner_folder(output, pool.captioner)}
         | UNGATED
@@ -56,13 +56,13 @@ def make_pools(output: Path, world: World) -> None:
 
 
 def caption(pictures: str, folder: Path, columns: Sequence[Mapping[str, Any]], **settings: Any) -> None:
-    """Captions pictures in these columns, by `capsmith generate`."""
+    """Caption pictures in these columns by `capsmith generate`."""
     config = GenerateConfig(input=[pictures], output=folder, num_workers=0, columns=columns, **settings)
     done(generate(config), "generate")
 
 
 def make_columns(output: Path, world: World) -> None:
-    """Draws every column to its group's length from the pools, beside alt text and views, in one shard for students."""
+    """Draw every column from its pools to its group's length; write it with alt text and views to one shard."""
     folder = output / f"{world.name}_captioned"
     if not read_marker(folder, SHARD):
         records = list(read_records(str(output / f"{world.name}_pools" / "*.tar")))
@@ -80,7 +80,7 @@ def make_columns(output: Path, world: World) -> None:
 
 
 def drawn(records: Sequence[Record], name: str, column: Column, length: float) -> list[list[str]]:
-    """The column's captions of each record; ValueError where its pools cannot be brought to the length."""
+    """Draw the column's captions of each record; ValueError if its pools cannot reach the length."""
     pools = [
         [
             text
@@ -95,7 +95,7 @@ def drawn(records: Sequence[Record], name: str, column: Column, length: float) -
 
 
 def make_clip(output: Path) -> None:
-    """Trains a CLIP model by the students' recipe on other pictures and their curated captions."""
+    """Train a CLIP model by the students' recipe, on other pictures and their curated captions."""
     done(
         reinforce(
             ReinforceConfig(

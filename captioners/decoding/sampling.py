@@ -39,7 +39,7 @@ def name_digest(column: str) -> bytes:
 def philox(counter: Tensor, key: Tensor) -> Tensor:
     """Philox4x64-10: counters (..., 4) and keys (..., 2) to random words (..., 4), all int64 read as unsigned.
 
-    Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011). NumPy's Philox adds 1 to a counter before use.
+    Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011). NumPy's Philox adds 1 to a counter first.
     """
     c0, c1, c2, c3 = counter.unbind(-1)
     k0, k1 = key.unbind(-1)

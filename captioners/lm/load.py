@@ -1,4 +1,4 @@
-"""Causal language models from folders and hub repositories; no code that comes with one is run."""
+"""Load causal language models from folders and hub repositories. Code that comes with a model is never run."""
 
 import inspect
 import os
@@ -19,12 +19,16 @@ from captioners.safe_reading import attempt
 from captioners.vlm.families import FAMILIES
 from captioners.weights import DTYPES, state_sha256
 
-# logits that were computed in another order differ by less than this part of their spread, in half precision by less than that
+# Logits that are computed in another order must differ by less than this share of their spread, in float32 and in half
+# precision.
 CLOSE, CLOSE_IN_HALF = 1e-3, 0.2
 
 
 def is_language_model(name: str | os.PathLike) -> bool:
-    """Whether a folder or hub repository of transformers holds a causal language model, and none that sees pictures, or adapters."""
+    """Whether a folder or hub repository holds a causal language model of transformers.
+
+    False for adapters, and for models that take pictures.
+    """
     folder = folder_of(whole_name(name), *SMALL_FILES)
     kind = (read_if_there(folder / "config.json") or {}).get("model_type")
     adapters = (folder / "adapter_config.json").is_file()
@@ -32,10 +36,10 @@ def is_language_model(name: str | os.PathLike) -> bool:
 
 
 def load_lm(name: str | os.PathLike, *, device: str = "cpu", dtype: str = "fp32") -> LMCaptioner:
-    """Loads a captioner from a folder with a causal language model of transformers, or a hub repository.
+    """Load a captioner from a folder or hub repository with a causal language model of transformers.
 
-    dtype: fp32, bf16 or fp16, of the whole model.
-    Raises ValueError where files are missing, broken, or do not fit, or the model is none that can be decoded in rows.
+    dtype: fp32, bf16 or fp16, for the whole model.
+    Raises ValueError if files are missing, broken, or do not fit, or our decoding does not support the model.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
@@ -45,41 +49,43 @@ def load_lm(name: str | os.PathLike, *, device: str = "cpu", dtype: str = "fp32"
     def check(config: PreTrainedConfig) -> None:
         if config.is_encoder_decoder:
             raise ValueError(
-                f"{name}: model_type {config.model_type!r} has an encoder, and is no causal language model"
+                f"{name}: model_type {config.model_type!r} has an encoder, so it is not a causal language model"
             )
 
     model = load_model(name, AutoModelForCausalLM, check).eval()
     tokenizer = attempt(
-        f"{name}: no tokenizer that can be loaded", AutoTokenizer.from_pretrained, name, trust_remote_code=False
+        f"{name}: cannot load its tokenizer", AutoTokenizer.from_pretrained, name, trust_remote_code=False
     )
     sha256 = state_sha256(model.state_dict())
     move(model, device, DTYPES[dtype])
     captioner = LMCaptioner(model, tokenizer, name=column_name(Path(name).name), weights_sha256=sha256, source=name)
-    attempt(f"{name}: its captions cannot be decoded side by side", check_rows, model)
+    attempt(f"{name}: its captions cannot be decoded side by side in a batch", check_rows, model)
     return captioner
 
 
 @torch.no_grad()
 def check_rows(model: PreTrainedModel) -> None:
-    """Raises ValueError where prompts of unequal length, and what follows them, are not what they are alone.
+    """Raise ValueError if the logits after prompts of unequal length in a batch differ from those of single prompts.
 
-    So it is of models that keep more than keys and values, or that count the positions of their tokens by themselves.
+    They do for models that store more than keys and values, or that determine the positions of tokens themselves.
     """
     if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise ValueError("it cannot be told the positions of tokens")
+        raise ValueError("it accepts no positions of tokens (position_ids)")
     vocabulary = model.config.get_text_config().vocab_size
-    long, short = ([number * 7919 % vocabulary for number in range(first, last)] for first, last in ((1, 14), (1, 6)))
-    more = [number * 104729 % vocabulary for number in range(1, 4)]
+    long = [number * 7919 % vocabulary for number in range(1, 14)]
+    short = long[:5]
+    continuation = [number * 104729 % vocabulary for number in range(1, 4)]
     cache = DynamicCache()
     model(input_ids=torch.tensor([short], device=model.device), use_cache=True, **{CACHE: cache})
     if not all(type(layer) is DynamicLayer and layer.keys is not None for layer in cache.layers):
-        raise ValueError("its layers keep more than keys and values, or none")
-    rows = begin_rows(model, [long, short], read_head(model, short), limit=len(more), ends=[0], greedy=True)
-    ours = [rows.extend(torch.tensor([[0], [0]], device=model.device))]
-    ours += [rows.extend(torch.tensor([[token], [token]], device=model.device)) for token in more]
-    for prompt, logits in zip((long, short), torch.cat(ours, dim=1), strict=True):
-        alone = model(input_ids=torch.tensor([[*prompt, *more]], device=model.device), use_cache=False).logits[0]
+        raise ValueError("its layers store something else than keys and values")
+    rows = begin_rows(model, [long, short], read_head(model, short), limit=len(continuation), ends=[0], greedy=True)
+    batched = [rows.extend(torch.tensor([[0], [0]], device=model.device))]
+    batched += [rows.extend(torch.tensor([[token], [token]], device=model.device)) for token in continuation]
+    for prompt, logits in zip((long, short), torch.cat(batched, dim=1), strict=True):
+        ids = torch.tensor([[*prompt, *continuation]], device=model.device)
+        alone = model(input_ids=ids, use_cache=False).logits[0]
         alone = alone[-len(logits) :].float()
         close = CLOSE if model.dtype == torch.float32 else CLOSE_IN_HALF
         if not (logits - alone).norm() < close * (alone - alone.mean(-1, keepdim=True)).norm():
-            raise ValueError("a prompt beside others of another length is not what it is alone")
+            raise ValueError("the logits after a prompt change if a prompt of another length is in its batch")

@@ -111,15 +111,15 @@ def test_steps_are_open_clips_forward(both, pictures, dtype):
 
 def test_the_kernel_chooses_what_the_cpu_chooses():
     """A million draws from equal logits of CLIP's vocabulary: at least 99.99 % the same, the others where rounding decides."""
-    same, sampling, never = 0, SamplingConfig(), torch.tensor([0, 1], device="cuda")
+    same, sampling, banned = 0, SamplingConfig(), torch.tensor([0, 1], device="cuda")
     logits = 3 * torch.randn(1000, 49408, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
-    weights = logits.softmax(-1).index_fill_(1, never, 0)
+    weights = logits.softmax(-1).index_fill_(1, banned, 0)
     keys = torch.tensor([sample_key(0, str(row)) for row in range(len(logits))], device="cuda")
     draws, side = torch.arange(1000, device="cuda") % 5, race_side(49408)
     for position in range(5, 1005):
         lengths = torch.full_like(draws, position)
         tokens, logprobs = choose_by_kernel(
-            logits, logits.clone(), sampling, keys=keys, draws=draws, lengths=lengths, never=never, end_id=2
+            logits, logits.clone(), sampling, keys=keys, draws=draws, lengths=lengths, banned=banned, end_id=2
         )
         expected = sample_top_p(
             weights,

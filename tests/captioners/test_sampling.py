@@ -65,8 +65,8 @@ def noise_of(rows: int, vocabulary: int, position: int = 0):
     """Draws of `rows` captions of one sample."""
     keys = torch.tensor([sample_key(0, "sample")]).expand(rows, -1)
     captions, side = torch.arange(rows), race_side(vocabulary)
-    return lambda some, attempt: exponentials(
-        keys[some], captions[some], torch.full((len(some),), position), attempt, side
+    return lambda rows, attempt: exponentials(
+        keys[rows], captions[rows], torch.full((len(rows),), position), attempt=attempt, side=side
     )
 
 
@@ -94,31 +94,34 @@ def test_philox_gives_numpys_integers():
 
 def test_draws_are_numpys_of_block_attempt_position_and_caption():
     side, keys = 3, torch.tensor([sample_key(5, "a"), sample_key(5, "ü\udc80")])
-    drawn = exponentials(keys, torch.tensor([4, 2**40]), torch.tensor([7, 0]), torch.tensor([3, 3]), side)
+    variates = exponentials(
+        keys, torch.tensor([4, 2**40]), torch.tensor([7, 0]), attempt=torch.tensor([3, 3]), side=side
+    )
     for row, (caption, position) in enumerate([(4, 7), (2**40, 0)]):
         low, high = (word % 2**64 for word in keys[row].tolist())
         counters = (block + (3 << 64) + (position << 128) + (caption << 192) for block in range(3))
         words = [word for counter in counters for word in numpy_words(counter, low + (high << 64))]
         expected = [-math.log(((word >> 11) + 0.5) / 2**53) for word in words]
-        assert drawn[row].flatten().tolist() == pytest.approx(expected, rel=1e-12)
+        assert variates[row].flatten().tolist() == pytest.approx(expected, rel=1e-12)
 
 
 def test_draws_depend_on_no_other_row():
     keys = torch.tensor([sample_key(1, name) for name in "abcd"])
     captions, positions = torch.tensor([0, 5, 2, 1]), torch.tensor([3, 3, 9, 1])
-    together = exponentials(keys, captions, positions, torch.zeros_like(positions), 6)
+    together = exponentials(keys, captions, positions, attempt=torch.zeros_like(positions), side=6)
     order = torch.tensor([2, 0, 3])
-    apart = torch.cat(
-        [exponentials(keys[i, None], captions[i, None], positions[i, None], torch.tensor([0]), 6) for i in order]
-    )
-    assert torch.equal(together[order], apart)
+    apart = [
+        exponentials(keys[i, None], captions[i, None], positions[i, None], attempt=torch.tensor([0]), side=6)
+        for i in order
+    ]
+    assert torch.equal(together[order], torch.cat(apart))
 
 
 def test_each_name_of_a_draw_changes_it():
     def draw(seed=0, key="a", column="", caption=0, position=0, attempt=0):
         keys = torch.tensor([sample_key(seed, key, column)])
         return exponentials(
-            keys, torch.tensor([caption]), torch.tensor([position]), torch.tensor([attempt]), 6
+            keys, torch.tensor([caption]), torch.tensor([position]), attempt=torch.tensor([attempt]), side=6
         ).flatten()
 
     columns = [
@@ -229,7 +232,7 @@ def test_no_repeat_ngram_is_transformers(size, length):
     sequences = torch.randint(0, 4, (30, length), generator=torch.Generator().manual_seed(size))
     logits = torch.zeros(30, 4)
     theirs = NoRepeatNGramLogitsProcessor(size)(sequences, logits.clone())
-    ban_repeated_ngrams(logits, -math.inf, sequences, size)
+    ban_repeated_ngrams(logits, -math.inf, sequences, size=size)
     assert torch.equal(logits, theirs)
     if length == 40 and size < 5:
         assert (logits == -math.inf).any()
@@ -240,7 +243,8 @@ def test_min_length_is_transformers(length):
     sequences = torch.full((3, length), 9)
     logits = torch.zeros(3, 12)
     lengths, nothing = torch.full((3,), length), torch.tensor([]).long()
-    ours = ban(logits.clone(), -math.inf, sequences, SamplingConfig(), lengths=lengths, never=nothing, end_id=END)
+    sampling = SamplingConfig()
+    ours = ban(logits.clone(), -math.inf, sequences, sampling=sampling, lengths=lengths, banned=nothing, end_id=END)
     assert torch.equal(ours, MinLengthLogitsProcessor(5, END)(sequences, logits))
 
 
@@ -263,8 +267,8 @@ def transformers_distribution(logits, sequences, sampling):
 
 def choose_from(logits, sequences, sampling, noise, lengths=None):
     lengths = torch.full((len(sequences),), sequences.shape[1]) if lengths is None else lengths
-    never = torch.tensor([PAD, START])
-    return choose(logits, sequences, sampling, lengths=lengths, never=never, end_id=END, noise=noise)
+    banned = torch.tensor([PAD, START])
+    return choose(logits, sequences, sampling, lengths=lengths, banned=banned, end_id=END, noise=noise)
 
 
 @pytest.mark.parametrize(

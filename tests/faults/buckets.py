@@ -1,4 +1,4 @@
-"""Run as a script: `generate` from a bucket to a bucket of an S3 server on this machine, whose answers go wrong for a while.
+"""Run as a script: `generate` from one bucket to another on a local S3 server that fails for a while.
 
 The server is a fork of this process, as every run is.
 """
@@ -20,7 +20,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-import boto3  # noqa: F401  (here once, instead of in each fork)
+import boto3  # noqa: F401  (imported here once, instead of in each fork)
 import moments
 import runs
 import s3fs
@@ -53,7 +53,7 @@ FLAGS = [
 
 
 def serve(control: Any, listening: socket.socket) -> None:
-    """Answers for ever; COUNT requests from the FIRST on go wrong."""
+    """Answer requests for ever; COUNT requests from number FIRST on fail."""
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -85,7 +85,7 @@ def serve(control: Any, listening: socket.socket) -> None:
 
 
 class Bucket:
-    """The server, and what is in its bucket."""
+    """The server and its bucket."""
 
     def __init__(self, folder: Path):
         self.folder, self.control, listening = folder, RawArray("i", 4), socket.create_server(("127.0.0.1", 0))
@@ -109,8 +109,8 @@ class Bucket:
         with suppress(HTTPError):
             urlopen(os.environ["AWS_ENDPOINT_URL"], timeout=runs.LATE).read()  # once it has begun
 
-    def asked(self, action: Any) -> None:
-        """Does it in a fork: the stores' libraries start threads."""
+    def run_in_fork(self, action: Any) -> None:
+        """Run the action in a forked process, because the stores' libraries start threads."""
         child = os.fork()
         if not child:
             try:
@@ -127,7 +127,7 @@ class Bucket:
         self.control[:] = [KINDS.index(kind), first, count, 0]
 
     def copy(self, name: str) -> Path:
-        """What stands in a folder of the bucket, in a folder on this machine."""
+        """Copy a folder of the bucket to this machine; return its path there."""
         place = self.folder / f"copy-{time.monotonic_ns()}"
         place.mkdir()
 
@@ -135,12 +135,14 @@ class Bucket:
             for path in store.find(f"bucket/{name}"):
                 (place / path.removeprefix(f"bucket/{name}/")).write_bytes(store.cat_file(path))
 
-        self.asked(get)
+        self.run_in_fork(get)
         return place
 
 
-def disturb(bucket: Bucket, known: Path, number: int, units: dict[str, float], draw: random.Random) -> dict[str, Any]:
-    """What became of a run, perhaps of two, whose store or process fails, once it is resumed."""
+def disturb(
+    bucket: Bucket, reference: Path, number: int, units: dict[str, float], draw: random.Random
+) -> dict[str, Any]:
+    """Disturb a run, perhaps twice, by a failing store or process; resume it, and report the result."""
     output, log, problems = f"{number}/out", bucket.folder / "log", []
     argv = ["generate", "--input", "s3://bucket/in/*.tar", "--output", f"s3://bucket/{output}", *FLAGS]
     faults = draw.sample(FAULTS, draw.choice([1, 1, 2]))
@@ -161,12 +163,14 @@ def disturb(bucket: Bucket, known: Path, number: int, units: dict[str, float], d
             problems.append(f"{fault}: exit code {code}: {log.read_text()[-2000:]}")
         bucket.spoil("")
         copy = bucket.copy(output)
-        problems += [f"{fault}: {name} is vouched for and wrong" for name in different(vouched_for(copy), copy, known)]
+        problems += [
+            f"{fault}: {name} is vouched for and wrong" for name in different(vouched_for(copy), copy, reference)
+        ]
     if code := runs.end_of(runs.start(argv, Moment(), log)):
         problems.append(f"resumed: exit code {code}: {log.read_text()[-2000:]}")
     copy = bucket.copy(output)
-    names = {path.name for folder in (copy, known) for path in folder.iterdir()}
-    problems += [f"resumed: {name} differs" for name in different(names, copy, known)]
+    names = {path.name for folder in (copy, reference) for path in folder.iterdir()}
+    problems += [f"resumed: {name} differs" for name in different(names, copy, reference)]
     return {"number": number, "faults": faults, "problems": problems}
 
 
@@ -183,19 +187,19 @@ if __name__ == "__main__":
             for path in (folder / "in").iterdir():
                 store.pipe_file(f"bucket/in/{path.name}", path.read_bytes())
 
-        bucket.asked(put)
+        bucket.run_in_fork(put)
         bucket.spoil("")
         start = time.monotonic()
         argv = ["generate", "--input", "s3://bucket/in/*.tar", "--output", "s3://bucket/first/out", *FLAGS]
         if runs.end_of(runs.start(argv, Moment(), folder / "log", report=report)):
             raise SystemExit(f"the undisturbed run failed: {(folder / 'log').read_text()}")
-        known = bucket.copy("first/out")
+        reference = bucket.copy("first/out")
         units = json.loads(report.read_text())["units"] | {
             "seconds": time.monotonic() - start,
             "requests": bucket.control[SEEN],
         }
         for number in range(count):
-            print(json.dumps(disturb(bucket, known, number, units, random.Random(f"{seed} {number}"))), flush=True)
+            print(json.dumps(disturb(bucket, reference, number, units, random.Random(f"{seed} {number}"))), flush=True)
     finally:
         with suppress(ProcessLookupError):
             os.kill(bucket.process, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""Run as a script: disturbs runs of all commands in every way of `faults`, resumes them, and compares with undisturbed ones.
+"""Run as a script: disturb runs of all commands by every fault, resume them, and compare them with undisturbed runs.
 
-What happens when is drawn from a seed; moments are counted in steps, batches, pictures and bytes, and the undisturbed run says
-how many there are.
+Faults and moments are drawn from a seed. Moments are counted in steps, batches, pictures and bytes; the undisturbed
+run shows how many there are.
 """
 
 import json
@@ -24,12 +24,12 @@ from imagetext.reinforced.embeddings import unpack
 from imagetext.shards import SUFFIXES, read_marker
 from imagetext.sources import read_records
 
-AGAIN = 0.3  # share of the runs that are disturbed once more when they are resumed
-BATCHES = ("batch_sizes", "batch_size")  # in the marker of a shard that was begun anew, out of memory
+AGAIN = 0.3  # share of the runs that are disturbed again when they are resumed
+BATCHES = ("batch_sizes", "batch_size")  # fields in the marker of a shard that was started again after memory ran out
 
 
 class Campaign:
-    """Runs of all commands in one folder, each on small input of its own or on what an undisturbed command has written."""
+    """Runs of all commands in one folder, each on its own small input or on the output of an undisturbed command."""
 
     def __init__(self, folder: Path):
         self.folder, self.log, self.units = folder, folder / "log", {}
@@ -37,7 +37,7 @@ class Campaign:
         self.commands = make_commands(folder)
 
     def undisturbed(self, name: str, format: str) -> Path:
-        """The folder of a run that was left alone, which is made where there is none yet."""
+        """The folder of an undisturbed run, which is made if it does not exist yet."""
         output = self.folder / f"{name}-{format}" / "run"
         if (name, format) not in self.units:
             if self.commands[name].reads or "captioned" in " ".join(self.commands[name].flags):
@@ -48,13 +48,13 @@ class Campaign:
                 runs.start(self.commands[name].argv(name, format, output), Moment(), self.log, report=report)
             ):
                 raise SystemExit(f"the undisturbed run failed: {self.log.read_text()}")
-            seconds, told = time.monotonic() - start, json.loads(report.read_text())
-            import_all(told["modules"])
+            seconds, report_fields = time.monotonic() - start, json.loads(report.read_text())
+            import_all(report_fields["modules"])
             shards = [
                 path for path in output.rglob("*") if path.is_file() and path.name.endswith(SUFFIXES.get(format, ""))
             ]
             self.units[name, format] = {
-                **told["units"],
+                **report_fields["units"],
                 "largest": max(path.stat().st_size for path in shards),
                 "seconds": seconds,
             }
@@ -63,7 +63,7 @@ class Campaign:
         return output
 
     def disturb(self, name: str, fault: str, draw: random.Random) -> dict[str, Any]:
-        """What became of a run that was disturbed, perhaps twice, and then resumed."""
+        """Disturb a run, perhaps twice, then resume it, and report the result."""
         trial = Trial(self, name, draw)
         if not trial.disturb(fault):
             trial.problems.append("did not strike")
@@ -72,7 +72,7 @@ class Campaign:
         trial.fault = "resumed"
         code = trial.run()
         trial.expect(not code, f"exit code {code}")
-        wrong = different(files(trial.output) | files(trial.known), trial.output, trial.known)
+        wrong = different(files(trial.output) | files(trial.reference), trial.output, trial.reference)
         trial.expect(not wrong, f"different: {wrong}")
         shutil.rmtree(trial.output)
         return {"command": name, "fault": fault, "format": trial.format, "problems": trial.problems}
@@ -85,21 +85,21 @@ class Campaign:
 
 
 class Trial:
-    """A command that is run in a folder, where it is disturbed, and what was wrong."""
+    """A command that runs in a folder and is disturbed there, and the problems that were found."""
 
     def __init__(self, campaign: Campaign, name: str, draw: random.Random):
         self.campaign, self.name, self.draw, self.command = campaign, name, draw, campaign.commands[name]
         self.format = draw.choice(self.command.formats)
-        self.known, self.output = campaign.undisturbed(name, self.format), campaign.folder / "disturbed" / "run"
+        self.reference, self.output = campaign.undisturbed(name, self.format), campaign.folder / "disturbed" / "run"
         self.units, self.problems, self.fault = campaign.units[name, self.format], [], ""
         self.command.prepare(self.output)
 
     def disturb(self, fault: str) -> bool:
-        """Whether the fault struck."""
+        """Disturb the run by the fault; return whether it struck."""
         moments.hit.unlink(missing_ok=True)
         self.fault = fault
         struck = strike(self, fault) if fault in FAULTS else COURSES[fault](self)
-        wrong = different(vouched_for(self.output), self.output, self.known)
+        wrong = different(vouched_for(self.output), self.output, self.reference)
         self.expect(not wrong, f"vouched for and wrong: {wrong}")
         return struck
 
@@ -112,17 +112,17 @@ class Trial:
         return runs.end_of(self.start(*flags, when=when, before=before))
 
     def moment(self, number: int) -> Moment:
-        """A drawn moment, at which the run gets a signal."""
+        """A random moment at which the run gets a signal."""
         kind = self.draw.choice([kind for kind in ("step", "batch", "picture", "written") if self.units.get(kind)])
         return Moment(kind, self.draw.randint(1, self.units[kind]), signalling(number))
 
     @property
-    def said(self) -> str:
+    def printed(self) -> str:
         return self.campaign.log.read_text(errors="replace")
 
-    def expect(self, holds: bool, told: str) -> None:
+    def expect(self, holds: bool, message: str) -> None:
         if not holds:
-            self.problems.append(f"{self.fault}: {told}: {self.said[-2000:]}")
+            self.problems.append(f"{self.fault}: {message}: {self.printed[-2000:]}")
 
     def files(self) -> dict[str, bytes]:
         return {name: (self.output / name).read_bytes() for name in files(self.output) if name != ".lock"}
@@ -134,7 +134,7 @@ class Trial:
         }
 
 
-# --- what is the same -------------------------------------------------------------------------------------------------------
+# --- comparing files ------------------------------------------------------------------------------------------------
 
 
 def files(folder: Path) -> set[str]:
@@ -147,7 +147,7 @@ def vouched_for(folder: Path) -> set[str]:
 
 
 def different(names: set[str], folder: Path, other: Path) -> list[str]:
-    """Which of the files are not the same in both folders."""
+    """The names of the files that are not the same in both folders."""
     return [
         name
         for name in sorted(names)
@@ -156,19 +156,22 @@ def different(names: set[str], folder: Path, other: Path) -> list[str]:
 
 
 def same(name: str, folder: Path, other: Path) -> bool:
-    """Whether a file has the same bytes; of a shard begun anew with smaller batches, the same records, as near as products are."""
+    """Whether a file has the same bytes in both folders.
+
+    For a shard that was started again with smaller batches: whether it has the same records, up to rounding.
+    """
     marker = read_marker(folder, name.removesuffix(".done.json").split(".")[0]) or {}
     smaller = [field for field in BATCHES if field in marker]
     if name.endswith(".done.json") and smaller:
-        known = json.loads((other / name).read_bytes())
+        reference = json.loads((other / name).read_bytes())
         ignored = (*smaller, *(("size", "sha256") if "batch_size" in smaller else ()))
-        return {**marker, **{field: None for field in ignored}} == {**known, **{field: None for field in ignored}}
+        return {**marker, **{field: None for field in ignored}} == {**reference, **{field: None for field in ignored}}
     if (folder / name).read_bytes() == (other / name).read_bytes():
         return True
-    if name.endswith(".pt"):  # what it holds, which may be written in other ways
+    if name.endswith(".pt"):  # compare the content, which may be written in different bytes
         try:
             return equal(*(torch.load(path / name, weights_only=True) for path in (folder, other)))
-        except RuntimeError:  # it is none
+        except RuntimeError:  # the file is not a checkpoint
             return False
     return (
         "batch_size" in smaller
@@ -180,25 +183,29 @@ def same(name: str, folder: Path, other: Path) -> bool:
     )
 
 
-def equal(one: Any, two: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, two)
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(equal(one[name], two[name]) for name in one)
-    return len(one) == len(two) and all(map(equal, one, two)) if isinstance(one, list | tuple) else one == two
+def equal(value: Any, other: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return torch.equal(value, other)
+    if isinstance(value, dict):
+        return value.keys() == other.keys() and all(equal(value[name], other[name]) for name in value)
+    return (
+        len(value) == len(other) and all(map(equal, value, other))
+        if isinstance(value, list | tuple)
+        else value == other
+    )
 
 
-def same_record(one: Any, two: Any) -> bool:
-    """Whether records are equal, but embeddings to 1e-5, and where they are written."""
+def same_record(actual: Any, expected: Any) -> bool:
+    """Whether records are equal, with embeddings within 1e-5, and apart from the place where they are written."""
 
     def plain(record):
         members = {name: data for name, data in record.members.items() if name != "npz"}
         meta = {name: value for name, value in record.meta.items() if name != "source"}
         return record.key, record.image, record.captions, members, meta, record.columns, record.scores, record.error
 
-    first, second = (unpack(record.members) for record in (one, two))
+    first, second = (unpack(record.members) for record in (actual, expected))
     return (
-        plain(one) == plain(two)
+        plain(actual) == plain(expected)
         and first.keys() == second.keys()
         and all(
             rows.shape == second[name].shape and torch.allclose(rows, second[name], rtol=0, atol=1e-5)
@@ -214,7 +221,7 @@ if __name__ == "__main__":
         names[name] = campaign.faults_of(name)
         random.Random(f"{seed} {name}").shuffle(names[name])
     draws = sorted((number / count, name, number) for name, count in counts.items() for number in range(count))
-    for _, name, number in draws:  # so that what is cut short has something of all
+    for _, name, number in draws:  # in an order in which a campaign that is cut short has some of all kinds
         fault = names[name][number % len(names[name])]
         print(
             json.dumps({"number": number} | campaign.disturb(name, fault, random.Random(f"{seed} {name} {number}"))),

@@ -1,7 +1,7 @@
-"""Run as a script: `generate` on a Ray cluster of this machine, whose head, workers or driver go, and the same command resumed.
+"""Run as a script: kill the head, workers or driver of a local Ray cluster during `generate`, and resume the command.
 
-The cluster has one node, its head, and is made anew after its head was killed. Moments are drawn from the seconds that the
-undisturbed run took.
+The cluster has one node, its head. After its head was killed, a new cluster is started. Moments are drawn from the
+seconds that the undisturbed run took.
 """
 
 import json
@@ -29,7 +29,7 @@ CODES = {  # 0: the run was done before, or Ray has replaced the worker; a shard
     "driver terminated": (128 + signal.SIGTERM, 0),
     "driver interrupted": (128 + signal.SIGINT, 0),
 }
-LATE = 300  # seconds, after which a run hangs
+LATE = 300  # seconds after which a run counts as hanging
 WORKERS = 2
 INPUTS = ("scenes:val,n=12", "scenes:test,n=8", "scenes:train,n=6")
 FLAGS = ["--model", "coca_tiny", "--num-captions", "3", "--redraws", "1", "--max-error-rate", "1"]
@@ -44,11 +44,11 @@ class Campaign:
         os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
     def start(self, output: Path, engine: str) -> subprocess.Popen:
-        asked = ["--output", str(output), "--engine", engine]
+        flags = ["--output", str(output), "--engine", engine]
         if engine == "ray":
-            asked += ["--ray-address", self.address(), "--concurrency", str(WORKERS), "--gpus-per-worker", "0"]
+            flags += ["--ray-address", self.address(), "--concurrency", str(WORKERS), "--gpus-per-worker", "0"]
         with self.log.open("w") as log:
-            return subprocess.Popen([*self.argv, *asked], stdout=log, stderr=log)
+            return subprocess.Popen([*self.argv, *flags], stdout=log, stderr=log)
 
     def address(self) -> str:
         if self.cluster is None:
@@ -57,7 +57,7 @@ class Campaign:
         return self.cluster.address
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that caption, in the order in which they began."""
+        """The processes that caption, in the order in which they started."""
         raylets = self.cluster.head_node.all_processes["raylet"]
         begun = [child for raylet in raylets for child in psutil.Process(raylet.process.pid).children(recursive=True)]
         return [child for child in begun if any(word.startswith("ray::") for word in child.cmdline())]
@@ -71,8 +71,8 @@ class Campaign:
             self.cluster.shutdown()
 
 
-def disturb(campaign: Campaign, known: Path, seconds: float, number: int, draw: random.Random) -> dict[str, Any]:
-    """What became of a run on Ray that one fault struck, once it is resumed by either engine."""
+def disturb(campaign: Campaign, reference: Path, seconds: float, number: int, draw: random.Random) -> dict[str, Any]:
+    """Disturb a run on Ray by one fault, resume it by one of the engines, and report the result."""
     output, problems = campaign.folder / str(number), []
     fault, engine = FAULTS[number % len(FAULTS)], draw.choice(["ray", "embedded"])
     campaign.address()
@@ -86,14 +86,14 @@ def disturb(campaign: Campaign, known: Path, seconds: float, number: int, draw: 
     else:
         run.send_signal(SIGNALS[fault])
     code = run.wait(LATE)
-    said = campaign.log.read_text(errors="replace")
-    if code not in CODES[fault] or "Traceback" in said:
-        problems.append(f"{fault}: exit code {code}: {said[-2000:]}")
-    if wrong := different(vouched_for(output), output, known):
+    printed = campaign.log.read_text(errors="replace")
+    if code not in CODES[fault] or "Traceback" in printed:
+        problems.append(f"{fault}: exit code {code}: {printed[-2000:]}")
+    if wrong := different(vouched_for(output), output, reference):
         problems.append(f"{fault}: vouched for and wrong: {wrong}")
     if code := campaign.start(output, engine).wait(LATE):
         problems.append(f"resumed on {engine}: exit code {code}: {campaign.log.read_text(errors='replace')[-2000:]}")
-    if wrong := different(files(output) | files(known), output, known):
+    if wrong := different(files(output) | files(reference), output, reference):
         problems.append(f"resumed on {engine}: different: {wrong}")
     shutil.rmtree(output, ignore_errors=True)
     return {"number": number, "fault": fault, "resumed": engine, "problems": problems}
@@ -101,19 +101,19 @@ def disturb(campaign: Campaign, known: Path, seconds: float, number: int, draw: 
 
 if __name__ == "__main__":
     folder, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    campaign, known = Campaign(folder), folder / "known"
+    campaign, reference = Campaign(folder), folder / "reference"
     try:
-        if campaign.start(known, "embedded").wait(LATE):
+        if campaign.start(reference, "embedded").wait(LATE):
             raise SystemExit(f"the undisturbed run failed: {campaign.log.read_text()}")
         campaign.address()
         begun = time.monotonic()
         if campaign.start(folder / "on-ray", "ray").wait(LATE):
             raise SystemExit(f"the undisturbed run on Ray failed: {campaign.log.read_text()}")
         seconds = time.monotonic() - begun
-        assert not different(files(known) | files(folder / "on-ray"), folder / "on-ray", known)
+        assert not different(files(reference) | files(folder / "on-ray"), folder / "on-ray", reference)
         for number in range(count):
             draw = random.Random(f"{seed} {number}")
-            print(json.dumps(disturb(campaign, known, seconds, number, draw)), flush=True)
+            print(json.dumps(disturb(campaign, reference, seconds, number, draw)), flush=True)
     finally:
         with suppress(Exception):
             campaign.close()

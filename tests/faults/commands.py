@@ -1,4 +1,4 @@
-"""The commands that are disturbed: with what flags, on which small input, with stand-ins for the models of those that write shards."""
+"""The commands that are disturbed: their flags, their small inputs, and stand-ins for the models of some of them."""
 
 import hashlib
 import importlib
@@ -30,11 +30,11 @@ from imagetext.shards import SUFFIXES
 from tests.finetune.sets import write_set, write_student
 from tests.generate.conftest import FakeCaptioner, jpeg
 
-PICTURES, NONE = 13, 7  # in a shard, and which of them is none
+PICTURES, NONE = 13, 7  # files in a shard, and the number of the one that is not a picture
 
 
 class Captioner(FakeCaptioner):
-    """Captions of which about every third draw is cut, so that there is something to draw anew."""
+    """A captioner that cuts about every third draw, so that some captions are drawn again."""
 
     def caption(self, requests, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
         requests = iter(requests)
@@ -52,7 +52,10 @@ class Captioner(FakeCaptioner):
 
 
 class Writer(Captioner):
-    """A language model's stand-in, which looks at no picture: of its answers a part is a refusal, or no JSON, now and then for good."""
+    """A stand-in for a language model, which takes no picture. Some of its answers are refusals or invalid JSON.
+
+    For a few records all answers are.
+    """
 
     looks_at_pictures = needs_picture = False
     takes_instruction = needs_instruction = True
@@ -70,13 +73,13 @@ class Writer(Captioner):
         digest = hashlib.sha256(f"{instruction} {sampling.seed}".encode()).digest()
         if digest[0] % 5 == 0 or digest[1 + i] % 3 == 0:
             return "I'm sorry, but I can't help with that."
-        said = f"what {digest.hex()[:6]} no. {i} is"
+        text = f"what {digest.hex()[:6]} no. {i} is"
         tags = ["tag", f"tag {i}"]
-        return json.dumps({"said": said, "false": f"{said} not", "tags": tags}) if sampling.json_schema else said
+        return json.dumps({"said": text, "false": f"{text} not", "tags": tags}) if sampling.json_schema else text
 
 
 class RandomTeacher(Teacher):
-    """Products with random weights, and the batch's size in the last bits, as rounding puts it there."""
+    """A teacher with random weights; the size of the batch changes its embeddings' last bits, as rounding does."""
 
     def _encode_views(self, views):
         return self._encode(views.flatten(1) / 255)
@@ -107,22 +110,22 @@ def random_teachers(names, *_):
 
 
 generate.captions.load.load_captioner, generate.reinforce.run.load_teachers = fake_captioner, random_teachers
-generate.reinforce.stages.GROUP = 4  # several in a shard
-finetune.page._curve = lambda *_, **__: ("", Markup())  # figures take longer than all the rest
+generate.reinforce.stages.GROUP = 4  # several groups in a shard
+finetune.page._curve = lambda *_, **__: ("", Markup())  # drawing figures takes longer than everything else
 generate.select.page._figure = lambda *_: ""
-generate.sets.card._spread = lambda *_: []  # nor do measures
+generate.sets.card._spread = lambda *_: []  # measures take long, too
 
 
 @dataclass(frozen=True)
 class Command:
-    """Flags, but for the output; the input that may change, by folder; flags that are mistakes, also in a run that is done."""
+    """A command: its flags without the output, the input that may change, and flags that are a mistake in any run."""
 
     flags: list[str]
     input: Path
     mistakes: list[list[str]]
     formats: list[str] = field(default_factory=lambda: [""])
     trains: bool = False
-    reads: Path | None = None  # the set that is only read, and copied to where the output of others is
+    reads: Path | None = None  # for a command that only reads: the set, which is copied to the output folder
 
     def argv(self, name: str, format: str, output: Path) -> list[str]:
         place = [] if self.reads else ["--output", str(output)]
@@ -156,11 +159,13 @@ COLUMNS = [
         "answer": "json",
         "fields": {"said": "syn_text_json", "false": "neg_text_json", "tags": "tags_json"},
     },
-]  # what is seen, that in other words, and that as JSON in columns of several kinds
+]  # captions of pictures, these in other words, and JSON from these in columns of several kinds
 
 
 def make_commands(folder: Path) -> dict[str, Command]:
-    """All commands by name; `captioned` in the folder is what `generate` has made, where others begin."""
+    """All commands by name. The folder's `captioned` has the output of `generate`, which is the input of other
+    commands.
+    """
     pictures, reinforced, model = folder / "in", folder / "reinforced", folder / "model"
     make_pictures(pictures)
     write_set(reinforced, count=16)
@@ -283,7 +288,7 @@ def make_commands(folder: Path) -> dict[str, Command]:
 
 
 def make_pictures(folder: Path) -> None:
-    """Three tars of twelve pictures and one that is none."""
+    """Write three tars with twelve pictures and one file that is not a picture."""
     folder.mkdir()
     for shard in range(3):
         with tarfile.open(folder / f"{shard:05d}.tar", "w") as archive:
@@ -296,7 +301,7 @@ def make_pictures(folder: Path) -> None:
 
 
 def make_model(folder: Path) -> None:
-    """A CoCa of the tokenizer that is shipped and of few weights."""
+    """Write a CoCa with few weights and the tokenizer that capsmith ships."""
     shipped = folder.with_name("shipped")
     shutil.copytree(SHIPPED / "coca_tiny", shipped)
     (shipped / "open_clip_model.safetensors").unlink()
@@ -318,7 +323,7 @@ def make_model(folder: Path) -> None:
 
 
 def import_all(names: list[str]) -> None:
-    """What a run has imported: here once, instead of in each fork."""
+    """Import the modules that a run has imported, here once instead of in each fork."""
     for name in names:
         if name not in sys.modules and name.split(".")[0] in PRELOADED:
             importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""What happens to a run: faults at a drawn moment, two runs that meet, mistakes of command, and input that changes."""
+"""What happens to a run: faults at a random moment, two runs at once, mistakes in the command, and changed input."""
 
 import errno
 import io
@@ -25,26 +25,26 @@ INTERRUPTED, REFUSED = 130, 2
 
 
 class Trial(Protocol):
-    """A command that is run in a folder, where it is disturbed."""
+    """A command that runs in a folder and is disturbed there; see `campaign.Trial`."""
 
     name: str
     command: Command
     format: str
     output: Path
     draw: random.Random
-    units: dict[str, float]  # of an undisturbed run, by kind
+    units: dict[str, float]  # number of units in an undisturbed run, by kind
 
     def run(self, *flags: str, when: Moment = Moment(), before: Callable[[], None] = lambda: None) -> int:
-        """The exit code of a run."""
+        """Run the command; return its exit code."""
 
     def start(self, *flags: str, when: Moment = Moment(), before: Callable[[], None] = lambda: None) -> int:
-        """The process of a run."""
+        """Start the command; return its process id."""
 
-    def expect(self, holds: bool, told: str) -> None:
-        """Notes a problem where it does not hold."""
+    def expect(self, holds: bool, message: str) -> None:
+        """Record a problem if `holds` is false."""
 
     def snapshot(self) -> dict[str, bytes]:
-        """All files of the input and the output."""
+        """The bytes of all files in the input and the output, by name."""
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -62,7 +62,7 @@ def kill_worker() -> None:
     if workers := multiprocessing.active_children():
         os.kill(workers[0].pid, signal.SIGKILL)
     else:  # those of this shard have ended
-        moments.moment.at += 1
+        moments.moment.number += 1
         moments.hit.unlink()
 
 
@@ -72,9 +72,9 @@ def hang() -> None:
 
 
 class Fault(NamedTuple):
-    """What happens, at a moment counted in one of these kinds, and the exit codes that it may lead to.
+    """A fault, the kinds of units in which its moment is counted, and the exit codes that it may cause.
 
-    clean: the run says why it ended, without a traceback.
+    clean: whether the run must say without a traceback why it ended
     """
 
     strike: Callable[[], Any]
@@ -83,7 +83,7 @@ class Fault(NamedTuple):
     clean: bool = False
     lasting: bool = False
     flags: tuple[str, ...] = ()
-    keeps_on: bool = False  # it makes an input look other than it is: not for those who note what they have read
+    keeps_on: bool = False  # input seems to have changed, so not for commands that record what they read
 
 
 ANYWHERE = ("step", "batch", "picture", "read", "written")
@@ -95,14 +95,14 @@ FAULTS = {
     ),
     "a worker killed": Fault(
         kill_worker, ("batch",), (1, 0), flags=("--num-workers", "2")
-    ),  # 0: it had handed on all it was asked for
+    ),  # 0: the worker had already finished its work
     "no space left": Fault(
         raising(OSError(errno.ENOSPC, "No space left on device")), ("written", "step"), (1,), True, lasting=True
     ),
     "writing fails": Fault(raising(OSError(errno.EIO, "Input/output error")), ("written", "step"), (1,), True),
     "reading fails": Fault(
         raising(OSError(errno.EIO, "Input/output error")), ("read",), (1, 0, REFUSED)
-    ),  # 0: a second try may do
+    ),  # 0: a second attempt may succeed
     "reading hangs": Fault(hang, ("read",), (1, 0, REFUSED)),
     "reading stops short": Fault(lambda: True, ("read",), (1, 0, REFUSED), keeps_on=True),
     "the model raises": Fault(raising(RuntimeError("an illegal instruction")), ("batch",), (1,)),
@@ -112,19 +112,19 @@ FAULTS = {
 
 
 def strike(trial: Trial, name: str) -> bool:
-    """Lets a fault of FAULTS strike a run; whether it did."""
+    """Let a fault of FAULTS strike a run; return whether it struck."""
     fault = FAULTS[name]
     kind = trial.draw.choice([kind for kind in fault.kinds if trial.units.get(kind)])
-    most = trial.units[kind] - (8 if fault.flags else 0)  # workers are gone when the last batches come
-    code = trial.run(*fault.flags, when=Moment(kind, trial.draw.randint(1, most), fault.strike, fault.lasting))
+    most = trial.units[kind] - (8 if fault.flags else 0)  # workers have ended before the last batches
+    code = trial.run(*fault.flags, when=Moment(kind, trial.draw.randint(1, most), fault.strike, lasting=fault.lasting))
     if moments.hit.exists():
         trial.expect(code in fault.codes, f"exit code {code}")
-        trial.expect(not fault.clean or "Traceback" not in trial.said, "it ends with a traceback")
+        trial.expect(not fault.clean or "Traceback" not in trial.printed, "it ends with a traceback")
     return moments.hit.exists()
 
 
 def applies(name: str, command: Command, units: dict[str, float]) -> bool:
-    """Whether a fault can strike such a command."""
+    """Whether the fault can strike the command."""
     fault = FAULTS[name]
     return (
         any(units.get(kind) for kind in fault.kinds)
@@ -133,7 +133,7 @@ def applies(name: str, command: Command, units: dict[str, float]) -> bool:
     )
 
 
-# --- faults that come from outside, or have a course of their own: each says whether it struck ------------------------------------
+# --- faults from outside, or with several steps; each function returns whether the fault struck ----------------------
 
 
 def killed_by_the_clock(trial: Trial) -> bool:
@@ -149,27 +149,27 @@ def limited_file_size(trial: Trial) -> bool:
 
 
 def few_descriptors(trial: Trial) -> bool:
-    """As after `ulimit -n 64`, which is enough, or with fewer."""
+    """Limit the file descriptors to 64, which is enough, or to fewer."""
     most = trial.draw.choice([64, trial.draw.randint(12, 63)])
     code = trial.run(before=runs.descriptors(most))
     trial.expect(code == 0 if most == 64 else code in (0, 1, REFUSED), f"{most} descriptors: exit code {code}")
-    trial.expect("Traceback" not in trial.said, f"{most} descriptors: it ends with a traceback")
+    trial.expect("Traceback" not in trial.printed, f"{most} descriptors: it ends with a traceback")
     return True
 
 
 def nobody_reads(trial: Trial) -> bool:
     code = trial.run(before=runs.nobody_reads)
-    trial.expect(code >= 0 and "Traceback" not in trial.said, f"exit code {code}")
+    trial.expect(code >= 0 and "Traceback" not in trial.printed, f"exit code {code}")
     return True
 
 
 def cut_afterwards(trial: Trial) -> bool:
-    """A shard, a marker or the last checkpoint is shorter than it was."""
+    """Truncate a shard, a marker or the last checkpoint after the run."""
     if trial.command.trains:
         if not trial.run(
             when=Moment("batch", trial.draw.randint(3, trial.units["batch"]), signalling(signal.SIGKILL))
         ):
-            return True  # it was done before
+            return True  # the run was already done
         path = max(trial.output.glob("checkpoints/*.pt"))
     else:
         trial.run()
@@ -181,7 +181,7 @@ def cut_afterwards(trial: Trial) -> bool:
 
 
 def another_at_once(trial: Trial) -> bool:
-    """The same command begins while the first one is at work; then the first goes on, or is killed."""
+    """Start the same command while the first one is working; then the first continues or is killed."""
     first = trial.start(when=trial.moment(signal.SIGSTOP))
     if not runs.stops(first):
         return False
@@ -197,12 +197,12 @@ def another_at_once(trial: Trial) -> bool:
 
 
 def taken_over(trial: Trial) -> bool:
-    """The first run stops giving signs of life, another machine takes the folder over, and then the first goes on."""
+    """Pause the first run until another machine takes the folder over, and then let the first continue."""
     first = trial.start(when=trial.moment(signal.SIGSTOP), before=runs.impatient)
     if not runs.stops(first):
         return False
     lock, deadline = trial.output / LOCK, time.monotonic() + 20
-    if not lock.exists():  # it has not been taken yet, or is left
+    if not lock.exists():  # the lock is not taken yet, or already released
         os.kill(first, signal.SIGCONT)
         runs.end_of(first)
         return True
@@ -220,7 +220,7 @@ def taken_over(trial: Trial) -> bool:
 
 
 def mistaken_command(trial: Trial) -> bool:
-    """A command with a mistake in it, where a run was killed or is done."""
+    """Give a command with a mistake after a run was killed or is done."""
     done = trial.draw.random() < 0.5
     trial.run(when=Moment() if done else trial.moment(signal.SIGKILL))
     flags = trial.draw.choice(
@@ -239,11 +239,11 @@ def mistaken_command(trial: Trial) -> bool:
 
 
 def changed_input(trial: Trial) -> bool:
-    """A file of the input is other, longer or gone when the command is run again; then it is what it was."""
+    """Change, extend or remove a file of the input before the command runs again; then restore the file."""
     last = trial.units["batch"] if trial.command.trains else 0
     code = trial.run(when=Moment("batch", last, signalling(signal.SIGKILL)) if last else Moment())
     if last and not code:
-        return True  # it was done before, and reads no input any more
+        return True  # the run was already done, and does not read its input again
     path = trial.draw.choice(sorted(trial.command.input.glob("*.tar")))
     data, status, output = path.read_bytes(), path.stat(), trial.files()
     how = trial.draw.choice(["other", "longer", "gone"])
@@ -251,15 +251,16 @@ def changed_input(trial: Trial) -> bool:
         if how == "gone":
             path.unlink()
         else:
-            at = data.index(b"\xff\xd8\xff") + 30 if b"\xff\xd8\xff" in data else data.index(b"\x89PNG") + 40
-            path.write_bytes(data[:at] + b"!" + data[at + 1 :] if how == "other" else grown(data))
+            position = data.index(b"\xff\xd8\xff") + 30 if b"\xff\xd8\xff" in data else data.index(b"\x89PNG") + 40
+            path.write_bytes(data[:position] + b"!" + data[position + 1 :] if how == "other" else grown(data))
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         code = trial.run()
-        told = path.name in trial.said or path.stem in trial.said
+        is_named = path.name in trial.printed or path.stem in trial.printed
         trial.expect(
-            told and code in ((0, REFUSED) if how == "gone" else (REFUSED,)), f"{how}: exit code {code}, told: {told}"
+            is_named and code in ((0, REFUSED) if how == "gone" else (REFUSED,)),
+            f"{how}: exit code {code}, told: {is_named}",
         )
-        changed = [name for name, now in trial.files().items() if output.get(name) != now]
+        changed = [name for name, data_now in trial.files().items() if output.get(name) != data_now]
         trial.expect(how == "gone" or not changed, f"{how}: changed {changed}")
     finally:
         path.write_bytes(data)
@@ -268,7 +269,7 @@ def changed_input(trial: Trial) -> bool:
 
 
 def grown(archive: bytes) -> bytes:
-    """A tar with its first record once more, under another key."""
+    """The tar with a copy of its first record under another key."""
     file = io.BytesIO(archive)
     with tarfile.open(fileobj=file) as first:
         key = first.next().name.partition(".")[0]
@@ -295,7 +296,7 @@ LOCKED = ("generate", "reinforce", "join", "select", "finetune", "train-student"
 
 
 def courses_of(name: str, command: Command) -> list[str]:
-    """Those of the COURSES that a command can take."""
+    """The names of the COURSES that apply to a command."""
     without = set()
     if command.reads:
         without = {

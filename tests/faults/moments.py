@@ -1,4 +1,4 @@
-"""When a fault strikes: moments are counted in steps, batches, pictures and bytes, by whatever a run does from `count_all` on."""
+"""When a fault strikes: after `count_all`, a run counts its steps, batches, pictures and bytes."""
 
 import builtins
 import io
@@ -16,23 +16,25 @@ from imagetext.shards import ShardWriter
 
 
 class Moment:
-    """The `at`th unit of a kind, at which `strike` is called; `units` are those so far, by kind.
+    """Calls `strike` at unit number `number` of a kind; `units` has the units counted so far, by kind.
 
-    lasting: it strikes at each unit from then on, too, as a full disk does.
+    lasting: whether it also strikes at every later unit, as a full disk does
     """
 
-    def __init__(self, kind: str = "", at: int = 0, strike: Callable[[], Any] = lambda: None, lasting: bool = False):
-        self.kind, self.at, self.strike, self.lasting, self.units = kind, at, strike, lasting, Counter()
+    def __init__(
+        self, kind: str = "", number: int = 0, strike: Callable[[], Any] = lambda: None, *, lasting: bool = False
+    ):
+        self.kind, self.number, self.strike, self.lasting, self.units = kind, number, strike, lasting, Counter()
 
 
-moment, hit = Moment(), Path()  # what a run waits for, and the file that says that it came
+moment, hit = Moment(), Path()  # the moment of a run, and the file that shows that the fault has struck
 
 
 def reach(kind: str, units: int = 1) -> bool:
-    """Counts units; at the moment, the fault strikes; whether reading is to stop short."""
+    """Count units, and let the fault strike at its moment; return whether reading must stop early."""
     before = moment.units[kind]
     moment.units[kind] += units
-    if kind != moment.kind or before + units < moment.at or before >= moment.at and not moment.lasting:
+    if kind != moment.kind or before + units < moment.number or before >= moment.number and not moment.lasting:
         return False
     os.close(os.open(hit, os.O_CREAT))
     return bool(moment.strike())
@@ -47,7 +49,7 @@ def counted(kind: str, function: Callable) -> Callable:
 
 
 class CountedFile:
-    """A file that counts the bytes that are read or written; after the moment, reading stops short."""
+    """A file that counts the bytes read and written; after the moment, reading stops early."""
 
     def __init__(self, file: Any):
         self._file, self._short = file, False
@@ -77,12 +79,12 @@ class CountedFile:
 
 
 def count_all(folder: Path) -> None:
-    """From here on, whatever this process does is counted: to files in the folder, in batches, in pictures decoded."""
-    whole = builtins.open
+    """Begin to count what this process does: bytes of files in the folder, batches, decoded pictures, and steps."""
+    open_file = builtins.open
 
     def opened(file, mode="r", *args, **kwargs):
-        found = whole(file, mode, *args, **kwargs)
-        return CountedFile(found) if str(file).startswith(str(folder)) else found
+        opened_file = open_file(file, mode, *args, **kwargs)
+        return CountedFile(opened_file) if str(file).startswith(str(folder)) else opened_file
 
     builtins.open = io.open = tarfile.bltn_open = opened
     os.replace, os.fsync = counted("step", os.replace), counted("step", os.fsync)

@@ -1,6 +1,6 @@
-"""A run of a command, disturbed at a moment or by a limit: a fork of this process, which starts no thread of its own.
+"""A run of a command that is disturbed at a moment or by a limit.
 
-A fork of a process that has threads may hang.
+Each run is a fork of this process. This process starts no threads, because a fork of a process with threads may hang.
 """
 
 import json
@@ -19,15 +19,15 @@ from moments import Moment, count_all
 
 import capsmith
 
-LATE = 120  # seconds, after which a run hangs
+LATE = 120  # seconds after which a run counts as hanging
 
 
 def start(
     argv: list[str], when: Moment, log: Path, *, before: Callable[[], None] = lambda: None, report: Path | None = None
 ) -> int:
-    """The process of a run, which is disturbed at the moment; `before` is called in it first.
+    """Start a run that is disturbed at the moment, and return its process id; the run calls `before` first.
 
-    report: the file that says afterwards how many units there were of each kind, and which modules were imported.
+    report: the file to which the run writes its number of units by kind, and the modules that it imported
     """
     if child := os.fork():
         return child
@@ -57,17 +57,17 @@ def start(
 
 
 def end_of(process: int) -> int:
-    """The exit code of a run."""
+    """Wait for a run; return its exit code."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def stops(process: int) -> bool:
-    """Whether the run stops, as it is told to, before it ends."""
+    """Whether the run stops, as its signal asks, before it ends."""
     _, status = os.waitpid(process, os.WUNTRACED)
     return os.WIFSTOPPED(status)
 
 
-# --- what `before` may be -------------------------------------------------------------------------------------------------------
+# --- functions for `before` ------------------------------------------------------------------------------------------
 
 
 def file_size(most: int) -> Callable[[], None]:
@@ -83,21 +83,21 @@ def alarm(seconds: float) -> Callable[[], None]:
 
 
 def nobody_reads() -> None:
-    """What is printed goes into a pipe that has no other end."""
+    """Print into a pipe whose reader has closed it."""
     reader, writer = os.pipe()
     os.close(reader)
     os.dup2(writer, 1)
 
 
 def impatient() -> None:
-    """A lock without a sign of life may be taken over after a third of a second."""
+    """Let a lock be taken over after a third of a second without a sign of life."""
     from imagetext import lock
 
     lock.BEAT, lock.DEAD = 0.05, 0.3
 
 
 def elsewhere() -> None:
-    """This is another machine, which is impatient."""
+    """Pretend to be another machine, which takes over a lock after a third of a second."""
     from imagetext import lock
 
     impatient()

@@ -1,7 +1,7 @@
-"""Whatever disturbs a command, the same command again gives the bytes of a run that was left alone: faults drawn from a seed.
+"""Whatever disturbs a command, the same command given again makes the bytes of an undisturbed run.
 
-`CAPSMITH_FAULTS` says how many there are of all commands together; `make soak` has 1,000, a tenth as many in a bucket, and one in
-fifty on a Ray cluster.
+Faults are drawn from a seed. `CAPSMITH_FAULTS` is their number for all commands together. `make soak` has 1,000 of
+them, a tenth as many in a bucket, and one in fifty on a Ray cluster.
 """
 
 import json
@@ -39,7 +39,7 @@ FOR_BUCKETS, FOR_CLUSTERS = sum(COUNTS.values()) // 10, sum(COUNTS.values()) // 
 
 
 def run(script: str, *arguments: object) -> list[dict]:
-    """What a script of this folder prints, a result in each line."""
+    """Run a script of this folder; return the results that it prints, one per line."""
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)],
         text=True,

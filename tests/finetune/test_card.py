@@ -89,7 +89,9 @@ def test_the_hub_reads_what_the_card_says(tmp_path):
         ["Degenerate captions ↓", "2.5 %", "1.2 %"],
         ["One same caption ↓", "12.5 %", "6.2 %"],
     ]
-    assert "Measured on 60 held-out pictures, after training on 1280 captions" in card.text and "Warning" not in card.text
+    assert (
+        "Measured on 60 held-out pictures, after training on 1280 captions" in card.text and "Warning" not in card.text
+    )
     assert "- **CIDEr-D ↑** How much the most probable caption shares" in card.text
     assert yaml.safe_load(Shown(card).code[-1]) == {"learning_rate": 1e-5, "input": ["coco:x.json"]}
 

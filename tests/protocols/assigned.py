@@ -1,4 +1,4 @@
-"""Each is what it stands for. Nothing runs this file: mypy reads it, for test_protocols.py."""
+"""Assigns every implementation to its protocol. Nothing runs this file; mypy checks it for test_protocols.py."""
 
 from captioners.base import Captioner, TrainableCaptioner
 from captioners.coca import captioner as coca

@@ -218,7 +218,7 @@ def test_an_instruction_that_leaves_no_room_is_its_own_requests_error(captioner_
     assert [one.key for one in found] == [one.key for one in requests]
     assert [one.captions[0].text for one in found[::2]] == [captions[0].text for captions in alone[::2]]
     for one in found[1::2]:
-        assert not one.captions and "of 100 positions: no room for a caption of 18 tokens" in one.error
+        assert not one.captions and "of 100 positions, which leaves no room for a caption of 18 tokens" in one.error
 
 
 def test_sampling_that_does_not_fit_is_refused_at_once(captioner_of):

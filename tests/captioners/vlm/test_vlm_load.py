@@ -119,7 +119,7 @@ def test_a_model_of_another_family_is_refused(copy_of):
 
 def test_a_blip_2_with_an_encoder_decoder_is_refused(tmp_path):
     hf.Blip2Config(text_config={"model_type": "t5"}).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"{tmp_path}: text_config.model_type 't5' is not of a decoder"):
+    with pytest.raises(ValueError, match=f"{tmp_path}: text_config.model_type 't5' is not a decoder"):
         load_vlm(tmp_path)
 
 
@@ -193,7 +193,7 @@ def test_a_local_base_is_read_where_we_wrote_it_or_it_is_said(copy_of, tmp_path,
     assert load_vlm(tmp_path / "ours").weights_sha256
     strangers = shutil.copytree(tmp_path / "ours", tmp_path / "strangers")
     (strangers / "capsmith.json").unlink()
-    with pytest.raises(ValueError, match=f"base_model_name_or_path is {base}, a folder here.*say --base {base}"):
+    with pytest.raises(ValueError, match=f"base_model_name_or_path is {base}, a local folder.*say --base {base}"):
         load_vlm(strangers)
     monkeypatch.chdir(tmp_path)
     for name in (str(base), base.name, f"local-dir:{base}"):
@@ -223,7 +223,7 @@ HOSTILE = {  # what a folder's file holds, and what is said of it in one line
         "which is never done",
     ),
     "kinds": ("config.json", {"text_config": {"hidden_size": "many"}}, "no config that can be read"),
-    "template": ("chat_template.jinja", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "makes no prompt"),
+    "template": ("chat_template.jinja", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "cannot make a prompt"),
     "vocabulary": ("config.json", {"text_config": {"vocab_size": 10**6}}, "its config asks for 64,039,488 weights"),
     "crop": (
         "processor_config.json",
@@ -235,7 +235,7 @@ HOSTILE = {  # what a folder's file holds, and what is said of it in one line
         {"num_additional_image_tokens": 10**6},
         "num_additional_image_tokens is 1000000",
     ),
-    "raises": ("chat_template.jinja", "{{ raise_exception('\x1b[2J\n' ~ 'x' * 5000) }}", "makes no prompt of"),
+    "raises": ("chat_template.jinja", "{{ raise_exception('\x1b[2J\n' ~ 'x' * 5000) }}", "cannot make a prompt of"),
     "loops": (
         "chat_template.jinja",
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
@@ -243,7 +243,7 @@ HOSTILE = {  # what a folder's file holds, and what is said of it in one line
     ),
     "memory": ("chat_template.jinja", "{{ ('x' * 10**10)|length }}", "512 MiB of memory"),
     "text": ("chat_template.jinja", "{{ 'x' * 10**5 }}", "64 KiB of text"),
-    "pictures": ("chat_template.jinja", "{{ '<image>' * 1000 }}", "its chat template makes 1000 pictures of one"),
+    "pictures": ("chat_template.jinja", "{{ '<image>' * 1000 }}", "its chat template turns one picture into 1000"),
     "patches": (
         "processor_config.json",
         {"patch_size": 1, "image_processor": {"size": {"shortest_edge": 4000}}},
@@ -304,7 +304,7 @@ def test_a_model_that_names_no_end_and_a_prompt_that_is_too_long_are_refused(cop
 def test_a_processor_without_a_chat_template_is_named(copy_of):
     folder = copy_of("llava")
     (folder / "chat_template.jinja").unlink()
-    with pytest.raises(ValueError, match=f"{folder}: its processor makes no prompt of 'Describe this picture"):
+    with pytest.raises(ValueError, match=f"{folder}: its processor cannot make a prompt of 'Describe this picture"):
         load_vlm(folder)
 
 
@@ -337,14 +337,14 @@ def test_a_hub_repository_is_read_from_the_cache(copy_of, tmp_path, monkeypatch,
 def test_a_processor_that_keeps_the_shapes_of_pictures_is_refused(copy_of):
     folder = copy_of("llava")
     edit(folder / "processor_config.json", lambda config: config["image_processor"].update(do_center_crop=False))
-    with pytest.raises(ValueError, match=r"keeps the shapes of pictures, and makes \(32, 64\) and \(64, 32\)"):
+    with pytest.raises(ValueError, match=r"keeps the aspect of pictures.*makes \(32, 64\) and \(64, 32\)"):
         load_vlm(folder)
 
 
 def test_a_processor_that_fails_at_pictures_is_named(copy_of):
     folder = copy_of("git")
     edit(folder / "processor_config.json", lambda config: config["image_processor"].update(image_mean="grey"))
-    with pytest.raises(ValueError, match=f"{folder}: its processor makes nothing of a picture: "):
+    with pytest.raises(ValueError, match=f"{folder}: its processor cannot process a picture: "):
         load_vlm(folder)
 
 

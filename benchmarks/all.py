@@ -1,0 +1,108 @@
+"""Every comparison with a peer once, and which of them have become worse: `python -m benchmarks.all`, about an hour on two cores.
+
+Each case runs in a process of its own, one turn each, and its ratio is compared with the one in RESULTS.md. Where it is worse by more than
+a tenth the case is named, and the exit code is 1. Ratios of another processor differ: compare with a run of an earlier commit there.
+`--peer-python` is handed on to the cases that ask for it, which are left out without it; `--only` runs the cases whose name contains a word.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+WORSE = 1.1  # times that a ratio may be worse than the one in RESULTS.md
+ONE_TURN = ("--repeats", "1")
+
+
+class Case(NamedTuple):
+    """A case of a benchmark: more of its flags, whether a smaller ratio is better, and whether it asks for `--peer-python`."""
+
+    module: str
+    name: str
+    flags: tuple[str, ...] = ONE_TURN
+    small_is_good: bool = False
+    peer_python: bool = False
+
+
+CASES = (
+    Case("decoding", "b32-t30"),
+    Case("decoding", "b32-coco"),
+    Case("decoding", "l14-t30"),
+    Case("decoding", "b32-t77"),
+    Case("finetune", "full-fp32"),
+    Case("finetune", "full-bf16"),
+    Case("finetune", "five-bf16"),
+    Case("finetune", "five-fp32"),
+    Case("finetune", "cached-bf16"),
+    Case("diversity", "lexical-1m", flags=()),
+    Case("diversity", "set-10m", flags=(), small_is_good=True),
+    Case("diversity", "within-image-10k", flags=()),
+    Case("diversity", "vendi-100k", flags=()),
+    Case("generate", "two-processes"),
+    Case("generate", "b32-coco", peer_python=True),
+    Case("reinforce", "student", small_is_good=True),
+    Case("reinforce", "embeddings", peer_python=True),
+)
+
+
+def known_ratio(case: Case, results: str) -> float:
+    """The ratio of a case in RESULTS.md: the first number of the first row that names the case, in the table of its benchmark.
+
+    Raises: ValueError where no row names it.
+    """
+    named = re.compile(rf"(`|--case ){re.escape(case.name)}(`| )")
+    section = results[results.index(f"python -m benchmarks.{case.module}") :]
+    for line in section.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) > 2 and named.search(cells[0]) and re.fullmatch(r"[\d.]+", cells[1]):
+            return float(cells[1])
+    raise ValueError(f"{RESULTS}: no row of benchmarks.{case.module} names the case {case.name}")
+
+
+def is_worse(case: Case, ratio: float, known: float) -> bool:
+    """Whether a ratio is worse than the known one by more than a tenth."""
+    return ratio > known * WORSE if case.small_is_good else ratio * WORSE < known
+
+
+def measure(case: Case, peer_python: Path | None) -> float | None:
+    """The ratio that the case's command prints last; None where the command failed."""
+    command = [sys.executable, "-m", f"benchmarks.{case.module}", "--case", case.name, *case.flags]
+    if case.peer_python:
+        command += ["--peer-python", str(peer_python)]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    lines = [line for line in process.stdout.splitlines() if line.startswith("{")]
+    return json.loads(lines[-1])["ratio"] if process.returncode == 0 and lines else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", type=Path, help="the interpreter that benchmarks.generate describes")
+    parser.add_argument("--only", default="", help="a word that a case's name contains")
+    args = parser.parse_args()
+    results = RESULTS.read_text(encoding="utf-8")
+    rows, bad = [], []
+    for case in CASES:
+        if args.only not in f"{case.module} {case.name}":
+            continue
+        if case.peer_python and not args.peer_python:
+            rows.append(f"| {case.module} | {case.name} | not run: it needs --peer-python | |")
+            continue
+        print(f"{case.module} {case.name}", flush=True)
+        known, ratio = known_ratio(case, results), measure(case, args.peer_python)
+        rows.append(f"| {case.module} | {case.name} | {'failed' if ratio is None else ratio} | {known} |")
+        if ratio is None:
+            bad.append(f"{case.module} {case.name} failed")
+        elif is_worse(case, ratio, known):
+            bad.append(f"{case.module} {case.name}: {ratio}, and RESULTS.md has {known}")
+    print("| benchmark | case | ratio | in RESULTS.md |", "|---|---|---:|---:|", *rows, sep="\n")
+    if bad:
+        print("Worse than in RESULTS.md by more than a tenth, or failed:", *(f"  {line}" for line in bad), sep="\n")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
