@@ -106,9 +106,9 @@ def settings(folder, **changes):
     [
         (
             {"device": "cuda:1", "num_processes": 2},
-            "--device 'cuda:1': is one GPU, and each of 2 processes needs its own; say cuda",
+            "--device 'cuda:1': is one GPU, and each of 2 processes needs its own; use --device cuda",
         ),
-        ({"num_processes": 3}, "--num-processes 3: each needs a GPU of its own, and torch finds 2"),
+        ({"num_processes": 3}, "--num-processes 3: each process needs a GPU of its own, and torch finds 2"),
     ],
 )
 def test_processes_that_train_have_a_gpu_each(gpus, tmp_path, changes, message):
