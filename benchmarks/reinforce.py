@@ -129,7 +129,7 @@ class Plain:
         )
 
     def train(self) -> None:
-        for batch in batches(BatchOrder(self.pictures, BATCH, STEPS, 0, 0), self.config.num_workers):
+        for batch in batches(BatchOrder(self.pictures, BATCH, STEPS, seed=0), self.config.num_workers):
             self._step(batch)
 
     def _step(self, batch: Batch) -> None:
@@ -163,14 +163,16 @@ def student(folder: Path, *, repeats: int, device: str, dtype: str) -> dict:
     config.output.mkdir()
     shards = read_samples(config.input)
     teachers, trained = read_teachers(shards, config), load_student(config.student)
-    without = ReinforcedPictures(shards, trained, config, None)
+    without = ReinforcedPictures(shards, trained, config, teachers=None)
     plain = Plain(copy.deepcopy(trained.model).train().to(device), config, without)
     trainer = Trainer(
-        config, StudentForward(trained, config, teachers), ReinforcedPictures(shards, trained, config, teachers)
+        config,
+        StudentForward(trained, config, teachers),
+        ReinforcedPictures(shards, trained, config, teachers=teachers),
     )
 
     def ours() -> None:
-        for batch in batches(BatchOrder(trainer.pictures, BATCH, STEPS, 0, 0), config.num_workers):
+        for batch in batches(BatchOrder(trainer.pictures, BATCH, STEPS, seed=0), config.num_workers):
             with trainer.forward.products():
                 trainer._step(batch)
 

@@ -109,7 +109,7 @@ async def plain_loop(url: str, requests: Sequence[Request]) -> list[str]:
 
     async def work(session: aiohttp.ClientSession, waiting: Iterator[tuple[int, Request]]) -> None:
         for number, request in waiting:
-            fields = fields_of("words", SAMPLING, request, 0, {})
+            fields = fields_of("words", SAMPLING, request, seed=0, more={})
             async with session.post(url, json=fields) as response:
                 message = await response.json()
             texts[number] = message["choices"][0]["message"]["content"]

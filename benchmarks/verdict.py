@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from diversity.columns import HUMAN, Picture
+from diversity.columns import HUMAN, ComparedPicture
 from diversity.measures import catalogue
 from diversity.measures.accumulate import CaptionAccumulator
 from diversity.measures.agreement import Agreement
@@ -227,7 +227,7 @@ def judge_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, *, 
     columns = {**good, **bad}
     all_columns = {**columns, HUMAN: [group[:count] for group in references]}
     pictures = [
-        Picture(
+        ComparedPicture(
             str(index),
             {name: tuple(column[index]) for name, column in all_columns.items()},
             references=tuple(references[index]),

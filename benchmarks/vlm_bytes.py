@@ -72,14 +72,14 @@ class EvenCache(SharedCache):
         super().__init__(prompts, lengths, limit=limit, parts=True)
         self.positions, self.length = torch.empty(len(self.pictures), 1, dtype=torch.long, device="meta"), limit
 
-    def _place(self, pictures: Tensor) -> None:
+    def _assign_rows(self, pictures: Tensor) -> None:
         self.grid = Grid.__new__(Grid)
         self.grid.shape, self.grid.cells = (len(pictures), self.captions), None
         self.pictures = pictures.repeat_interleave(self.captions)
-        self.most, self.beyond, self.padding = 0, None, None
-        self.own = [
-            KeyValueCache(*(each.repeat_interleave(self.captions, 0) for each in (own.keys, own.values)))
-            for own in self.own
+        self.head_length, self.head_mask, self.prompt_mask = 0, None, None
+        self.caption_layers = [
+            KeyValueCache(*(each.repeat_interleave(self.captions, 0) for each in (layer.keys, layer.values)))
+            for layer in self.caption_layers
         ]
 
 

@@ -1,1 +1,1 @@
-"""Captioners: pixels in, captions out."""
+"""Captioners: models that write captions for pictures, for texts, or for both."""

@@ -1,4 +1,4 @@
-"""CLIP models of open_clip by name, for all rooms: `--clip`, `--embedder` and `--teacher` take the same names.
+"""Load CLIP models of open_clip by name. The options `--clip`, `--embedder` and `--teacher` take the same names.
 
 H, W: height and width of the pixels
 """
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
 
 class ClipSource(NamedTuple):
-    """Where a model comes from: `name` and `pretrained` as open_clip takes them; and its config, which runs no code."""
+    """Where a CLIP model comes from: its name and pretrained tag in open_clip, and its checked config."""
 
     name: str
     pretrained: str | None
     model_cfg: Mapping[str, Any]
 
 
-LONG_WORD = 64  # characters of a word that CLIP's tokenizer reads at a time: longer ones take it their length squared
+LONG_WORD = 64  # characters per piece of a long word: CLIP's tokenizer takes time quadratic in a word's length
 
 
 def is_longer_than(text: str, tokens: int) -> bool:
-    """Whether a text has more tokens of CLIP's tokenizer, start and end included."""
-    room = tokens - 2
+    """Whether a text has more than this many tokens by CLIP's tokenizer, start and end included."""
+    tokens_left = tokens - 2  # without start and end
     for word in text.split():
         for start in range(0, len(word), LONG_WORD):
-            room -= len(_tokenizer().encode(word[start : start + LONG_WORD]))
-            if room < 0:
+            tokens_left -= len(_tokenizer().encode(word[start : start + LONG_WORD]))
+            if tokens_left < 0:
                 return True
-    return room < 0
+    return tokens_left < 0
 
 
 @cache
@@ -51,7 +51,10 @@ def _tokenizer() -> Any:
 
 
 def is_open_clip(name: str) -> bool:
-    """Whether a name can only mean a model of open_clip (an org/name may be of another library's); nothing is loaded."""
+    """Whether a name can only mean a model of open_clip; nothing is loaded.
+
+    False for org/name, which may be a model of another library.
+    """
     import open_clip  # late: it imports torch
 
     return (
@@ -62,56 +65,63 @@ def is_open_clip(name: str) -> bool:
 
 
 def find_clip(name: str) -> ClipSource:
-    """The model of a name as `clip_source` takes it; ValueError where there is none, or it asks for code of its own to be run."""
+    """Find the source of a model by its name, as `clip_source` takes it.
+
+    Raises ValueError if there is no such model, or its config asks for code to be run.
+    """
     source, pretrained = clip_source(name)
     return ClipSource(source, pretrained, read_clip_config(source))
 
 
 def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) -> tuple[Any, Any]:
-    """The model and its tokenizer; of what has no weights, a model with random ones where `random` allows it.
+    """Load the model and its tokenizer.
 
-    Raises: ValueError that says why open_clip cannot load it.
+    random: allow random weights for a source that has no weights.
+    Raises: ValueError that says why open_clip cannot load the model.
     """
     import open_clip  # late: it imports torch
 
-    is_own = ":" in source.name  # not one that open_clip knows, whose config is open_clip's
+    has_own_config = ":" in source.name  # a folder or a hub repository, not an architecture of open_clip
     try:
-        file = _weights_of(source.name) if is_own else None
-        if is_own and file is None and not random:
+        weights = _weights_of(source.name) if has_own_config else None
+        if has_own_config and weights is None and not random:
             raise ValueError("it has no weights")
-        loads = not is_own or file is not None
+        load_weights = not has_own_config or weights is not None
         check_text_tower(source.model_cfg["text_cfg"])
-        if file is not None:
-            check_size(_without_memory(source.name), [file], source.name.partition(":")[2])
-        model: Any = open_clip.create_model(  # whose parts torch's types do not know
+        if weights is not None:
+            check_size(_meta_model(source.name), [weights], source.name.partition(":")[2])
+        model: Any = open_clip.create_model(  # Any: torch's types do not know the attributes of open_clip's models
             source.name,
             source.pretrained,
             device=device,
             pretrained_text=False,
-            load_weights=loads,
+            load_weights=load_weights,
             require_pretrained=not random,
         )
         preprocessing(model.visual.preprocess_cfg)(Image.new("RGB", (32, 32)))
         return model, open_clip.get_tokenizer(source.name)
-    except Exception as error:  # open_clip, huggingface_hub and torch raise many kinds
+    except Exception as error:  # open_clip, huggingface_hub and torch raise errors of many types
         raise ValueError(reason(error)) from error
 
 
 def _weights_of(name: str) -> Path | None:
-    """The file of weights of a folder or a hub repository, fetched where it is not there; None where there is none."""
+    """The file of weights of a folder or a hub repository, fetched if necessary; None if there is none."""
     from open_clip.pretrained import download_pretrained_from_hf
 
-    kind, _, place = name.partition(":")
+    kind, _, folder_or_repository = name.partition(":")
     if kind == "local-dir":
-        return find_weights(Path(place))
+        return find_weights(Path(folder_or_repository))
     try:
-        return Path(download_pretrained_from_hf(place))
+        return Path(download_pretrained_from_hf(folder_or_repository))
     except FileNotFoundError:
         return None
 
 
 def check_text_tower(text_cfg: Mapping[str, Any]) -> None:
-    """Refuses a text tower of transformers that a config names by a path, of a kind that open_clip does not know, or without bounds."""
+    """Check the text tower of transformers that a config names, if it names one.
+
+    Raises ValueError if the config names it by a path, open_clip does not support its type, or a number is too large.
+    """
     from open_clip.hf_configs import arch_dict
     from transformers.utils import cached_file
 
@@ -122,16 +132,16 @@ def check_text_tower(text_cfg: Mapping[str, Any]) -> None:
         return
     config = read_object(Path(cached_file(name, "config.json") or ""))
     if (kind := config.get("model_type")) not in arch_dict:
-        raise ValueError(f"its text tower {name} is of the kind {kind!r}, and open_clip takes {', '.join(arch_dict)}")
+        raise ValueError(f"its text tower {name} has type {kind!r}, but open_clip supports {', '.join(arch_dict)}")
     check_numbers(config, f"{name}: config.json")
 
 
-def _without_memory(name: str) -> "nn.Module":
-    """The model as its config has it, whose weights have shapes alone."""
+def _meta_model(name: str) -> "nn.Module":
+    """Build the model on the meta device, where weights have shapes but take no memory."""
     import open_clip
     import torch
 
-    logging.disable(logging.WARNING)  # that there are no weights
+    logging.disable(logging.WARNING)  # open_clip would warn that no weights are loaded
     try:
         with torch.device("meta"):
             return open_clip.create_model(name, load_weights=False, pretrained_text=False, device="meta")
@@ -140,19 +150,23 @@ def _without_memory(name: str) -> "nn.Module":
 
 
 def preprocessing(preprocess_cfg: Mapping[str, Any]) -> Callable[[Image.Image], "Tensor"]:
-    """The transform of a decoded picture to pixels (3, H, W), as the model takes them."""
+    """The model's transform from a decoded picture to pixels (3, H, W)."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    transform: Any = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)  # one, and for training three
+    # Any: by its types, the function may also return three transforms, which it does only for training.
+    transform: Any = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
     return transform
 
 
 def clip_source(name: str) -> tuple[str, str | None]:
-    """A model as open_clip itself names it, and where that is an architecture, its pretrained tag or file.
+    """Return the name that open_clip uses for a model and, if that is an architecture, its pretrained tag or file.
 
-    `name`: ARCHITECTURE:TAG (`ViT-B-32:laion2b_s34b_b79k`), ARCHITECTURE:FILE of weights, a folder in open_clip's layout, as
-    fine-tuned captioners are, with or without local-dir:, or org/name of a hub repository, with or without hf-hub:.
-    Raises ValueError where it is none of these, or does not say which weights.
+    name: one of
+        - ARCHITECTURE:TAG, such as `ViT-B-32:laion2b_s34b_b79k`;
+        - ARCHITECTURE:FILE, with a file of weights;
+        - a folder in open_clip's layout, such as a fine-tuned captioner, with or without the prefix local-dir:;
+        - org/name of a hub repository, with or without the prefix hf-hub:.
+    Raises ValueError if the name is none of these, or is an architecture without weights.
     """
     import open_clip
 
@@ -172,7 +186,10 @@ def clip_source(name: str) -> tuple[str, str | None]:
 
 
 def read_clip_config(source: str) -> Mapping[str, Any]:
-    """The config of a model that open_clip names so; ValueError where it has none, or asks for code of its own to be run."""
+    """Read and check the config of a model, given the name that open_clip uses for it.
+
+    Raises ValueError if there is no config, its numbers or files are too large, or it asks for code to be run.
+    """
     import open_clip
 
     folder = Path(source.removeprefix("local-dir:")) if source.startswith("local-dir:") else None
@@ -181,33 +198,31 @@ def read_clip_config(source: str) -> Mapping[str, Any]:
     elif source.startswith("hf-hub:"):
         check_folder(fetch(source.removeprefix("hf-hub:"), *SMALL_FILES))
     try:
-        model_cfg: Any = open_clip.get_model_config(source)  # None where there is none
+        model_cfg: Any = open_clip.get_model_config(source)  # None if there is no config
         options = model_cfg["text_cfg"].get("tokenizer_kwargs") or {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"no {CLIP_CONFIG} of a CLIP model: {reason(error)}") from error
     if not isinstance(options, Mapping):
-        raise ValueError(f"its tokenizer_kwargs are no object: {options}")
+        raise ValueError(f"its tokenizer_kwargs are not a JSON object: {options}")
     check_numbers(model_cfg, CLIP_CONFIG)
     check_inside(folder, options, CLIP_CONFIG)
     return model_cfg
 
 
 def captioner_name(name: str) -> str:
-    """The name that a captioner has in records which is loaded by this name of a model."""
+    """The name, in columns of records, of the captioner that this name of a model loads."""
     folder = Path(name.removeprefix("local-dir:"))
     config = folder / CLIP_CONFIG
-    if config.is_file() and (own := read_object(config).get("capsmith", {}).get("name")):
-        return own
+    if config.is_file() and (configured_name := read_object(config).get("capsmith", {}).get("name")):
+        return configured_name
+    if folder.is_dir():
+        return column_name(folder.resolve().name)
     architecture, _, weights = name.removeprefix("hf-hub:").partition(":")
-    return column_name(
-        folder.resolve().name
-        if folder.is_dir()
-        else f"{architecture}_{Path(weights).stem}"
-        if weights
-        else architecture.rpartition("/")[2]
-    )
+    if weights:
+        return column_name(f"{architecture}_{Path(weights).stem}")
+    return column_name(architecture.rpartition("/")[2])
 
 
 def _architecture(name: str) -> tuple[str, str]:
     architecture, _, pretrained = name.partition(":")
-    return architecture.replace("/", "-"), pretrained  # ViT-B/32 is ViT-B-32 to open_clip
+    return architecture.replace("/", "-"), pretrained  # open_clip writes ViT-B/32 as ViT-B-32

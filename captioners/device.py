@@ -1,32 +1,35 @@
-"""The device that a command computes on: the one that was asked for, or an error before any work."""
+"""The device that a command computes on: the requested one, or an error before any work."""
 
 import torch
 
 
 def devices() -> list[str]:
-    """The devices that torch can compute on here: the CPU, and each GPU by its number."""
+    """The devices that torch can compute on in this process: the CPU, and each GPU by its number."""
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
-def check_device(asked: str | None, local_rank: int = 0) -> str:
-    """The device that `--device` names: cpu, cuda:0, …; unless given, a GPU where there is one, else the CPU.
+def check_device(requested: str | None, local_rank: int = 0) -> str:
+    """Return the device that `--device` names (cpu, cuda:0, …); by default a GPU if there is one, otherwise the CPU.
 
-    "cuda" is the GPU of this process, which is number `local_rank` of those on this machine.
-    Raises ValueError where there is no such device.
+    "cuda" means the GPU of this process, chosen by `local_rank`, this process's number on the machine.
+    Raises ValueError if there is no such device.
     """
     gpus = torch.cuda.device_count()
-    name = asked or ("cuda" if gpus else "cpu")
+    name = requested or ("cuda" if gpus else "cpu")
     device = f"cuda:{local_rank % gpus}" if name == "cuda" and gpus else name
     if device not in devices():
         raise ValueError(f"--device {name!r}: there is no such device; torch finds {', '.join(devices())}")
     return device
 
 
-def choose_device(asked: str | None, local_rank: int = 0) -> str:
-    """As `check_device`; a GPU becomes the current device of this thread, where kernels are launched and graphs captured."""
-    device = check_device(asked, local_rank)
+def choose_device(requested: str | None, local_rank: int = 0) -> str:
+    """Return the device as `check_device` does, and make a GPU this thread's current device.
+
+    Triton launches kernels and torch captures CUDA graphs on the current device.
+    """
+    device = check_device(requested, local_rank)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
-        torch.backends.cuda.enable_cudnn_sdp(False)  # it builds a plan for each new shape, half a second each
+        torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN would spend half a second on a plan for each new shape
     return device

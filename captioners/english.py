@@ -1,4 +1,4 @@
-"""English words that decide what a picture shows: colours and numbers, in the forms in which captions have them."""
+"""English words for colours and numbers, in the forms that occur in captions."""
 
 import re
 from collections.abc import Iterable
@@ -20,23 +20,23 @@ _SHADES = {
     "golden": "gold",
     "silver": "silvery",
 }
-COLOURS = {
-    word: colour for colour, shades in _SHADES.items() for word in (colour, *shades.split())
-}  # -> the same for all shades
-NO_COLOURS = frozenset("monochrome monochromatic bw b&w greyscale grayscale".split())  # black, white and grey
+# Every shade, and the colour that it counts as.
+COLOURS = {word: colour for colour, shades in _SHADES.items() for word in (colour, *shades.split())}
+# Words for a picture in black, white and grey only.
+NO_COLOURS = frozenset("monochrome monochromatic bw b&w greyscale grayscale".split())
 
 UNITS = {
     word: number
     for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen".split()
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen".split()
     )
 }
 TENS = {
     word: 10 * number for number, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
 }
 TIMES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 1_000_000}
-# What says a number, too, but may be there where none is written: "a couple", "the second".
+# Words that imply a number without being a numeral: "a couple", "the second".
 AS_MUCH = {
     word: number
     for number, words in {
@@ -52,9 +52,9 @@ _NUMBER = re.compile(r"\d+(?:,\d{3})*+(?:\.\d+)?|[a-z&]+")
 
 
 def numbers_in(text: str) -> list[str]:
-    """The numbers in a text in lower case, in digits: 2 for "two", 21 for "twenty-one", 1200 for "1,200"."""
+    """The numbers in a lower-case text, written in digits: 2 for "two", 21 for "twenty-one", 1200 for "1,200"."""
     numbers: list[str] = []
-    value: int | None = None  # of a number in words that may go on
+    value: int | None = None  # of a number in words that the next word may continue, as in "twenty one"
     for word in (*_NUMBER.findall(text), ""):
         if value is not None and word in TIMES:
             value *= TIMES[word]
@@ -71,5 +71,5 @@ def numbers_in(text: str) -> list[str]:
 
 
 def colours_in(words: Iterable[str]) -> set[str]:
-    """The colours that words in lower case name, one name for all shades of each."""
+    """The colours that lower-case words name; all shades of a colour count as that colour."""
     return {COLOURS[word] for word in words if word in COLOURS}

@@ -1,6 +1,6 @@
-"""Models of transformers from folders and hub repositories: their files, within bounds, and their weights.
+"""Load models of transformers from folders and hub repositories, within bounds of size.
 
-No code that comes with a model is run, and weights come from safetensors files only.
+Code that comes with a model is never run, and weights are read from safetensors files only.
 """
 
 import os
@@ -19,20 +19,26 @@ from captioners.weights import differences
 WEIGHTS = ("model.safetensors", "model-*.safetensors")
 
 
-def whole_name(name: str | os.PathLike) -> str:
-    """A model's name without the prefix of its kind, of a folder its whole path: adapters are saved with that of their base."""
+def base_model_name(name: str | os.PathLike) -> str:
+    """Remove the prefixes `local-dir:` and `hf-hub:` from a model's name, and make a folder's path absolute.
+
+    Saved adapters contain the result as the name of their base model.
+    """
     name = os.fspath(name).removeprefix("local-dir:").removeprefix("hf-hub:")
     return str(Path(name).resolve()) if os.path.isdir(name) else name
 
 
 def folder_of(name: str, *patterns: str) -> Path:
-    """Where a model's files lie, in a folder, or fetched in the hub's cache; ValueError where a small one is too large."""
+    """Return the local folder of a model's files, after fetching those of a hub repository that match the patterns.
+
+    Raises ValueError if the repository cannot be fetched, or a config, template or tokenizer file is too large.
+    """
     if os.path.isdir(name):
         folder = Path(name)
     else:
         folder = Path(
             attempt(
-                f"hub repository {name!r} cannot be had",
+                f"hub repository {name!r} cannot be fetched",
                 snapshot_download,
                 name,
                 allow_patterns=list(patterns),
@@ -44,22 +50,23 @@ def folder_of(name: str, *patterns: str) -> Path:
 
 
 def load_model(name: str, auto: Any, check: Callable[[PreTrainedConfig], None], **options) -> PreTrainedModel:
-    """The model in the dtype of its file, by one of transformers' auto classes; not one weight may be missing.
+    """Load a model in the dtype of its file; raise ValueError if it cannot be loaded or any weight is missing.
 
-    check: raises ValueError where the config is not one that is wanted.
+    auto: the auto class of transformers that builds the model.
+    check: a function that raises ValueError if the config is not supported.
     """
     if os.path.isdir(name):
         check_folder(Path(name))
     if (raw := read_if_there(Path(name) / "config.json")) is not None:
         check_numbers(raw, Path(name) / "config.json")
-    config = attempt(f"{name}: no config that can be read", AutoConfig.from_pretrained, name, trust_remote_code=False)
+    config = attempt(f"{name}: cannot read its config", AutoConfig.from_pretrained, name, trust_remote_code=False)
     check_numbers(config.to_dict(), name)
     check(config)
-    with torch.device("meta"):  # weights without memory: they would be made before one is read
-        shapes = attempt(f"{name}: no model that can be built", auto.from_config, config)
-    check_size(shapes, folder_of(name, *WEIGHTS).glob("*.safetensors"), name)
+    with torch.device("meta"):  # check the size before from_pretrained allocates any memory
+        meta_model = attempt(f"{name}: cannot build its model", auto.from_config, config)
+    check_size(meta_model, folder_of(name, *WEIGHTS).glob("*.safetensors"), name)
     model, report = attempt(
-        f"{name}: no weights that can be loaded",
+        f"{name}: cannot load its weights",
         auto.from_pretrained,
         name,
         dtype="auto",
@@ -76,13 +83,17 @@ def load_model(name: str, auto: Any, check: Callable[[PreTrainedConfig], None], 
 
 
 def move(model: nn.Module, device: str, dtype: torch.dtype | None) -> None:
-    """Puts a model on a device, its weights in a dtype where one is given: rotary embeddings need their buffers in float32."""
-    for parameter in model.parameters() if dtype is not None else ():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
+    """Move a model to a device, and convert its parameters to a dtype if one is given.
+
+    Buffers keep their dtype, because rotary embeddings need theirs in float32.
+    """
+    if dtype is not None:
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
     model.to(device)
 
 
 def read_if_there(path: Path) -> dict | None:
-    """A JSON object in a file, None where there is no file."""
+    """The JSON object in a file, or None if there is no such file."""
     return read_object(path) if path.is_file() else None

@@ -1,4 +1,4 @@
-"""From a captioner's name to its config and weights; nothing is built, and weights are fetched last."""
+"""Find the config and weights that a captioner's name stands for. No model is built, and weights are fetched last."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from imagetext.shown import reason
 
 SHIPPED = Path(__file__).parent / "models"
 CLIP_CONFIG = "open_clip_config.json"
-# open_clip's own order of preference; any other name counts only when it is the only one
+# In open_clip's order of preference. A file of any other name is used only if it is the only file of weights.
 WEIGHT_NAMES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -28,25 +28,22 @@ SMALL_FILES = ("*.json", "*.txt", "*.model")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a captioner comes from: its open_clip model config, and the file its weights are in.
-
-    `preprocess_cfg` is empty where the source has none; `weights` is None where there are none;
-    `folder` holds the tokenizer's files, where the config asks for a tokenizer of its own.
-    """
+    """A captioner's name, its open_clip config, and the file of its weights."""
 
     name: str
     model_cfg: Mapping[str, Any]
-    preprocess_cfg: Mapping[str, Any]
-    weights: Path | None
-    folder: Path | None
-    config_from: str
-    preprocess_from: str
+    preprocess_cfg: Mapping[str, Any]  # empty if the source has none
+    weights: Path | None  # None if the source has none
+    folder: Path | None  # folder with the tokenizer's files; None for an architecture of open_clip
+    config_from: str  # where the config was read, for messages
+    preprocess_from: str  # where preprocess_cfg was read, for messages; empty if there is none
 
 
 def resolve(name: str, pretrained: str | None = None) -> Source:
-    """Finds a captioner by the name of a shipped model, an open_clip architecture, a local folder or file, or a hub repository.
+    """Find the source of a CoCa captioner.
 
-    Raises ValueError where nothing of that name is found, the config is no causal CoCa's, or files are ambiguous.
+    name: a shipped model, an open_clip architecture, a local folder or file, or a hub repository.
+    Raises ValueError if nothing has that name, the config is not a causal CoCa's, or it is unclear which file to use.
     """
     import open_clip  # late: it imports torch
 
@@ -54,7 +51,7 @@ def resolve(name: str, pretrained: str | None = None) -> Source:
     if architecture in open_clip.list_models():
         return _from_architecture(architecture, pretrained)
     if pretrained is not None:
-        raise ValueError(f"pretrained={pretrained!r} goes with an open_clip architecture, and {name!r} is none")
+        raise ValueError(f"pretrained={pretrained!r} goes with an open_clip architecture only, and {name!r} is none")
     if name in shipped_models():
         return _from_folder(SHIPPED / name, name)
     path = Path(name.removeprefix("local-dir:"))
@@ -66,15 +63,16 @@ def resolve(name: str, pretrained: str | None = None) -> Source:
         return _from_hub(repository)
     coca = [model for model in open_clip.list_models() if "coca" in model]
     raise ValueError(
-        f"no captioner {name!r}: not one of ours ({', '.join(shipped_models())}), no open_clip architecture"
-        f" ({', '.join(coca)}), no file or folder, and no org/name of a hub repository"
+        f"no captioner {name!r}: it is not a built-in captioner ({', '.join(shipped_models())}), not an open_clip"
+        f" architecture ({', '.join(coca)}), not a file or folder, and not the org/name of a hub repository"
     )
 
 
 def is_transformers(name: str) -> bool:
-    """Whether a folder or hub repository holds a transformers model, or peft's adapter for one; its small files alone are read.
+    """Whether a folder or hub repository holds a transformers model, or a peft adapter for one.
 
-    Raises ValueError where a hub repository cannot be had. What is of neither kind, or broken, is left to `resolve`.
+    Only small files are read or fetched. False for a broken config, so that `resolve` reports the fault.
+    Raises ValueError if a hub repository cannot be fetched.
     """
     folder = Path(name.removeprefix("local-dir:"))
     if not folder.is_dir():
@@ -94,12 +92,12 @@ def is_transformers(name: str) -> bool:
 
 
 def shipped_models() -> list[str]:
-    """Names of the captioners whose configs come with the package."""
+    """The names of the captioners whose configs are part of this package."""
     return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / CLIP_CONFIG).is_file())
 
 
 def _from_architecture(architecture: str, pretrained: str | None) -> Source:
-    """An open_clip architecture; its weights from a file, or from one of open_clip's pretrained tags."""
+    """The source of an open_clip architecture, with weights from a file or from one of open_clip's pretrained tags."""
     from open_clip.factory import get_model_config
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
@@ -112,11 +110,13 @@ def _from_architecture(architecture: str, pretrained: str | None) -> Source:
         tag_cfg = get_pretrained_cfg(architecture, pretrained)
         if not tag_cfg:
             tags = ", ".join(list_pretrained_tags_by_model(architecture)) or "none"
-            raise ValueError(f"pretrained={pretrained!r} is no file and no tag of {architecture} (tags: {tags})")
+            raise ValueError(f"pretrained={pretrained!r} is neither a file nor a tag of {architecture} (tags: {tags})")
         try:
             weights = Path(download_pretrained(tag_cfg))
         except OSError as error:
-            raise ValueError(f"{architecture}: pretrained={pretrained!r} cannot be had: {reason(error)}") from error
+            raise ValueError(
+                f"{architecture}: pretrained={pretrained!r} cannot be fetched: {reason(error)}"
+            ) from error
     tag = weights.stem if weights and not tag_cfg else pretrained
     return Source(
         name=column_name(f"{architecture}_{tag}" if tag else architecture),
@@ -130,7 +130,10 @@ def _from_architecture(architecture: str, pretrained: str | None) -> Source:
 
 
 def _from_hub(repository: str) -> Source:
-    """A hub repository, from the cache where it is there; the config is read before any weights are fetched."""
+    """The source of a hub repository, from the local cache if possible.
+
+    The config is checked before any weights are fetched.
+    """
     folder = fetch(repository, *SMALL_FILES)
     _read_config(folder, repository)
     if not list(fetch(repository, "*.safetensors").glob("*.safetensors")):
@@ -139,17 +142,15 @@ def _from_hub(repository: str) -> Source:
 
 
 def _hub_repository(name: str) -> str | None:
-    """The org/name of a hub repository that a name may mean."""
+    """The org/name of a hub repository that a name may stand for, or None."""
+    if name.startswith(("local-dir:", ".")):
+        return None
     repository = name.removeprefix("hf-hub:")
-    return (
-        repository
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) and not name.startswith(("local-dir:", "."))
-        else None
-    )
+    return repository if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) else None
 
 
 def fetch(repository: str, *patterns: str) -> Path:
-    """The folder in which a hub repository's files of these patterns lie, those fetched that were not there."""
+    """Fetch the files of a hub repository that match the patterns and are not cached; return their local folder."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -157,38 +158,40 @@ def fetch(repository: str, *patterns: str) -> Path:
         return Path(snapshot_download(repository, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
-            f"{repository}: there is no such folder here, and hub repository {repository!r} cannot be had: {reason(error)}"
+            f"{repository}: there is no such local folder, and hub repository {repository!r} cannot be fetched:"
+            f" {reason(error)}"
         ) from error
 
 
 def _from_folder(folder: Path, label: str, *, name: str | None = None, weights: Path | None = None) -> Source:
-    model_cfg, rest, config = _read_config(folder, label)
-    ours, preprocess_cfg = rest.get("capsmith", {}), rest.get("preprocess_cfg") or {}
+    model_cfg, other_sections, config_path = _read_config(folder, label)
+    capsmith_section = other_sections.get("capsmith", {})
+    preprocess_cfg = other_sections.get("preprocess_cfg") or {}
     problems = [
-        f"{key} is no object"
-        for key, value in (("capsmith", ours), ("preprocess_cfg", preprocess_cfg))
+        f"{key} is not a JSON object"
+        for key, value in (("capsmith", capsmith_section), ("preprocess_cfg", preprocess_cfg))
         if not isinstance(value, dict)
     ]
     if problems:
-        raise ValueError(f"{config}: " + "; ".join(problems))
-    if own := ours.get("name"):
-        check_name(own)
-    check_numbers(preprocess_cfg, config)
+        raise ValueError(f"{config_path}: " + "; ".join(problems))
+    if configured_name := capsmith_section.get("name"):
+        check_name(configured_name)
+    check_numbers(preprocess_cfg, config_path)
     check_folder(folder)
-    check_inside(folder, model_cfg["text_cfg"].get("tokenizer_kwargs") or {}, str(config))
+    check_inside(folder, model_cfg["text_cfg"].get("tokenizer_kwargs") or {}, str(config_path))
     return Source(
-        name=own or column_name(name or folder.resolve().name),
+        name=configured_name or column_name(name or folder.resolve().name),
         model_cfg=model_cfg,
         preprocess_cfg=preprocess_cfg,
         weights=weights or find_weights(folder),
         folder=folder,
-        config_from=str(config),
-        preprocess_from=f"preprocess_cfg in {config}" if rest.get("preprocess_cfg") else "",
+        config_from=str(config_path),
+        preprocess_from=f"preprocess_cfg in {config_path}" if preprocess_cfg else "",
     )
 
 
 def _read_config(folder: Path, label: str) -> tuple[dict, dict, Path]:
-    """The open_clip model config of a folder, the rest of its file, and the file: what the folder holds decides."""
+    """The open_clip model config of a folder, the other sections of its file, and the file's path."""
     for path in (folder / CLIP_CONFIG, folder / "config.json"):
         if not path.is_file():
             continue
@@ -197,14 +200,15 @@ def _read_config(folder: Path, label: str) -> tuple[dict, dict, Path]:
             raise ValueError(f"{path}: no model_cfg")
         model_cfg = config.get("model_cfg", config)
         if not isinstance(model_cfg, dict):
-            raise ValueError(f"{path}: model_cfg is no object")
+            raise ValueError(f"{path}: model_cfg is not a JSON object")
         if path.name == "config.json" and _is_transformers_config(config):
             raise ValueError(
-                f"{label}: holds a transformers model; those come with weights of their own, and never from scratch"
+                f"{label}: holds a transformers model, which takes neither `pretrained` nor `from_scratch`"
             )
         check_coca(model_cfg, str(path))
-        return model_cfg, config if model_cfg is not config else {}, path
-    raise ValueError(f"{label}: neither open_clip_config.json nor config.json in it")
+        other_sections = config if model_cfg is not config else {}
+        return model_cfg, other_sections, path
+    raise ValueError(f"{label}: contains neither open_clip_config.json nor config.json")
 
 
 def _is_transformers_config(config: Mapping[str, Any]) -> bool:
@@ -217,58 +221,56 @@ def _is_transformers_config(config: Mapping[str, Any]) -> bool:
 
 
 def find_weights(folder: Path) -> Path | None:
-    """The one file of weights in a folder, safetensors first; None where there is none, ValueError where it is unclear."""
+    """The file of weights in a folder, preferably safetensors, or None if the folder has none.
+
+    Raises ValueError if there are several files and none has a usual name.
+    """
     for suffixes in ((".safetensors",), PICKLED):
         files = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
-        known = sorted(
-            (path for path in files if path.name in WEIGHT_NAMES), key=lambda path: WEIGHT_NAMES.index(path.name)
-        )
-        if known or len(files) == 1:
-            return (known or files)[0]
+        usual_files = [path for path in files if path.name in WEIGHT_NAMES]
+        if usual_files:
+            return min(usual_files, key=lambda path: WEIGHT_NAMES.index(path.name))
+        if len(files) == 1:
+            return files[0]
         if files:
             raise ValueError(f"{folder}: which of these are the weights? {', '.join(path.name for path in files)}")
     return None
 
 
 def check_coca(model_cfg: Mapping[str, Any], where: str) -> None:
-    """Refuses a config that is no CoCa with a causal text tower, with every reason at once."""
+    """Raise ValueError, with every reason, if a config is not that of a CoCa with a causal text tower."""
     problems = []
     sections = {}
     for section in ("vision_cfg", "text_cfg", "multimodal_cfg"):
         sections[section] = model_cfg.get(section)
         if not isinstance(sections[section], Mapping):
             problems.append(
-                f"{section} is missing: not a CoCa" if sections[section] is None else f"{section} is no object"
+                f"{section} is missing: not a CoCa" if sections[section] is None else f"{section} is not a JSON object"
             )
     if "embed_dim" not in model_cfg:
         problems.append("embed_dim is missing")
     if not problems:
         problems = _tower_problems(model_cfg["embed_dim"], **sections)
     if problems:
-        raise ValueError(f"{where}: no CoCa that can caption: " + "; ".join(problems))
+        raise ValueError(f"{where}: not a CoCa that can caption: " + "; ".join(problems))
 
 
 def _tower_problems(embed_dim: int, vision_cfg: Mapping, text_cfg: Mapping, multimodal_cfg: Mapping) -> Sequence[str]:
-    numbers = [
-        ("embed_dim", embed_dim),
-        *(
-            (f"{section}.{key}", cfg[key])
-            for section, cfg in (
-                ("vision_cfg", vision_cfg),
-                ("text_cfg", text_cfg),
-                ("multimodal_cfg", multimodal_cfg),
-            )
-            for key in ("width", "layers", "heads", "vocab_size", "context_length", "patch_size")
-            if key in cfg and not isinstance(cfg[key], list)
-        ),
-    ]
+    numbers = [("embed_dim", embed_dim)]
+    sections = (("vision_cfg", vision_cfg), ("text_cfg", text_cfg), ("multimodal_cfg", multimodal_cfg))
+    for section, cfg in sections:
+        for key in ("width", "layers", "heads", "vocab_size", "context_length", "patch_size"):
+            if key in cfg and not isinstance(cfg[key], list):
+                numbers.append((f"{section}.{key}", cfg[key]))
     problems = [
-        f"{name} is {value!r}, no number above 0" for name, value in numbers if type(value) is not int or value < 1
+        f"{name} is {value!r}, but must be an integer of at least 1"
+        for name, value in numbers
+        if type(value) is not int or value < 1
     ]
     if problems:
         return problems
     if text_cfg.get("hf_model_name"):
-        problems.append(f"text_cfg.hf_model_name is {text_cfg['hf_model_name']}, a text tower that is not causal")
+        problems.append(f"text_cfg.hf_model_name is {text_cfg['hf_model_name']}, whose text tower is not causal")
         return problems
     if text_cfg.get("no_causal_mask"):
         problems.append("text_cfg.no_causal_mask is set: the text tower is not causal")
@@ -278,15 +280,15 @@ def _tower_problems(embed_dim: int, vision_cfg: Mapping, text_cfg: Mapping, mult
     if not text_cfg.get("embed_cls"):
         problems.append("text_cfg.embed_cls is not set")
     if vision_cfg.get("timm_model_name") or isinstance(vision_cfg.get("layers"), Sequence):
-        problems.append("vision_cfg is not of a vision transformer")
+        problems.append("vision_cfg does not describe a vision transformer of open_clip")
     special = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
     problems += [f"text_cfg.{key} is not supported" for key in special if text_cfg.get(key)]
     if text_cfg.get("block_type") not in (None, "default"):
         problems.append(f"text_cfg.block_type {text_cfg['block_type']!r} is not supported")
     width = multimodal_cfg.get("width", 512)
     if text_cfg.get("width", 512) != width:
-        problems.append(f"text_cfg.width {text_cfg.get('width', 512)} is not multimodal_cfg.width {width}")
+        problems.append(f"text_cfg.width {text_cfg.get('width', 512)} differs from multimodal_cfg.width {width}")
     image_width = embed_dim if vision_cfg.get("attentional_pool") else vision_cfg.get("width", 768)
     if image_width != width:
-        problems.append(f"image tokens have width {image_width}, multimodal_cfg.width is {width}")
+        problems.append(f"image tokens have width {image_width}, but multimodal_cfg.width is {width}")
     return problems

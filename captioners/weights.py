@@ -1,4 +1,4 @@
-"""Weights: the dtypes that a model may have, files of tensors read safely, and the hash that names them."""
+"""Weights of models: their dtypes, reading files of tensors safely, comparing and hashing them."""
 
 import hashlib
 from collections import defaultdict
@@ -13,18 +13,19 @@ from torch import Tensor
 from imagetext.shown import reason
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# where trainers put them, averaged first
+# Keys under which trainers store the weights, in order of preference: averaged weights first.
 WITHIN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
-LISTED = 3  # differences of one kind in one part of a model, of more there is a sum
-ENDS = 2**20  # bytes
-PREFIXES = ("module.", "model.")  # of DistributedDataParallel, and of Lightning and others
+LISTED = 3  # most differences of one kind in one part of a model that are listed singly
+ENDS = 2**20  # bytes at the start, and at the end, of a file that `folder_sha256` reads
+PREFIXES = ("module.", "model.")  # added to names by DistributedDataParallel, and by Lightning and others
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file, by the model's own names for them; nothing in the file can run code.
+    """Read the tensors of a safetensors or torch file, by their names in the model; nothing in the file can run code.
 
-    What trainers put round them goes: `state_dict`, `model`, averaged weights (`state_dict_ema`, which come first where there
-    are both), and the prefixes `module.`, `model.` and torch.compile's `_orig_mod.`.
+    Wrappings of trainers are removed: mappings such as `state_dict` or `model` around the weights (averaged weights,
+    `state_dict_ema`, are preferred), and the prefixes `module.`, `model.` and torch.compile's `_orig_mod.`.
+    Raises ValueError if the file cannot be read safely, or has no named tensors, or two of one name.
     """
     state: Any
     try:
@@ -32,25 +33,26 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many kinds; none may pass as another fault
+    except Exception as error:  # torch and safetensors raise errors of many types
         raise ValueError(f"{path}: not a file of weights that can be read safely: {reason(error)}") from error
     while isinstance(state, Mapping) and (
-        name := next((name for name in WITHIN if isinstance(state.get(name), Mapping)), None)
+        wrapper := next((name for name in WITHIN if isinstance(state.get(name), Mapping)), None)
     ):
-        state = state[name]
-    names: dict[str, str] = {}
+        state = state[wrapper]
+    keys: dict[str, str] = {}  # name in the model -> key in the file
     for key, value in state.items() if isinstance(state, Mapping) else ():
         if isinstance(key, str) and isinstance(value, Tensor):
-            if (name := _plain(key)) in names:
-                raise ValueError(f"{path}: holds {name} twice, as {names[name]} and {key}")
-            names[name] = key
-    if not names:
-        raise ValueError(f"{path}: holds no tensors by name")
-    return {name: state[key] for name, key in names.items()}
+            name = _without_prefixes(key)
+            if name in keys:
+                raise ValueError(f"{path}: holds {name} twice, as {keys[name]} and {key}")
+            keys[name] = key
+    if not keys:
+        raise ValueError(f"{path}: holds no named tensors")
+    return {name: state[key] for name, key in keys.items()}
 
 
-def _plain(key: str) -> str:
-    """A tensor's name without what trainers put before it."""
+def _without_prefixes(key: str) -> str:
+    """A tensor's name without the prefixes that trainers add."""
     key = key.replace("_orig_mod.", "")
     while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix)), ""):
         key = key.removeprefix(prefix)
@@ -58,7 +60,10 @@ def _plain(key: str) -> str:
 
 
 def differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """How tensors differ from those of a model, in names and shapes: a line each, or for many of one part of the model."""
+    """Describe how tensors differ from the expected ones in names and shapes.
+
+    Returns a line for each difference, but one line for all differences of a kind and part if there are many.
+    """
     problems: dict[tuple[str, str], list[str]] = defaultdict(list)
     for key, value in expected.items():
         if key not in state:
@@ -70,21 +75,23 @@ def differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
     for key in state:
         if key not in expected:
             problems["unexpected", _part(key)].append(f"unexpected {key}")
-    return [
-        line
-        for (kind, part), lines in problems.items()
-        for line in (lines if len(lines) <= LISTED else [f"{len(lines):,} of {part} are {kind}, such as: {lines[0]}"])
-    ]
+    described: list[str] = []
+    for (kind, part), lines in problems.items():
+        if len(lines) <= LISTED:
+            described += lines
+        else:
+            described.append(f"{len(lines):,} of {part} are {kind}, such as: {lines[0]}")
+    return described
 
 
 def _part(key: str) -> str:
-    """The part of a model that a tensor is of, as `visual.*`."""
+    """The part of a model that a tensor belongs to, such as `visual.*`."""
     first, dot, _ = key.partition(".")
     return f"{first}.*" if dot else "the model itself"
 
 
 def fit_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, single numbers such as `logit_scale` in the shape that the model has them in: some write (), some (1,)."""
+    """Give tensors of one element, such as `logit_scale`, the expected shape: files have () or (1,)."""
     return {
         key: value.reshape(expected[key].shape)
         if key in expected and value.numel() == expected[key].numel() == 1
@@ -94,7 +101,7 @@ def fit_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors in float32, with their names and shapes, in the order of their names."""
+    """The SHA-256 of tensors, converted to float32, with their names and shapes, in the order of their names."""
     digest = hashlib.sha256()
     for key in sorted(state):
         value = state[key].detach().to("cpu", torch.float32).contiguous()
@@ -104,7 +111,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def folder_sha256(folder: Path) -> str:
-    """SHA-256 by which a model's folder is known again, quickly: of its config, and of the size and both ends of its weights."""
+    """A quick SHA-256 of a model's folder: of its config, and of the size and both ends of each file of weights."""
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
         with open(path, "rb") as file:

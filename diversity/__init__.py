@@ -1,4 +1,4 @@
-"""Measures of captions: how varied they are, never without how good they are."""
+"""Measures of caption diversity, always reported together with measures of caption quality."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,6 @@ METRIC = str(Path(__file__).with_name("metric.py"))  # for evaluate.load(METRIC,
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from diversity import report, score  # late: `diversity.config` alone must import in no time, for --help
+    from diversity import report, score  # late: --help imports `diversity.config` alone, which has to be fast
 
     return getattr(score if name == "score_captions" else report, name)

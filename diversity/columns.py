@@ -1,34 +1,42 @@
-"""Caption columns side by side: pictures with the captions that are compared."""
+"""Pictures with the captions that are compared, and the names of caption columns as readers see them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-HUMAN = "captions"  # the originals of a record
+HUMAN = "captions"  # the column of a record's original captions
 
 
 @dataclass
-class Picture:
-    """One picture with those captions of each column that are compared: equally many, in the column's order.
+class ComparedPicture:
+    """One picture with the captions of each column that are compared: equally many, in the order of the column.
 
-    `references` are all captions of the references' column, which is a column too; of that no more are compared than
-    of the others.
+    `references` holds all captions of the references' column. That column is also in `captions`, where it has at most
+    as many captions as the other columns.
     """
 
     key: str
     captions: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    truncated: dict[str, tuple[bool, ...]] = field(default_factory=dict)  # marks of cut captions, where they are known
+    truncated: dict[str, tuple[bool, ...]] = field(
+        default_factory=dict
+    )  # which captions were cut, where this is known
     references: tuple[str, ...] = ()
     scene: Mapping[str, Any] | None = None  # the description of a built-in picture
-    image: bytes | None = None  # encoded, as found
-    again: int = 0  # pictures of the same key before this one
+    image: bytes | None = None  # the encoded picture, as it was read
+    occurrence: int = 0  # how many pictures with the same key came before this one
 
 
 def labels(names: Iterable[str], references: str | None = None) -> dict[str, str]:
-    """The columns' names as people read them: the references are human, others without syn_text_ where they stay apart."""
+    """Return the label of each column in reports: "human" for the references, other names without "syn_text_".
+
+    Where two labels would be equal, the full names are used.
+    """
     names = list(names)
     human = references if references in names else HUMAN
     short = {name: "human" if name == human else name.removeprefix("syn_text_") for name in names}
     if len(set(short.values())) == len(short):
         return short
-    return {name: "human captions" if name == references and "human captions" not in names else name for name in names}
+    full = {name: name for name in names}
+    if references is not None and references in names and "human captions" not in names:
+        full[references] = "human captions"
+    return full

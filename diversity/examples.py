@@ -1,30 +1,32 @@
-"""The pictures with captions that a reader of the report sees: those with the best and the worst captions, and random ones."""
+"""Choose the example pictures of the report: those with the best and the worst captions, and random ones."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from diversity.columns import Picture
+from diversity.columns import ComparedPicture
 from diversity.measures.fidelity import count_true
 from diversity.measures.measure import Measure
-from diversity.report import Example, ExampleCaption
+from diversity.report import ExampleCaption, ExamplePicture
 from diversity.sampled import Sampled
 from diversity.words.degenerate import degenerate_reasons
 
-EXAMPLES = 8  # pictures of each kind
+EXAMPLES = 8  # pictures of each kind: worst, best, random
 
 
 def example_pictures(
-    pictures: Sequence[Picture],
+    pictures: Sequence[ComparedPicture],
     columns: Sequence[str],
     captioners: Sequence[str],
+    *,
     sampled: Sampled,
     fidelity: Measure,
     seed: int,
-) -> tuple[Example, ...]:
-    """Some pictures of the sample: worst, best, and random ones, each once; only those whose image is known, if any is.
+) -> tuple[ExamplePicture, ...]:
+    """Return some pictures of the sample, the worst, the best and random ones, each of them once.
 
-    They are ranked by the mean fidelity of the captioners' columns.
+    Pictures are ranked by the mean fidelity of the captioners' columns. If images are known for some pictures, only
+    those pictures are chosen.
     """
     visible = [number for number, picture in enumerate(pictures) if picture.image] or list(range(len(pictures)))
     sign = -1 if fidelity.better == "lower" else 1
@@ -37,27 +39,35 @@ def example_pictures(
         "best": ranked[:EXAMPLES],
         "random": np.random.default_rng(seed).permutation(visible)[:EXAMPLES].tolist(),
     }
-    why = {}
+    kind_of_picture: dict[int, str] = {}
     for kind, numbers in kinds.items():
         for number in numbers:
-            why.setdefault(number, kind)
-    return tuple(_example(pictures[number], number, kind, columns, sampled) for number, kind in why.items())
-
-
-def _example(picture: Picture, number: int, why: str, columns: Sequence[str], sampled: Sampled) -> Example:
-    """One picture with what is known of each of its captions; `number` is its place in the sample."""
-    captions = {}
-    for name in columns:
-        truncated = picture.truncated.get(name) or (False,) * len(picture.captions[name])
-        clip = sampled.caption_scores[name].get("clip_score", ())
-        scores = clip[number] if number < len(clip) else [np.nan] * len(truncated)
-        captions[name] = tuple(
-            ExampleCaption(
-                caption,
-                degenerate_reasons(caption, cut),
-                count_true(caption, picture.scene) if picture.scene else None,
-                float(score) if np.isfinite(score) else None,
-            )
-            for caption, cut, score in zip(picture.captions[name], truncated, scores, strict=True)
+            kind_of_picture.setdefault(number, kind)
+    return tuple(
+        ExamplePicture(
+            key=pictures[number].key,
+            image=pictures[number].image,
+            why=kind,
+            captions={name: _example_captions(pictures[number], number, name, sampled=sampled) for name in columns},
         )
-    return Example(picture.key, picture.image, why, captions)
+        for number, kind in kind_of_picture.items()
+    )
+
+
+def _example_captions(
+    picture: ComparedPicture, number: int, column: str, *, sampled: Sampled
+) -> tuple[ExampleCaption, ...]:
+    """Return a picture's captions of one column with their scores; `number` is the picture's index in the sample."""
+    captions = picture.captions[column]
+    truncated = picture.truncated.get(column) or (False,) * len(captions)
+    clip = sampled.caption_scores[column].get("clip_score", ())
+    clip_scores = clip[number] if number < len(clip) else [np.nan] * len(captions)
+    return tuple(
+        ExampleCaption(
+            text=caption,
+            reasons=degenerate_reasons(caption, cut),
+            facts=count_true(caption, picture.scene) if picture.scene else None,
+            clip_score=float(score) if np.isfinite(score) else None,
+        )
+        for caption, cut, score in zip(captions, truncated, clip_scores, strict=True)
+    )

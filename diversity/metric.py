@@ -1,6 +1,6 @@
-"""Every measure as an `evaluate.Metric`, loaded by path with no network: `evaluate.load(diversity.METRIC, "self_cider")`.
+"""Every measure as an `evaluate.Metric`, loaded by path with no network: `evaluate.load(diversity.METRIC, NAME)`.
 
-`evaluate` copies this file into its cache and imports it there; `diversity` itself is the installed one.
+`evaluate` copies this file into its cache and imports the copy. The copy imports the installed package `diversity`.
 """
 
 from typing import Any
@@ -29,27 +29,29 @@ TEXTS = datasets.Sequence(datasets.Value("string"))
 
 
 class CaptionDiversity(evaluate.Metric):
-    """The measure that the configuration is named after, or all that need no references under `default`."""
+    """One measure, named by the configuration; under `default` all measures that need no references."""
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in (*NAMES, "default"):
-            raise ValueError(f"measure {self.config_name!r}: is none of {', '.join(NAMES)}")
+            raise ValueError(f"measure {self.config_name!r}: there is no such measure; choose from {', '.join(NAMES)}")
         inputs = ["predictions", "references"] if self.config_name in AGAINST_REFERENCES else ["predictions"]
-        described = NAMES.get(self.config_name)
+        measure = NAMES.get(self.config_name)
         return evaluate.MetricInfo(
-            description=described.definition if described else "All measures of captions that need no references.",
+            description=measure.definition if measure else "All measures of captions that need no references.",
             citation="",
-            inputs_description="predictions: the captions of each picture, a list of lists of strings; references: human captions "
-            "of the same pictures, where the measure is against them; images, clip, embedder, seed: as score_captions takes them. "
-            "The result has left_out, numbers of the pictures that count nothing, where there are any.",
+            inputs_description="predictions: the captions of each picture, a list of lists of strings. references: "
+            "human captions of the same pictures, for measures that compare with them. images, clip, embedder, seed: "
+            "as in score_captions. The result has left_out, the indices of pictures that could not be measured, if "
+            "there are any.",
             features=datasets.Features({name: TEXTS for name in inputs}),
         )
 
     def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
-        """`evaluate` drops references that a measure does not take without a word: here they are an error."""
+        """Compute the measure; raise ValueError for references that it does not take, which `evaluate` would drop."""
         if references is not None and self.config_name not in AGAINST_REFERENCES:
             raise ValueError(
-                f"references: {self.config_name} takes none; those that do: {', '.join(sorted(AGAINST_REFERENCES))}"
+                f"references: {self.config_name} takes none; measures that take references: "
+                f"{', '.join(sorted(AGAINST_REFERENCES))}"
             )
         return super().compute(predictions=predictions, references=references, **options)
 
@@ -59,9 +61,9 @@ class CaptionDiversity(evaluate.Metric):
         report = score_captions({"predictions": predictions}, references=references, **options)
         row = report.rows["predictions"]
         left_out = {
-            picture
-            for picture, group in enumerate(predictions)
-            if not group or references is not None and not references[picture]
+            number
+            for number, captions in enumerate(predictions)
+            if not captions or references is not None and not references[number]
         }
         if self.config_name == "default":
             values = {name: measure.value(row) for name, measure in NAMES.items() if name not in AGAINST_REFERENCES}

@@ -1,37 +1,38 @@
-"""What a reader must know before the numbers of a report, in sentences."""
+"""The notes of a report: what a reader must know before the numbers, in sentences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from diversity.columns import Picture, labels
+from diversity.columns import ComparedPicture, labels
 from diversity.inputs.count import Counted
 from diversity.measures import catalogue
 from diversity.measures.accumulate import find_caption
 from diversity.measures.measure import Measure
 from diversity.sampled import Sampled
 
-COLLAPSE = 0.05  # of the pictures under one caption is worth a warning, from
-COLLAPSE_PICTURES = 10
+COLLAPSE = 0.05  # a note warns of a caption that stands under at least this share of the pictures
+COLLAPSE_PICTURES = 10  # and under at least so many pictures
 
 
 def notes_of(
     counted: Counted,
     rows: Mapping[str, Mapping[str, Any]],
+    *,
     sampled: Sampled,
     unscored: Mapping[str, Mapping[str, Sequence[str]]],
     fidelity: Measure,
     evidence: str,
 ) -> tuple[str, ...]:
-    """All notes: of what was counted, of the sample, and of pictures and models that say nothing."""
+    """Return all notes: about the counted captions, the sample, missing scores and models that decide nothing."""
     notes = list(counted.notes)
     if counted.references is None:
-        notes.append("No human captions to compare with. Noise looks diverse: read spread with care.")
-    notes += _collapsed(counted, rows)
+        notes.append("There are no human captions to compare with. Noise looks diverse, so read spread with care.")
+    notes += _collapse_notes(counted, rows)
     if estimated := {name: error for row in rows.values() for name, error in row["sketched"].items()}:
         notes.append(
-            "Estimated from a sample of all n-grams, as there are too many to keep: "
+            "These measures are estimated from a sample of all n-grams, because there are too many n-grams to keep: "
             + ", ".join(f"{name} ± {error:.1g}" for name, error in estimated.items())
             + " (standard errors)."
         )
@@ -41,29 +42,32 @@ def notes_of(
             f"Intervals, self-CIDEr, mixes and examples are of a seeded sample of {sample:,} of the "
             f"{counted.pictures:,} pictures."
         )
-    notes += [*sampled.notes, *_without_score(unscored, fidelity, labels(rows, counted.references))]
+    notes += [*sampled.notes, *_missing_score_notes(unscored, fidelity, labels(rows, counted.references))]
     if evidence not in ("facts", "clip") and "clip_score" in sampled.scores[counted.names[0]]:
         notes.append(
-            f"{sampled.settings['clip']} finds no column's pictures by their captions, so its CLIPScore decides nothing."
+            f"{sampled.settings['clip']} cannot find the pictures of any column by their captions, so its CLIPScore "
+            "decides nothing."
         )
     return tuple(notes)
 
 
-def unscored_pictures(scores: Mapping[str, np.ndarray], pictures: Sequence[Picture]) -> dict[str, tuple[str, ...]]:
-    """The keys of the pictures without a score, of each score that some pictures have.
+def unscored_pictures(
+    scores: Mapping[str, np.ndarray], pictures: Sequence[ComparedPicture]
+) -> dict[str, tuple[str, ...]]:
+    """Return for each score that some pictures have the keys of the pictures that do not have it.
 
-    Pictures behind the last one that has it are left out: a model scored the first pictures only.
+    Pictures after the last scored one are left out, because models score only the first pictures of the sample.
     """
     unscored = {}
     for score, values in scores.items():
         scored = np.flatnonzero(~np.isnan(values))
-        if len(scored) and (without := np.flatnonzero(np.isnan(values[: scored[-1]])).tolist()):
-            unscored[score] = tuple(pictures[number].key for number in without)
+        if len(scored) and (missing := np.flatnonzero(np.isnan(values[: scored[-1]])).tolist()):
+            unscored[score] = tuple(pictures[number].key for number in missing)
     return unscored
 
 
-def _collapsed(counted: Counted, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Which columns have one caption for many pictures."""
+def _collapse_notes(counted: Counted, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a note for each column that has one caption for many pictures."""
     notes = []
     for name, row in rows.items():
         share = catalogue.MOST_SHARED.value(row) or 0
@@ -78,14 +82,16 @@ def _collapsed(counted: Counted, rows: Mapping[str, Mapping[str, Any]]) -> list[
     return notes
 
 
-def _without_score(
+def _missing_score_notes(
     unscored: Mapping[str, Mapping[str, Sequence[str]]], fidelity: Measure, names: Mapping[str, str]
 ) -> list[str]:
-    """Which pictures count nothing towards the fidelity, or the words covered, of a column."""
-    return [
-        f"{names[column]}: pictures without {measure.label}, which count nothing there: {len(keys):,}, "
-        f"as {', '.join(keys[:3])}."
-        for column, scores in unscored.items()
-        for measure in dict.fromkeys((fidelity, catalogue.WORD_COVERAGE))
-        if (keys := scores.get(measure.score))
-    ]
+    """Return a note for each column in which some pictures have no score for fidelity or for covered words."""
+    notes = []
+    for column, scores in unscored.items():
+        for measure in dict.fromkeys((fidelity, catalogue.WORD_COVERAGE)):
+            if keys := scores.get(measure.score):
+                notes.append(
+                    f"{names[column]}: {len(keys):,} pictures without {measure.label} are left out of its mean, "
+                    f"for example {', '.join(keys[:3])}."
+                )
+    return notes

@@ -1,4 +1,4 @@
-"""What a report holds, and how it is written: JSON for scripts, Markdown for notes; `diversity.page.page` makes its page."""
+"""The content of a report, written as JSON for scripts and as Markdown; `diversity.page.page` makes the HTML page."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,48 +17,55 @@ KIND = "capsmith diversity report"
 
 
 class ExampleCaption(NamedTuple):
-    """A caption, why it is degenerate, and where known its true and stated facts and its CLIPScore."""
+    """A caption of an example picture, with its faults and its scores."""
 
     text: str
-    reasons: tuple[str, ...]
-    facts: tuple[int, int] | None = None
-    clip_score: float | None = None
+    reasons: tuple[str, ...]  # names of the reasons why it is degenerate
+    facts: tuple[int, int] | None = (
+        None  # how many stated facts are true, and how many facts are stated; None: not known
+    )
+    clip_score: float | None = None  # None: not measured
 
 
 @dataclass(frozen=True)
-class Example:
-    """A picture of the report with the captions of each column."""
+class ExamplePicture:
+    """A picture that the report shows with the captions of each column."""
 
     key: str
     image: bytes | None
-    why: str  # best | worst | random, by the fidelity of the columns that are no references
+    why: str  # best | worst | random, by the fidelity of the captioners' columns
     captions: Mapping[str, tuple[ExampleCaption, ...]]
 
 
 @dataclass(frozen=True)
 class DiversityReport:
-    """Measures of each column on the same pictures: `rows[column]`, read by `diversity.measures.catalogue`."""
+    """The measures of all columns on the same pictures, and what follows from them.
+
+    `rows[column]` holds the numbers of one column; the measures of `diversity.measures.catalogue` read them.
+    """
 
     rows: Mapping[str, Mapping[str, Any]]
-    references: str | None  # the row of human captions
-    intervals: Mapping[str, Mapping[str, Estimate]]  # column -> scores by picture -> their mean
-    distributions: Mapping[str, Mapping[str, Sequence[float]]]  # column -> scores by picture -> 41 quantiles, 0 to 1
+    references: str | None  # the column of human captions
+    intervals: Mapping[str, Mapping[str, Estimate]]  # column -> score of pictures -> its mean and interval
+    distributions: Mapping[
+        str, Mapping[str, Sequence[float]]
+    ]  # column -> score of pictures -> 41 quantiles from 0 to 1
     differences: tuple[Difference, ...]
-    verdict: Verdict  # which is best, by what, and which are suspect
-    fidelity: str  # the scores that stand for fidelity, and
-    spread: str | None  # for spread; None with one caption a picture
+    verdict: Verdict  # which column is best, on what evidence, and which columns are suspect
+    fidelity: str  # name of the score that stands for fidelity
+    spread: str | None  # name of the score that stands for spread; None where each picture has one caption
     mixes: Mixes | None
     answer: tuple[str, ...]  # the sentences that open the page
-    notes: tuple[str, ...]  # what a reader must know before the numbers
+    notes: tuple[str, ...]  # sentences that a reader must know before the numbers
     degenerate_examples: Mapping[str, Mapping[str, Sequence[str]]]  # column -> reason -> captions
-    # column -> score -> keys of the pictures without it
+    # column -> score -> keys of the pictures without the score
     unscored: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
-    examples: tuple[Example, ...] = ()
+    examples: tuple[ExamplePicture, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """The columns' names as tables show them."""
+        """The label of each column in tables."""
         return labels(self.rows, self.references)
 
     @property
@@ -68,13 +75,13 @@ class DiversityReport:
 
     @property
     def measured(self) -> tuple[Measure, ...]:
-        """Every measure that has a value in some row."""
+        """All measures that have a value in at least one row."""
         return tuple(
             measure for measure in catalogue.ALL if any(measure.value(row) is not None for row in self.rows.values())
         )
 
     def to_json(self) -> str:
-        """Everything but the example pictures, in full precision."""
+        """Return everything except the example pictures as JSON, in full precision."""
         content = {
             "kind": KIND,
             "settings": self.settings,
@@ -92,7 +99,8 @@ class DiversityReport:
             "verdict": self.verdict.as_json(),
             "fidelity": self.fidelity,
             "spread": self.spread,
-            "mixes": self.mixes and {**self.mixes._asdict(), "steps": [_plain(step) for step in self.mixes.steps]},
+            "mixes": self.mixes
+            and {**self.mixes._asdict(), "steps": [_step_as_dict(step) for step in self.mixes.steps]},
             "unscored": {
                 name: {score: len(keys) for score, keys in scores.items()} for name, scores in self.unscored.items()
             },
@@ -101,19 +109,22 @@ class DiversityReport:
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def to_markdown(self) -> str:
-        """The answer, the first table and the notes."""
+        """Return the answer, the first table and the notes as Markdown."""
 
-        def line(cells: Sequence[str]) -> str:
+        def table_line(cells: Sequence[str]) -> str:
             return f"| {' | '.join(map(in_markdown, cells))} |"
 
-        lines = [
-            line(["Captions", *(f"{m.label} {m.arrow}".strip() for m in self.headline)]),
-            f"| --- |{' ---: |' * len(self.headline)}",
+        headline = self.headline
+        table = [
+            table_line(["Captions", *(f"{measure.label} {measure.arrow}".strip() for measure in headline)]),
+            f"| --- |{' ---: |' * len(headline)}",
         ]
-        lines += [line([self.labels[name], *(m.text(row) for m in self.headline)]) for name, row in self.rows.items()]
-        answer, notes = (list(map(in_markdown, texts)) for texts in (self.answer, self.notes))
-        return "\n".join([*answer, "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
+        for name, row in self.rows.items():
+            table.append(table_line([self.labels[name], *(measure.text(row) for measure in headline)]))
+        answer = [in_markdown(sentence) for sentence in self.answer]
+        notes = [f"- {in_markdown(note)}" for note in self.notes]
+        return "\n".join([*answer, "", *table, "", *notes]) + "\n"
 
 
-def _plain(step: NamedTuple) -> dict[str, Any]:
+def _step_as_dict(step: NamedTuple) -> dict[str, Any]:
     return {name: value._asdict() if isinstance(value, Estimate) else value for name, value in step._asdict().items()}

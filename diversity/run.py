@@ -1,4 +1,4 @@
-"""`capsmith diversity`: reads caption columns, prints the answer and the first table, writes the report."""
+"""Run `capsmith diversity`: read caption columns, write the report, and print its answer and its first table."""
 
 import json
 import sys
@@ -18,11 +18,11 @@ REPORT = "report.json"
 
 
 def run(config: DiversityConfig) -> int:
-    """Prints the first table, writes report.json, report.md and report.html, and returns the exit code."""
+    """Write report.json, report.md and report.html, print the answer and the first table, and return the exit code."""
     try:
-        _check_output(config.output)  # then not even a lock is written there
+        _check_output(config.output)  # before the lock, so that nothing is written into a folder of another kind
         with FolderLock(config.output):
-            measured = _measured(config)
+            measured = _measure(config)
             _write(measured, config.output)
     except ValueError as error:
         say_error("diversity", error)
@@ -31,19 +31,19 @@ def run(config: DiversityConfig) -> int:
     return 0
 
 
-def _measured(config: DiversityConfig) -> DiversityReport:
-    """The report; ValueError where an input cannot be read."""
+def _measure(config: DiversityConfig) -> DiversityReport:
+    """Read and measure the inputs; raise ValueError where an input cannot be read."""
     device = _device(config)
     try:
         counted = count_columns(
             config.input,
             config.column,
             config.references,
-            config.images,
+            images=config.images,
             table=config.table,
             workers=config.workers,
             seed=config.seed,
-            keep_images=_pictures_kept(config),
+            keep_images=_images_to_keep(config),
             output=config.output,
         )
         return report(
@@ -54,53 +54,57 @@ def _measured(config: DiversityConfig) -> DiversityReport:
             semantic_pictures=config.semantic_pictures,
             seed=config.seed,
         )
-    except BrokenPipeError:  # nobody reads what is printed
+    except BrokenPipeError:  # an OSError, but one of the output: the reader of the progress bars has gone
         raise
     except OSError as error:
         raise ValueError(str(error)) from error
 
 
-def _pictures_kept(config: DiversityConfig) -> int:
-    """How many pictures of the sample are read."""
+def _images_to_keep(config: DiversityConfig) -> int:
+    """Return for how many pictures of the sample the image is read."""
     if config.images == [NO_IMAGES]:
         return 0
     return max(48, config.semantic_pictures if config.clip else 0)
 
 
-def _write(found: DiversityReport, folder: Path) -> None:
-    """Writes the three files, report.json first: it says whose folder this is."""
+def _write(measured: DiversityReport, folder: Path) -> None:
+    """Write the three files, report.json first, because it marks the folder as a report of this command."""
     from diversity.page.page import render  # late: matplotlib and jinja2 take a second to import
 
-    files = {REPORT: found.to_json(), "report.md": found.to_markdown(), "report.html": render(found)}
+    files = {REPORT: measured.to_json(), "report.md": measured.to_markdown(), "report.html": render(measured)}
     for name, text in files.items():
         check_lock(str(folder))
         write_file(folder / name, text)
 
 
 def _check_output(folder: Path) -> None:
-    """Raises `ValueError` unless the folder is empty, new, or holds an earlier report."""
-    if not folder.exists() or (
-        folder.is_dir() and {one.name for one in folder.iterdir()} <= {LOCK, REPORT + UNFINISHED}
-    ):
+    """Raise `ValueError` unless the folder is new, empty, or holds an earlier report of this command."""
+    if not folder.exists():
+        return
+    if folder.is_dir() and {file.name for file in folder.iterdir()} <= {LOCK, REPORT + UNFINISHED}:
         return
     try:
-        ours = json.loads((folder / REPORT).read_text(encoding="utf-8"))["kind"] == KIND
+        is_report = json.loads((folder / REPORT).read_text(encoding="utf-8"))["kind"] == KIND
     except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
-        raise ValueError(f"--output {folder}: not empty, and no report of capsmith diversity; choose another folder")
+        is_report = False
+    if not is_report:
+        raise ValueError(
+            f"--output {folder}: the folder is not empty and holds no report of capsmith diversity; choose another "
+            "folder"
+        )
 
 
 def _device(config: DiversityConfig) -> str:
-    """Where the models compute; raises `ValueError` where there is no such device."""
+    """Return the device of the models; raise `ValueError` where this machine has no such device."""
     if config.device is None and config.embedder == "none" and not config.clip:
-        return "cpu"  # there are no models, and so torch is not imported
+        return "cpu"  # no model is loaded, so torch is not imported
     from captioners.device import choose_device
 
     return choose_device(config.device)
 
 
 def _print(report: DiversityReport, folder: Path) -> None:
+    """Print the answer, the first table, the notes and the path of the page."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

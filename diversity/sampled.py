@@ -1,4 +1,4 @@
-"""Scores of the sample's captions and pictures: one number of each picture, and where they exist of each caption.
+"""Score the captions of the sampled pictures: one number per picture, and for some scores one number per caption.
 
 P: pictures of the sample
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diversity.columns import Picture
+from diversity.columns import ComparedPicture
 from diversity.measures.agreement import Agreement
 from diversity.measures.clip_score import clip_scores
 from diversity.measures.embedders import HOW_TO_GET, Embedder, OpenClip, default_embedder, load_embedder
@@ -25,28 +25,28 @@ from diversity.words.degenerate import degenerate_reasons
 from diversity.words.tokens import words
 from imagetext.shown import Progress
 
-# Scores whose means go into the rows of the report.
+# The scores whose means are written into the rows of the report.
 SAMPLED = ("self_cider", "near_duplicates", "word_coverage", "cider_d", "found_words", "rouge_l", "meteor")
-Scores = dict[str, np.ndarray]  # of each picture (P,), NaN where undefined
+Scores = dict[str, np.ndarray]  # name of a score -> its value for each picture (P,), NaN where undefined
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What is measured on the sample: `scores[column][score]` (P,), of captions a list of arrays, and parts of report rows.
+    """The scores of the sampled pictures and their captions, and the parts of the report that follow from them."""
 
-    `signs[column][sign]` (P,) are what `diversity.verdict.suspicions` looks at.
-    """
-
-    scores: Mapping[str, Scores]
-    signs: Mapping[str, Scores]
-    caption_scores: Mapping[str, Mapping[str, Sequence[np.ndarray]]]  # may be of the first pictures only
-    rows: Mapping[str, Mapping[str, Any]]
+    scores: Mapping[str, Scores]  # column -> score -> (P,)
+    signs: Mapping[
+        str, Scores
+    ]  # column -> sign -> (P,); `diversity.verdict.suspicions` looks for suspect columns in them
+    # column -> score -> an array for each picture with one number per caption; may hold the first pictures only
+    caption_scores: Mapping[str, Mapping[str, Sequence[np.ndarray]]]
+    rows: Mapping[str, Mapping[str, Any]]  # column -> numbers for its row of the report
     notes: tuple[str, ...]
     settings: Mapping[str, Any]
 
 
 def sample_scores(
-    pictures: Sequence[Picture],
+    pictures: Sequence[ComparedPicture],
     names: Sequence[str],
     references: str | None,
     *,
@@ -56,142 +56,155 @@ def sample_scores(
     semantic_pictures: int,
     seed: int,
 ) -> Sampled:
-    """Scores the columns `names` and the references' on the sample's pictures; CIDEr-D, CLIP and meaning on its first ones."""
+    """Score the columns `names` and the references on the sampled pictures.
+
+    Agreement with human captions, CLIPScore and meaning are measured on the first `semantic_pictures` pictures only.
+    Raises ValueError where a model cannot be loaded.
+    """
     name = default_embedder() if embedder == "auto" else None if embedder == "none" else embedder
-    # Models are loaded before the work, which one that is not there would waste.
+    # Models are loaded first, so that a missing model fails the run before any work is done.
     meaning = load_embedder(name, device) if name else None
     model = OpenClip(clip, device) if clip else None
     columns = [*names, *([references] if references else [])]
     groups = {column: [picture.captions[column] for picture in pictures] for column in columns}
-    world = DocumentFrequency(
-        [picture.references for picture in pictures]
-        if references
-        else [[caption for column in columns for caption in groups[column][number]] for number in range(len(pictures))]
-    )
+    document_frequency = _document_frequency(pictures, groups, references)
     human = [picture.references for picture in pictures[:semantic_pictures]]
     agreement = Agreement(human) if references else None
     scores: dict[str, Scores] = {}
     signs: dict[str, Scores] = {}
     rows: dict[str, dict[str, Any]] = {}
-    of_captions: dict[str, dict[str, list[np.ndarray]]] = {}
+    caption_scores: dict[str, dict[str, list[np.ndarray]]] = {}
     for column in Progress(columns, desc="scoring the sample", unit="column", delay=2):
-        scores[column] = _lexical(groups[column], world)
-        of_captions[column] = {"degenerate": _degenerate(pictures, column)}
-        scores[column]["degenerate"] = _means(of_captions[column]["degenerate"], len(pictures))
+        scores[column] = _lexical(groups[column], document_frequency)
+        caption_scores[column] = {"degenerate": _degenerate(pictures, column)}
+        scores[column]["degenerate"] = _means(caption_scores[column]["degenerate"], len(pictures))
         if any(picture.scene for picture in pictures):
-            of_captions[column]["precision"] = _precision(pictures, column)
+            caption_scores[column]["precision"] = _precision(pictures, column)
             scores[column] |= _facts(pictures, column)
         if references not in (None, column):
             scores[column]["word_coverage"] = word_coverage(
                 groups[column], [picture.references for picture in pictures]
             )
         if agreement:
-            found = agreement.of(groups[column][:semantic_pictures], themselves=column == references)
-            of_captions[column]["cider_d"], signs[column] = found.captions, found.signs
-            overlap, bleu_4 = agreement.overlap(groups[column][:semantic_pictures], themselves=column == references)
+            first_groups = groups[column][:semantic_pictures]
+            agreed = agreement.score(first_groups, themselves=column == references)
+            caption_scores[column]["cider_d"], signs[column] = agreed.captions, agreed.signs
+            overlap, bleu_4 = agreement.overlap(first_groups, themselves=column == references)
             scores[column] |= {
-                score: _padded(values, len(pictures)) for score, values in (found.pictures | overlap).items()
+                score: _padded(values, len(pictures)) for score, values in (agreed.pictures | overlap).items()
             }
         else:
-            signs[column] = _order(groups[column][:semantic_pictures])
+            signs[column] = _order_signs(groups[column][:semantic_pictures])
         rows[column] = {score: mean(scores[column][score]) for score in SAMPLED if score in scores[column]}
         rows[column] |= {"bleu_4": bleu_4} if agreement else {}
-    dear = _Dear(pictures[:semantic_pictures], columns, references)
-    missing = "no embedder was asked for" if embedder == "none" else "there is no embedder"
-    notes = [] if name else [f"What captions mean is not measured: {missing}; {HOW_TO_GET}."]
+    by_model = _ModelScores(pictures[:semantic_pictures], columns, references)
+    missing = "no embedder was chosen" if embedder == "none" else "no embedder is installed"
+    notes = [] if name else [f"What captions mean is not measured, because {missing}; {HOW_TO_GET}."]
     if meaning:
-        dear.meaning(meaning, rows)
+        by_model.add_meaning(meaning, rows)
     if model:
-        notes += dear.clip(model, rows, of_captions)
-    for column, found in dear.scores.items():
-        scores[column] |= {score: _padded(values, len(pictures)) for score, values in found.items()}
-        signs[column] |= dear.signs[column]
+        notes += by_model.add_clip(model, rows, caption_scores)
+    for column, model_scores in by_model.scores.items():
+        scores[column] |= {score: _padded(values, len(pictures)) for score, values in model_scores.items()}
+        signs[column] |= by_model.signs[column]
     return Sampled(
-        scores,
-        signs,
-        of_captions,
-        rows,
-        tuple(notes),
-        {"embedder": name, "clip": clip, "semantic_pictures": len(dear.pictures) if name or clip else 0},
+        scores=scores,
+        signs=signs,
+        caption_scores=caption_scores,
+        rows=rows,
+        notes=tuple(notes),
+        settings={
+            "embedder": name,
+            "clip": clip,
+            "semantic_pictures": len(by_model.pictures) if name or clip else 0,
+        },
     )
 
 
-class _Dear:
-    """What needs a model, of the sample's first pictures."""
+def _document_frequency(
+    pictures: Sequence[ComparedPicture], groups: Mapping[str, Sequence[Sequence[str]]], references: str | None
+) -> DocumentFrequency:
+    """Count n-grams in the references or, where there are none, in the captions of all columns together."""
+    if references:
+        return DocumentFrequency([picture.references for picture in pictures])
+    return DocumentFrequency(
+        [[caption for column in groups.values() for caption in column[number]] for number in range(len(pictures))]
+    )
 
-    def __init__(self, pictures: Sequence[Picture], columns: Sequence[str], references: str | None):
+
+class _ModelScores:
+    """The scores that a model has to compute, on the first pictures of the sample."""
+
+    def __init__(self, pictures: Sequence[ComparedPicture], columns: Sequence[str], references: str | None):
         self.pictures, self.human = pictures, references
         self.columns = {name: [picture.captions[name] for picture in pictures] for name in columns}
         self.references = [picture.references for picture in pictures] if references else None
         self.scores: dict[str, Scores] = {name: {} for name in columns}
         self.signs: dict[str, Scores] = {name: {} for name in columns}
 
-    def meaning(self, embedder: Embedder, rows: Mapping[str, dict[str, Any]]) -> None:
-        """Spread in meaning and coverage of the references, into the scores and the rows."""
-        for name, of_column in semantic_scores(embedder, self.columns, self.references, self.human).items():
-            self.scores[name] |= of_column.pictures
-            self.signs[name] |= of_column.signs
-            rows[name]["semantic"] = of_column.row
+    def add_meaning(self, embedder: Embedder, rows: Mapping[str, dict[str, Any]]) -> None:
+        """Add the spread in meaning and the coverage of the references to the scores and the rows."""
+        for name, semantic in semantic_scores(embedder, self.columns, self.references, human=self.human).items():
+            self.scores[name] |= semantic.pictures
+            self.signs[name] |= semantic.signs
+            rows[name]["semantic"] = semantic.row
 
-    def clip(
-        self, model: OpenClip, rows: Mapping[str, dict[str, Any]], of_captions: Mapping[str, dict[str, Any]]
+    def add_clip(
+        self, model: OpenClip, rows: Mapping[str, dict[str, Any]], caption_scores: Mapping[str, dict[str, Any]]
     ) -> Sequence[str]:
-        """CLIPScore and self-retrieval, into the scores and the rows; what a reader must know of them."""
-        found, notes = clip_scores(
-            model, [picture.image for picture in self.pictures], self.columns, self.references, self.human
-        )
-        for name, of_column in found.items():
-            self.scores[name] |= of_column.pictures
-            of_captions[name]["clip_score"] = of_column.captions
-            self.signs[name] |= of_column.signs
-            rows[name]["clip"] = of_column.row
+        """Add CLIPScore and self-retrieval to the scores and the rows; return notes for the reader."""
+        images = [picture.image for picture in self.pictures]
+        scored, notes = clip_scores(model, images, self.columns, references=self.references, human=self.human)
+        for name, clip in scored.items():
+            self.scores[name] |= clip.pictures
+            caption_scores[name]["clip_score"] = clip.captions
+            self.signs[name] |= clip.signs
+            rows[name]["clip"] = clip.row
         return notes
 
 
-def _lexical(groups: Sequence[Sequence[str]], world: DocumentFrequency) -> Scores:
-    """Length, and spread within each picture by its words."""
+def _lexical(groups: Sequence[Sequence[str]], document_frequency: DocumentFrequency) -> Scores:
+    """Measure the length of captions and how much their words vary within each picture."""
     parts: list[Scores] = []
     for tokens in batches(groups):
         parts.append(
             {
                 **within_picture(tokens),
-                "self_cider": self_cider(tokens, world),
+                "self_cider": self_cider(tokens, document_frequency),
                 "near_duplicates": near_duplicates(tokens),
             }
         )
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _degenerate(pictures: Sequence[Picture], name: str) -> list[np.ndarray]:
-    """1 for each caption of each picture that is degenerate, else 0."""
-    return [
-        np.array(
-            [
-                bool(degenerate_reasons(caption, mark))
-                for caption, mark in zip(
-                    picture.captions[name], picture.truncated.get(name) or (False,) * len(picture.captions[name])
-                )
-            ],
-            float,
-        )
-        for picture in pictures
-    ]
+def _degenerate(pictures: Sequence[ComparedPicture], name: str) -> list[np.ndarray]:
+    """Return for each picture an array with 1 for each degenerate caption and 0 for each other one."""
+    marks = []
+    for picture in pictures:
+        captions = picture.captions[name]
+        truncated = picture.truncated.get(name) or (False,) * len(captions)
+        marks.append(np.array([bool(degenerate_reasons(*pair)) for pair in zip(captions, truncated)], float))
+    return marks
 
 
-def _precision(pictures: Sequence[Picture], name: str) -> list[np.ndarray]:
-    """Of each caption the share of its stated facts that is true, NaN where it states none or the truth is not known."""
+def _precision(pictures: Sequence[ComparedPicture], name: str) -> list[np.ndarray]:
+    """Return the share of true facts among the facts of each caption, one array per picture.
 
-    def of_caption(caption: str, picture: Picture) -> float:
+    NaN where a caption states no fact, or where the truth is not known.
+    """
+
+    def share_true(caption: str, picture: ComparedPicture) -> float:
         true, stated = count_true(caption, picture.scene) if picture.scene else (0, 0)
         return true / stated if stated else np.nan
 
-    return [np.array([of_caption(caption, picture) for caption in picture.captions[name]]) for picture in pictures]
+    return [np.array([share_true(caption, picture) for caption in picture.captions[name]]) for picture in pictures]
 
 
-def _facts(pictures: Sequence[Picture], name: str) -> Scores:
-    """Precision and recall of the facts in each picture's captions; their means are those of all facts together.
+def _facts(pictures: Sequence[ComparedPicture], name: str) -> Scores:
+    """Return the precision and recall of facts, scored so that the mean over pictures is the value over all facts.
 
-    A picture's score is r + (true - r stated) ÷ mean stated, r the share of all: so the interval of the mean is that of a ratio.
+    The score of a picture is r + (true - r stated) ÷ mean stated, where r = Σ true ÷ Σ stated. So the bootstrap
+    interval of the mean is the interval of a ratio.
     """
     counts = np.full((len(pictures), 4), np.nan)  # true, stated; found, key
     for number, picture in enumerate(pictures):
@@ -205,7 +218,7 @@ def _facts(pictures: Sequence[Picture], name: str) -> Scores:
 
 
 def _linear_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-    """Scores (P,) whose mean is Σ parts ÷ Σ wholes, NaN where these are."""
+    """Return scores (P,) whose mean is Σ parts ÷ Σ wholes; NaN where parts and wholes are NaN."""
     total = np.nansum(wholes)
     if not total:
         return np.full(len(parts), np.nan)
@@ -213,24 +226,26 @@ def _linear_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
     return ratio + (parts - ratio * wholes) / np.nanmean(wholes)
 
 
-def _order(groups: Sequence[Sequence[str]]) -> Scores:
-    """How far words stand in an order that the column's captions of other pictures know, where there are no human ones."""
+def _order_signs(groups: Sequence[Sequence[str]]) -> Scores:
+    """Measure how far words are in an order that is known from the column's own captions of other pictures.
+
+    This is for columns without human captions to compare with.
+    """
     texts = [[words(caption) for caption in group] for group in groups]
     language = Language(texts)
     shares = [[language.order(caption, picture) for caption in group] for picture, group in enumerate(texts)]
-    return {
-        sign: _means([np.array([of_caption[at] for of_caption in group]) for group in shares], len(groups))
-        for at, sign in enumerate(("order", "any_order"))
-    }
+    signs = {}
+    for index, sign in enumerate(("order", "any_order")):
+        signs[sign] = _means([np.array([pair[index] for pair in group]) for group in shares], len(groups))
+    return signs
 
 
-def _means(of_captions: Sequence[np.ndarray], pictures: int) -> np.ndarray:
-    """The mean over each picture's captions (P,), NaN for pictures behind those that were scored."""
-    return _padded(
-        np.array([np.nanmean(values) if not np.isnan(values).all() else np.nan for values in of_captions]), pictures
-    )
+def _means(caption_scores: Sequence[np.ndarray], pictures: int) -> np.ndarray:
+    """Return the mean over each picture's captions (P,); NaN for pictures after the scored ones."""
+    means = [np.nanmean(values) if not np.isnan(values).all() else np.nan for values in caption_scores]
+    return _padded(np.array(means), pictures)
 
 
 def _padded(values: np.ndarray, pictures: int) -> np.ndarray:
-    """The scores of the first pictures, and NaN for the others (P,)."""
+    """Return the scores of the first pictures, followed by NaN for the other pictures (P,)."""
     return np.concatenate([values, np.full(pictures - len(values), np.nan)])

@@ -1,4 +1,4 @@
-"""From captions to a report: what was counted of all, and what is measured on the sample of pictures.
+"""Make a report of caption columns from the counts over all captions and the measures on a sample of pictures.
 
 P: pictures of the sample
 """
@@ -32,8 +32,8 @@ from diversity.verdict.winner import Verdict, decide, evidence_of
 from diversity.words.tokens import TOKENIZER
 from imagetext.shown import Progress
 
-SEMANTIC_PICTURES = 1000
-QUANTILES = np.linspace(0, 1, 41)  # of a score over the pictures
+SEMANTIC_PICTURES = 1000  # pictures of the sample that embedding models measure, unless the caller says otherwise
+QUANTILES = np.linspace(0, 1, 41)  # the quantiles of a score over pictures that a report holds
 
 
 def score_captions(
@@ -51,22 +51,29 @@ def score_captions(
     semantic_pictures: int = SEMANTIC_PICTURES,
     seed: int = 0,
 ) -> DiversityReport:
-    """Measures columns of captions, `{"name": [[caption, ...] per picture]}`, against each other and human references.
+    """Measure columns of captions, `{"name": [[caption, ...] per picture]}`, and compare them with human references.
 
-    All sequences are per picture, in one order. Columns are compared on the pictures for which all of them (and the
-    references) have captions, with equally many captions of a picture: its least count, chosen by the seed. `scenes`
-    describe built-in pictures, whose facts are then checked; `truncated` marks captions that a length limit cut; `keys` and
-    encoded `images` serve the examples, and `clip`, an open_clip model that scores captions against pictures; `embedder`: see
-    `diversity.measures.embedders`. Raises `ValueError` that names every column that does not fit.
+    All sequences hold one entry per picture, in the same order. Columns are compared on the pictures for which all
+    columns and the references have captions. Of each picture equally many captions of each column are compared: as
+    many as its shortest column has, chosen by the seed.
+
+    scenes: descriptions of built-in pictures, whose facts are then checked. truncated: which captions a length limit
+    cut. keys: names of the pictures in the examples. images: encoded pictures for the examples and for `clip`.
+    embedder: a name for `diversity.measures.embedders.load_embedder`, or "none". clip: an open_clip model that
+    compares captions with pictures. semantic_pictures: number of sampled pictures that these models measure.
+
+    Raises `ValueError` that names every column that does not fit.
     """
-    columns = {**captions, **({references_name: references} if references is not None else {})}
-    _check(
+    columns = dict(captions)
+    if references is not None:
+        columns[references_name] = references
+    _check_columns(
         columns,
         captions,
-        references_name,
-        references,
-        truncated or {},
-        {"scenes": scenes, "keys": keys, "images": images},
+        references=references,
+        references_name=references_name,
+        truncated=truncated or {},
+        per_picture={"scenes": scenes, "keys": keys, "images": images},
     )
     counted = count_captions(
         columns,
@@ -90,7 +97,7 @@ def report(
     semantic_pictures: int = SEMANTIC_PICTURES,
     seed: int = 0,
 ) -> DiversityReport:
-    """All that can be measured of counted columns."""
+    """Measure counted columns in every way that their inputs allow, and return the report."""
     pictures, captioners, references = counted.sample.pictures, counted.names, counted.references
     captions = {name: [picture.captions[name] for picture in pictures] for name in counted.accumulators}
     sampled = sample_scores(
@@ -103,26 +110,35 @@ def report(
         semantic_pictures=semantic_pictures,
         seed=seed,
     )
-    rows = _rows(counted, sampled, captions, seed)
+    rows = _rows(counted, sampled, captions, seed=seed)
     scores = {name: sampled.scores[name] for name in rows}
     shifts, intervals = _intervals(scores, rows, seed)
     evidence, decisive = evidence_of(captioners, intervals)
     fidelity, spread = decisive[0], _spread(rows, captioners)
     headline = [measure for measure in catalogue.headline(rows.values()) if measure.score]
     compared = dict.fromkeys(measure.score for measure in (*decisive, *([spread] if spread else ()), *headline))
-    differences = _differences(scores, list(compared), shifts, seed)
+    differences = _differences(scores, list(compared), shifts, seed=seed)
     suspects, doubts = suspect_columns(
         scores,
         sampled.signs,
         rows,
-        captions,
-        captioners,
-        references,
-        seed,
+        captions=captions,
+        columns=captioners,
+        human=references,
+        seed=seed,
         by_agreement=evidence == "references",
     )
-    verdict = decide(evidence, decisive, spread, captioners, intervals, differences, suspects, doubts)
-    mixed = _mixes(captions, counted, sampled, fidelity, seed)
+    verdict = decide(
+        evidence,
+        decisive,
+        spread,
+        names=captioners,
+        intervals=intervals,
+        differences=differences,
+        suspects=suspects,
+        doubts=doubts,
+    )
+    mixed = _mixes(captions, counted, sampled, fidelity=fidelity, seed=seed)
     unscored = {name: unscored_pictures(scores[name], pictures) for name in rows}
     return DiversityReport(
         rows=rows,
@@ -137,7 +153,7 @@ def report(
         answer=answer(
             labels=labels(rows, references),
             references=references,
-            pictures=_judged(scores, verdict),
+            pictures=_count_ranked_pictures(scores, verdict),
             intervals=intervals,
             differences=differences,
             verdict=verdict,
@@ -145,19 +161,21 @@ def report(
             mixes=mixed,
             measures=catalogue.OF_SCORE,
         ),
-        notes=notes_of(counted, rows, sampled, unscored, fidelity, evidence),
+        notes=notes_of(counted, rows, sampled=sampled, unscored=unscored, fidelity=fidelity, evidence=evidence),
         degenerate_examples={
             name: {reason: examples for reason, examples in accumulator.examples.items() if examples}
             for name, accumulator in counted.accumulators.items()
         },
         unscored=unscored,
-        examples=example_pictures(pictures, list(rows), captioners, sampled, fidelity, seed),
+        examples=example_pictures(pictures, list(rows), captioners, sampled=sampled, fidelity=fidelity, seed=seed),
         settings=_settings(sampled, len(pictures), seed),
     )
 
 
-def _rows(counted: Counted, sampled: Sampled, captions: Mapping[str, Groups], seed: int) -> dict[str, dict[str, Any]]:
-    """The numbers of each column: of all its captions, and of those of the sample."""
+def _rows(
+    counted: Counted, sampled: Sampled, captions: Mapping[str, Groups], *, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Return the numbers of each column, over all its captions and over the captions of the sample."""
     rows = {}
     at_equal_length = equal_tokens(captions, seed)
     human = counted.accumulators[counted.references] if counted.references is not None else None
@@ -178,8 +196,11 @@ def _rows(counted: Counted, sampled: Sampled, captions: Mapping[str, Groups], se
 def _intervals(
     scores: Mapping[str, Mapping[str, np.ndarray]], rows: Mapping[str, Mapping[str, Any]], seed: int
 ) -> tuple[dict[tuple[str, str], float], dict[str, dict[str, Estimate]]]:
-    """How far the mean of each (column, score) of the sample lies below the row's number; and of each column the
-    estimates of its scores, shifted by that."""
+    """Return how far each (column, score) mean of the sample is below the number in the row, and the intervals.
+
+    Intervals are estimated on the sample, but some numbers of the rows are counted over all captions. The intervals of
+    these are shifted, so that they lie around the number that the row shows.
+    """
     by_score = {(name, score): values for name, of_column in scores.items() for score, values in of_column.items()}
     sampled = estimates(by_score, seed)
     shifts = {(name, score): _shift(estimate, score, rows[name]) for (name, score), estimate in sampled.items()}
@@ -193,9 +214,10 @@ def _differences(
     scores: Mapping[str, Mapping[str, np.ndarray]],
     measures: Sequence[str],
     shifts: Mapping[tuple[str, str], float],
+    *,
     seed: int,
 ) -> tuple[Difference, ...]:
-    """The differences of every two columns in the sample, shifted to those of the rows' numbers."""
+    """Return the differences between every two columns in the sample, shifted to those of the rows' numbers."""
     shifted = []
     for difference in differences(scores, measures, seed):
         shift = shifts[difference.first, difference.measure] - shifts[difference.second, difference.measure]
@@ -204,7 +226,7 @@ def _differences(
 
 
 def _quantiles(scores: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
-    """Where the pictures lie in each score that some have, for the plot."""
+    """Return the quantiles of each score that some pictures have; the page plots them."""
     return {
         score: np.nanquantile(values, QUANTILES).tolist()
         for score, values in scores.items()
@@ -212,41 +234,40 @@ def _quantiles(scores: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
     }
 
 
-def _judged(scores: Mapping[str, Mapping[str, np.ndarray]], verdict: Verdict) -> int:
-    """How many pictures have the score that ranks the captioners."""
+def _count_ranked_pictures(scores: Mapping[str, Mapping[str, np.ndarray]], verdict: Verdict) -> int:
+    """Return how many pictures have the score that ranks the captioners."""
     ranking = verdict.measures[0]
     return max(int((~np.isnan(of_column[ranking])).sum()) for of_column in scores.values() if ranking in of_column)
 
 
 def _shift(estimate: Estimate, score: str, row: Mapping[str, Any]) -> float:
-    """How far a sample's mean is from the row's number, which is of all pictures where that is counted of all."""
+    """Return how far the row's number, which may be counted over all pictures, is above the mean of the sample."""
     number = catalogue.OF_SCORE[score].value(row)
     return 0.0 if number is None else number - estimate.mean
 
 
 def _possible(estimate: Estimate, score: str) -> Estimate:
-    """The estimate, its interval ended at 0 and 100 % where the score is a share; that of a ratio may reach beyond."""
+    """Return the estimate with its interval cut at 0 and 100 % if the score is a share.
+
+    The interval of a ratio of two sums can reach beyond these limits.
+    """
     if catalogue.OF_SCORE[score].unit != "percent":
         return estimate
     return estimate._replace(low=max(estimate.low, 0.0), high=min(estimate.high, 1.0))
 
 
 def _spread(rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Measure | None:
-    """The best measure of spread within a picture that there is, None with one caption a picture."""
-    return next(
-        (
-            measure
-            for measure in (catalogue.SELF_CIDER, catalogue.DIV[1])
-            if all(measure.value(rows[name]) is not None for name in names)
-        ),
-        None,
-    )
+    """Return the measure that stands for spread within a picture; None where each picture has one caption."""
+    for measure in (catalogue.SELF_CIDER, catalogue.DIV[1]):
+        if all(measure.value(rows[name]) is not None for name in names):
+            return measure
+    return None
 
 
 def _mixes(
-    captions: Mapping[str, Groups], counted: Counted, sampled: Sampled, fidelity: Measure, seed: int
+    captions: Mapping[str, Groups], counted: Counted, sampled: Sampled, *, fidelity: Measure, seed: int
 ) -> Mixes | None:
-    """What mixes of captioners add, on the pictures whose captions have scores for fidelity."""
+    """Measure what mixes of captioners add, on the pictures whose captions have scores for fidelity."""
     if len(counted.names) < 2:
         return None
     caption_scores = {name: sampled.caption_scores[name][fidelity.score] for name in counted.names}
@@ -256,13 +277,14 @@ def _mixes(
         {name: captions[name][:scored] for name in counted.names},
         caption_scores,
         fidelity,
-        [picture.key for picture in pictures],
-        seed,
-        [picture.references for picture in pictures] if counted.references else None,
+        keys=[picture.key for picture in pictures],
+        seed=seed,
+        references=[picture.references for picture in pictures] if counted.references else None,
     )
 
 
 def _settings(sampled: Sampled, pictures: int, seed: int) -> dict[str, Any]:
+    """Return the settings and versions that the numbers of the report depend on."""
     versions = {"python": platform.python_version()}
     for name in ("capsmith", "numpy", "torch", "open_clip_torch"):
         try:
@@ -280,17 +302,19 @@ def _settings(sampled: Sampled, pictures: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _check(
+def _check_columns(
     columns: Mapping[str, Groups],
     captions: Mapping[str, Groups],
-    references_name: str,
+    *,
     references: Groups | None,
+    references_name: str,
     truncated: Mapping[str, Any],
     per_picture: Mapping[str, Sequence | None],
 ) -> None:
+    """Raise `ValueError` with every problem of the arguments of `score_captions`."""
     problems = [] if captions else ["no column of captions"]
     if references is not None and references_name in captions:
-        problems.append(f"{references_name!r} is a column and the references' name")
+        problems.append(f"{references_name!r} is the name of a column and of the references")
     for name, groups in columns.items():
         for picture, group in enumerate(groups):
             if isinstance(group, str) or not all(isinstance(caption, str) for caption in group):

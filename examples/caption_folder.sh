@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Captions a folder of pictures: caption_folder.sh PICTURES MODEL OUTPUT [flags of `capsmith generate`]
-# The same command again goes on where it stopped.
+# The same command again continues where it stopped.
 set -euo pipefail
 pictures=$1 model=$2 output=$3
 shift 3
 
-# A look at ten pictures: OUTPUT-look/gallery.html shows them, and the last lines say what all of them would take.
+# A preview of ten pictures: OUTPUT-look/gallery.html shows them, and the last line estimates what all pictures would take.
 capsmith generate --input "$pictures" --model "$model" --output "$output-look" --limit 10 "$@"
 
 capsmith generate --input "$pictures" --model "$model" --output "$output" "$@"

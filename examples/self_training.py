@@ -1,9 +1,12 @@
-"""Teaches a captioner on pictures without captions: `python self_training.py CURATED PICTURES CAPTIONER OUTPUT [ROUNDS]`.
+"""Trains a captioner on pictures without captions.
 
-After MUST (arXiv 2206.02967), for captions: in each round the captioner, whose weights are an average over its training, captions the
-pictures; the captions that are most like their picture stay, none of them too often; and it learns from curated and chosen captions
-together. CURATED is pictures with captions (a folder, tar shards, scenes:…), PICTURES any input, CAPTIONER one that was
-fine-tuned on CURATED. The same command again goes on where it was stopped.
+    python self_training.py CURATED PICTURES CAPTIONER OUTPUT [ROUNDS]
+
+CURATED is pictures with captions (a folder, tar shards, scenes:…), PICTURES any input, and CAPTIONER a captioner that
+was fine-tuned on CURATED. The method follows MUST (arXiv 2206.02967). In each round, the captioner, whose weights are
+averaged over its training, captions the pictures. The captions most similar to their picture are kept, but none of
+them too often. Then the captioner is fine-tuned on the curated and the kept captions together. The same command again
+continues where it was stopped.
 """
 
 import sys
@@ -25,9 +28,12 @@ TRAINING = {"samples_seen": 12_000, "batch_size": 32, "learning_rate": 1e-3, "em
 def self_train(
     curated: str, pictures: str, captioner: str, output: str, *, rounds: int = 3, seed: int = 0, **training: object
 ) -> Iterator[str]:
-    """The folder of the captioner after each round; training: fields of `FinetuneConfig` in place of TRAINING's."""
+    """Yield the folder of the captioner after each round.
+
+    training: fields of `FinetuneConfig` that override TRAINING.
+    """
     for number in range(1, rounds + 1):
-        captioned, chosen, taught = (f"{output}/{number}/{name}" for name in ("captioned", "chosen", "captioner"))
+        captioned, chosen, trained = (f"{output}/{number}/{name}" for name in ("captioned", "chosen", "captioner"))
         steps = (
             (
                 generate,
@@ -40,7 +46,7 @@ def self_train(
                     **CAPTIONING,
                 ),
             ),
-            # In tables, of which fine-tuning is told in which column the captions stand.
+            # As Parquet, because caption_column tells fine-tuning which column of a table holds the captions.
             (select, SelectConfig(input=[captioned], column=[COLUMN], output=chosen, format="parquet", **CHOICE)),
             (
                 finetune,
@@ -48,7 +54,7 @@ def self_train(
                     input=[curated, chosen],
                     caption_column=[COLUMN],
                     model=captioner,
-                    output=taught,
+                    output=trained,
                     name=f"round_{number}",
                     seed=seed + number,
                     **TRAINING | training,
@@ -58,7 +64,7 @@ def self_train(
         for command, config in steps:
             if code := command(config):
                 raise SystemExit(code)
-        captioner = taught
+        captioner = trained
         yield captioner
 
 

@@ -1,1 +1,1 @@
-"""Captioner and captioned pictures in, a better captioner out."""
+"""Fine-tune captioners, train students (CLIP models), and measure how well CLIP models classify pictures."""

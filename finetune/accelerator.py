@@ -1,4 +1,4 @@
-"""The devices of a training, by accelerate, and how its batches are parted over them."""
+"""The devices of a training run (by accelerate), and how its batches are split over them."""
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
@@ -8,7 +8,7 @@ from finetune.config import TrainingConfig
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
-    """Accelerate's face of the devices; raises ValueError where they are not those that were asked for."""
+    """Return an Accelerator for the configured devices; raises ValueError if the launcher started others."""
     accelerator = Accelerator(
         mixed_precision={"fp32": "no"}.get(config.dtype, config.dtype),
         cpu=check_device(config.device) == "cpu",
@@ -24,16 +24,16 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def check_processes(config: TrainingConfig, processes: int) -> None:
-    """Raises ValueError where so many processes are not those that were asked for, or do not fit batch and shards."""
+    """Raise ValueError if this number of processes is not the configured one, or does not suit batch or --shard."""
     if config.num_processes not in (None, processes):
         raise ValueError(f"--num-processes {config.num_processes}: the launcher started {processes}")
     if config.shard and processes == 1:
-        raise ValueError("--shard: there is one process, and so there are no parts")
+        raise ValueError("--shard: there is one process, and sharding needs at least two")
     accumulation(config, processes)
 
 
 def accumulation(config: TrainingConfig, processes: int) -> int:
-    """The parts that a device's share of the batch is taken in; raises ValueError where they would be of unequal size."""
+    """Return into how many parts a device splits its share of a batch; raises ValueError if sizes would differ."""
     size = config.device_batch_size or config.batch_size // processes
     if config.batch_size % processes or config.batch_size % (processes * size):
         raise ValueError(

@@ -1,8 +1,9 @@
-"""Captioned pictures as batches: which picture and which of its captions come at each step is a function of the seed.
+"""Batches of captioned pictures. The seed alone decides which picture and which caption come at each step.
 
-B: pictures in a batch, K: captions of each, L: tokens of the longest caption and one pad, S: picture side
+B: pictures in a batch, K: captions of each picture, L: tokens of the longest caption plus one pad, S: picture side
 """
 
+import math
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,34 +20,35 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from captioners.ranks import processes_here
 from finetune.interrupts import SIGNALS
 
-WIDTHS = 8  # captions come to a GPU in multiples of so many tokens
-CHECKED = 64  # pictures decoded side by side when they are first read
+WIDTHS = 8  # on a GPU, captions are padded to a multiple of this number of tokens
+CHECKED = 64  # number of pictures that are checked together when they are first read
 NO_CAPTION = "no caption"
 
 
 class TrainingPictures(Dataset):
-    """Pictures that a model is trained on, by (number, draw): the draw chooses what is shown of a picture."""
+    """A training set indexed by (picture, draw); the draw selects the captions, or the view and texts."""
 
-    weights: np.ndarray  # how often each comes in a pass
+    weights: np.ndarray  # how often each picture comes in a pass
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def length(self, index: int, draw: int) -> int:
-        """About how long the longest caption drawn is: what comes in one part of a batch is padded to one length."""
+        """Return about how long the longest selected caption is; captions of like length are padded together."""
         raise NotImplementedError
 
     def collate(self, items: Sequence[Any]) -> "Batch":
-        """A batch of what the set gives of some pictures."""
+        """Make a batch of items of this set."""
         raise NotImplementedError
 
 
 class BatchOrder(Sampler):
-    """Batches of (picture, draw): shuffled passes over the set without end, from batch `first` on; every world-th of a batch.
+    """Yields batches of (picture, draw) from batch `first` on, in endless shuffled passes over the set.
 
-    What a batch holds is drawn by lot; it comes in the order of its captions' lengths, so that the parts of it which a device
-    takes one by one are padded little. Batches of like lengths would be faster, but each step's loss is the mean over its own
-    tokens: those of long captions would count less.
+    Each process gets every `world`-th item of a batch, beginning with item `rank`. The items of a batch are drawn at
+    random and then sorted by caption length, so that the parts that a device processes one after another need little
+    padding. Whole batches of like lengths would be faster. But the loss of a step is the mean over its own tokens, so
+    the tokens of long captions would then count less.
     """
 
     def __init__(
@@ -62,38 +64,46 @@ class BatchOrder(Sampler):
     ):
         self.pictures, self.batch_size, self.batches = pictures, batch_size, batches
         self.seed, self.first, self.rank, self.world = seed, first, rank, world
-        # A cache on the class would hold the pictures of an earlier training.
-        self._pass = lru_cache(2)(self._drawn_pass)
+        # The cache belongs to the object: a cache on the class would keep the pictures of an earlier training in
+        # memory.
+        self._pass = lru_cache(2)(self._shuffled_pass)
 
     def __len__(self) -> int:
         return self.batches - self.first
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for batch in range(self.first, self.batches):
-            drawn = [self._drawn(place) for place in range(batch * self.batch_size, (batch + 1) * self.batch_size)]
-            yield sorted(drawn, key=lambda item: self.pictures.length(*item))[self.rank :: self.world]
+            positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            items = [self._item(position) for position in positions]
+            yield sorted(items, key=lambda item: self.pictures.length(*item))[self.rank :: self.world]
 
-    def _drawn(self, place: int) -> tuple[int, int]:
-        number, place = divmod(place, len(self._pass(0)[0]))
-        order, draws = self._pass(number)
-        return int(order[place]), int(draws[place])
+    def _item(self, position: int) -> tuple[int, int]:
+        """Return the picture and the draw at a position in the endless sequence of passes."""
+        pass_number, position = divmod(position, len(self._pass(0)[0]))
+        order, draws = self._pass(pass_number)
+        return int(order[position]), int(draws[position])
 
-    def _drawn_pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures in order, each as often as its weight says, with a draw each; of a weight's fraction, pictures by lot."""
-        random = np.random.Generator(np.random.Philox(key=[self.seed, number]))
+    def _shuffled_pass(self, pass_number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pictures of a pass in order, each as often as its weight says, and a draw for each.
+
+        If weights have a fraction, that share of their pictures, chosen at random, comes once more.
+        """
+        random = np.random.Generator(np.random.Philox(key=[self.seed, pass_number]))
         weights = self.pictures.weights
         counts = np.floor(weights).astype(int)
         for weight in np.unique(weights):
-            with_it = random.permutation(np.flatnonzero(weights == weight))
-            counts[with_it[: round(weight % 1 * len(with_it))]] += 1
+            same_weight = random.permutation(np.flatnonzero(weights == weight))
+            counts[same_weight[: round(weight % 1 * len(same_weight))]] += 1
         order = random.permutation(np.repeat(np.arange(len(counts)), counts))
         return order, random.integers(2**31, size=len(order))
 
 
 class Batch(NamedTuple):
-    """Pictures (B, 3, S, S), or what stands for them (see `_together`), token ids (B, K, L), pictures' numbers (B,), and keys.
+    """A batch of pictures with captions.
 
-    embeddings: what else a loss takes, by name: what teachers say of pictures (B, D) and texts (B, K, D), and `has_negative` (B,).
+    images: pixels (B, 3, S, S) or what `_stack` makes of them. tokens: token ids (B, K, L). pictures: indices (B,).
+    embeddings: further inputs of the losses, by name: the teachers' embeddings of pictures (B, D) and texts (B, K, D),
+    and `has_negative` (B,).
     """
 
     images: Any
@@ -103,7 +113,10 @@ class Batch(NamedTuple):
     embeddings: Mapping[str, Tensor] = {}
 
     def parts(self, count: int, device: torch.device, pad_id: int | None = None) -> "list[Batch]":
-        """As so many batches of equal size, on a device; captions padded with `pad_id` come to a GPU in few widths."""
+        """Split the batch into `count` batches of equal size on a device; on a GPU, captions get few different widths.
+
+        pad_id: the token that captions are padded with, None if the captions keep their width.
+        """
         size = len(self.keys) // count
         parts = [
             Batch(*(_move(values, slice(start, start + size), device) for values in self))
@@ -118,15 +131,18 @@ class Batch(NamedTuple):
 
 
 def few_widths(tokens: Tensor, pad_id: int) -> Tensor:
-    """Token ids (B, K, L) padded, or cut, to the least multiple of WIDTHS that holds the longest caption and a pad.
+    """Pad or cut token ids (B, K, L) to the smallest multiple of WIDTHS that holds the longest caption and a pad.
 
-    This is done in the main memory: a look at tokens on a GPU waits for it, and each new shape costs it memory and plans.
+    This happens in main memory, because reading tokens from a GPU waits for it. Few widths are used because each new
+    shape costs a GPU memory and kernel plans.
     """
     longest = int((tokens != pad_id).flatten(0, 1).any(0).nonzero().max()) + 1
-    return F.pad(tokens, (0, -(-(longest + 1) // WIDTHS) * WIDTHS - tokens.shape[-1]), value=pad_id)
+    width = math.ceil((longest + 1) / WIDTHS) * WIDTHS
+    return F.pad(tokens, (0, width - tokens.shape[-1]), value=pad_id)
 
 
 def _move(values: Any, part: slice, device: torch.device) -> Any:
+    """Return the part of each tensor or list in `values`, tensors on the device."""
     match values:
         case Tensor():
             return values[part].to(device, non_blocking=True)
@@ -138,49 +154,55 @@ def _move(values: Any, part: slice, device: torch.device) -> Any:
 
 
 def collate(items: Sequence[tuple[Any, list[list[int]], int, str]], pad_id: int) -> Batch:
-    """A batch; token ids are padded to the longest and one more (see `forward_trimmed`)."""
+    """Make a batch; token ids are padded to the longest caption plus one pad, which `forward_trimmed` needs."""
     images, ids, pictures, keys = zip(*items)
     longest = max(len(caption) for captions in ids for caption in captions)
     tokens = torch.full((len(ids), len(ids[0]), longest + 1), pad_id)
     for rows, captions in zip(tokens, ids, strict=True):
         for row, caption in zip(rows, captions, strict=True):
             row[: len(caption)] = torch.tensor(caption)
-    return Batch(_together(images), tokens, torch.tensor(pictures), list(keys))
+    return Batch(images=_stack(images), tokens=tokens, pictures=torch.tensor(pictures), keys=list(keys))
 
 
-def _together(images: Sequence[Any]) -> Any:
-    """Pictures of one shape, or what stands for them, stacked; of several, flat and padded (B, longest), with their shapes."""
+def _stack(images: Sequence[Any]) -> Any:
+    """Stack pictures of one shape, or features; pictures of several shapes become (B, longest), flat, and shapes."""
     if not isinstance(images[0], Tensor) or len({image.shape for image in images}) == 1:
         return default_collate(list(images))
     shapes = torch.tensor([image.shape for image in images])
     return [pad_sequence([image.flatten() for image in images], batch_first=True), shapes]
 
 
-def decoders(asked: int | None, on_gpu: bool) -> int:
-    """The processes that decode pictures for this one: as asked for, else its share of the cores for a GPU, and one for a CPU.
+def decoders(num_workers: int | None, on_gpu: bool) -> int:
+    """Return the number of processes that decode pictures for this one: `num_workers` unless it is None.
 
-    A picture takes a core 5 to 7 ms, and a GPU trains on hundreds a second.
+    By default, a process with a GPU gets its share of the CPU cores less one, and a process without a GPU gets 1.
+    Decoding a picture takes 5 to 7 ms of a core, and a GPU trains on hundreds of pictures a second.
     """
+    if num_workers is not None:
+        return num_workers
+    if not on_gpu:
+        return 1
     share = len(os.sched_getaffinity(0)) // processes_here()
-    return asked if asked is not None else max(1, share - 1) if on_gpu else 1
+    return max(1, share - 1)
 
 
 def batches(order: BatchOrder, num_workers: int, *, pin_memory: bool = False) -> DataLoader:
-    """A loader of the batches in this order; pinned memory is copied to a GPU while it computes.
+    """Return a loader of the batches in this order; pinned memory can be copied to a GPU while it computes.
 
-    What ends the run is told to all its processes: those that decode go on until it has written its checkpoint.
+    A signal that stops the run reaches all of its processes. Those that decode ignore it, so that the run can finish
+    its step and write a checkpoint.
     """
-    torch.multiprocessing.set_sharing_strategy("file_system")  # or each tensor that waits holds an open file
+    torch.multiprocessing.set_sharing_strategy("file_system")  # otherwise each waiting tensor keeps a file open
     return DataLoader(
         order.pictures,
         batch_sampler=order,
         num_workers=num_workers,
         pin_memory=pin_memory,
         collate_fn=order.pictures.collate,
-        worker_init_fn=_go_on,
+        worker_init_fn=_ignore_signals,
     )
 
 
-def _go_on(_: int) -> None:
+def _ignore_signals(_: int) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

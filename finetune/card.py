@@ -1,4 +1,4 @@
-"""The model card of a fine-tuned captioner, or of a student: a README.md as the Hugging Face Hub reads it."""
+"""The model card of a fine-tuned captioner or a student: a README.md in the format of the Hugging Face Hub."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,14 @@ def write_card(
     datasets: Sequence[str] = (),
     library: str = "open_clip",
 ) -> None:
-    """Writes `README.md` beside the weights: what the captioner began with, its data, licences, recipe and scores.
+    """Write a captioner's `README.md` beside its weights.
 
-    `data` says what was trained and validated on, `licences` what each part of that, and of the weights, is under, `recipe`
-    holds the settings. `scores` is a row of `validation.jsonl`, {} without validation. `datasets` are names on the Hub, as
-    is `base_model` where it is `org/name` and no path. Of the machine's own paths only the last part is written. `library` is
-    the one that loads the weights: open_clip, transformers or peft.
+    base_model: the model that training started from; a name on the Hub if it is `org/name` and not a path.
+    data: description of the data -> which data, for training and validation.
+    licences: each data set, and each model the weights derive from -> its licence.
+    recipe: the settings. scores: a row of `validation.jsonl`, {} without validation.
+    datasets: names on the Hub. library: the one that loads the weights: open_clip, transformers or peft.
+    Only the last part of a path on this machine is written.
     """
     front = {
         "library_name": library,
@@ -47,7 +49,7 @@ def write_card(
         base_model=base_model,
         data=data,
         licences=licences,
-        scores=_table(scores),
+        scores=_score_rows(scores),
         pictures=scores.get("pictures"),
         samples=scores.get("samples"),
         warning=scores.get("warning", ""),
@@ -65,9 +67,9 @@ def write_student_card(
     scores: Sequence[tuple[str, str, str]],
     recipe: Mapping[str, Any],
 ) -> None:
-    """Writes `README.md` beside a student's weights: its architecture, data, losses, teachers, what is known of licences, scores.
+    """Write a student's `README.md` beside its weights.
 
-    `losses` and `teachers` are lines of text; `scores` label, value and definition of each; the rest is as for a captioner.
+    losses, teachers: lines of text. scores: label, value and definition of each score. The rest is as for a captioner.
     """
     front = {
         "library_name": "open_clip",
@@ -89,12 +91,12 @@ def write_student_card(
 
 
 def _write(folder: Path, template: str, recipe: Mapping[str, Any], **values: Any) -> None:
-    given = {key: value for key, value in recipe.items() if value not in (None, [], "")}
-    cards.write_card(folder, Path(__file__).parent / "templates" / template, settings=given, **values)
+    settings = {key: value for key, value in recipe.items() if value not in (None, [], "")}
+    cards.write_card(folder, Path(__file__).parent / "templates" / template, settings=settings, **values)
 
 
-def _table(scores: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Label, the captioner's number, the human captions', and the definition of each score there is."""
+def _score_rows(scores: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Return the label, the captioner's value, the human captions' value and the definition of each score."""
     rows = []
     for measure in (CAPTION_LOSS, CONTRASTIVE_LOSS, *SCORES):
         name = measure.path[0]

@@ -1,6 +1,7 @@
-"""A run's checkpoints: written whole or not at all, the last two kept, and its logs cut to the one that is resumed.
+"""The checkpoints of a run. Each is written whole or not at all, and the last two are kept.
 
-The last one of a finished run stays: a run of more samples goes on from it.
+When a run resumes from a checkpoint, its logs are cut to that step. A finished run keeps its last checkpoint, so that
+it can be continued with more samples.
 """
 
 import json
@@ -22,51 +23,53 @@ from imagetext.outputs import UNFINISHED, whole_file, write_file
 logger = logging.getLogger(__name__)
 
 LOG, VALIDATION_LOG = "train.jsonl", "validation.jsonl"
-FOLDER, KEPT = "checkpoints", 2
-BEST = "best"  # folder of the captioner with the lowest caption loss so far
+FOLDER = "checkpoints"
+CHECKPOINTS_KEPT = 2
+BEST = "best"  # folder of the captioner with the lowest validation caption loss so far
 
 
 class Checkpoints:
-    """The checkpoints of a run's folder; `parts` of its state have state_dict and load_state_dict."""
+    """The checkpoints in a run's folder. Each of the `parts` of a state has state_dict and load_state_dict."""
 
     def __init__(self, output: Path):
         self.output, self.folder = output, output / FOLDER
 
     def paths(self) -> list[Path]:
-        """The checkpoints there are, the last one last."""
+        """Return the paths of all checkpoints, the latest last."""
         return sorted(self.folder.glob("*.pt"))
 
     def save(self, step: int, parts: Mapping[str, Any], *, write: bool = True) -> None:
-        """Writes the state after a step, then lets all but the last two go; in processes that do not write, takes part in it.
+        """Write the state after a step, then remove all but the last two checkpoints.
 
-        Raises: ValueError for weights that are not finite, of which nothing is written; OSError where the disk is full.
+        All processes must call this, because together they gather the state; only those with `write` write it.
+        Raises ValueError for weights that are not finite, before anything is written, and OSError if the disk is full.
         """
         state: dict[str, Any] = {"step": step, **{name: part.state_dict() for name, part in parts.items()}}
         if not write:
             return
-        if names := broken(state["model"]):
+        if names := non_finite(state["model"]):
             raise ValueError(
                 f"after step {step} weights are not finite, {names[0]} among them: lower --learning-rate or raise "
-                "--warmup, and begin anew; no checkpoint is written of such weights"
+                "--warmup, and start again; no checkpoint is written of such weights"
             )
         check_lock(self.output)
         with (
-            full_disk_told(self.folder),
+            explain_write_errors(self.folder),
             whole_file(self.folder / f"{step:09}.pt") as temporary,
             open(temporary, "wb") as file,
         ):
             torch.save(state, file)
-        self.keep(KEPT)
+        self.keep(CHECKPOINTS_KEPT)
 
-    def keep(self, last: int) -> None:
-        """Lets all but the last ones go."""
-        for old in [*self.paths()[:-last], *self.folder.glob(f"*{UNFINISHED}")]:
-            old.unlink()
+    def keep(self, count: int) -> None:
+        """Remove all but the last `count` checkpoints, and unfinished ones."""
+        for path in [*self.paths()[:-count], *self.folder.glob(f"*{UNFINISHED}")]:
+            path.unlink()
 
     def load(self, parts: Mapping[str, Any]) -> int:
-        """Takes up the last checkpoint that is sound, if there is any; its step.
+        """Load the last intact checkpoint into `parts`, and return its step; 0 if there is no checkpoint.
 
-        Warns of each that is not, and takes the one before; ValueError where there are some and none is sound.
+        Warns of each damaged checkpoint and tries the one before. Raises ValueError if all of them are damaged.
         """
         paths = self.paths()
         for path in reversed(paths):
@@ -81,7 +84,7 @@ class Checkpoints:
                 pickle.UnpicklingError,
                 zipfile.BadZipFile,
             ) as error:
-                logger.warning("%s cannot be read, the checkpoint before it is taken: %s", path, error)
+                logger.warning("%s: cannot be read, so the checkpoint before it is used: %s", path, error)
                 continue
             for name, part in parts.items():
                 part.load_state_dict(state[name])
@@ -93,32 +96,35 @@ class Checkpoints:
         return 0
 
     def last_validation(self) -> dict[str, Any]:
-        """The last row of the validations' log; {} where there is none."""
+        """Return the last row of the validation log, {} if there is none."""
         path = self.output / VALIDATION_LOG
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return json.loads(lines[-1]) if lines else {}
 
     def cut_logs(self, step: int) -> None:
-        """Lets go of what the logs tell of later steps; of a line that a stop cut short, too."""
+        """Remove the rows of later steps from the logs, and an incomplete last line."""
         for path in filter(Path.exists, (self.output / LOG, self.output / VALIDATION_LOG)):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            write_file(path, "".join(kept))
+            valid_lines = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            write_file(path, "".join(valid_lines))
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint, mapped into memory; one of many errors where it is not whole, or its weights are not finite."""
+    """Return the state in a checkpoint, mapped into memory.
+
+    Raises one of many errors if the file is damaged, and ValueError if its weights are not finite.
+    """
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise ValueError(f"{damaged} in it is damaged")
     state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    if names := broken(state["model"]):
+    if names := non_finite(state["model"]):
         raise ValueError(f"its weights are not finite: {names[0]}")
     return state
 
 
-def broken(weights: Mapping[str, Any]) -> list[str]:
-    """The names of the tensors that hold a number that is not finite."""
+def non_finite(weights: Mapping[str, Any]) -> list[str]:
+    """Return the names of the tensors that hold a number that is not finite."""
     return [
         name
         for name, weight in weights.items()
@@ -127,8 +133,8 @@ def broken(weights: Mapping[str, Any]) -> list[str]:
 
 
 @contextmanager
-def full_disk_told(folder: Path) -> Iterator[None]:
-    """Raises OSError with folder and reason where weights cannot be written: libraries say other things of a full disk."""
+def explain_write_errors(folder: Path) -> Iterator[None]:
+    """Within this context, turn libraries' errors for a full disk into an OSError with folder and reason."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:

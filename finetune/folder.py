@@ -1,7 +1,8 @@
-"""A run's folder: what may begin in it, when it begins, and an earlier run that stays until the new one has a checkpoint.
+"""The folder of a run: whether a run may start in it, and what becomes of an earlier run.
 
-Nothing is written before everything was read. What `--overwrite` replaces then lies in `.before`: the earlier run is put back
-where the new one ends without a checkpoint, by the next command if need be.
+Nothing is written before all input has been read. With `--overwrite`, an earlier run is moved to the subfolder
+`.before` and stays there until the new run has a checkpoint. If the new run ends without one, the earlier run is put
+back, by the next command if need be.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from finetune.checkpoints import BEST, LOG, VALIDATION_LOG, Checkpoints, full_disk_told
+from finetune.checkpoints import BEST, LOG, VALIDATION_LOG, Checkpoints, explain_write_errors
 from finetune.checkpoints import FOLDER as CHECKPOINTS
 from finetune.config import Config, TrainingConfig
 from finetune.page import PAGE
@@ -25,11 +26,11 @@ from imagetext.outputs import UNFINISHED, whole_files, write_file
 from imagetext.shown import masked_values
 
 REJECTS, TRACKED, BEFORE = "rejects.jsonl", "capsmith", ".before"
-IMAGE_CACHE = "image_cache"  # folder of what a frozen image tower says of each picture, until the run ends
-DONE = ("open_clip_config.json", "adapter_config.json", "config.json")  # what a finished model has, written last
-VERSION = ".".join(version("capsmith").split(".")[:2])  # what one began, another does not go on with
-# how a run is carried out, not what comes of it
-CARRIED_OUT = {
+IMAGE_CACHE = "image_cache"  # folder with the frozen image tower's outputs, removed when the run ends
+DONE = ("open_clip_config.json", "adapter_config.json", "config.json")  # a finished model has one; it is written last
+VERSION = ".".join(version("capsmith").split(".")[:2])  # only the same version continues an unfinished run
+# Settings of how a run is carried out. They do not change its result, so a resumed run may have others.
+EXECUTION_SETTINGS = {
     "output",
     "overwrite",
     "num_workers",
@@ -49,172 +50,189 @@ CARRIED_OUT = {
 
 
 def check_output(config: TrainingConfig) -> None:
-    """Raises ValueError where the folder holds another run, or is not ours; puts an earlier run back if a start was cut off."""
-    output, record = config.output, _record(config)
+    """Check that a run may start or resume in the folder; raises ValueError if not.
+
+    It may not if the folder holds another run or foreign files, or cannot be written. An earlier run that was moved
+    aside for a run without a checkpoint is put back first.
+    """
+    output, record_path = config.output, _record_path(config)
     if (output / BEFORE).exists() and not Checkpoints(output).paths():
-        _put_back(output, record)
+        _put_back(output, record_path)
     present = {path.name for path in output.iterdir()} if output.exists() else set()
-    if record.name not in present and present - {record.name + UNFINISHED, LOCK}:
+    if record_path.name not in present and present - {record_path.name + UNFINISHED, LOCK}:
         raise ValueError(f"--output {output}: the folder is not empty and not a run of capsmith {config.command}")
-    if not os.access(next(folder for folder in (output, *output.absolute().parents) if folder.exists()), os.W_OK):
+    nearest_folder = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if not os.access(nearest_folder, os.W_OK):
         raise ValueError(f"--output {output}: you have no right to write there")
-    if config.overwrite and (output / BEFORE).exists() and _lies_within(config):
+    if config.overwrite and (output / BEFORE).exists() and _models_within(config):
         raise ValueError(
-            f"--output {output}: the model that it begins with is kept for the unfinished run there; "
+            f"--output {output}: the model to start from is kept for the unfinished run in this folder; "
             "finish that run, by the same command without --overwrite, or give another --output"
         )
-    if record.name in present and not config.overwrite and (Checkpoints(output).paths() or is_finished(output)):
+    if record_path.name in present and not config.overwrite and (Checkpoints(output).paths() or is_finished(output)):
         _check_same(config, read_record(config))
 
 
 def read_record(config: TrainingConfig) -> dict[str, Any]:
-    """What the folder's file says of its run: its settings, what was read of each input, and the files of its model, if done."""
-    return json.loads(_record(config).read_text(encoding="utf-8"))
+    """Return the record of the folder's run: its settings, input hashes, and, if it is finished, the model's files."""
+    return json.loads(_record_path(config).read_text(encoding="utf-8"))
 
 
 def is_finished(output: Path) -> bool:
-    """Whether the folder holds a finished model."""
+    """Return whether the folder holds a finished model."""
     return any((output / name).exists() for name in DONE)
 
 
 def is_done(config: TrainingConfig) -> bool:
-    """Whether the folder holds the finished model of this run, of all samples that are asked for."""
+    """Return whether the folder holds the finished model of this run, trained on all of its samples."""
     if config.overwrite or not is_finished(config.output):
         return False
     record = read_record(config)
-    finished = record.get("finished", 0 if "capsmith" in record else record["samples_seen"])  # 0.1 did not say so
-    return finished >= config.samples_seen
+    # Version 0.1 did not record how many samples a finished run had.
+    samples_finished = record.get("finished", 0 if "capsmith" in record else record["samples_seen"])
+    return samples_finished >= config.samples_seen
 
 
 @contextmanager
-def begun(config: TrainingConfig, read: Mapping[str, str], state: PartialState) -> Iterator[None]:
-    """The folder made ready for a run that has read all its inputs, of which `read` has a hash each by their paths.
+def run_folder(config: TrainingConfig, input_hashes: Mapping[str, str], state: PartialState) -> Iterator[None]:
+    """Prepare the folder for a run that has read all of its inputs.
 
-    Where the block ends without a checkpoint, an earlier run is put back. Raises ValueError where inputs are not what they were
-    when the run began. Only the main process of those that `state` tells of writes.
+    If the block ends without a checkpoint, an earlier run is put back. Only the main process (by `state`) writes.
+    input_hashes: a hash of each input, by its path. Raises ValueError if the inputs of a resumed run have changed.
     """
-    output, record = config.output, _record(config)
-    earlier = read_record(config) if record.exists() else {}
-    goes_on = not config.overwrite and bool(Checkpoints(output).paths())
-    if goes_on:
-        _check_inputs(output, earlier.get("read", read), read)
+    output, record_path = config.output, _record_path(config)
+    earlier = read_record(config) if record_path.exists() else {}
+    resumes = not config.overwrite and bool(Checkpoints(output).paths())
+    if resumes:
+        _check_inputs(output, earlier.get("read", input_hashes), input_hashes)
     state.wait_for_everyone()
     if state.is_main_process:
-        if earlier and not goes_on:
-            _move_aside(output, record, earlier)
-        kept = {name: earlier[name] for name in ("files", "finished") if goes_on and name in earlier}
-        _write(config, {"capsmith": VERSION, **_settings(config), "read": dict(read), **kept})
+        if earlier and not resumes:
+            _move_aside(output, record_path, earlier)
+        finished = {name: earlier[name] for name in ("files", "finished") if resumes and name in earlier}
+        _write_record(config, {"capsmith": VERSION, **_settings(config), "read": dict(input_hashes), **finished})
     state.wait_for_everyone()
     try:
         yield
-    except LockLost:  # what lies there now is another run's
+    except LockLost:  # the folder now belongs to another run
         raise
     except BaseException:
         if state.is_main_process and (output / BEFORE).exists() and not Checkpoints(output).paths():
-            _put_back(output, record)
+            _put_back(output, record_path)
         raise
 
 
-def let_go_of_earlier(config: TrainingConfig) -> None:
-    """Removes an earlier run, now that there is a checkpoint; one that holds the model it begins with stays to the end."""
-    if not _lies_within(config):
+def remove_earlier_run(config: TrainingConfig) -> None:
+    """Remove the earlier run that was moved aside, unless it holds the model that this run starts from."""
+    if not _models_within(config):
         shutil.rmtree(config.output / BEFORE, ignore_errors=True)
 
 
-def as_it_lies(config: Config) -> Config:
-    """The configuration with the paths of a model that lies in the folder of the earlier run, where that was moved aside."""
+def with_current_paths(config: Config) -> Config:
+    """Return the configuration with the present paths of models that were moved aside with an earlier run."""
     before = config.output.absolute() / BEFORE
-    moved = {name: str(before / path) for name, path in _lies_within(config).items() if (before / path).exists()}
+    moved = {name: str(before / path) for name, path in _models_within(config).items() if (before / path).exists()}
     return config.model_copy(update=moved)
 
 
 def write_finished(config: TrainingConfig, model: Any, *name: str) -> None:
-    """Has the finished model saved, whole, its config last, and lets go of all but it, its records and the last checkpoint.
+    """Save the finished model, with its config last, and remove all but the model, records and the last checkpoint.
 
-    The record says that the run is finished only after the model has its place: a run that is killed between goes on from its
-    last checkpoint, and writes the same model again.
+    name: the captioner's name, if it is a captioner. The record says that the run is finished only after the model is
+    in place. So a run that is killed in between resumes from its last checkpoint and writes the same model again.
     """
     check_lock(config.output)
-    with full_disk_told(config.output), whole_files(config.output, last=DONE) as staging:
+    with explain_write_errors(config.output), whole_files(config.output, last=DONE) as staging:
         model.save(staging, *name)
         files = sorted(str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file())
-        _write(config, read_record(config) | {"files": files})
-    _write(config, read_record(config) | {"finished": config.samples_seen})
-    let_go_of_the_rest(config)
+        _write_record(config, read_record(config) | {"files": files})
+    _write_record(config, read_record(config) | {"finished": config.samples_seen})
+    remove_leftovers(config)
 
 
-def let_go_of_the_rest(config: TrainingConfig) -> None:
-    """Removes what a finished run needs no more; a run that was killed meanwhile has left some of it."""
+def remove_leftovers(config: TrainingConfig) -> None:
+    """Remove what a finished run no longer needs, also what a killed run has left."""
     Checkpoints(config.output).keep(1)
     for folder in (BEFORE, IMAGE_CACHE):
         shutil.rmtree(config.output / folder, ignore_errors=True)
 
 
-# --- what the folder holds -----------------------------------------------------------------------------------------
+# --- the record of a run -------------------------------------------------------------------------------------------
 
 
-def _record(config: TrainingConfig) -> Path:
+def _record_path(config: TrainingConfig) -> Path:
     return config.output / f"{config.command}.json"
 
 
 def _settings(config: TrainingConfig) -> dict[str, Any]:
-    return masked_values(config.model_dump(mode="json", exclude=CARRIED_OUT))
+    return masked_values(config.model_dump(mode="json", exclude=EXECUTION_SETTINGS))
 
 
-def _write(config: TrainingConfig, record: Mapping[str, Any]) -> None:
-    write_file(_record(config), json.dumps(record, indent=2))
+def _write_record(config: TrainingConfig, record: Mapping[str, Any]) -> None:
+    write_file(_record_path(config), json.dumps(record, indent=2))
 
 
 def _check_same(config: TrainingConfig, earlier: Mapping[str, Any]) -> None:
-    """Raises ValueError where the folder's run has other settings, or another version began it and did not finish it."""
-    output, settings, began = config.output, _settings(config), earlier.get("capsmith", "0.1")  # 0.1 did not say so
-    unsaid = _settings(type(config).model_construct())  # what it could not say yet, it did not ask for
-    if began != VERSION and not is_finished(output):
+    """Raise ValueError if the folder's run has other settings, or another version started it and did not finish it."""
+    output, settings = config.output, _settings(config)
+    earlier_version = earlier.get("capsmith", "0.1")  # 0.1 did not record its version
+    if earlier_version != VERSION and not is_finished(output):
         raise ValueError(
-            f"--output {output}: capsmith {began} began this run; finish it with capsmith {began}, or --overwrite "
-            "to start anew"
+            f"--output {output}: capsmith {earlier_version} began this run; finish it with capsmith "
+            f"{earlier_version}, or --overwrite to start anew"
         )
     more = config.samples_seen > earlier["samples_seen"]
-    if other := ", ".join(
+    # A setting that the earlier run's version did not have yet was at its default.
+    earlier_settings = {**_settings(type(config).model_construct()), **earlier}
+    differences = [
         f"{name} was {value!r}, is {settings[name]!r}"
-        for name, value in {**unsaid, **earlier}.items()
+        for name, value in earlier_settings.items()
         if name in settings and settings[name] != value and not (more and name == "samples_seen")
-    ):
-        raise ValueError(f"--output {output} holds a run with other settings (--overwrite starts anew): {other}")
+    ]
+    if differences:
+        raise ValueError(
+            f"--output {output} holds a run with other settings (--overwrite starts anew): {', '.join(differences)}"
+        )
     if more and not Checkpoints(output).paths():
         raise ValueError(
             f"--output {output}: the finished run has no checkpoint left to go on from; "
-            f"--model {output} with another --output trains its model further"
+            f"to train its model further, use --model {output} and another --output"
         )
 
 
-def _check_inputs(output: Path, earlier: Mapping[str, str], now: Mapping[str, str]) -> None:
-    if changed := [path for path in {**earlier, **now} if earlier.get(path) != now.get(path)]:
+def _check_inputs(output: Path, earlier: Mapping[str, str], current: Mapping[str, str]) -> None:
+    """Raise ValueError that lists the inputs whose hashes differ."""
+    changed = [path for path in {**earlier, **current} if earlier.get(path) != current.get(path)]
+    if changed:
         problem = "these inputs have changed since the run began; give another folder, or --overwrite to start anew:"
         raise ValueError("\n  ".join([f"--output {output}: {problem}", *changed]))
 
 
-def _lies_within(config: TrainingConfig) -> dict[str, Path]:
-    """The settings that name a model in the run's own folder, with its path there."""
+def _models_within(config: TrainingConfig) -> dict[str, Path]:
+    """Return the settings that name a model inside the run's folder, each with the model's path relative to it."""
     output = config.output.resolve()
-    named = {
-        name: Path(value).resolve()
-        for name in ("model", "base", "student", "pretrained")
-        if (value := getattr(config, name, None))
-    }
-    within = {name: path.relative_to(output) for name, path in named.items() if path.is_relative_to(output)}
-    return {
-        name: path for name, path in within.items() if (output / path).exists() or (output / BEFORE / path).exists()
-    }
+    models = {}
+    for name in ("model", "base", "student", "pretrained"):
+        value = getattr(config, name, None)
+        path = Path(value).resolve() if value else None
+        if path and path.is_relative_to(output):
+            relative = path.relative_to(output)
+            if (output / relative).exists() or (output / BEFORE / relative).exists():
+                models[name] = relative
+    return models
 
 
-# --- an earlier run, aside and back --------------------------------------------------------------------------------
+# --- moving an earlier run aside and back --------------------------------------------------------------------------
 
 
-def _own(output: Path, record: Mapping[str, Any]) -> list[str]:
-    """The names of all that a run has in its folder, checkpoints first; whatever a record says, none leads out of it."""
-    names_there = set(os.listdir(output))
-    files = record.get("files") or [path.name for path in output.glob("*.safetensors*")]  # earlier versions noted none
+def _names_of_run(output: Path, record: Mapping[str, Any]) -> list[str]:
+    """Return the names of all files and folders of a run in its folder, checkpoints first.
+
+    Only names that exist directly in the folder are returned, whatever paths a record lists.
+    """
+    existing_names = set(os.listdir(output))
+    # Early versions did not record the model's files.
+    files = record.get("files") or [path.name for path in output.glob("*.safetensors*")]
     names = dict.fromkeys(
         [
             CHECKPOINTS,
@@ -230,25 +248,29 @@ def _own(output: Path, record: Mapping[str, Any]) -> list[str]:
             CARD,
         ]
     )
-    return [name for name in names if name in names_there]
+    return [name for name in names if name in existing_names]
 
 
-def _move_aside(output: Path, record: Path, earlier: Mapping[str, Any]) -> None:
-    """Checkpoints first and the record last, so that a stop on the way can be told and undone."""
+def _move_aside(output: Path, record_path: Path, earlier: Mapping[str, Any]) -> None:
+    """Move an earlier run into `.before`, its record last, so that an interrupted move can be undone."""
     shutil.rmtree(output / BEFORE, ignore_errors=True)
     (output / BEFORE).mkdir()
-    for name in [*_own(output, earlier), record.name]:
+    for name in [*_names_of_run(output, earlier), record_path.name]:
         os.replace(output / name, output / BEFORE / name)
 
 
-def _put_back(output: Path, record: Path) -> None:
-    """The earlier run back in its place, checkpoints last; where its record was moved, what lies there now is the new run's."""
+def _put_back(output: Path, record_path: Path) -> None:
+    """Move the earlier run back to its place, checkpoints last.
+
+    If its record had been moved aside, the files in the folder belong to the new run and are removed first.
+    """
     before = output / BEFORE
-    if (before / record.name).exists():
-        for name in _own(output, json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}):
+    if (before / record_path.name).exists():
+        record = json.loads(record_path.read_text(encoding="utf-8")) if record_path.exists() else {}
+        for name in _names_of_run(output, record):
             path = output / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        os.replace(before / record.name, record)
+        os.replace(before / record_path.name, record_path)
     for path in sorted(before.iterdir(), key=lambda path: path.name == CHECKPOINTS):
         os.replace(path, output / path.name)
     before.rmdir()

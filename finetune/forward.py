@@ -1,6 +1,9 @@
-"""What the trainer asks of a captioner or a student: `finetune.captioner.forward` and `finetune.student.model` have these.
+"""The interface between the trainer and a model in training.
 
-B: pictures of a part of a batch, N: of the whole batch, K: captions of each, T: tokens to predict, V: vocabulary, E: embedding
+`finetune.captioner.forward` and `finetune.student.model` implement it.
+
+B: pictures in a part of a batch, N: pictures in the whole batch, K: captions of each picture, T: tokens to predict,
+V: vocabulary size, E: embedding dimension
 """
 
 from collections.abc import Callable
@@ -14,50 +17,50 @@ from finetune.losses import Losses
 
 
 class Forward(Protocol):
-    """A model in training with its losses, an nn.Module: all that the trainer asks of a captioner or a student."""
+    """A captioner or a student in training, with its losses. Implementations are also an nn.Module."""
 
-    captions: bool  # it has a caption loss
-    contrasts: bool  # it has losses that compare the pictures of a whole batch
-    weights: dict[str, float]  # of its losses, by name: "caption", and those of `batch_losses`
-    pad_id: int | None  # what fills token ids up, where it captions
+    captions: bool  # whether it has a caption loss
+    contrasts: bool  # whether it has losses that compare the pictures of a whole batch
+    weights: dict[str, float]  # the weight of each loss, by name: "caption", and those of `batch_losses`
+    pad_id: int | None  # the token that captions are padded with, if it has a caption loss
 
     @property
     def model(self) -> nn.Module:
-        """The model whose weights learn."""
+        """The model whose weights are trained."""
         ...
 
     @property
     def depth(self) -> Callable[[str], int] | None:
-        """How deep a weight lies, by its name, 0 at the top."""
+        """A function from a weight's name to its depth, 0 at the top; None if all weights learn at the same rate."""
         ...
 
     def products(self) -> AbstractContextManager:
-        """The context in which a step is made."""
+        """Return the context in which each step runs, which may make matrix products faster."""
         ...
 
     def forward(self, images: Any, tokens: Tensor, /) -> dict[str, Tensor]:
-        """What it says of pictures, as the set gives them, and token ids (B, K, L).
+        """Return the model's outputs for images, as the training set gives them, and token ids (B, K, L).
 
-        Where it captions, `logits` (T, V) and `labels` (T,) of all tokens that count; where it contrasts, `image_features`
-        (B, E) and `text_features` (B, K, E) of unit length, and `logit_scale`, not logarithmic.
+        With a caption loss: `logits` (T, V) and `labels` (T,) of all tokens to predict. With losses over the batch:
+        `image_features` (B, E) and `text_features` (B, K, E) of unit length, and `logit_scale`, not logarithmic.
         """
         ...
 
     def batch_losses(
         self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **embeddings: Tensor
     ) -> Losses:
-        """The losses of a whole batch's features (N, E) and (N, K, E), where it contrasts, and numbers for the log.
+        """Return the losses over a whole batch's features (N, E) and (N, K, E), and further numbers for the log.
 
-        pictures (N,): their numbers in the set. embeddings: what the set's batches have beside pictures and tokens. A number that
-        `weights` does not name is only told; where it is NaN there is nothing to tell.
+        pictures (N,): their indices in the set. embeddings: those of the set's batches. A number whose name is not in
+        `weights` is only logged, and not even that if it is NaN.
         """
         ...
 
     def prepare(self, pictures: Any, accelerator: Accelerator, config: Any, /) -> None:
-        """Called once before the first step, in every process; may replace what the set gives of a picture."""
+        """Called once in every process before the first step; may replace `pictures.image`."""
 
     def clamp(self) -> None:
-        """Called after each step: keeps weights within their bounds."""
+        """Called after each step; keeps weights within their bounds."""
 
     def written(self) -> Any:
-        """What is to be validated and saved, as the weights are now."""
+        """Return the captioner or student to validate and save, with the present weights."""

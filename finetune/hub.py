@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: whether a captioner can be uploaded there, and the upload."""
+"""Uploads a captioner to the Hugging Face Hub, and checks before the training whether that will be possible."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,41 +7,41 @@ from imagetext.cards import CARD
 
 
 def check_hub(name: str) -> None:
-    """Raises ValueError where there is no token that may write to `org/name`, or the name is none; OSError without the Hub."""
+    """Raise ValueError if `name` is invalid or no token may write there, OSError if the Hub does not answer."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
     from huggingface_hub.utils import validate_repo_id
 
-    where = f"--push-to-hub {name}"
+    flag = f"--push-to-hub {name}"
     try:
         validate_repo_id(name)
-        who = HfApi().whoami()
+        user = HfApi().whoami()
     except HFValidationError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{flag}: {error}") from error
     except LocalTokenNotFoundError as error:
-        raise ValueError(f"{where}: there is no token; give one with `hf auth login` or HF_TOKEN") from error
-    except Exception as error:  # the client's own errors, which differ between its versions
+        raise ValueError(f"{flag}: there is no token; give one with `hf auth login` or HF_TOKEN") from error
+    except Exception as error:  # the client's errors differ between its versions
         if getattr(getattr(error, "response", None), "status_code", None) == 401:
-            raise ValueError(f"{where}: the token is not valid: {error}") from error
-        raise OSError(f"{where}: the Hub does not answer: {error}") from error
-    if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise ValueError(f"{where}: the token may only read; make one that may write")
-    places = [who["name"], *(one["name"] for one in who.get("orgs", []))]
-    if name.partition("/")[0].lower() not in (place.lower() for place in places):
-        raise ValueError(f"{where}: the token may write to {', '.join(places)}")
+            raise ValueError(f"{flag}: the token is not valid: {error}") from error
+        raise OSError(f"{flag}: the Hub does not answer: {error}") from error
+    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise ValueError(f"{flag}: the token may only read; create one that may write")
+    owners = [user["name"], *(organisation["name"] for organisation in user.get("orgs", []))]
+    if name.partition("/")[0].lower() not in (owner.lower() for owner in owners):
+        raise ValueError(f"{flag}: the token may only write to {', '.join(owners)}")
 
 
 def push(folder: Path, files: Sequence[str], name: str, *, public: bool) -> None:
-    """Uploads a captioner's files and its card, nothing else; makes a repository where there is none, private unless `public`.
+    """Upload a captioner's files and its card, and nothing else, to a repository, which is created if need be.
 
-    Raises OSError, after which the same command tries again.
+    A new repository is private unless `public`. Raises OSError if the upload fails; the same command then tries again.
     """
     from huggingface_hub import HfApi
 
     try:
         HfApi().create_repo(name, private=not public, exist_ok=True)
         HfApi().upload_folder(repo_id=name, folder_path=folder, allow_patterns=[*files, CARD])
-    except Exception as error:  # the client's own errors, which differ between its versions
+    except Exception as error:  # the client's errors differ between its versions
         raise OSError(
             f"--push-to-hub {name}: {error}\nthe captioner is finished in {folder}; the same command tries the upload "
             "again"

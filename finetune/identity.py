@@ -1,4 +1,4 @@
-"""Which picture is which: of the same bytes, or of the same key and the same look; and what was read of each input."""
+"""Recognises pictures: finds duplicates by bytes, or by key and appearance, and hashes what each input holds."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -10,32 +10,34 @@ from PIL import Image
 
 from imagetext.sample import Record, decode_image
 
-SIDE = 16  # pixels of the small grey pictures that are compared
-ALIKE = 4  # of 255: their mean difference is below; other encodings and sizes of one photograph differ by 0 to 2
+SIDE = 16  # side, in pixels, of the small grey pictures that are compared
+# Pictures look alike if their mean difference, of 255, is below this. Encodings and sizes of one photograph differ by
+# 0 to 2.
+ALIKE = 4
 
 
 class Identity(NamedTuple):
-    """A picture's key, and a hash of its bytes: files of one path have the same."""
+    """The key of a picture and a hash of its bytes."""
 
     key: str
     hash: bytes
 
 
 class Pictures(Protocol):
-    """Pictures by number."""
+    """A set of pictures, each with an index."""
 
     @property
     def identities(self) -> Sequence[Identity]:
-        """Which picture is which."""
+        """The key and hash of each picture."""
         ...
 
     def encoded(self, index: int) -> bytes | None:
-        """The picture's bytes."""
+        """Return the bytes of the picture."""
         ...
 
 
-class Held:
-    """Records with their pictures' bytes, by number."""
+class HeldOutRecords:
+    """Records in memory as a set of pictures, for `find_duplicates`."""
 
     def __init__(self, records: Sequence[Record]):
         self.records = records
@@ -46,30 +48,31 @@ class Held:
 
 
 def picture_hash(data: bytes | None) -> bytes:
-    """The hash of a picture's bytes."""
+    """Return the hash of a picture's bytes."""
     return hashlib.blake2b(data or b"", digest_size=16).digest()
 
 
-def doubles(pictures: Pictures, held: Pictures, numbers: Collection[int]) -> set[int]:
-    """Which of `pictures` are among these numbers of `held`: by their bytes, or by key, where they look alike, too.
+def find_duplicates(pictures: Pictures, held_out: Pictures, held_out_indices: Collection[int]) -> set[int]:
+    """Return the indices of those `pictures` that are also among the given pictures of `held_out`.
 
-    A key alone says little: two sets may both begin with 000000.
+    Two pictures are duplicates if they have the same bytes, or the same key and the same appearance. The same key
+    alone is not enough, because two sets may both start with 000000.
     """
-    hashes = {held.identities[number].hash for number in numbers}
-    by_key = {held.identities[number].key: number for number in numbers}
-    same_bytes = {number for number, (_, hash) in enumerate(pictures.identities) if hash in hashes}
+    hashes = {held_out.identities[index].hash for index in held_out_indices}
+    index_of_key = {held_out.identities[index].key: index for index in held_out_indices}
+    same_bytes = {index for index, identity in enumerate(pictures.identities) if identity.hash in hashes}
     same_key = [
-        (number, by_key[key])
-        for number, (key, _) in enumerate(pictures.identities)
-        if key in by_key and number not in same_bytes
+        (index, index_of_key[identity.key])
+        for index, identity in enumerate(pictures.identities)
+        if identity.key in index_of_key and index not in same_bytes
     ]
-    with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
-        looks = pool.map(lambda pair: alike(pictures.encoded(pair[0]), held.encoded(pair[1])), same_key)
-        return same_bytes | {number for (number, _), are_alike in zip(same_key, looks, strict=True) if are_alike}
+    with ThreadPoolExecutor() as pool:  # decoding releases Python's global lock
+        are_alike = pool.map(lambda pair: look_alike(pictures.encoded(pair[0]), held_out.encoded(pair[1])), same_key)
+        return same_bytes | {index for (index, _), alike in zip(same_key, are_alike, strict=True) if alike}
 
 
-def alike(first: bytes | None, second: bytes | None) -> bool:
-    """Whether two encoded pictures look the same, whatever their sizes and encodings."""
+def look_alike(first: bytes | None, second: bytes | None) -> bool:
+    """Return whether two encoded pictures look the same, whatever their sizes and encodings."""
     first_small, second_small = (
         np.asarray(decode_image(data).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=float)
         for data in (first, second)
@@ -78,13 +81,13 @@ def alike(first: bytes | None, second: bytes | None) -> bool:
 
 
 class InputHashes:
-    """A hash of all records that were read of each input file or folder, in their order."""
+    """For each input file or folder, a hash of all records that were read from it, in their order."""
 
     def __init__(self) -> None:
         self._by_path: dict[str, hashlib.blake2b] = {}
 
     def add(self, path: str, record: Record, picture: bytes) -> None:
-        """Adds a record with the hash of its picture."""
+        """Add a record with the hash of its picture."""
         columns = (text for name, texts in record.columns.items() for text in (name, *texts))
         parts = [picture, *(text.encode("utf-8", "replace") for text in (record.key, *record.captions, *columns))]
         parts += [part for name, data in record.members.items() for part in (name.encode(), data)]
@@ -94,4 +97,5 @@ class InputHashes:
             hash.update(part)
 
     def hexdigests(self) -> dict[str, str]:
+        """Return the hash of each input by its path."""
         return {path: hash.hexdigest() for path, hash in self._by_path.items()}

@@ -1,4 +1,4 @@
-"""Signals that ask a run that trains to end: it ends after its step, with a checkpoint."""
+"""Signals that ask a training run to stop: the run finishes its step, writes a checkpoint, and ends."""
 
 import signal
 import threading
@@ -13,38 +13,38 @@ SIGNALS = (signal.SIGINT, *STOPPED)
 
 
 class Interrupts:
-    """Notes the signals while its block is entered: `asked` is the first that came, or 0.
+    """Records signals inside its `with` block; `received` is the first signal, or 0.
 
-    Raises KeyboardInterrupt at once within `at_once`, where nothing would be lost, and at a second SIGINT to a process that is
-    alone: of several, each is told more than once, by the terminal and by what started them.
+    It raises KeyboardInterrupt immediately inside `at_once`, where nothing would be lost, and at a second SIGINT if
+    the process is `alone`. One of several processes may get the same SIGINT twice, from the terminal and from its
+    launcher.
     """
 
     def __init__(self, *, alone: bool):
-        self.alone, self.asked, self._at_once, self._interrupted = alone, 0, False, False
+        self.alone, self.received, self._at_once, self._interrupted = alone, 0, False, False
 
     def __enter__(self) -> Self:
-        is_main = threading.current_thread() is threading.main_thread()  # no other thread may do so
-        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        self._before = {number: signal.signal(number, self._note) for number in heard} if is_main else {}
+        is_main = threading.current_thread() is threading.main_thread()  # Python lets only this thread set handlers
+        handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._earlier_handlers = {number: signal.signal(number, self._record) for number in handled} if is_main else {}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._earlier_handlers.items():
             signal.signal(number, handler)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
+        """Within this context, raise KeyboardInterrupt at any signal, also for one that was received before."""
         self._at_once = True
-        if self.asked:
-            raise KeyboardInterrupt(self.asked)
+        if self.received:
+            raise KeyboardInterrupt(self.received)
         yield
         self._at_once = False
 
-    def _note(self, number: int, _: FrameType | None) -> None:
-        again = self.alone and self._interrupted and number == signal.SIGINT
-        self.asked, self._interrupted = (
-            self.asked or signal.Signals(number),
-            self._interrupted or number == signal.SIGINT,
-        )
-        if self._at_once or again:
-            raise KeyboardInterrupt(self.asked)
+    def _record(self, number: int, _: FrameType | None) -> None:
+        is_second_interrupt = self.alone and self._interrupted and number == signal.SIGINT
+        self.received = self.received or signal.Signals(number)
+        self._interrupted = self._interrupted or number == signal.SIGINT
+        if self._at_once or is_second_interrupt:
+            raise KeyboardInterrupt(self.received)

@@ -1,4 +1,4 @@
-"""Captions of more tokens than the context: whole sentences that fit, whole words, or tokens, nearly as open_clip cuts them."""
+"""Shortens captions that are longer than the context: to whole sentences, whole words, or tokens."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -9,19 +9,21 @@ import regex
 from diversity.words.sentences import joined, sentences
 from diversity.words.tokens import units
 
-CONTEXTS = (77, 128, 256)  # of the paper's captioners, the CLS token included
-OFTEN = 0.2  # from this share of captions over the context on, it is said before the first step
-HELD = 0.99  # a context fits a set of which it holds this share
+CONTEXTS = (77, 128, 256)  # context lengths of the paper's captioners, including the CLS token
+OFTEN = 0.2  # there is a warning if a larger share of the captions is longer than the context
+HELD = 0.99  # share of a set's captions that must fit into a context that the warning recommends
 BAR = 40  # characters of the histogram's longest bar
 
 
 class CaptionFitter:
-    """Token ids of captions, none longer than `limit`; `mode` says what becomes of those that are.
+    """Turns captions into at most `limit` token ids; `mode` decides how longer captions are shortened.
 
-    sentence: a run of whole consecutive sentences, from a sentence that the draw chooses on, as many as fit; where not one
-    fits, as `word`. word: the first words that fit, without an end token, because nothing ends there. token: the first tokens,
-    and an end token, as open_clip has it. No mode cuts inside a character: of a word that is too long, whole characters
-    stay, and tokens that would be a part of a character's go.
+    sentence: to consecutive whole sentences, as many as fit; the draw chooses the first. If no sentence fits, as
+    `word`.
+    word: to the first words that fit, without an end token, because the text does not end there.
+    token: to the first tokens and an end token, as open_clip does.
+    No mode cuts inside a character. A word that is too long is cut between characters, and tokens that hold only a
+    part of a character are removed.
     """
 
     def __init__(self, encode: Callable[[str], list[int]], decode: Callable[[list[int]], str], limit: int, mode: str):
@@ -29,7 +31,7 @@ class CaptionFitter:
         self._runs = lru_cache(2**14)(self._all_runs)
 
     def __call__(self, caption: str, draw: int) -> list[int]:
-        """The caption's ids, from the start token on."""
+        """Return the caption's token ids, beginning with the start token; `draw` chooses the first sentence."""
         ids = self.encode(caption)
         if len(ids) <= self.limit:
             return ids
@@ -40,16 +42,14 @@ class CaptionFitter:
             while run:
                 if len(ids := self.encode(joined(run))) <= self.limit:
                     return ids
-                run = run[:-1]  # a tokenizer may need more tokens for sentences together than one by one
+                run = run[:-1]  # a tokenizer may need more tokens for sentences together than for each alone
         return self._first_words(caption)
 
     def _all_runs(self, caption: str) -> list[list[str]]:
-        """From each sentence that fits on, as many as fit; each sentence is tokenised once."""
+        """Return, for each sentence that fits, the longest run from it on that fits; tokenises each sentence once."""
         parts, runs, last = sentences(caption), [], 0
-        ends = [
-            0,
-            *accumulate(len(self.encode(part)) - 2 for part in parts),
-        ]  # tokens up to each sentence, start and end aside
+        token_counts = [len(self.encode(part)) - 2 for part in parts]  # without start and end token
+        ends = [0, *accumulate(token_counts)]
         for first in range(len(parts)):
             while last < len(parts) and ends[last + 1] - ends[first] + 2 <= self.limit:
                 last += 1
@@ -59,18 +59,18 @@ class CaptionFitter:
         return runs
 
     def _first_tokens(self, ids: list[int]) -> list[int]:
-        """The first tokens that leave room for an end token, up to the last one that ends where a character does."""
+        """Return the first tokens that leave room for an end token and end where a character ends."""
         text = self.decode(ids)
         characters = {*accumulate(map(len, regex.findall(r"\X", text)))}
-        for ends in (characters, range(1, len(text))):  # a character of many marks may itself be too long
+        for ends in (characters, range(1, len(text))):  # a single character with many marks may be too long
             for count in range(self.limit - 1, 1, -1):
-                part = self.decode(ids[:count])  # of a part of a character it is another text
+                part = self.decode(ids[:count])  # an incomplete character decodes to other text
                 if len(part) in ends and text.startswith(part):
                     return ids[:count]
         return ids[:1]
 
     def _first_words(self, caption: str) -> list[int]:
-        """The first words, of the first word the first characters, and of a character of many marks the first ones."""
+        """Return the first words that fit; if none fits, the first characters; if none fits, the first code points."""
         characters = regex.findall(r"\X", caption[: 8 * self.limit])
         return (
             self._longest(units(caption))
@@ -80,20 +80,24 @@ class CaptionFitter:
         )
 
     def _longest(self, parts: Sequence[str]) -> list[int]:
-        """The ids of as many first parts as fit, without the end token; none where the first does not."""
-        fitting, found, over = 0, [], len(parts)  # so many fit, their ids, so many do not
-        while over - fitting > 1:
-            middle = (fitting + over) // 2
+        """Return the ids of as many leading parts as fit, without an end token; [] if not even the first part fits."""
+        fitting, too_many = 0, len(parts)  # a number of parts that fits, and one that does not
+        fitting_ids: list[int] = []
+        while too_many - fitting > 1:
+            middle = (fitting + too_many) // 2
             ids = self.encode("".join(parts[:middle]))[:-1]
             if len(ids) <= self.limit:
-                fitting, found = middle, ids
+                fitting, fitting_ids = middle, ids
             else:
-                over = middle
-        return found
+                too_many = middle
+        return fitting_ids
 
 
 def length_warning(lengths: Sequence[int], limit: int) -> str:
-    """What to tell of captions of so many tokens, if more than a fifth are over the limit: how many, how long, what would fit."""
+    """Return a warning if more than a fifth of the captions are longer than the limit, otherwise "".
+
+    It has a histogram of the lengths, and the context that would fit. lengths: numbers of tokens.
+    """
     over = sum(length > limit for length in lengths) / len(lengths)
     if over <= OFTEN:
         return ""
@@ -104,9 +108,8 @@ def length_warning(lengths: Sequence[int], limit: int) -> str:
         share = sum(low < length <= high for length in lengths) / len(lengths)
         lines.append(f"  {low + 1:4} to {high:4} tokens {share:4.0%} {'█' * round(BAR * share)}")
     fitting = [context for context in CONTEXTS if sum(length < context for length in lengths) >= HELD * len(lengths)]
-    lines.append(
-        f"a context of {fitting[0]} would hold {HELD:.0%} of them"
-        if fitting
-        else f"no context up to {CONTEXTS[-1]} would hold {HELD:.0%} of them"
-    )
+    if fitting:
+        lines.append(f"a context of {fitting[0]} would hold {HELD:.0%} of them")
+    else:
+        lines.append(f"no context up to {CONTEXTS[-1]} would hold {HELD:.0%} of them")
     return "\n".join(lines)

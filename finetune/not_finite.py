@@ -1,4 +1,4 @@
-"""Why a loss is not finite, as far as it can be told: weights, single pictures, or the learning rate."""
+"""Finds out why a loss is not finite: because of the weights, of single pictures, or of the learning rate."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,40 +8,41 @@ from torch import nn
 
 from captioners.decoding.search import evaluating
 from finetune.batching import Batch
-from finetune.checkpoints import broken
+from finetune.checkpoints import non_finite
 
-NAMED = 3  # weights, or pictures, that are named
+NAMED = 3  # number of weights or pictures that a message names
 
 
 def check_weights(model: nn.Module, what: str) -> None:
-    """Raises ValueError for a model, named by `what`, that begins with weights that are not finite."""
-    if names := broken(dict(model.named_parameters())):
-        raise ValueError(f"{what}: {len(names)} of its weights hold numbers that are not finite: {_some(names)}")
+    """Raise ValueError if the model has weights that are not finite; `what` names the model in the message."""
+    if names := non_finite(dict(model.named_parameters())):
+        raise ValueError(f"{what}: {len(names)} of its weights hold numbers that are not finite: {_first_few(names)}")
 
 
 @torch.no_grad()
-def cause(forward: Any, parts: Sequence[Batch], rate: float, dtype: str) -> str:
-    """What to tell of a step whose loss or gradients are not finite, its weights being those before it; a sentence.
+def explain_not_finite(forward: Any, parts: Sequence[Batch], *, rate: float, dtype: str) -> str:
+    """Return a sentence that says why a step's loss or gradients are not finite, and what to do.
 
-    `forward` is a `finetune.forward.Forward` that is whole in this process, `parts` are the step's pictures, `rate` is its
-    learning rate.
+    forward: a `finetune.forward.Forward` that is whole in this process, with the weights from before the step.
+    parts: the pictures of the step. rate: its learning rate.
     """
-    slower = f"lower --learning-rate (it was {rate:.2g} at this step) or raise --warmup, and begin anew"
-    if names := broken(dict(forward.model.named_parameters())):
-        return f"The steps before have left weights that are not finite ({_some(names)}): {slower}."
-    ones = [one for part in parts for one in part.parts(len(part.keys), part.pictures.device)]
+    remedy = f"lower --learning-rate (it was {rate:.2g} at this step) or raise --warmup, and start again"
+    if names := non_finite(dict(forward.model.named_parameters())):
+        return f"Earlier steps have left weights that are not finite ({_first_few(names)}): {remedy}."
+    singles = [single for part in parts for single in part.parts(len(part.keys), part.pictures.device)]
     with evaluating(forward):
-        wrong = [one.keys[0] for one in ones if broken(forward(one.images, one.tokens))]
-    if 0 < len(wrong) < len(ones):
-        return f"What the model says of {_some(wrong)} alone is not finite: look at these pictures and their captions."
-    overflow = " fp16 holds no number above 65,504: bf16 and fp32 do." if dtype == "fp16" else ""
-    which = (
-        "What the model says of every picture is not finite"
+        wrong = [single.keys[0] for single in singles if non_finite(forward(single.images, single.tokens))]
+    if 0 < len(wrong) < len(singles):
+        pictures = _first_few(wrong)
+        return f"Only for {pictures} are the model's outputs not finite: check these pictures and their captions."
+    overflow = " fp16 cannot hold numbers above 65,504; bf16 and fp32 can." if dtype == "fp16" else ""
+    finding = (
+        "The model's outputs are not finite for any picture"
         if wrong
-        else "Weights, and what the model says, are finite"
+        else "The weights and the model's outputs are finite"
     )
-    return f"{which}: {slower}.{overflow}"
+    return f"{finding}: {remedy}.{overflow}"
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

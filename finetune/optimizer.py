@@ -1,4 +1,4 @@
-"""Which weights learn, how fast, and which decay."""
+"""The parameter groups of the optimizer and the learning rate schedule."""
 
 import math
 import re
@@ -13,10 +13,10 @@ from finetune.config import TrainingConfig
 def parameter_groups(
     model: nn.Module, config: TrainingConfig, depth: Callable[[str], int] | None = None
 ) -> list[dict]:
-    """AdamW's groups of the trained weights: norms, biases and embeddings without decay; each depth at its own rate.
+    """Return AdamW's parameter groups; norms, biases and embeddings have no weight decay, each depth its own rate.
 
-    depth: of a weight's name, 0 at the top; one further down learns layer_decay times as fast (Clark et al. 2020,
-    arXiv 2003.10555).
+    depth: gives the depth of a weight from its name, 0 at the top. Each level further down learns layer_decay times as
+    fast as the one above (Clark et al. 2020, arXiv 2003.10555).
     """
     groups: dict[tuple[float, bool], list] = {}
     for name, weight in model.named_parameters():
@@ -30,7 +30,11 @@ def parameter_groups(
 
 
 def coca_depth(model: CoCa) -> Callable[[str], int]:
-    """How deep a CoCa's weights lie: its decoder's blocks, below them both towers' side by side, embeddings lowest."""
+    """Return a function from the name of a CoCa weight to its depth.
+
+    The decoder's blocks are at the top. Below them are the blocks of both towers, side by side, and then the
+    embeddings.
+    """
     blocks = {name: len(getattr(model, name).transformer.resblocks) for name in ("visual", "text")}
     decoder = len(model.text_decoder.resblocks)
     bottom = decoder + max(blocks.values()) + 1
@@ -49,7 +53,7 @@ def coca_depth(model: CoCa) -> Callable[[str], int]:
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up over a share of the steps, then cosine to zero, as a share of the peak."""
+    """Return the learning rate as a share of its peak: linear warm-up in a share of the steps, then cosine to 0."""
     rising = max(1, round(warmup * steps))
     if step < rising:
         return (step + 1) / rising

@@ -1,4 +1,4 @@
-"""What of the input cannot be trained on: told of, and an error where it is too much."""
+"""Samples that cannot be trained on: they are reported, and too many of them are an error."""
 
 import json
 from collections.abc import Sequence
@@ -10,29 +10,30 @@ from finetune.folder import REJECTS
 from imagetext.outputs import write_file
 from imagetext.shown import masked, say
 
-NAMED = 3  # rejects in an error
+NAMED = 3  # number of rejects that an error names
 
 
 class Tolerance(Protocol):
-    """A configuration that says how many samples may be unusable."""
+    """A configuration with the largest share of samples that may be unusable."""
 
     @property
     def max_error_rate(self) -> float:
-        """The greatest share."""
+        """The largest share."""
         ...
 
 
 def check_rejects(rejects: Sequence[tuple[str, str]], usable: int, config: Tolerance) -> None:
-    """Raises ValueError where more of the captioned pictures are broken or missing than `--max-error-rate` allows.
+    """Raise ValueError if a larger share of the pictures is broken or missing than `--max-error-rate` allows.
 
-    rejects: without those that had failed before the input was written, which say nothing of how it lies here.
+    rejects: without the rows that the input itself marks as failed, because these do not show that the input is
+    damaged.
     """
     failed = [f"{key}: {error}" for key, error in rejects if error != NO_CAPTION]
     rate = len(failed) / (len(failed) + usable)
     if rate > config.max_error_rate:
         lines = [
-            f"{len(failed):,} of {len(failed) + usable:,} samples cannot be used, {rate:.1%}, and --max-error-rate allows "
-            f"{config.max_error_rate:.1%}:",
+            f"{len(failed):,} of {len(failed) + usable:,} samples cannot be used, {rate:.1%}, and --max-error-rate "
+            f"allows {config.max_error_rate:.1%}:",
             *failed[:NAMED],
         ]
         if len(failed) > NAMED:
@@ -40,17 +41,18 @@ def check_rejects(rejects: Sequence[tuple[str, str]], usable: int, config: Toler
         raise ValueError("\n  ".join(lines))
 
 
-def tell_of_rejects(
-    rejects: Sequence[tuple[str, str]], failed_before: Sequence[tuple[str, str]], output: Path
-) -> None:
-    """Names the samples that were left out, each with its reason; of those that the input has as failures, says how many."""
+def report_rejects(rejects: Sequence[tuple[str, str]], failed_before: Sequence[tuple[str, str]], output: Path) -> None:
+    """Write the samples that cannot be used, each with its reason, to `rejects.jsonl`, and print how many there are.
+
+    failed_before: the rows that the input itself marks as failed.
+    """
     if rejects or failed_before:
         lines = [json.dumps({"key": key, "error": masked(error)}) + "\n" for key, error in [*rejects, *failed_before]]
         write_file(output / REJECTS, "".join(lines))
     if rejects:
-        say(f"{len(rejects):,} samples left out, see {output / REJECTS}")
+        say(f"{len(rejects):,} samples cannot be used and are left out, see {output / REJECTS}")
     if failed_before:
         say(
-            f"{len(failed_before):,} rows of the input had failed before, in the run that wrote it, and are passed over, see "
-            f"{output / REJECTS}"
+            f"{len(failed_before):,} rows of the input had failed before, in the run that wrote it, and are skipped, "
+            f"see {output / REJECTS}"
         )

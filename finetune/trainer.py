@@ -1,8 +1,9 @@
-"""Training with the losses of whole batches, on one page: captioners and students of reinforced sets.
+"""The training loop for captioners and for students, with losses over whole batches.
 
-What differs between them is in their forward pass: `finetune.captioner.forward`, `finetune.student.model`.
+What differs between models is in their forward pass: `finetune.captioner.forward` and `finetune.student.model`.
 
-B: pictures of a part of a batch, N: of the whole batch, K: captions of each, T: tokens to predict, V: vocabulary, E: embedding
+B: pictures in a part of a batch, N: pictures in the whole batch, K: captions of each picture, T: tokens to predict,
+V: vocabulary size, E: embedding dimension
 """
 
 import contextlib
@@ -22,30 +23,31 @@ from finetune.accelerator import accumulation, make_accelerator
 from finetune.batching import Batch, BatchOrder, TrainingPictures, batches, decoders
 from finetune.checkpoints import LOG, Checkpoints
 from finetune.config import TrainingConfig
-from finetune.folder import let_go_of_earlier
+from finetune.folder import remove_earlier_run
 from finetune.forward import Forward
 from finetune.interrupts import Interrupts
 from finetune.losses import Losses, caption_loss
-from finetune.not_finite import cause
+from finetune.not_finite import explain_not_finite
 from finetune.optimizer import learning_rate, parameter_groups
 from finetune.weights import AveragedWeights, Buffers, OptimizerState, TrainedWeights, shard
 from imagetext.lock import check_lock
 from imagetext.shown import Progress, say
 
-# Samples between validations, and how many there are at least, unless told otherwise.
+# The defaults: at most this many samples between validations, and at least this many validations.
 VALIDATE_EVERY, VALIDATIONS = 1_000_000, 8
-# Settings that trackers do not take.
+# Settings that are lists, which trackers do not accept.
 LISTS = {"input", "eval_input", "eval_classes", "weights", "report_to", "logit_scale", "teacher_dimension"}
 
 
 class Trainer:
     """Trains a model on pictures with texts; `fit()` is the whole loop.
 
-    Losses and gradients are those of the whole batch, however it is parted over devices and accumulation. Resumes from the last
-    checkpoint in `config.output`; which picture comes when is a function of the seed alone, so a resumed run goes on exactly
-    where it stopped.
-    validate: called in the main process with this trainer, the step and the samples seen, every
-    `config.validate_every` samples and at the end; what it finds, `fit` returns.
+    Losses and gradients are those of the whole batch, however it is split over devices and accumulation steps. A run
+    resumes from the last checkpoint in `config.output`. The order of the pictures depends on the seed alone, so a
+    resumed run continues exactly where it stopped.
+
+    validate: called in the main process with this trainer, the step and the number of samples seen, every
+    `config.validate_every` samples and at the end. `fit` returns the last result.
     """
 
     def __init__(
@@ -60,12 +62,12 @@ class Trainer:
         self.accumulation = accumulation(config, self.accelerator.num_processes)
         self.samples_per_step = config.batch_size * config.captions_per_image
         self.steps = math.ceil(config.samples_seen / self.samples_per_step)
-        self.forward: Any = forward  # an nn.Module, too, which no protocol can say
+        self.forward: Any = forward  # also an nn.Module, which a protocol cannot express
         self.learner: Any = forward
-        self.numbers: list[nn.Parameter] = []  # weights that shards leave whole
-        if config.shard:  # the model stays whole, in the main memory, for what is validated and written
+        self.unsharded: list[nn.Parameter] = []  # trained weights that are not sharded
+        if config.shard:  # `forward` keeps the whole model in main memory, to be validated and written
             self.learner = copy.deepcopy(self.forward)
-            self.numbers = shard(self.learner, self.accelerator.device)
+            self.unsharded = shard(self.learner, self.accelerator.device)
         else:
             self.forward.model.to(self.accelerator.device)
         self.weights = TrainedWeights(self.learner.model)
@@ -77,7 +79,7 @@ class Trainer:
         )
         self.model = self.accelerator.prepare_model(
             self.learner, evaluation_mode=config.shard
-        )  # of shards, without DDP
+        )  # evaluation mode means without DDP, which shards do not need
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.checkpoints = Checkpoints(config.output)
         self.state = {
@@ -90,9 +92,10 @@ class Trainer:
         self.state |= {"scaler": self.accelerator.scaler} if config.dtype == "fp16" else {}
 
     def fit(self) -> dict[str, Any]:
-        """Train to the budget; what the last validation found, {} without one.
+        """Train to the end, and return the last row of the validation log, {} if there is none.
 
-        Raises ValueError on a loss that is not finite, KeyboardInterrupt after a checkpoint where SIGINT or SIGTERM ask for it.
+        Raises ValueError for a loss that is not finite, and KeyboardInterrupt after SIGINT or SIGTERM, once a
+        checkpoint is written.
         """
         config, rank, main = self.config, self.accelerator.process_index, self.accelerator.is_main_process
         world = self.accelerator.num_processes
@@ -106,49 +109,47 @@ class Trainer:
         self.forward.prepare(self.pictures, self.accelerator, config)
         if config.shard:
             self.forward.model.to("cpu" if main else "meta")
-        order = BatchOrder(self.pictures, config.batch_size, self.steps, config.seed, first, rank=rank, world=world)
+        order = BatchOrder(
+            self.pictures, config.batch_size, self.steps, seed=config.seed, first=first, rank=rank, world=world
+        )
         on_gpu = self.accelerator.device.type == "cuda"
         loader = batches(order, decoders(config.num_workers, on_gpu), pin_memory=on_gpu)
         with (
-            open(config.output / LOG if main else os.devnull, "a", buffering=1, encoding="utf-8") as log,
+            open(config.output / LOG if main else os.devnull, "a", buffering=1, encoding="utf-8") as log,  # by line
             Interrupts(alone=world == 1) as interrupts,
-        ):  # the log is written line by line
+        ):
             self._validate(first, interrupts)
             progress = Progress(
                 loader, initial=first, total=self.steps, desc="training", unit="step", mininterval=1, disable=not main
             )
             for step, batch in enumerate(progress, first + 1):
-                torch.manual_seed((config.seed << 32) + step * world + rank)  # of dropout
+                torch.manual_seed((config.seed << 32) + step * world + rank)  # for dropout
                 with self.forward.products():
                     losses = self._step(batch)
                 check_lock(config.output)
                 log.write(json.dumps({"step": step, "samples": step * self.samples_per_step, **losses}) + "\n")
                 self.accelerator.log(losses, step)
                 progress.set_postfix({name: f"{losses[name]:.3f}" for name in self.forward.weights}, refresh=False)
-                stops = self._in_any_process(bool(interrupts.asked))
-                if (
-                    stops
-                    or step == self.steps
-                    or step % config.checkpoint_every == 0
-                    or (self.validate and self._is_due(step))
-                ):
+                stops = self._in_any_process(bool(interrupts.received))
+                validates = self.validate is not None and self._is_due(step)
+                if stops or validates or step == self.steps or step % config.checkpoint_every == 0:
                     self.checkpoints.save(step, self.state, write=main)
                     if main:
-                        let_go_of_earlier(config)
+                        remove_earlier_run(config)
                 if stops:
-                    raise KeyboardInterrupt(interrupts.asked or signal.SIGINT)
+                    raise KeyboardInterrupt(interrupts.received or signal.SIGINT)
                 self._validate(step, interrupts)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return self.checkpoints.last_validation()
 
     def _is_due(self, step: int) -> bool:
-        """Whether there is a validation after this step: before the first, at the end, and at least as often as asked for."""
+        """Return whether a validation follows this step: at the start, at the end, or at the interval between."""
         every = self.config.validate_every or min(VALIDATE_EVERY, self.config.samples_seen / VALIDATIONS)
         return step in (0, self.steps) or step * self.samples_per_step % every < self.samples_per_step
 
     def _validate(self, step: int, interrupts: Interrupts) -> None:
-        """Brings what is to be validated, and written at the end, into the main process's model; validates it unless it was."""
+        """Validate if it is due and not in the log yet; before that, and at the end, gather sharded weights."""
         if step < self.steps and not (self.validate and self._is_due(step)):
             return
         self._gather()
@@ -157,18 +158,18 @@ class Trainer:
             and self.accelerator.is_main_process
             and self.checkpoints.last_validation().get("step") != step
         ):
-            with interrupts.at_once():  # there is a checkpoint
+            with interrupts.at_once():  # nothing is lost, because there is a checkpoint
                 self.validate(self, step, step * self.samples_per_step)
 
-    def _in_any_process(self, said: bool) -> bool:
-        """Whether any process says so; a step of all."""
+    def _in_any_process(self, flag: bool) -> bool:
+        """Return whether the flag is true in any process; all processes must call this together."""
         if self.accelerator.num_processes == 1:
-            return said
-        count: Any = self.accelerator.reduce(torch.tensor(float(said), device=self.accelerator.device))
+            return flag
+        count: Any = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device))
         return bool(count.item())
 
     def _gather(self) -> None:
-        """Brings weights that learn in shards, or their average, into the main process's model."""
+        """Copy sharded weights, or their average if there is one, into the main process's whole model."""
         if self.config.shard:
             state = (self.average or self.weights).state_dict()
             if self.accelerator.is_main_process:
@@ -176,30 +177,31 @@ class Trainer:
 
     @contextlib.contextmanager
     def trained(self) -> Iterator[Any]:
-        """What the run would write now: with averaged weights, and with adapters merged."""
+        """Within this context, give the model that the run would write now: averaged, and with merged adapters."""
         model, weights = self.forward.model, TrainedWeights(self.forward.model)
         model.to(self.accelerator.device)
-        average = None if self.config.shard else self.average  # of shards, the average was gathered
-        own = {name: weight.clone() for name, weight in weights.state_dict().items()} if average else {}
+        average = None if self.config.shard else self.average  # for a sharded model, the average is gathered already
+        last_weights = {name: weight.clone() for name, weight in weights.state_dict().items()} if average else {}
         if average:
             weights.load_state_dict(average.state_dict())
         yield self.forward.written()
         if average:
-            weights.load_state_dict(own)
+            weights.load_state_dict(last_weights)
         if self.config.shard:
             model.to("cpu")
 
     def _step(self, batch: Batch) -> dict[str, float]:
-        """One step of the optimizer; for the log, the losses of the whole batch, and the gradients' norm before clipping.
+        """Make one step of the optimizer, and return its row of the log without step and samples.
 
-        Raises ValueError where these are not finite, before any weight changes.
+        The row has the losses of the whole batch, the gradient norm before clipping, and the learning rate.
+        Raises ValueError if these are not finite, before any weight changes.
         """
         learner, world = self.learner, self.accelerator.num_processes
         reduce: Callable[..., Any] = self.accelerator.reduce
         parts = batch.parts(self.accumulation, self.accelerator.device, learner.pad_id)
         losses: Losses = {name: torch.zeros((), device=self.accelerator.device) for name in learner.weights}
         gradients = None
-        tokens: Any = 0  # of the captions of the whole batch
+        tokens: Any = 0  # number of tokens to predict in the whole batch
         if learner.captions:
             tokens = reduce(sum((part.tokens[..., 1:] != learner.pad_id).sum() for part in parts))
         if learner.contrasts and len(parts) > 1:
@@ -208,82 +210,87 @@ class Trainer:
                 batch_losses, *gradients = self._batch_losses(outputs, parts)
             losses |= batch_losses
             del outputs
-            torch.manual_seed(torch.initial_seed())  # dropout is again what it was
-        for number, part in enumerate(parts):
-            with self.accelerator.no_sync(self.model) if number < len(parts) - 1 else contextlib.nullcontext():
+            torch.manual_seed(torch.initial_seed())  # the second forward pass needs the same dropout as the first
+        for index, part in enumerate(parts):
+            with self.accelerator.no_sync(self.model) if index < len(parts) - 1 else contextlib.nullcontext():
                 output, loss = self.model(part.images, part.tokens), torch.zeros((), device=self.accelerator.device)
                 if learner.captions:
-                    own = caption_loss(output["logits"], output["labels"]) / tokens
-                    # ranks' gradients are averaged: what is a rank's share of a sum counts as often as there are ranks
-                    loss = loss + learner.weights["caption"] * own * world
-                    losses["caption"] += own.detach()
+                    part_loss = caption_loss(output["logits"], output["labels"]) / tokens
+                    # Gradients are averaged over processes, but the loss is a sum over them: so it is multiplied
+                    # by their number.
+                    loss = loss + learner.weights["caption"] * part_loss * world
+                    losses["caption"] += part_loss.detach()
                 if learner.contrasts:
                     if gradients is None:
                         batch_losses, *gradients = self._batch_losses([output], parts)
                         losses |= batch_losses
-                    image, text, scale = (gradient[number] for gradient in gradients)
-                    through = (
-                        (output["image_features"] * image).sum() + (output["text_features"] * text).sum()
-                    ) * world
-                    loss = loss + through + output["logit_scale"] * scale
+                    image, text, scale = (gradient[index] for gradient in gradients)
+                    # The gradient of these products by the features is the gradient of the whole batch's losses.
+                    products = (output["image_features"] * image).sum() + (output["text_features"] * text).sum()
+                    loss = loss + products * world + output["logit_scale"] * scale
                 self.accelerator.backward(loss)
-        for number in self.numbers:
-            number.grad = reduce(number.grad, "mean")
+        for weight in self.unsharded:
+            weight.grad = reduce(weight.grad, "mean")
         norm: Any = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
         if learner.captions:
             losses["caption"] = reduce(losses["caption"])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        *values, norm = torch.stack([*losses.values(), norm]).tolist()  # at once, as each look waits for the device
-        told = {
+        *values, norm = torch.stack([*losses.values(), norm]).tolist()  # together, because each transfer waits
+        named_values = {
             name: value
             for name, value in zip(losses, values, strict=True)
             if name in learner.weights or not math.isnan(value)
         }
-        told = {
-            "loss": sum(weight * told[name] for name, weight in learner.weights.items()),
-            **told,
+        row = {
+            "loss": sum(weight * named_values[name] for name, weight in learner.weights.items()),
+            **named_values,
             "gradient_norm": norm,
             "learning_rate": self.schedule.get_last_lr()[-1],
         }
-        self._check_finite(told, parts, batch.keys)
+        self._check_finite(row, parts, batch.keys)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
         self.learner.clamp()
         if self.average:
             self.average.update()
-        return told
+        return row
 
-    def _check_finite(self, told: Mapping[str, float], parts: Sequence[Batch], keys: Sequence[str]) -> None:
-        """Raises ValueError for a step whose loss, or gradient, is not finite, with the cause as far as it can be told."""
-        # fp16 leaves out steps that overflow.
+    def _check_finite(self, row: Mapping[str, float], parts: Sequence[Batch], keys: Sequence[str]) -> None:
+        """Raise ValueError if the step's loss or gradient norm is not finite, with the cause if it can be found."""
+        # In fp16 a gradient may overflow: the gradient scaler then skips the step.
         names = ["loss"] if self.config.dtype == "fp16" else ["loss", "gradient_norm"]
-        if not (wrong := [name for name in names if not math.isfinite(told[name])]):
+        wrong = [name for name in names if not math.isfinite(row[name])]
+        if not wrong:
             return
-        why = ""
+        explanation = ""
         if not self.config.shard:
             with self.accelerator.autocast():
-                why = cause(self.learner, parts, told["learning_rate"], self.config.dtype)
+                explanation = explain_not_finite(
+                    self.learner, parts, rate=row["learning_rate"], dtype=self.config.dtype
+                )
         raise ValueError(
-            f"the {wrong[0].replace('_', ' ')} is {told[wrong[0]]} at step {self.schedule.last_epoch + 1}, "
-            f"pictures {', '.join(keys)}\n{why}"
+            f"the {wrong[0].replace('_', ' ')} is {row[wrong[0]]} at step {self.schedule.last_epoch + 1}, "
+            f"pictures {', '.join(keys)}\n{explanation}"
         )
 
     def _batch_losses(
         self, outputs: Sequence[dict[str, Tensor]], parts: Sequence[Batch]
     ) -> tuple[Losses, Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
-        """The losses of the whole batch's features, and gradients of their sum by the parts' features here and the logit scale.
+        """Return the losses of the whole batch, and the gradients of their weighted sum.
 
-        The features of every part and rank are held as they are, so that each part's graph can be built by itself
-        (Gao et al. 2021, arXiv 2101.06983).
+        The gradients are those by this process's image features, text features, and the logit scale, each a list with
+        an item for each part. They are computed from the detached features of all parts and processes, so that the
+        graph of each part can be built on its own (Gao et al. 2021, arXiv 2101.06983).
         """
         gather: Callable[..., Any] = self.accelerator.gather
-        held = [
+        local_features = [
             torch.cat([output[name].detach().float() for output in outputs])
             for name in ("image_features", "text_features")
         ]
-        count, first = len(held[0]), self.accelerator.process_index * len(held[0])
-        image, text = (gather(features).requires_grad_() for features in held)  # of all ranks
+        count = len(local_features[0])
+        first = self.accelerator.process_index * count
+        image, text = (gather(features).requires_grad_() for features in local_features)  # (N, E), (N, K, E)
         scale = outputs[0]["logit_scale"].detach().float().requires_grad_()
         pictures, embeddings = gather(
             (

@@ -1,4 +1,4 @@
-"""What a captioner says of held-out pictures, and how good that is."""
+"""Captions of held-out pictures during training, and their scores."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,13 +12,15 @@ from diversity.measures.measure import Measure
 from diversity.measures.references import reference_scores
 from diversity.words.tokens import words
 
-SHOWN_PICTURES = 6  # whose captions are kept, to be seen over time
-SHOWN_SAMPLES = 2  # of each of them, beside the most probable caption
-COLLAPSE_SHARE = 0.2  # of the pictures given one same caption is a warning, from
-COLLAPSE_TIMES = 3  # times the share that one human caption has
-COLLAPSE_PICTURES = 5  # and from so many pictures
+EXAMPLE_PICTURES = 6  # number of pictures whose captions are logged, to be compared over time
+EXAMPLE_SAMPLES = 2  # number of sampled captions of each of them, beside the most probable caption
+# There is a warning if at least COLLAPSE_SHARE of the pictures, COLLAPSE_TIMES the share that the commonest human
+# caption has, and COLLAPSE_PICTURES pictures get the same caption.
+COLLAPSE_SHARE = 0.2
+COLLAPSE_TIMES = 3
+COLLAPSE_PICTURES = 5
 
-Picture = tuple[str, Tensor, Sequence[str]]  # key, pixels (3, S, S), human captions
+HeldOutPicture = tuple[str, Tensor, Sequence[str]]  # key, pixels (3, S, S), human captions
 
 CAPTION_LOSS = Measure(
     ("caption",),
@@ -30,25 +32,25 @@ CAPTION_LOSS = Measure(
 CONTRASTIVE_LOSS = Measure(
     ("contrastive",),
     "Contrastive loss",
-    "Cross-entropy of a picture's caption among those of its "
-    "batch and of a caption's picture, their mean, in nats. From 0; the logarithm of the batch size where "
-    "the captioner guesses, so compare at one batch size only. Radford et al. 2021.",
+    "Cross-entropy of a picture's caption among the captions of its batch, and of a caption's picture among the "
+    "pictures: the mean of both, in nats. From 0; a captioner that guesses has the logarithm of the batch size, so "
+    "compare at one batch size only. Radford et al. 2021.",
     better="lower",
 )
 SCORES = (
     Measure(
         ("cider_d",),
         "CIDEr-D",
-        "What the most probable caption shares with the human ones and other pictures' lack, by "
-        "tf-idf of 1- to 4-grams. 0 to 10; papers often give it times 100; compare on the same pictures only. Vedantam "
-        "et al. 2015.",
+        "How much the most probable caption shares with the human captions of its picture that those of other "
+        "pictures lack, by tf-idf of 1- to 4-grams. 0 to 10; papers often give it times 100; compare on the same "
+        "pictures only. Vedantam et al. 2015.",
         better="higher",
     ),
     Measure(
         ("bleu_4",),
         "BLEU-4",
-        "Share of the most probable captions' 1- to 4-grams that the human captions have, geometric "
-        "mean, short ones penalised, over the whole set. 0 to 1. Papineni et al. 2002.",
+        "Share of the most probable captions' 1- to 4-grams that the human captions have, too: geometric mean over "
+        "the whole set, with a penalty for short captions. 0 to 1. Papineni et al. 2002.",
         better="higher",
     ),
     Measure(
@@ -61,16 +63,16 @@ SCORES = (
     Measure(
         ("meteor",),
         "METEOR",
-        "Words of the most probable caption that a human one has too, as they are, by stem or as "
-        "synonyms of WordNet. 0 to 1. Lavie and Agarwal 2007.",
+        "How many words the most probable caption and a human caption have in common: the same word, the same stem, "
+        "or a synonym by WordNet. 0 to 1. Lavie and Agarwal 2007.",
         better="higher",
     ),
     Measure(
         ("similarity",),
         "CLIP similarity",
         "Cosine of a picture's and its most probable caption's embedding by the "
-        "captioner's own towers, mean. -1 to 1; the captioner judges itself, so compare within a run only. Hessel et al. "
-        "2021.",
+        "captioner's own towers, mean. -1 to 1; the captioner judges itself, so compare within a run only. Hessel et "
+        "al. 2021.",
         better="higher",
     ),
     *catalogue.DISTINCT[:2],
@@ -79,35 +81,36 @@ SCORES = (
     Measure(
         ("same_caption",),
         "One same caption",
-        "Pictures that are given the commonest of the most probable captions ÷ "
-        "pictures. 0 to 100 %; a high share means that the captioner no longer looks.",
-        "percent",
-        "lower",
+        "Pictures whose most probable caption is the commonest one ÷ pictures. 0 to 100 %; a high share means that "
+        "the captioner no longer looks at the pictures.",
+        unit="percent",
+        better="lower",
     ),
 )
 
 
 class Validation(NamedTuple):
-    """What a captioner says of held-out pictures, and how good that is; undefined scores are absent."""
+    """Scores and example captions of a captioner on held-out pictures; undefined scores are absent."""
 
-    scores: dict[str, float]  # see `SCORES`, and "pictures"
-    human: dict[str, float]  # of the human captions, as far as they need no references
-    shown: dict[str, list[str]]  # key -> the most probable caption, then samples
-    warning: str  # "" where all is well
+    scores: dict[str, float]  # those of `SCORES`, and "pictures"
+    human: dict[str, float]  # scores of the human captions, those that need no references
+    examples: dict[str, list[str]]  # key -> the most probable caption, then samples
+    warning: str  # "" if there is nothing to warn of
 
 
 def validate(
     captioner: Captioner,
-    pictures: Sequence[Picture],
+    pictures: Sequence[HeldOutPicture],
     sampling: SamplingConfig | None = None,
     *,
     similarity: bool = True,
 ) -> Validation:
-    """Captions held-out pictures twice, with the most probable words and by sampling, and scores both.
+    """Caption held-out pictures twice, greedily and by sampling, and score both.
 
-    The first is compared with the human captions, the spread is measured among the samples (five, top-p 0.9, unless
-    `sampling` says otherwise). The same pictures give the same draws each time. `similarity` is for captioners that have a
-    common embedding of pictures and captions. Raises `ValueError` for no pictures.
+    The greedy captions are compared with the human captions. Diversity is measured among the samples: five for each
+    picture with top-p 0.9, unless `sampling` says otherwise. The same pictures give the same samples each time.
+    similarity: whether to measure CLIP similarity, for captioners that embed both pictures and captions.
+    Raises ValueError if there are no pictures.
     """
     if not pictures:
         raise ValueError("no held-out picture to validate on")
@@ -122,18 +125,18 @@ def validate(
 
     scores = caption_scores(
         [caption.text for caption in best],
-        [[caption.text for caption in drawn] for drawn in samples],
+        [[caption.text for caption in captions] for captions in samples],
         references,
-        [[caption.truncated for caption in drawn] for drawn in samples],
+        truncated=[[caption.truncated for caption in captions] for captions in samples],
     )
     if similarity:
         scores["similarity"] = sum(caption.similarity or 0.0 for caption in best) / len(best)
     human = human_scores(references, sampling.num_captions)
-    shown = {
-        pictures[number][0]: [caption.text for caption in (best[number], *samples[number][:SHOWN_SAMPLES])]
-        for number in evenly(len(pictures), SHOWN_PICTURES)
+    examples = {
+        pictures[index][0]: [caption.text for caption in (best[index], *samples[index][:EXAMPLE_SAMPLES])]
+        for index in evenly_spaced(len(pictures), EXAMPLE_PICTURES)
     }
-    return Validation(scores, human, shown, collapse_warning(scores, human))
+    return Validation(scores, human, examples, warning=collapse_warning(scores, human))
 
 
 def caption_scores(
@@ -142,55 +145,65 @@ def caption_scores(
     references: Sequence[Sequence[str]],
     truncated: Sequence[Sequence[bool]] | None = None,
 ) -> dict[str, float]:
-    """Scores of one caption and several samples per picture, all in one order; `truncated` marks samples that were cut.
+    """Return the scores of one caption and several samples for each picture, all in the same order.
 
-    Pictures without human captions count for everything but the comparison with those.
+    truncated: for each sample, whether it was cut off. Pictures without human captions do not count in the comparison
+    with human captions, but in all other scores.
     """
-    described = [number for number, texts in enumerate(references) if any(map(words, texts))]
+    with_references = [index for index, texts in enumerate(references) if any(map(words, texts))]
     scores = {"pictures": len(captions)}
-    if described:
+    if with_references:
         scores |= reference_scores(
-            [captions[number] for number in described], [references[number] for number in described]
+            [captions[index] for index in with_references], [references[index] for index in with_references]
         )
-    return scores | _spread(samples, truncated) | {"same_caption": _same_caption(captions)}
+    return scores | _diversity_scores(samples, truncated) | {"same_caption": _same_caption(captions)}
 
 
 def human_scores(references: Sequence[Sequence[str]], num_captions: int) -> dict[str, float]:
-    """The scores that need no references, of the human captions; spread where each picture has `num_captions` of them."""
+    """Return those scores of the human captions that need no references.
+
+    Diversity scores are left out unless each picture has `num_captions` human captions.
+    """
     human = [[text for text in texts if words(text)] for texts in references]
     human = [texts for texts in human if texts]
     if not human:
         return {}
-    spread = _spread([texts[:num_captions] for texts in human])
-    if min(map(len, human)) < num_captions:  # fewer captions look more varied
+    spread = _diversity_scores([texts[:num_captions] for texts in human])
+    if min(map(len, human)) < num_captions:  # with fewer captions, scores would look more diverse
         spread = {"degenerate": spread["degenerate"]}
     return spread | {"same_caption": _same_caption([texts[0] for texts in human])}
 
 
 def collapse_warning(scores: dict[str, float], human: dict[str, float]) -> str:
-    """What to check, where one caption stands for many held-out pictures and human captions do not repeat so; else ""."""
+    """Return a warning, with what to check, if many pictures get one caption and human captions do not; else ""."""
     share, human_share = scores["same_caption"], human.get("same_caption", 0)
     if share < max(COLLAPSE_SHARE, COLLAPSE_TIMES * human_share) or share * scores["pictures"] < COLLAPSE_PICTURES:
         return ""
     return (
-        f"One same caption for {share:.0%} of {scores['pictures']} held-out pictures (human captions: {human_share:.0%}): the "
-        "captioner does not look at them. In the first steps from random weights this passes. Else check:\n"
-        "- the weights it began with: random ones (--from-scratch), or an open_clip run without --pretrained or with a "
-        "checkpoint that was loaded in part, say the same of every picture (open_clip issues #797, #751)\n"
-        "- --learning-rate and --warmup: steps too large make it forget the pictures; 1e-5 suits most fine-tuning\n"
+        f"One same caption for {share:.0%} of {scores['pictures']} held-out pictures (human captions: "
+        f"{human_share:.0%}): the captioner does not look at the pictures. In the first steps from random weights "
+        "this is normal and goes away. Otherwise check:\n"
+        "- the weights at the start: random weights (--from-scratch), and weights of an open_clip run without "
+        "--pretrained or with a partly loaded checkpoint, give every picture the same caption (open_clip issues #797, "
+        "#751)\n"
+        "- --learning-rate and --warmup: steps that are too large make the captioner forget the pictures; 1e-5 suits "
+        "most fine-tuning\n"
         "- --caption-weight: at 0 the decoder learns nothing\n"
-        "- the data: captions that belong to other pictures, or say the same of most, teach it not to look"
+        "- the data: captions of other pictures, or the same caption for most pictures, teach the captioner not to "
+        "look"
     )
 
 
-def evenly(count: int, most: int) -> list[int]:
-    """Places of at most so many of `count` things, evenly spaced, the first and the last among them."""
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """Return at most `most` indices of `count` things, evenly spaced, including the first and the last."""
     if count <= most:
         return list(range(count))
-    return [round(at * (count - 1) / (most - 1)) for at in range(most)]
+    return [round(index * (count - 1) / (most - 1)) for index in range(most)]
 
 
-def _spread(groups: Sequence[Sequence[str]], truncated: Sequence[Sequence[bool]] | None = None) -> dict[str, float]:
+def _diversity_scores(
+    groups: Sequence[Sequence[str]], truncated: Sequence[Sequence[bool]] | None = None
+) -> dict[str, float]:
     accumulator = CaptionAccumulator()
     accumulator.update(groups, truncated)
     result = accumulator.result()

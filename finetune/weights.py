@@ -1,4 +1,4 @@
-"""The weights that learn, and what a checkpoint holds of them: the same, whether each process has all of them or a part."""
+"""The trained weights and their form in a checkpoint, which is the same whether or not the weights are sharded."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,41 +12,42 @@ from torch.optim import Optimizer
 
 
 def shard(module: nn.Module, device: torch.device) -> list[nn.Parameter]:
-    """Leaves each process a part of every weight on its device; returns the weights that learn and stay whole, single numbers.
+    """Shard the weights of a module among the processes; return the trained weights that stay whole, single numbers.
 
-    What is whole at a time, in the passes, is one element of the module's lists of blocks, and all that is in no list
-    (Zhao et al. 2023, arXiv 2304.11277; torch's second implementation).
+    During the passes, a block (an element of one of the module's lists) is gathered, used, and freed again. Weights
+    outside of lists are gathered together (FSDP, Zhao et al. 2023, arXiv 2304.11277, in torch's second
+    implementation).
     """
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    numbers = [weight for weight in module.parameters() if weight.ndim == 0]
+    scalars = [weight for weight in module.parameters() if weight.ndim == 0]
     for weight in module.parameters():
         weight.data = weight.data.to(device) if weight.ndim == 0 else weight.data.contiguous()
     blocks = [block for blocks in module.modules() if isinstance(blocks, nn.ModuleList) for block in blocks]
-    for part in (*reversed(blocks), module):  # from the inside out
-        fully_shard(part, mesh=mesh, ignored_params=set(numbers))
-    return [number for number in numbers if number.requires_grad]
+    for part in (*reversed(blocks), module):  # inner modules first
+        fully_shard(part, mesh=mesh, ignored_params=set(scalars))
+    return [scalar for scalar in scalars if scalar.requires_grad]
 
 
 class TrainedWeights:
-    """The weights of a model that learn, by name, as a part of a checkpoint: whole there, even if each process has a part.
+    """The trained weights of a model, by name, as a part of a checkpoint, where they are whole even if sharded here.
 
-    All processes together take the state, of which the main one gets the tensors.
+    All processes must call `state_dict` together; only the main process gets the tensors of sharded weights.
     """
 
     def __init__(self, model: nn.Module):
         self.weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: _whole(weight.detach()) for name, weight in self.weights.items()}
+        return {name: _gather(weight.detach()) for name, weight in self.weights.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name, weight in self.weights.items():
-            weight.copy_(_part(state[name], weight))
+            weight.copy_(_local_part(state[name], weight))
 
 
 class Buffers:
-    """What a model keeps and does not learn, the statistics of its batches among it, as a part of a checkpoint."""
+    """The buffers of a model, such as batch statistics, as a part of a checkpoint."""
 
     def __init__(self, model: nn.Module):
         self.buffers = dict(model.named_buffers())
@@ -61,7 +62,7 @@ class Buffers:
 
 
 class AveragedWeights(TrainedWeights):
-    """An exponential moving average of weights that learn, from what they are now on."""
+    """An exponential moving average of trained weights, which starts from their present values."""
 
     def __init__(self, trained: TrainedWeights, decay: float):
         self.trained, self.decay = trained, decay
@@ -69,46 +70,47 @@ class AveragedWeights(TrainedWeights):
 
     @torch.no_grad()
     def update(self) -> None:
-        torch._foreach_lerp_(
-            list(self.weights.values()), list(self.trained.weights.values()), 1 - self.decay
-        )  # in few kernels
+        averages: list[Tensor] = list(self.weights.values())
+        weights: list[Tensor] = list(self.trained.weights.values())
+        torch._foreach_lerp_(averages, weights, 1 - self.decay)  # few kernels for all weights together
 
 
 class OptimizerState:
-    """An optimizer's state as a part of a checkpoint, as `TrainedWeights` are."""
+    """The state of an optimizer as a part of a checkpoint, where it is whole, as with `TrainedWeights`."""
 
     def __init__(self, optimizer: Optimizer):
         self.optimizer = optimizer
 
     def state_dict(self) -> dict[str, Any]:
         state = self.optimizer.state_dict()
-        whole = {
-            number: {name: _whole(value) for name, value in values.items()}
-            for number, values in state["state"].items()
+        gathered = {
+            index: {name: _gather(value) for name, value in values.items()} for index, values in state["state"].items()
         }
-        return state | {"state": whole}
+        return state | {"state": gathered}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         parts = {
-            number: {name: _part(value, weights[number]) for name, value in values.items()}
-            for number, values in state["state"].items()
+            index: {name: _local_part(value, weights[index]) for name, value in values.items()}
+            for index, values in state["state"].items()
         }
         self.optimizer.load_state_dict({**state, "state": parts})
 
 
-def _whole(value: Tensor) -> Tensor | None:
+def _gather(value: Tensor) -> Tensor | None:
+    """Return the whole tensor in main memory, None outside the main process; a tensor that is not sharded as it is."""
     if not isinstance(value, DTensor):
         return value
-    whole = value.full_tensor()  # one at a time: all of them may not fit the device
-    return whole.cpu() if torch.distributed.get_rank() == 0 else None
+    gathered = value.full_tensor()  # one tensor at a time, because all of them may not fit on the device
+    return gathered.cpu() if torch.distributed.get_rank() == 0 else None
 
 
-def _part(value: Tensor, weight: Tensor) -> Tensor:
-    """This process's part of a value that belongs to a weight, stored in the order that the weight is, as fused steps ask for.
+def _local_part(value: Tensor, weight: Tensor) -> Tensor:
+    """Return this process's part of a value that belongs to a weight.
 
-    What has another shape, a count of steps, is as it was.
+    It has the weight's memory layout, which fused optimizer steps require. A value of another shape, such as a count
+    of steps, is returned as it is.
     """
     if value.shape != weight.shape:
         return value

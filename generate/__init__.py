@@ -1,1 +1,1 @@
-"""Captioner and pictures in, caption columns and reinforced records out."""
+"""Makes caption columns and reinforced records from a captioner and pictures."""

@@ -1,4 +1,7 @@
-"""CoCa captioners on open_clip. `captioners.load.load_captioner` loads captioners of every kind, and can be imported from here, too."""
+"""CoCa captioners on open_clip.
+
+`load_captioner`, which loads captioners of every kind, can also be imported from here.
+"""
 
 from importlib import import_module
 from typing import Any

@@ -1,6 +1,7 @@
-"""The parts of open_clip's transformer blocks, of which cached decoding and the image tower are composed.
+"""The parts of open_clip's transformer blocks. Cached decoding and the image tower are composed of them.
 
-A block's output is not added at once: the next layer norm adds it, which on a GPU is one kernel.
+A residual branch is not added to its input x at once. It is passed on as `added`, and the next layer norm adds it,
+because on a GPU one kernel does both.
 
 Dimensions: B rows or pictures, n tokens, t positions attended to, H heads, D width of a head, W = H * D.
 """
@@ -15,27 +16,27 @@ from captioners.coca.onednn import linear
 
 try:
     from captioners.coca import block_kernels as kernels
-except ImportError:  # Triton comes with torch's CUDA builds alone
+except ImportError:  # only CUDA builds of torch install Triton
     kernels = None
 
-Block = Any  # open_clip's ResidualAttentionBlock: torch's types say of a module's parts "tensor or module"
-Tower = Any  # likewise its towers and its decoder
+Block = Any  # open_clip's ResidualAttentionBlock; torch types every attribute of a module as "tensor or module"
+Tower = Any  # open_clip's towers and decoder, for the same reason
 
 
 def project(x: Tensor, attention: nn.MultiheadAttention, part: slice = slice(None)) -> Tensor:
-    """The rows `part` of an attention's joint projection to queries, keys and values."""
+    """Project x (B, n, W) to queries, keys and values side by side (B, n, 3 W), or to the slice `part` of them."""
     return linear(x, attention.in_proj_weight[part], attention.in_proj_bias[part])
 
 
 def heads(x: Tensor, attention: nn.MultiheadAttention) -> Tensor:
-    """(B, n, W) to (B, H, n, D)."""
+    """Split x (B, n, W) into heads (B, H, n, D)."""
     return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention of queries (B, H, n, D) over keys and values (B, H, t, D): (B, n, W).
+    """Attention of queries (B, H, n, D) over keys and values (B, H, t, D); returns (B, n, W).
 
-    On a CPU plain matrix products: for few queries they are faster than scaled_dot_product_attention.
+    On a CPU, plain matrix products are used: for few queries they are faster than scaled_dot_product_attention.
     """
     if queries.is_cuda:
         return F.scaled_dot_product_attention(queries, keys, values, mask).transpose(1, 2).flatten(2)
@@ -46,15 +47,15 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = 
 
 
 def add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """The sum of x and what is to be added (B, n, W), and its layer norm."""
+    """Return x + added (B, n, W), and the layer norm of this sum."""
     if kernels and x.is_cuda:
-        return kernels.add_norm(x, added, norm.weight, norm.bias, norm.eps)
+        return kernels.add_norm(x, added, norm.weight, bias=norm.bias, epsilon=norm.eps)
     x = x if added is None else x + added
     return x, norm(x)
 
 
 def after_attention(block: Block, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
-    """The rest of open_clip's ResidualAttentionBlock, after its attention: x (B, n, W), and what is to be added to it."""
+    """Do the rest of open_clip's ResidualAttentionBlock after its attention; returns x (B, n, W) and `added`."""
     out, fc, proj = block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj
     x, normed = add_norm(x, block.ls_1(linear(attended, out.weight, out.bias)), block.ln_2)
     hidden = block.mlp.gelu(linear(normed, fc.weight, fc.bias))
@@ -62,7 +63,7 @@ def after_attention(block: Block, x: Tensor, attended: Tensor) -> tuple[Tensor, 
 
 
 def encode_tokens(blocks: Iterable[Block], x: Tensor) -> Tensor:
-    """x (B, n, W) after an image tower's blocks, without the copies that torch's multi-head attention makes."""
+    """Return x (B, n, W) after the blocks of an image tower, without the copies of torch's multi-head attention."""
     added = None
     for block in blocks:
         x, normed = add_norm(x, added, block.ln_1)

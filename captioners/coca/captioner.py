@@ -1,6 +1,6 @@
-"""CoCa captioners on open_clip: load, preprocess, caption, save.
+"""CoCa captioners on open_clip: preprocessing, captioning, saving.
 
-Dimensions: H, W picture's sides, E embedding.
+Dimensions: N pictures, C captions of each, H, W height and width of a picture, S image tokens, E embedding.
 """
 
 import json
@@ -23,7 +23,7 @@ from captioners.coca.forward import encode_images, encode_text_trimmed
 from captioners.coca.onednn import fast_products
 from captioners.coca.tokenizer import CaptionTokenizer
 from captioners.decoding.rows import DecodedPicture, Rules
-from captioners.decoding.search import evaluating, search, spoken
+from captioners.decoding.search import evaluating, search, to_captions
 from captioners.decoding.slots import SlotDrawing, Slots, send, stack
 from captioners.names import check_name
 from captioners.resolve import CLIP_CONFIG, Source
@@ -33,11 +33,12 @@ from imagetext.outputs import whole_files
 
 
 class CoCaCaptioner:
-    """An open_clip CoCa, with the tokenizer and the preprocessing that its source asks for.
+    """An open_clip CoCa with the tokenizer and the preprocessing that its source names.
 
-    `model` is open_clip's own CoCa, in eval mode; `weights_sha256` is of the weights in float32, whatever the dtype.
-    `context_length` counts tokens with start and end, without the CLS token that open_clip appends.
-    `batch_size`: pictures captioned at a time.
+    model: open_clip's CoCa, in eval mode.
+    weights_sha256: hash of the weights in float32, whatever the model's dtype.
+    context_length: maximum tokens, start and end included, without the CLS token that open_clip appends.
+    batch_size: default number of pictures captioned at a time.
     """
 
     looks_at_pictures = needs_picture = True
@@ -50,7 +51,7 @@ class CoCaCaptioner:
         self.weights_sha256 = weights_sha256
         self.model_cfg = source.model_cfg
         self.preprocess_cfg, self._mean_and_std, self.preprocess = attempt(
-            f"{source.config_from}: open_clip cannot prepare pictures by its preprocess_cfg",
+            f"{source.config_from}: open_clip cannot prepare pictures with its preprocess_cfg",
             _preprocessing,
             source.preprocess_cfg,
             model.visual.image_size,
@@ -60,10 +61,10 @@ class CoCaCaptioner:
         self.pad_id = self.tokenizer.pad_id
         self.context_length = min(model.text.context_length, model.text_decoder.context_length)
         self.description = self._describe(source)
-        self._free_slots: list[Slots] = []  # on a GPU: of earlier calls, with all that was made ready for them
+        self._free_slots: list[Slots] = []  # on a GPU: slots of earlier calls, with their CUDA graphs, for reuse
 
     def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
-        """Raises ValueError where the sampling does not fit the captioner."""
+        """Raise ValueError if the captioner does not support the sampling."""
         self._rules(sampling)
 
     def caption(
@@ -76,20 +77,21 @@ class CoCaCaptioner:
         similarity: bool = False,
         batch_size: int | None = None,
     ) -> Iterator[Captioned]:
-        """Captions the pictures (3, H, W) of requests, `batch_size` of them in flight; results in input order.
+        """Caption the pictures (3, H, W) of requests (see `captioners.base.Captioner`); results in input order.
 
-        batch_size: the captioner's own unless given.
-        Caption i of a picture is number first_index + i of its key's draws in the column. Its text starts with sampling.prefix.
-        similarity: also the cosine of each caption's and the picture's embedding, for one more pass of the text tower.
-        Raises ValueError where the sampling does not fit the captioner, before any picture is looked at.
+        Each caption starts with sampling.prefix.
+        similarity: also compute the cosine of each caption's and its picture's embedding, which takes one more pass of
+            the text tower.
+        Raises ValueError if the captioner does not support the sampling, before the first picture is read.
         """
-        rules, batch_size = self._rules(sampling), batch_size or self.batch_size
+        rules = self._rules(sampling)
+        batch_size = batch_size or self.batch_size
         if self.on_gpu and sampling.strategy != "beam":
             decoded = SlotDrawing(
                 partial(self._take_slots, rules),
                 self._free_slots.append,
                 requests,
-                rules,
+                rules=rules,
                 batch_size=batch_size,
                 column=column,
                 first_index=first_index,
@@ -98,70 +100,82 @@ class CoCaCaptioner:
             decoded = search(
                 self._begin(rules), requests, rules, batch_size=batch_size, column=column, first_index=first_index
             )
-        return spoken(
+        return to_captions(
             decoded,
             self.model,
             self.decode,
-            self._similarities if similarity else None,
-            together=64 if self.on_gpu else 1,
+            similarities=self._similarities if similarity else None,
+            pictures_at_once=64 if self.on_gpu else 1,
             stops=sampling.stops,
         )
 
     @property
     def on_gpu(self) -> bool:
+        """Whether the model's weights are on a CUDA device."""
         return self.model.logit_scale.is_cuda
 
     def _take_slots(self, rules: Rules, count: int) -> Slots:
-        """Slots for this sampling: such as are free, with their graph, or new ones."""
-        weights = [weight.data_ptr() for weight in self.model.parameters()]  # a graph knows them by where they are
+        """Slots for this sampling: free slots of an earlier call, with their CUDA graph, or new ones."""
+        weights = [weight.data_ptr() for weight in self.model.parameters()]  # a graph holds addresses of weights
         for index, slots in enumerate(self._free_slots):
             fits = isinstance(slots.rows, _SlotRows) and slots.rows.weights == weights
             if fits and (slots.count, slots.rules.sampling) == (count, rules.sampling):
                 return self._free_slots.pop(index)
         try:
-            return Slots(_SlotRows(self, rules, count, weights), rules, count)
+            return Slots(_SlotRows(self, rules, count, weights=weights), rules, count)
         except torch.OutOfMemoryError:
             self._free_slots.clear()
             raise
 
     @torch.no_grad()
     def _similarities(self, pictures: Sequence[DecodedPicture]) -> list[list[float]]:
-        """Cosines of each picture's captions' embeddings and its own; a caption over the context keeps its first tokens and its end."""
-        ids = [caption.tokens for picture in pictures for caption in picture.captions]
-        most = self.context_length
-        ids = [[*caption[: most - 1], self.end_id] if len(caption) > most else caption for caption in ids]
-        tokens = torch.full((len(ids), max(map(len, ids))), self.pad_id)
-        for row, caption in zip(tokens, ids, strict=True):
-            row[: len(caption)] = torch.tensor(caption)
+        """The cosines between the embeddings of captions and that of their picture, for each picture.
+
+        Of a caption longer than the context, the first tokens and an end token are embedded.
+        """
+        limit = self.context_length
+        rows = []
+        for picture in pictures:
+            for caption in picture.captions:
+                ids = caption.tokens
+                rows.append([*ids[: limit - 1], self.end_id] if len(ids) > limit else ids)
+        tokens = torch.full((len(rows), max(map(len, rows))), self.pad_id)
+        for row, ids in zip(tokens, rows, strict=True):
+            row[: len(ids)] = torch.tensor(ids)
         with fast_products():
             features, _, _ = encode_text_trimmed(self.model, tokens)
-        features = features.float().cpu().unflatten(0, (len(pictures), -1))  # (M, C, E)
+        features = features.float().cpu().unflatten(0, (len(pictures), -1))  # (N, C, E)
         return [
-            (of_captions @ picture.features).tolist()
-            for of_captions, picture in zip(features, pictures, strict=True)
-            if picture.features is not None  # as every picture of a CoCa has them
+            (caption_features @ picture.features).tolist()
+            for caption_features, picture in zip(features, pictures, strict=True)
+            if picture.features is not None  # never None for a CoCa
         ]
 
     def normalise(self, pictures: Tensor) -> Tensor:
-        """The rest of open_clip's transform, on the pictures' device: uint8 (N, 3, H, W) to float32; others are left as they are."""
+        """Do the last steps of open_clip's transform, on the pictures' device: uint8 (N, 3, H, W) to float32.
+
+        Pictures of another dtype are returned unchanged.
+        """
         if pictures.dtype != torch.uint8:
             return pictures
         if self._mean_and_std.device != pictures.device:
-            self._mean_and_std = send(self._mean_and_std, pictures.device)  # once: a graph remembers where they are
+            # moved only once, because a CUDA graph holds their address
+            self._mean_and_std = send(self._mean_and_std, pictures.device)
         mean, std = self._mean_and_std
         return pictures.float().div_(255).sub_(mean).div_(std)
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
-        """About how much memory a picture in flight and its captions take at most, in bytes."""
+        """Estimate the peak memory, in bytes, of a picture in flight and its captions."""
         rules = self._rules(sampling)
         captions = sampling.num_beams if sampling.strategy == "beam" else sampling.num_captions
         with evaluating(self.model), torch.no_grad():
             _, rows = self._begin(rules)([Request("", torch.zeros(3, *self.preprocess_cfg["size"]))])
-        # twice: rows that leave or join are copied; the choice of a token holds about eight numbers for each of the vocabulary
+        # Twice the rows, because rows that leave or join are copied. Choosing a token takes about eight float32
+        # numbers for each token of the vocabulary.
         return 2 * rows.bytes_per_picture(captions) + 8 * 4 * captions * self.model.text.vocab_size
 
     def _begin(self, rules: Rules) -> Callable[[Sequence[Request]], tuple[Tensor, Decoding]]:
-        """How the rows of pictures (3, H, W) begin."""
+        """Return the function that encodes the pictures (3, H, W) of requests and begins their rows."""
 
         def begin(requests: Sequence[Request]) -> tuple[Tensor, Decoding]:
             pictures = stack([*map(picture_of, requests)], self.model.logit_scale.device)
@@ -175,12 +189,12 @@ class CoCaCaptioner:
         return encode_images(self.model, self.normalise(pictures).to(self.model.logit_scale.dtype))
 
     def _rules(self, sampling: SamplingConfig) -> Rules:
-        """The rules of this sampling; ValueError where it does not fit."""
-        never = self.tokenizer.never_ids(self.model.text.vocab_size)
-        return Rules.of(self, sampling, never, self.model.logit_scale.device)
+        """The decoding rules for this sampling; ValueError if the captioner does not support it."""
+        banned = self.tokenizer.banned_ids(self.model.text.vocab_size)
+        return Rules.of_captioner(self, sampling, banned, device=self.model.logit_scale.device)
 
     def encode_text_ids(self, text: str) -> list[int]:
-        """Token ids of a text, from start to end token, never cut."""
+        """All token ids of a text, from start to end token, without truncation."""
         return self.tokenizer.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -188,16 +202,17 @@ class CoCaCaptioner:
         return self.tokenizer.decode(ids)
 
     def save(self, folder: str | os.PathLike, name: str, *, dtype: str = "fp32") -> None:
-        """Writes config, weights and the tokenizer's own files, so that open_clip loads the folder as `local-dir:FOLDER`.
+        """Write config, weights and tokenizer files to a folder that open_clip loads as `local-dir:FOLDER`.
 
-        `name` ([a-z0-9_]+) names the captioner's column in records and is kept in the config under `capsmith`.
-        Each file is written under a temporary name and renamed, the config last. Raises ValueError for a bad name.
+        name: the captioner's name in columns of records ([a-z0-9_]+), stored in the config under `capsmith`.
+        Each file is written under a temporary name and then renamed, the config last.
+        Raises ValueError for a bad name.
         """
         check_name(name)
         state = self.model.state_dict()
         weights = {key: value.detach().to("cpu", DTYPES[dtype]).contiguous() for key, value in state.items()}
         config = {
-            "model_cfg": dict(self.model_cfg) | {"custom_text": True},  # without it open_clip builds a CLIP
+            "model_cfg": dict(self.model_cfg) | {"custom_text": True},  # without this, open_clip builds a CLIP
             "preprocess_cfg": self.preprocess_cfg,
             "capsmith": {"name": name},
         }
@@ -207,14 +222,17 @@ class CoCaCaptioner:
             (staging / CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def _describe(self, source: Source) -> str:
-        cfg, parameters = self.preprocess_cfg, sum(p.numel() for p in self.model.parameters())
-        numbers = ", ".join(f"{key} ({', '.join(f'{x:.4g}' for x in cfg[key])})" for key in ("mean", "std"))
+        """The lines about the model that are printed before a run."""
+        cfg = self.preprocess_cfg
+        num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        mean, std = (", ".join(f"{number:.4g}" for number in cfg[key]) for key in ("mean", "std"))
         height, width = cfg["size"]
         return "\n".join(
             (
-                f"architecture: {self.name}, CoCa of {parameters / 1e6:.1f} M parameters ({source.config_from})",
+                f"architecture: {self.name}, CoCa of {num_parameters / 1e6:.1f} M parameters ({source.config_from})",
                 f"context: {self.context_length} tokens + CLS (text_cfg and multimodal_cfg of {source.config_from})",
-                f"normalisation: {numbers}; {height} x {width} px, {cfg['interpolation']}, {cfg['resize_mode']}"
+                f"normalisation: mean ({mean}), std ({std});"
+                f" {height} x {width} px, {cfg['interpolation']}, {cfg['resize_mode']}"
                 f" ({source.preprocess_from or 'the default of open_clip, as the source has none'})",
                 f"weights: {source.weights or 'random'}",
             )
@@ -222,22 +240,24 @@ class CoCaCaptioner:
 
 
 def _preprocessing(
-    given: Mapping[str, Any], size: tuple[int, int]
+    preprocess_cfg: Mapping[str, Any], size: tuple[int, int]
 ) -> tuple[dict[str, Any], Tensor, Callable[[Image.Image], Tensor]]:
-    """open_clip's config of preprocessing, its mean and std (2, 3, 1, 1), and its transform up to the pixels.
+    """Return open_clip's complete preprocessing config, mean and std (2, 3, 1, 1), and the transform to pixels.
 
-    That is of a decoded RGB picture to (3, H, W) uint8, a quarter of the bytes of floats on the way to the model; it holds no
-    model, so workers can have it. size: open_clip's factory, too, lets the tower decide.
+    The transform turns a decoded RGB picture into (3, H, W) uint8, a quarter of the bytes of float32 to send to the
+    model. It does not refer to the model, so other processes can run it. `normalise` does the remaining steps.
+    size: height and width of the image tower's input, which overrides the config's, as in open_clip's factory.
     """
-    merged = merge_preprocess_dict(PreprocessCfg(), dict(given)) | {"size": size}
+    merged = merge_preprocess_dict(PreprocessCfg(), dict(preprocess_cfg)) | {"size": size}
     cfg: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in merged.items()}
     transform: Any = image_transform_v2(PreprocessCfg(**cfg), is_train=False)
-    *to_size, _, _ = transform.transforms
-    return cfg, torch.tensor([cfg["mean"], cfg["std"]])[..., None, None], Compose([*to_size, PILToTensor()])
+    *resize_steps, _to_tensor, _normalize = transform.transforms
+    mean_and_std = torch.tensor([cfg["mean"], cfg["std"]])[..., None, None]
+    return cfg, mean_and_std, Compose([*resize_steps, PILToTensor()])
 
 
 class _SlotRows:
-    """A CoCa's rows that stay where they are (see `captioners.decoding.slots.SlotRows`)."""
+    """A CoCa's rows at fixed positions in memory (see `captioners.decoding.slots.SlotRows`)."""
 
     def __init__(self, captioner: CoCaCaptioner, rules: Rules, slots: int, weights: Sequence[int]):
         self.captioner, self.weights = captioner, weights

@@ -1,7 +1,7 @@
-"""Cached decoding of CoCa on open_clip's own modules and parameters.
+"""Cached decoding of CoCa with open_clip's modules and parameters.
 
-Dimensions: N pictures, C captions of each, R rows (captions in flight, of one picture after the other), S image tokens,
-H heads, D width of a head, n new tokens, t positions cached, V vocabulary, W width.
+Dimensions: N pictures, C captions of each, R rows (captions in flight, grouped by picture), S image tokens, H heads,
+D width of a head, n new tokens, t cached positions, V vocabulary, W width.
 """
 
 import torch
@@ -14,14 +14,15 @@ from captioners.decoding.key_values import KeyValueCache
 
 
 class Decoding:
-    """Captions in flight: every key and value is computed once, with open_clip's own modules (see `captioners.decoding.rows.Rows`).
+    """The rows of captions in flight, with their cached keys and values (see `captioners.decoding.rows.Rows`).
 
-    Image tokens (N, S, W) become cross-attention keys and values once per picture, never replicated: the captions of
-    a picture are the query axis of one attention call. Rows may be of unequal length. `limit` is the most tokens a row
-    will be fed. Starts with one row per picture.
+    Image tokens (N, S, W) become keys and values of cross-attention once per picture and are not copied per caption:
+    the captions of a picture form the query axis of one attention call. Rows may differ in length.
+
+    Starts with one row per picture. limit: maximum tokens that a row is fed.
     """
 
-    tower: Tower  # the text tower, which the decoder goes on after
+    tower: Tower  # the text tower; the decoder's input is the tower's output
     decoder: Tower
 
     def __init__(self, model: CoCa, image_tokens: Tensor, *, limit: int):
@@ -37,47 +38,51 @@ class Decoding:
             for blocks in (self.tower.transformer.resblocks, self.decoder.resblocks)
         )
         pictures = torch.arange(len(image_tokens), device=image_tokens.device)
-        # tokens fed to each row (R,), and a number that none of them exceeds
-        self.lengths, self.longest = torch.zeros_like(pictures), 0
-        # (R, limit + 1), added to the text tower's scores
+        self.lengths = torch.zeros_like(pictures)  # tokens fed to each row (R,)
+        self.longest = 0  # an upper bound of the lengths, known without waiting for a GPU
+        # added to the text tower's attention scores (R, limit + 1)
         self.pad_mask = image_tokens.new_zeros(len(image_tokens), limit + 1)
         self._place_rows(pictures)
 
     def extend(self, tokens: Tensor) -> Tensor:
-        """Feeds tokens (R, n) and returns the logits (R, n, V) of what follows each."""
-        self.longest = min(self.longest + tokens.shape[1], self.limit)  # not looked up: a GPU would be waited for
+        """Feed tokens (R, n); return the logits (R, n, V) of the token that follows each."""
+        # computed, not read from `lengths`, which would wait for a GPU
+        self.longest = min(self.longest + tokens.shape[1], self.limit)
         return self.step(tokens, self.longest)
 
     def step(self, tokens: Tensor, length: int) -> Tensor:
-        """`extend`, with attention over the first `length` positions; of the same shapes and memory whenever rows and length are."""
-        new = torch.arange(tokens.shape[1], device=tokens.device)
-        # a finished row that has not left yet may be at its end: what it is fed is not looked at
-        positions = self.lengths[:, None].clamp(max=self.limit - len(new)) + new  # (R, n)
+        """Do as `extend`, with attention over the first `length` positions.
+
+        Shapes and memory addresses depend only on the number of rows and on `length`, as a CUDA graph requires.
+        """
+        offsets = torch.arange(tokens.shape[1], device=tokens.device)
+        # a finished row that has not been removed yet may be at its limit; its logits are not used
+        positions = self.lengths[:, None].clamp(max=self.limit - len(offsets)) + offsets  # (R, n)
         self.lengths.copy_(positions[:, -1] + 1)
-        # open_clip's pad mask is shifted by one: the position after a pad token, which is a word piece too, is hidden
+        # open_clip's pad mask is shifted by one: it hides the position after a pad token, whose id is a word piece
         pads = torch.zeros_like(tokens, dtype=self.pad_mask.dtype).masked_fill(
             tokens == self.tower.pad_id, float("-inf")
         )
         self.pad_mask.scatter_(1, positions + 1, pads)
         x = self.tower.token_embedding(tokens) + self.tower.positional_embedding[positions]  # (R, n, W)
         if kernels and tokens.is_cuda and tokens.shape[1] == 1:
-            text, decoder = (positions[:, 0], self.pad_mask), (positions[:, 0], None)
+            step_positions, text_mask, decoder_mask = positions[:, 0], self.pad_mask, None
         else:
             later = torch.arange(length, device=tokens.device) > positions[..., None]  # (R, n, t)
             causal = torch.zeros_like(later, dtype=self.pad_mask.dtype).masked_fill(later, float("-inf"))[:, None]
-            text = positions, causal + self.pad_mask[:, None, None, :length]  # (R, 1, n, t)
-            decoder = positions, causal
-        added = None  # to x, by the next norm
+            step_positions, text_mask = positions, causal + self.pad_mask[:, None, None, :length]  # (R, 1, n, t)
+            decoder_mask = causal
+        added = None  # residual branch that the next layer norm adds to x
         for block, cache in zip(self.tower.transformer.resblocks, self.text_caches, strict=True):
-            x, added = _self_attention(block, x, added, cache, *text)
+            x, added = _self_attention(block, x, added, cache=cache, positions=step_positions, mask=text_mask)
         blocks = zip(self.decoder.resblocks, self.decoder_caches, self.decoder.cross_attn, self.cross, strict=True)
         for block, cache, cross_block, keys_values in blocks:
-            x, added = _self_attention(block, x, added, cache, *decoder)
+            x, added = _self_attention(block, x, added, cache=cache, positions=step_positions, mask=decoder_mask)
             x, added = self._cross_attention(cross_block, x, added, *keys_values)
         return linear(add_norm(x, added, self.decoder.ln_final)[1], self.decoder.text_projection.T)  # (R, n, V)
 
     def keep(self, rows: Tensor) -> None:
-        """Goes on with these rows, in this order; rows of a picture stay together, and may be repeated."""
+        """Continue with these rows, in this order. Rows of a picture stay together; a row may be repeated."""
         self.lengths, self.pad_mask = self.lengths[rows], self.pad_mask[rows]
         self.longest = int(self.lengths.max())
         for cache in (*self.text_caches, *self.decoder_caches):
@@ -88,7 +93,7 @@ class Decoding:
         self._place_rows(pictures)
 
     def join(self, other: "Decoding") -> None:
-        """Adds the rows of other pictures, after its own."""
+        """Append the rows of other pictures."""
         pictures = len(self.cross[0][0])
         self.cross = [
             tuple(map(torch.cat, zip(ours, theirs))) for ours, theirs in zip(self.cross, other.cross, strict=True)
@@ -101,25 +106,28 @@ class Decoding:
         self._place_rows(torch.cat([self.pictures, pictures + other.pictures]))
 
     def restart(self, slots: Tensor, image_tokens: Tensor) -> None:
-        """Begins the rows of pictures number `slots` (M,) anew, in place, with the image tokens (M, S, W) of others."""
+        """Restart in place the rows of pictures number `slots` (M,), with image tokens (M, S, W) of new pictures."""
         for (keys, values), block in zip(self.cross, self.decoder.cross_attn, strict=True):
             joint = _cross_joint(block, image_tokens)
             if kernels and joint.is_cuda:
-                kernels.place(joint, slots, keys, values)
+                kernels.write_keys_values(joint, slots, keys, values=values)
                 continue
-            for old, new in zip((keys, values), joint.chunk(2, dim=-1)):
-                old.index_copy_(0, slots, heads(new, block.attn))
+            for cached, part in zip((keys, values), joint.chunk(2, dim=-1)):
+                cached.index_copy_(0, slots, heads(part, block.attn))
         self.lengths.view(-1, self.most).index_fill_(0, slots, 0)
         self.pad_mask.view(-1, self.most, self.limit + 1).index_fill_(0, slots, 0)
 
     def bytes_per_picture(self, captions: int) -> int:
-        """The bytes that a picture with so many captions takes here, judged from rows of one caption a picture."""
+        """The bytes that a picture with this many captions takes here; there must be one row per picture now."""
         caches = sum(cache.keys.nbytes + cache.values.nbytes for cache in (*self.text_caches, *self.decoder_caches))
         cross = sum(keys.nbytes + values.nbytes for keys, values in self.cross)
         return (captions * caches + cross) // len(self.lengths)
 
     def _place_rows(self, pictures: Tensor) -> None:
-        """Places rows (R,) of these pictures in a grid of N x most cells; `cells` is None where rows fill it in order."""
+        """Assign each row (R,) a cell of a grid of pictures x `most` captions, for cross-attention.
+
+        pictures: the number of each row's picture (R,). `cells` becomes None if the rows fill the grid in order.
+        """
         self.pictures = pictures
         counts = pictures.bincount()
         self.most = int(counts.max())
@@ -129,18 +137,22 @@ class Decoding:
     def _cross_attention(
         self, block: Block, x: Tensor, added: Tensor | None, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """x (R, n, W) over the image tokens of each row's picture, keys and values (N, H, S, D); and what is to be added to it."""
-        _, new, width = x.shape
+        """A cross-attention block of x (R, n, W) over the image tokens of each row's picture; returns x and `added`.
+
+        keys, values: of the image tokens (N, H, S, D).
+        """
+        _, num_tokens, width = x.shape
         x, normed = add_norm(x, added, block.ln_1)
         queries = project(normed, block.attn, slice(0, width))  # (R, n, W)
-        if kernels and x.is_cuda and new == 1 and self.cells is None:
+        if kernels and x.is_cuda and num_tokens == 1 and self.cells is None:
             return after_attention(block, x, kernels.attend_images(queries[:, 0], keys, values)[:, None])
-        if self.cells is not None:  # unequal numbers of captions are left: the empty cells are computed in vain
-            grid = queries.new_zeros(len(keys) * self.most, new, width)
+        if self.cells is not None:  # pictures have unequal numbers of rows left, so some cells stay empty
+            grid = queries.new_zeros(len(keys) * self.most, num_tokens, width)
             grid[self.cells] = queries
             queries = grid
-        out = attend(heads(queries.view(len(keys), -1, width), block.attn), keys, values).view(-1, new, width)
-        return after_attention(block, x, out if self.cells is None else out[self.cells])
+        queries = heads(queries.view(len(keys), -1, width), block.attn)
+        attended = attend(queries, keys, values).view(-1, num_tokens, width)
+        return after_attention(block, x, attended if self.cells is None else attended[self.cells])
 
 
 def _cross_keys_values(block: Block, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,24 +162,25 @@ def _cross_keys_values(block: Block, image_tokens: Tensor) -> tuple[Tensor, Tens
 
 
 def _cross_joint(block: Block, image_tokens: Tensor) -> Tensor:
-    """Keys and values, side by side (N, S, 2 W), of the image tokens (N, S, W)."""
+    """Keys and values side by side (N, S, 2 W) of the image tokens (N, S, W)."""
     return project(block.ln_1_kv(image_tokens), block.attn, slice(image_tokens.shape[-1], None))
 
 
 def _self_attention(
     block: Block, x: Tensor, added: Tensor | None, cache: KeyValueCache, positions: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """x (R, n, W) at positions (R, n) over all that the cache then holds up to the mask's (R, 1, n, t) width; and what is to be added.
+    """A self-attention block of x (R, n, W), whose keys and values are written to the cache; returns x and `added`.
 
-    Where positions are (R,), of one new token each, a kernel looks at no later ones; its mask is (R, t) or None.
+    positions: of the new tokens (R, n). mask: added to the scores (R, 1, n, t); the first t positions are attended to.
+    With positions (R,), of one new token per row, a Triton kernel attends to the positions up to the new one; its mask
+    is (R, t) or None.
     """
     x, normed = add_norm(x, added, block.ln_1)
     joint = project(normed, block.attn)
     if mask is None or positions.ndim == 1:
-        return after_attention(
-            block, x, kernels.attend_cached(joint[:, 0], cache.keys, cache.values, positions, mask)[:, None]
-        )
+        attended = kernels.attend_cached(joint[:, 0], cache.keys, cache.values, positions=positions, mask=mask)
+        return after_attention(block, x, attended[:, None])
     queries, keys, values = (heads(part, block.attn) for part in joint.chunk(3, dim=-1))
     cache.put(keys, values, positions)
     keys, values = (cached[:, :, : mask.shape[-1]] for cached in (cache.keys, cache.values))
-    return after_attention(block, x, attend(queries, keys, values, mask))
+    return after_attention(block, x, attend(queries, keys, values, mask=mask))

@@ -1,10 +1,11 @@
-"""CoCa's training forward on open_clip's own modules, with less work: trimmed captions, several of a picture at once.
+"""A cheaper training forward of CoCa with open_clip's modules: trimmed captions, several captions per picture.
 
-Dimensions: B pictures, K captions of each, L tokens of the longest caption, T tokens to predict in all, S image tokens,
-V vocabulary, W width, E embedding.
+Dimensions: B pictures, K captions of each, L tokens of the longest caption, T tokens to predict in total, S image
+tokens, V vocabulary, W width, E embedding.
 """
 
 import contextlib
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,10 @@ from captioners.decoding.search import evaluating
 
 
 def initialise_decoder(model: CoCa) -> None:
-    """Gives a CoCa's decoder its initial weights, with torch's global seed, its vocabulary's stored as a linear layer's are.
+    """Initialise the weights of a CoCa's decoder with torch's global seed.
 
-    open_clip leaves `text_projection` as torch.empty made it, and the method that would fill it fails (3.3.0).
+    open_clip 3.3.0 leaves `text_projection` uninitialised, and its method that would initialise it fails.
+    `text_projection` is stored in memory as a linear layer's weight, which is faster.
     """
     decoder: Tower = model.text_decoder
     width, layers = decoder.width, decoder.layers
@@ -31,12 +33,15 @@ def initialise_decoder(model: CoCa) -> None:
         nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
         nn.init.normal_(block.mlp.c_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
     nn.init.normal_(decoder.text_projection, std=width**-0.5)
-    decoder.text_projection.data = decoder.text_projection.data.T.contiguous().T  # (W, V) in the order of (V, W)
+    decoder.text_projection.data = decoder.text_projection.data.T.contiguous().T  # (W, V), in memory (V, W)
 
 
 @torch.no_grad()
 def encode_images(model: CoCa, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalised features (B, E) and tokens (B, S, W) of pictures (B, 3, H, W), by the image tower in eval mode, without gradients."""
+    """Return normalised features (B, E) and tokens (B, S, W) of pictures (B, 3, H, W).
+
+    The image tower runs in eval mode and without gradients.
+    """
     tower = model.visual
     with evaluating(tower):
         if (
@@ -50,7 +55,7 @@ def encode_images(model: CoCa, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _encode_plainly(tower: VisionTransformer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """`encode_images` without the copies of torch's multi-head attention: for a GPU, where they take a third of the time."""
+    """Do as `encode_images`, without the copies of torch's multi-head attention: they take a third of a GPU's time."""
     pooled, tokens = tower._pool(encode_tokens(tower.transformer.resblocks, tower._embeds(images)))
     return F.normalize(pooled if tower.proj is None else pooled @ tower.proj, dim=-1), tokens
 
@@ -58,14 +63,16 @@ def _encode_plainly(tower: VisionTransformer, images: Tensor) -> tuple[Tensor, T
 def forward_trimmed(
     model: CoCa, images: Tensor | tuple[Tensor, Tensor], tokens: Tensor, *, trim: bool = True
 ) -> dict[str, Tensor]:
-    """open_clip's training forward, of each picture's captions at once: same features, logits and gradients, less work.
+    """Compute open_clip's training forward with several captions per picture: same features, logits and gradients.
 
-    The picture is encoded once, its captions are the queries of one cross-attention, they are cut to the batch's longest,
-    and padding gets no logits. images: pixels (B, 3, H, W), or what `encode_images` gave for them. tokens (B, K, at most the
-    context), padded at the end with the text tower's pad id to any width, which stays where they are not to be cut (`trim`):
-    to look for the longest waits for a GPU.
-    Returns image_features (B, E) and text_features (B, K, E), normalised, and the logits (T, V) and labels (T,) of the tokens
-    that are no padding, caption by caption.
+    It is cheaper, because each picture is encoded once, the captions of a picture are the queries of one
+    cross-attention, captions are trimmed to the longest of the batch, and padding gets no logits.
+
+    images: pixels (B, 3, H, W), or the result of `encode_images` for them.
+    tokens: (B, K, at most the context), padded at the end with the text tower's pad id.
+    trim: whether to trim captions to the longest, which waits for a GPU.
+    Returns image_features (B, E) and text_features (B, K, E), normalised, and the logits (T, V) and labels (T,) of all
+    tokens but padding, caption by caption.
     """
     image_features, image_tokens = model._encode_image(images) if isinstance(images, Tensor) else images
     pictures, captions = tokens.shape[:2]
@@ -73,7 +80,7 @@ def forward_trimmed(
     hidden = _decode(model.text_decoder, image_tokens, states[:, :-1])  # (B K, L-1, W)
     labels = tokens[:, 1:]
     tower: Tower = model.text
-    real = (labels != tower.pad_id).flatten().nonzero()[:, 0]  # the one look that waits for a GPU
+    real = (labels != tower.pad_id).flatten().nonzero()[:, 0]  # this waits for a GPU
     return {
         "image_features": image_features,
         "text_features": text_features.unflatten(0, (pictures, captions)),
@@ -83,32 +90,33 @@ def forward_trimmed(
 
 
 def _decode(decoder: Tower, image_tokens: Tensor, x: Tensor) -> Tensor:
-    """The decoder before its vocabulary, on token states (B K, L, W) and their pictures' tokens (B, S, W)."""
+    """The decoder's last states (B K, L, W) for token states x (B K, L, W) and image tokens (B, S, W)."""
 
-    def run(block: Block, *inputs: Tensor | None) -> Tensor:
-        return checkpoint(block, *inputs, use_reentrant=False) if decoder.grad_checkpointing else block(*inputs)
+    def run(block: Block, x: Tensor, **inputs: Tensor) -> Tensor:
+        if decoder.grad_checkpointing:
+            return checkpoint(partial(block, **inputs), x, use_reentrant=False)
+        return block(x, **inputs)
 
-    rows, length, _ = x.shape
-    for block, cross in zip(decoder.resblocks, decoder.cross_attn, strict=True):
-        x = run(block, x, None, None, decoder.attn_mask[:length, :length])
-        x = run(cross, x.reshape(len(image_tokens), -1, x.shape[-1]), image_tokens, image_tokens).view(
-            rows, length, -1
-        )
+    rows, length, width = x.shape
+    for block, cross_block in zip(decoder.resblocks, decoder.cross_attn, strict=True):
+        x = run(block, x, attn_mask=decoder.attn_mask[:length, :length])
+        queries = x.reshape(len(image_tokens), -1, width)  # (B, K L, W)
+        x = run(cross_block, queries, k_x=image_tokens, v_x=image_tokens).view(rows, length, width)
     return decoder.ln_final(x)
 
 
 def encode_text_trimmed(model: CoCa, tokens: Tensor, *, trim: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """The text tower on captions (B, at most the context) cut to the longest, L tokens; padded as for `forward_trimmed`.
+    """Encode captions, trimmed to the longest, with the text tower.
 
-    Without `trim` L is the width that they come in, at most the context. Tokens may be the host's, which then waits for no
-    device.
-    Returns features (B, E), normalised, token states (B, L, W) and tokens (B, L).
+    tokens: (B, at most the context), padded as for `forward_trimmed`. On the host, trimming waits for no device.
+    trim: whether to trim to the longest caption of L tokens; otherwise L is the width of `tokens`.
+    Returns normalised features (B, E), token states (B, L, W) and tokens (B, L).
     """
     tower: Tower = model.text
     longest = min(tokens.shape[1], tower.context_length)
     if trim:
         longest = int((tokens != tower.pad_id).any(0).nonzero().max()) + 1
-    # one pad column stays: open_clip's pad mask is shifted by one, so that the CLS token sees that column
+    # one pad column is kept: by open_clip's pad mask, which is shifted by one, the CLS token attends to that column
     width = min(longest + 1, tower.context_length)
     tokens = F.pad(tokens[:, :width], (0, width - min(width, tokens.shape[1])), value=tower.pad_id)  # (B, L+1)
     tokens = tokens.to(tower.cls_emb.device)
@@ -117,9 +125,9 @@ def encode_text_trimmed(model: CoCa, tokens: Tensor, *, trim: bool = True) -> tu
 
 
 def _encode_text(tower: Tower, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """The text tower on tokens (B, L) narrower than its context: features (B, E), token states (B, L, W).
+    """Encode tokens (B, L), which may be narrower than the context: features (B, E), token states (B, L, W).
 
-    The CLS token keeps the last position, whatever the width.
+    The CLS token always has the context's last position.
     """
     batch, length = tokens.shape
     embedded = torch.cat([tower.token_embedding(tokens), tower.cls_emb.expand(batch, 1, -1)], dim=1)  # (B, L+1, W)

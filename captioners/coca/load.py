@@ -1,4 +1,4 @@
-"""CoCa captioners from names: an open_clip architecture, a folder or a file, a hub repository, or one that is shipped."""
+"""Load a CoCa captioner: an open_clip architecture, a folder or file, a hub repository, or a built-in captioner."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from captioners.resolve import Source, resolve
 from captioners.safe_reading import attempt, check_numbers
 from captioners.weights import DTYPES, differences, fit_shapes, read_weights, state_sha256
 
-PLACES = "visual.positional_embedding"  # of a picture's patches, after the CLS token's
+PATCH_POSITIONS = "visual.positional_embedding"  # (1 + patches, W), the CLS token's is the first
 
 
 def load_coca(
@@ -30,7 +30,7 @@ def load_coca(
     device: str = "cpu",
     dtype: str = "fp32",
 ) -> CoCaCaptioner:
-    """Loads a CoCa by name; the arguments are those of `captioners.load.load_captioner`, and so are the errors."""
+    """Load a CoCa by name; arguments and errors are those of `captioners.load.load_captioner`."""
     source = resolve(name, pretrained)
     if from_scratch:
         source = dataclasses.replace(source, weights=None)
@@ -45,8 +45,9 @@ def load_coca(
     if image_size is not None:
         source = _with_image_size(source, image_size)
     if source.weights is not None:
-        with torch.device("meta"):  # which takes no memory, whatever a config asks for
-            state = _fitting(state, build_model(source), source.weights, interpolated=image_size is not None)
+        with torch.device("meta"):  # takes no memory, whatever sizes the config has
+            meta_model = build_model(source)
+            state = _fit_to_model(state, meta_model, source.weights, interpolate=image_size is not None)
     model = build_model(source)
     if source.weights is not None:
         model.load_state_dict(state)
@@ -56,7 +57,7 @@ def load_coca(
 
 
 def build_model(source: Source) -> CoCa:
-    """open_clip's CoCa from a config, with random weights, the decoder's included."""
+    """Build open_clip's CoCa from a config, with random weights, also in the decoder."""
     model_cfg = {key: value for key, value in source.model_cfg.items() if key != "custom_text"}
     check_numbers(model_cfg, source.config_from)
     model = attempt(f"{source.config_from}: open_clip cannot build a CoCa of this config", CoCa, **model_cfg)
@@ -65,37 +66,45 @@ def build_model(source: Source) -> CoCa:
 
 
 def _with_image_size(source: Source, size: int) -> Source:
-    """The source with pictures of another size; ValueError where its patches do not fill one."""
+    """The source with another picture size; ValueError if the size is not a multiple of the patch size."""
     patch = source.model_cfg["vision_cfg"].get("patch_size", 16)
     if size < patch or size % patch:
         raise ValueError(
-            f"image size {size}: is no multiple of {patch} pixels, the side of a patch of {source.config_from}"
+            f"image size {size}: is not a multiple of {patch} pixels, the side of a patch of {source.config_from}"
         )
     model_cfg = {**source.model_cfg, "vision_cfg": {**source.model_cfg["vision_cfg"], "image_size": size}}
     return dataclasses.replace(source, model_cfg=model_cfg, config_from=f"{source.config_from} with image size {size}")
 
 
-def _fitting(state: Mapping[str, Tensor], model: CoCa, path: Path, *, interpolated: bool) -> dict[str, Tensor]:
-    """The tensors of a file as the model takes them, all of its own and no others; ValueError that sums up what differs."""
+def _fit_to_model(state: Mapping[str, Tensor], model: CoCa, path: Path, *, interpolate: bool) -> dict[str, Tensor]:
+    """The tensors of a file, in the shapes of the model's; ValueError that sums up all differences.
+
+    interpolate: whether the position embeddings of patches are interpolated to the model's number of patches.
+    """
     expected = model.state_dict()
     state = fit_shapes(state, expected)
-    if interpolated and PLACES in state:
-        state[PLACES] = state[PLACES].float()
+    if interpolate and PATCH_POSITIONS in state:
+        state[PATCH_POSITIONS] = state[PATCH_POSITIONS].float()
         resize_pos_embed(state, model)
     problems = differences(state, expected)
-    theirs, ours = (len(tensors[POSITIONS]) if POSITIONS in tensors else 0 for tensors in (state, expected))
-    if theirs and theirs != ours:
+    in_file, in_config = (_rows_of(POSITIONS, tensors) for tensors in (state, expected))
+    if in_file and in_file != in_config:
         problems.append(
-            f"a context of {theirs}, not {ours} as in the config: to train them, say --context {max(theirs, ours)}"
+            f"they have a context of {in_file}, but the config has {in_config}: to train them, use"
+            f" --context {max(in_file, in_config)}"
         )
-    theirs, ours = (len(tensors[PLACES]) if PLACES in tensors else 0 for tensors in (state, expected))
-    if theirs and theirs != ours:
+    in_file, in_config = (_rows_of(PATCH_POSITIONS, tensors) for tensors in (state, expected))
+    if in_file and in_file != in_config:
         tower: Tower = model.visual
-        size = tower.image_size[0]
         problems.append(
-            f"{theirs - 1} patches of a picture, not {ours - 1} as in the config: to fine-tune them, "
-            f"say --image-size {size}, and their positions are interpolated"
+            f"they have {in_file - 1} patches of a picture, but the config has {in_config - 1}: to fine-tune them, use"
+            f" --image-size {tower.image_size[0]}, which interpolates their position embeddings"
         )
     if problems:
-        raise ValueError(f"{path}: these weights are not this model's:\n  " + "\n  ".join(problems))
+        raise ValueError(f"{path}: these weights do not fit the model:\n  " + "\n  ".join(problems))
     return state
+
+
+def _rows_of(name: str, tensors: Mapping[str, Tensor]) -> int:
+    """The number of rows of a tensor, 0 if there is no such tensor."""
+    return len(tensors[name]) if name in tensors else 0

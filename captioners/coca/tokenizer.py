@@ -1,4 +1,4 @@
-"""One face for CLIP's tokenizer and a folder's own, both through open_clip."""
+"""One interface for CLIP's tokenizer and for the tokenizer in a captioner's folder, both through open_clip."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,7 +8,9 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
 from captioners.safe_reading import attempt
 
-FILES = (  # kept as they are: another release of transformers may write them so that older ones cannot read them
+# The files of a tokenizer. They are copied byte for byte, because older releases of transformers may be unable to read
+# what a newer one writes.
+FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -22,62 +24,67 @@ FILES = (  # kept as they are: another release of transformers may write them so
 
 
 class CaptionTokenizer:
-    """Text to token ids and back; start, end and pad ids are the tokenizer's own.
+    """Turns text into token ids and back.
 
-    CLIP's tokenizer, unless text_cfg.hf_tokenizer_name asks for the one whose files lie in `folder`.
-    Raises ValueError where those files are missing, or do not fit the model's config.
+    Uses CLIP's tokenizer, or the one whose files are in `folder` if text_cfg.hf_tokenizer_name is set.
+    Raises ValueError if those files are missing, or do not fit the model's config.
     """
 
-    _tokenizer: Any  # open_clip's SimpleTokenizer, or its HFTokenizer, which wraps `_own`
+    _tokenizer: Any  # open_clip's SimpleTokenizer, or its HFTokenizer, which wraps `_hf_tokenizer`
 
     def __init__(self, model_cfg: Mapping[str, Any], folder: Path | None):
         text_cfg = model_cfg["text_cfg"]
         options = text_cfg.get("tokenizer_kwargs") or {}
         self.folder = folder if text_cfg.get("hf_tokenizer_name") else None
-        self._files: dict[str, bytes] = {}  # their bytes: what is loaded may be moved before it is saved again
+        self._files: dict[
+            str, bytes
+        ] = {}  # kept in memory, because the folder may be gone when the captioner is saved
         if text_cfg.get("hf_tokenizer_name"):
             self._tokenizer, self._files = _from_folder(folder, text_cfg, options)
-            own = self._own = self._tokenizer.tokenizer
-            self.start_id = own.bos_token_id if own.bos_token_id is not None else own.cls_token_id
-            self.end_id = own.eos_token_id if own.eos_token_id is not None else own.sep_token_id
-            self.pad_id, self.special_ids, self.size = own.pad_token_id, set(own.all_special_ids), len(own)
+            inner = self._hf_tokenizer = self._tokenizer.tokenizer
+            self.start_id = inner.bos_token_id if inner.bos_token_id is not None else inner.cls_token_id
+            self.end_id = inner.eos_token_id if inner.eos_token_id is not None else inner.sep_token_id
+            self.pad_id, self.special_ids, self.size = inner.pad_token_id, set(inner.all_special_ids), len(inner)
         else:
-            self._tokenizer, self._own = attempt("CLIP's tokenizer cannot be made", SimpleTokenizer, **options), None
+            self._hf_tokenizer = None
+            self._tokenizer = attempt("CLIP's tokenizer cannot be made", SimpleTokenizer, **options)
             self.start_id, self.end_id = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
             self.special_ids, self.size = set(self._tokenizer.all_special_ids), self._tokenizer.vocab_size
-            self.pad_id = 0  # open_clip pads with zeros; CLIP's vocabulary has no pad token, 0 is a "!" in it
+            self.pad_id = 0  # open_clip pads with 0, which is "!" in CLIP's vocabulary: it has no pad token
         self._check(model_cfg)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, cleaned as open_clip cleans it, from start to end token, never cut."""
-        if self._own is None:
+        """All token ids of a text, cleaned as open_clip cleans it, from start to end token, without truncation."""
+        if self._hf_tokenizer is None:
             return [self.start_id, *self._tokenizer.encode(text), self.end_id]
-        return list(self._own(self._tokenizer.clean_fn(text), truncation=False, verbose=False).input_ids)
+        return list(self._hf_tokenizer(self._tokenizer.clean_fn(text), truncation=False, verbose=False).input_ids)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text up to the first end token, without special tokens and outer blanks."""
+        """The text of token ids up to the first end token, without special tokens and outer white space."""
         ids = list(ids)
         ids = ids[: ids.index(self.end_id)] if self.end_id in ids else ids
-        ids = [i for i in ids if i not in self.special_ids]
-        if self._own is None:
+        ids = [id for id in ids if id not in self.special_ids]
+        if self._hf_tokenizer is None:
             return self._tokenizer.decode(ids).strip()
-        return self._own.decode(ids, clean_up_tokenization_spaces=False).strip()
+        return self._hf_tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip()
 
-    def never_ids(self, vocabulary: int) -> list[int]:
-        """Ids that no caption may hold: special tokens but the end token, padding, and ids that are no token's.
+    def banned_ids(self, vocabulary: int) -> list[int]:
+        """The ids that no caption may contain: special tokens except the end token, padding, and ids without a token.
 
-        CLIP's pad id, a "!" within a longer word, is among them: the caption loss skips it, so it was never learnt.
+        They include CLIP's pad id, a "!" within a longer word: the caption loss skips it, so no model learns it.
         """
-        never = {*self.special_ids, self.start_id, self.pad_id, *range(self.size, vocabulary)}
-        return sorted(never - {self.end_id})
+        banned = {*self.special_ids, self.start_id, self.pad_id, *range(self.size, vocabulary)}
+        return sorted(banned - {self.end_id})
 
     def copy_files(self, folder: Path) -> None:
-        """Writes the tokenizer's own files, if it has any, into a folder."""
+        """Write the files of the folder's tokenizer, if there is one, to another folder."""
         for name, data in self._files.items():
             (folder / name).write_bytes(data)
 
     def _check(self, model_cfg: Mapping[str, Any]) -> None:
-        text_cfg, where = model_cfg["text_cfg"], f"tokenizer in {self.folder}" if self.folder else "CLIP's tokenizer"
+        """Raise ValueError with everything in which the tokenizer does not fit the model's config."""
+        text_cfg = model_cfg["text_cfg"]
+        where = f"tokenizer in {self.folder}" if self.folder else "CLIP's tokenizer"
         problems = [
             f"it has no {token} token"
             for token, value in (("start", self.start_id), ("end", self.end_id), ("pad", self.pad_id))
@@ -86,12 +93,13 @@ class CaptionTokenizer:
         if not problems:
             ids = attempt(f"{where} does not read a text", self.encode, "a")
             if ids[:1] != [self.start_id] or ids[-1:] != [self.end_id]:
-                problems.append("it does not put the start and end tokens round a text")
+                problems.append("it does not put the start and end tokens around a text")
             for key, pad in (("text_cfg.pad_id", text_cfg.get("pad_id", 0)), ("pad_id", model_cfg.get("pad_id", 0))):
                 if pad != self.pad_id:
-                    problems.append(f"its pad id is {self.pad_id}, {key} is {pad}")
-        if self.size > text_cfg.get("vocab_size", 49408):
-            problems.append(f"it has {self.size} tokens, text_cfg.vocab_size is {text_cfg.get('vocab_size', 49408)}")
+                    problems.append(f"its pad id is {self.pad_id}, but {key} is {pad}")
+        vocabulary = text_cfg.get("vocab_size", 49408)
+        if self.size > vocabulary:
+            problems.append(f"it has {self.size} tokens, but text_cfg.vocab_size is {vocabulary}")
         if problems:
             raise ValueError(f"{where} does not fit the model: " + "; ".join(problems))
 
@@ -99,16 +107,18 @@ class CaptionTokenizer:
 def _from_folder(
     folder: Path | None, text_cfg: Mapping[str, Any], options: Mapping[str, Any]
 ) -> tuple[HFTokenizer, dict[str, bytes]]:
-    """A folder's tokenizer, and its files by their names."""
+    """The tokenizer in a folder, and the bytes of its files by name."""
     if folder is None or not any((folder / name).is_file() for name in FILES):
-        raise ValueError(f"text_cfg.hf_tokenizer_name is set, but no tokenizer's files are in {folder or 'open_clip'}")
+        raise ValueError(
+            f"text_cfg.hf_tokenizer_name is set, but {folder or 'open_clip'} contains no files of a tokenizer"
+        )
     tokenizer = attempt(
         f"{folder}: the tokenizer cannot be read",
         HFTokenizer,
         str(folder),
         tokenizer_mode=text_cfg.get("tokenizer_mode"),
         local_files_only=True,
-        trust_remote_code=False,  # a user's file never runs code
+        trust_remote_code=False,  # a user's file must not run code
         **options,
     )
     return tokenizer, {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}

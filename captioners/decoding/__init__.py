@@ -1,1 +1,1 @@
-"""From a model's logits to captions: drawn, greedy or by beams, for every captioner that chooses its tokens here."""
+"""From a model's logits to captions: sampling, greedy search and beam search, for every local captioner."""

@@ -1,15 +1,17 @@
-"""Keys and values of a transformers model in decoding: what prompts begin with once for all of them, the rest of a prompt once for
-all captions of its picture, or of what else it is of, and those of captions row by row.
+"""Cached keys and values of a transformers model, without copies of what captions share.
 
-Dimensions: N pictures (or prompts without), C captions of the one that has the most, R rows (captions in flight, of one picture after
-the other), S tokens that prompts begin with, P further tokens of a prompt, n new tokens, t positions of a caption attended to, H heads
-of keys and values, G heads of queries for each of them, D width of a head.
+They have three parts: the head, which all prompts begin with, is stored once; the rest of a prompt is stored once for
+all its captions; and each caption's own tokens are stored row by row.
+
+Dimensions: N prompts (one per picture or text), C captions of the prompt that has the most, R rows (captions in
+flight, grouped by prompt), S tokens of the head, P further tokens of a prompt, n new tokens, t positions of a caption
+that are attended to, H heads of keys and values, G heads of queries per head of keys, D width of a head.
 """
 
 import contextlib
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,20 +21,24 @@ from transformers.cache_utils import Cache
 
 from captioners.decoding.key_values import KeyValueCache
 
-SHARED = "shared_prompt"  # the name by which transformers knows `attend`
-# the name that transformers has for the cache of keys and values
+SHARED = "shared_prompt"  # the name under which `attend` is registered with transformers
+# The name of the argument by which transformers' models take the cache of keys and values.
 CACHE = "cache" if "cache" in inspect.signature(OPTForCausalLM.forward).parameters else "past_key_values"
 
 
 class FilledLayer(Protocol):
-    """A layer of a cache that holds keys and values (rows, H, tokens, D): transformers' own types allow empty ones."""
+    """A layer of a cache with keys and values (rows, H, tokens, D). Transformers' types also allow empty layers."""
 
     keys: Tensor
     values: Tensor
 
 
 class Grid:
-    """Rows (R,) of these pictures as cells of a grid of N x C, of which some are empty where pictures have unequal numbers."""
+    """Assigns each row (R,) a cell of a grid of N pictures x C captions.
+
+    pictures: the number of each row's picture (R,). Some cells are empty if pictures have unequal numbers of rows.
+    shape: (N, C). cells: the cell of each row (R,), or None if the rows fill the grid in order.
+    """
 
     def __init__(self, pictures: Tensor):
         counts = pictures.bincount()
@@ -41,48 +47,48 @@ class Grid:
         self.cells = None if self.shape[0] * self.shape[1] == len(pictures) else pictures * self.shape[1] + within
 
     def spread(self, rows: Tensor) -> Tensor:
-        """(R, H, m, ...) to (N, H, C * m, ...), zero in empty cells."""
+        """Put rows (R, H, m, ...) into the grid (N, H, C * m, ...), with 0 in empty cells."""
         if self.cells is not None:
             rows = rows.new_zeros(self.shape[0] * self.shape[1], *rows.shape[1:]).index_copy_(0, self.cells, rows)
         return rows.unflatten(0, self.shape).transpose(1, 2).flatten(2, 3)
 
     def gather(self, cells: Tensor) -> Tensor:
-        """(N, H, C * m, ...) to (R, H, m, ...)."""
+        """Take rows (R, H, m, ...) out of the grid (N, H, C * m, ...)."""
         cells = cells.unflatten(2, (self.shape[1], -1)).transpose(1, 2).flatten(0, 1)
         return cells if self.cells is None else cells[self.cells]
 
 
 class Head(NamedTuple):
-    """The tokens of one prompt, and their keys and values (1, H, S or more, D) in each layer: others begin with some of them."""
+    """Tokens that prompts begin with, and their keys and values (1, H, S or more, D) in each layer.
+
+    A prompt may begin with only some of the tokens.
+    """
 
     ids: Sequence[int]
     layers: Sequence[tuple[Tensor, Tensor]]
 
 
 class Parts(NamedTuple):
-    """Keys, or values, that rows attend to: the head's (H, S, D), their prompts' further ones (N, H, P, D), and their own (R, H, t, D).
+    """The keys, or the values, that rows attend to, in three parts."""
 
-    `beyond` (N, 1, 1, S) is added to the scores of the head, where prompts do not all begin with as much of it, and `padding`
-    (N, 1, 1, P) to those of the prompts, where these are not all of one length.
-    """
-
-    head: Tensor | None
-    prompt: Tensor
-    own: Tensor
+    head: Tensor | None  # (H, S, D)
+    prompt: Tensor  # (N, H, P, D)
+    caption: Tensor  # (R, H, t, D)
     grid: Grid
-    beyond: Tensor | None
-    padding: Tensor | None
+    head_mask: Tensor | None  # (N, 1, 1, S), added to the scores of the head; None if all prompts begin with all of it
+    prompt_mask: Tensor | None  # (N, 1, 1, P), added to the scores of prompts; None if all have the same length
 
 
 class SharedCache(Cache):
-    """A cache that starts with N prompts, one row for each, with room for `limit` more tokens of every row.
+    """A cache that starts with N prompts, one row for each, with space for `limit` more tokens of every row.
 
-    lengths (N,): the tokens of each prompt, after which its keys and values are padding.
-    head: what prompts begin with, before those tokens, and `begun` (N,) how much of it each of them does.
-    Its layers, as transformers knows them, hold the prompts; `own` what the rows are fed.
-    A model is given Parts if it attends by `attend`, as it does within `sharing`; otherwise every row's keys and values are put
-    together at each step. `positions` (R, n) and `length`, set before a step, are where its tokens go, and how many positions it
-    attends to.
+    The cache's `layers` contain the prompts, and `caption_layers` the tokens that rows were fed.
+
+    lengths: number of tokens of each prompt (N,), without the head; keys and values after them are padding.
+    head: the tokens that prompts begin with. head_lengths: how many of them each prompt begins with (N,).
+    parts: whether the model gets Parts, as `attend` needs them, which it calls within `sharing`. Otherwise the keys
+        and values of every row are concatenated at each step.
+    positions (R, n), length: set before a step; the positions of its tokens, and the number of positions attended to.
     """
 
     layers: Sequence[FilledLayer]
@@ -97,135 +103,160 @@ class SharedCache(Cache):
         limit: int,
         parts: bool,
         head: Head | None = None,
-        begun: Tensor | None = None,
+        head_lengths: Tensor | None = None,
     ):
         super().__init__(layers=prompts.layers)
         self.lengths, self.head, self.limit = lengths, head, limit
-        self.begun = torch.zeros_like(lengths) if begun is None else begun
-        self.own = [
-            KeyValueCache(
-                *(seen.new_zeros(*seen.shape[:2], limit, seen.shape[-1]) for seen in (layer.keys, layer.values))
+        self.head_lengths = torch.zeros_like(lengths) if head_lengths is None else head_lengths
+        self.caption_layers = []
+        for layer in self.layers:
+            room = (
+                prompt.new_zeros(*prompt.shape[:2], limit, prompt.shape[-1]) for prompt in (layer.keys, layer.values)
             )
-            for layer in self.layers
-        ]
+            self.caption_layers.append(KeyValueCache(*room))
         self.parts = parts
         keys = self.layers[0].keys
-        self._place(torch.arange(len(keys), device=keys.device))
+        self._assign_rows(torch.arange(len(keys), device=keys.device))
 
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *_, **__
     ) -> tuple[Tensor, Tensor] | tuple[Parts, Parts]:
-        """Takes in keys and values (R, H, n, D) of a step, and returns all that the rows attend to."""
-        prompt, own = self.layers[layer_idx], self.own[layer_idx]
-        own.put(keys, values, self.positions)
-        heads = self.head.layers[layer_idx] if self.head is not None and self.most else (None, None)
-        parts = []
-        for head, shared, held in zip(heads, (prompt.keys, prompt.values), (own.keys, own.values), strict=True):
-            head, held = None if head is None else head[0, :, : self.most], held[:, :, : self.length]
-            if self.parts:
-                parts.append(Parts(head, shared, held, self.grid, self.beyond, self.padding))
-            else:
-                before = [] if head is None else [head.expand(len(held), -1, -1, -1)]
-                parts.append(torch.cat([*before, shared[self.pictures], held], dim=2))
-        return tuple(parts)
+        """Store keys and values (R, H, n, D) of a step; return all keys and values that the rows attend to."""
+        prompt, caption = self.layers[layer_idx], self.caption_layers[layer_idx]
+        caption.put(keys, values, self.positions)
+        head_keys, head_values = (
+            self.head.layers[layer_idx] if self.head is not None and self.head_length else (None, None)
+        )
+        return (
+            self._attended(head_keys, prompt.keys, caption.keys),
+            self._attended(head_values, prompt.values, caption.values),
+        )
+
+    def _attended(self, head: Tensor | None, prompt: Tensor, caption: Tensor) -> Any:
+        """The keys, or values, of a layer that rows attend to: Parts, or all of a row in one tensor."""
+        head = None if head is None else head[0, :, : self.head_length]
+        caption = caption[:, :, : self.length]
+        if self.parts:
+            return Parts(head, prompt, caption, self.grid, self.head_mask, self.prompt_mask)
+        before = [] if head is None else [head.expand(len(caption), -1, -1, -1)]
+        return torch.cat([*before, prompt[self.pictures], caption], dim=2)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.most + super().get_seq_length(layer_idx) + self.length
+        """The number of keys that a row attends to, padding included."""
+        return self.head_length + super().get_seq_length(layer_idx) + self.length
 
     def with_prompts(self, mask: Tensor) -> Tensor:
-        """A mask (R, 1, n, t) of rows' own positions, with that of their heads and prompts before it, where these are put together."""
-        for hidden, length in ((self.padding, self.layers[0].keys.shape[2]), (self.beyond, self.most)):
+        """Extend a mask (R, 1, n, t) of the captions' positions to the left by those of heads and prompts."""
+        for part_mask, length in (
+            (self.prompt_mask, self.layers[0].keys.shape[2]),
+            (self.head_mask, self.head_length),
+        ):
             mask = F.pad(mask, (length, 0))
-            if hidden is not None:
-                mask[..., :length] += hidden[self.pictures]
+            if part_mask is not None:
+                mask[..., :length] += part_mask[self.pictures]
         return mask
 
     def keep(self, rows: Tensor, used: int) -> None:
-        """Goes on with these rows, of which the first `used` positions are taken, and with their pictures."""
-        for own in self.own:
-            own.keep(rows, used)
+        """Continue with these rows, of which the first `used` positions are in use, and with their pictures."""
+        for layer in self.caption_layers:
+            layer.keep(rows, used)
         alive, pictures = self.pictures[rows].unique_consecutive(return_inverse=True)
         if len(alive) < self.grid.shape[0]:
             self.batch_select_indices(alive)
-            self.lengths, self.begun = self.lengths[alive], self.begun[alive]
+            self.lengths, self.head_lengths = self.lengths[alive], self.head_lengths[alive]
             pad_layers(self.layers, int(self.lengths.max()))
-        self._place(pictures)
+        self._assign_rows(pictures)
 
     def join(self, other: Self, used: int, others_used: int) -> None:
-        """Adds the rows of other pictures, with the same head, after its own; so many positions of either are taken."""
-        for ours, theirs in zip(self.own, other.own, strict=True):
+        """Append the rows of other pictures, which must have the same head.
+
+        used, others_used: the number of positions in use in the rows of either cache.
+        """
+        for ours, theirs in zip(self.caption_layers, other.caption_layers, strict=True):
             ours.join(theirs, used, others_used)
         join_layers(self.layers, other.layers)
-        self.lengths, self.begun = torch.cat([self.lengths, other.lengths]), torch.cat([self.begun, other.begun])
-        self._place(torch.cat([self.pictures, self.grid.shape[0] + other.pictures]))
+        self.lengths = torch.cat([self.lengths, other.lengths])
+        self.head_lengths = torch.cat([self.head_lengths, other.head_lengths])
+        self._assign_rows(torch.cat([self.pictures, self.grid.shape[0] + other.pictures]))
 
     def bytes_per_picture(self, captions: int) -> int:
-        """The bytes that a picture with so many captions takes here, judged from rows of one caption a picture."""
-        return (nbytes(self.layers) + captions * nbytes(self.own)) // len(self.pictures)
+        """The bytes that a picture with this many captions takes here; there must be one row per picture now."""
+        return (nbytes(self.layers) + captions * nbytes(self.caption_layers)) // len(self.pictures)
 
-    def _place(self, pictures: Tensor) -> None:
+    def _assign_rows(self, pictures: Tensor) -> None:
+        """Set the picture of each row (R,), and all that depends on it."""
         self.pictures, self.grid, keys = pictures, Grid(pictures), self.layers[0].keys
-        self.most = 0 if self.head is None else int(self.begun.max())
-        self.beyond = padding_after(self.begun, self.most, keys)
-        self.padding = padding_after(self.lengths, keys.shape[2], keys)
+        self.head_length = 0 if self.head is None else int(self.head_lengths.max())
+        self.head_mask = mask_after(self.head_lengths, self.head_length, keys)
+        self.prompt_mask = mask_after(self.lengths, keys.shape[2], keys)
 
 
 class CrossCache(Cache):
-    """A cache of what an encoder has seen for each row, which a decoder attends to.
+    """A cache of the keys and values that an encoder made for each row, which a decoder attends to.
 
-    lengths: how much each row has, after which its keys and values are padding; 0: all of it. `padding` is as that of Parts.
+    encoded: transformers' cache of them.
+    lengths: the number of keys of each row; the others are padding. 0: none is padding.
+    mask: (R, 1, 1, keys), added to the scores of the cross-attention; None if no row has padding.
     """
 
     layers: Sequence[FilledLayer]
 
-    def __init__(self, seen: Cache, lengths: Sequence[int]):
-        super().__init__(layers=seen.layers)
+    def __init__(self, encoded: Cache, lengths: Sequence[int]):
+        super().__init__(layers=encoded.layers)
         keys = self.layers[0].keys
-        self._set(torch.tensor([length or keys.shape[2] for length in lengths], device=keys.device))
+        self._set_lengths(torch.tensor([length or keys.shape[2] for length in lengths], device=keys.device))
 
     def keep(self, rows: Tensor) -> None:
+        """Continue with these rows."""
         self.batch_select_indices(rows)
-        self._set(self.lengths[rows])
+        self._set_lengths(self.lengths[rows])
 
     def join(self, other: Self) -> None:
+        """Append the rows of another cache."""
         join_layers(self.layers, other.layers)
-        self._set(torch.cat([self.lengths, other.lengths]))
+        self._set_lengths(torch.cat([self.lengths, other.lengths]))
 
-    def _set(self, lengths: Tensor) -> None:
+    def _set_lengths(self, lengths: Tensor) -> None:
         keys = self.layers[0].keys
-        self.lengths, self.padding = lengths, padding_after(lengths, keys.shape[2], keys)
+        self.lengths, self.mask = lengths, mask_after(lengths, keys.shape[2], keys)
 
 
-def padding_after(lengths: Tensor, longest: int, like: Tensor) -> Tensor | None:
-    """The mask (rows, 1, 1, longest) that hides the keys of each row after its length; None where nothing is hidden."""
+def mask_after(lengths: Tensor, longest: int, like: Tensor) -> Tensor | None:
+    """The mask (rows, 1, 1, longest) that hides the keys of each row after its length; None if it hides none.
+
+    like: a tensor of the dtype that the mask gets.
+    """
     hidden = torch.arange(longest, device=lengths.device) >= lengths[:, None]
-    padding = torch.zeros_like(hidden, dtype=like.dtype).masked_fill(hidden, float("-inf"))[:, None, None]
-    return padding if hidden.any() else None
+    mask = torch.zeros_like(hidden, dtype=like.dtype).masked_fill(hidden, float("-inf"))[:, None, None]
+    return mask if hidden.any() else None
 
 
 def pad_layers(layers: Sequence[FilledLayer], length: int) -> None:
-    """Pads, or cuts, keys and values to so many."""
-    more = length - layers[0].keys.shape[2]
-    for layer in layers if more else ():
-        layer.keys, layer.values = (F.pad(tensor, (0, 0, 0, more)) for tensor in (layer.keys, layer.values))
+    """Pad or cut the keys and values of all layers to this number of positions."""
+    missing = length - layers[0].keys.shape[2]
+    if missing == 0:
+        return
+    for layer in layers:
+        layer.keys, layer.values = (F.pad(tensor, (0, 0, 0, missing)) for tensor in (layer.keys, layer.values))
 
 
 def join_layers(layers: Sequence[FilledLayer], others: Sequence[FilledLayer]) -> None:
-    """Adds another cache's keys and values after those of this one, the shorter ones padded."""
-    longest = max(each[0].keys.shape[2] for each in (layers, others))
-    for each in (layers, others):
-        pad_layers(each, longest)
+    """Append the keys and values of another cache's layers, after padding the shorter ones."""
+    longest = max(cached[0].keys.shape[2] for cached in (layers, others))
+    for cached in (layers, others):
+        pad_layers(cached, longest)
     for ours, theirs in zip(layers, others, strict=True):
         ours.keys, ours.values = torch.cat([ours.keys, theirs.keys]), torch.cat([ours.values, theirs.values])
 
 
 def nbytes(layers: Iterable[FilledLayer]) -> int:
+    """The bytes of all keys and values."""
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
 
 @contextlib.contextmanager
 def sharing(config: PreTrainedConfig) -> Iterator[None]:
-    """Within it the layers that ask this config how to attend do so by `attend`."""
+    """A context in which layers with this config compute attention with `attend`."""
     before, config._attn_implementation = config._attn_implementation, SHARED
     try:
         yield
@@ -236,33 +267,37 @@ def sharing(config: PreTrainedConfig) -> Iterator[None]:
 def attend(
     module: nn.Module, query: Tensor, key: Parts, value: Parts, attention_mask: Tensor, scaling: float, **_
 ) -> tuple[Tensor, None]:
-    """Attention (R, n, G * H, D) of queries (R, G * H, n, D) over head, prompt and caption, as transformers' layers call it.
+    """Attention (R, n, G * H, D) of queries (R, G * H, n, D) over head, prompt and caption.
 
-    The captions of a picture, and the queries that share a head of keys, are the query axis of one product with the prompt's
-    keys, and those of all pictures that of one product with what prompts begin with: nothing is replicated. The mask
-    (R, 1, n, t) is of the captions' own positions.
+    Transformers' layers call it, by the signature of its attention functions.
+    attention_mask: (R, 1, n, t), added to the scores of the captions' positions.
+
+    No keys or values are copied. The queries of all captions of a prompt, and of all heads of queries that share a
+    head of keys, form the query axis of one product with the prompt's keys; those of all prompts form the query axis
+    of one product with the head's keys.
     """
-    grid, (rows, heads, new, width) = key.grid, query.shape
-    query = (query * scaling).reshape(rows, key.own.shape[1], -1, width)  # (R, H, G * n, D)
-    own = query @ key.own.mT + attention_mask.repeat(1, 1, query.shape[2] // new, 1)  # (R, H, G * n, t)
+    grid, (rows, heads, num_tokens, width) = key.grid, query.shape
+    query = (query * scaling).reshape(rows, key.caption.shape[1], -1, width)  # (R, H, G * n, D)
+    mask = attention_mask.repeat(1, 1, query.shape[2] // num_tokens, 1)
+    caption_scores = query @ key.caption.mT + mask  # (R, H, G * n, t)
     query = grid.spread(query)  # (N, H, C * G * n, D)
-    scores = [plus(query @ key.prompt.mT, key.padding), grid.spread(own)]  # (N, H, C * G * n, P or t)
+    scores = [_add_mask(query @ key.prompt.mT, key.prompt_mask), grid.spread(caption_scores)]  # (N, H, C * G * n, ...)
     if key.head is not None:
-        scores.append(plus(times_head(query, key.head.mT), key.beyond))
+        scores.append(_add_mask(_times_head(query, key.head.mT), key.head_mask))
     weights = torch.cat(scores, dim=-1).softmax(-1).split([part.shape[-1] for part in scores], dim=-1)
-    out = weights[0] @ value.prompt
+    attended = weights[0] @ value.prompt
     if value.head is not None:
-        out = out + times_head(weights[2], value.head)
-    out = grid.gather(out) + grid.gather(weights[1]) @ value.own
-    return out.reshape(rows, heads, new, -1).transpose(1, 2), None
+        attended = attended + _times_head(weights[2], value.head)
+    attended = grid.gather(attended) + grid.gather(weights[1]) @ value.caption
+    return attended.reshape(rows, heads, num_tokens, -1).transpose(1, 2), None
 
 
-def plus(scores: Tensor, mask: Tensor | None) -> Tensor:
+def _add_mask(scores: Tensor, mask: Tensor | None) -> Tensor:
     return scores if mask is None else scores + mask
 
 
-def times_head(rows: Tensor, head: Tensor) -> Tensor:
-    """(N, H, m, a) times (H, a, b), all N in one product: (N, H, m, b)."""
+def _times_head(rows: Tensor, head: Tensor) -> Tensor:
+    """Multiply (N, H, m, a) by (H, a, b) in one product for all N; returns (N, H, m, b)."""
     return (rows.transpose(0, 1).flatten(1, 2) @ head).unflatten(1, (len(rows), -1)).transpose(0, 1)
 
 

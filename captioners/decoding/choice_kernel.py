@@ -1,14 +1,14 @@
-"""The choice of the next token on a GPU as one Triton kernel: a program a row, with no sort and no wait for the host.
+"""The choice of the next token on a GPU, as one Triton kernel without a sort and without waiting for the host.
 
-It draws what `captioners.decoding.sampling.choose` draws: the same Philox words, the same race, the same accept-reject for top-p. Sums are
-added in another order, so that draws differ only where rounding decides. A row is read once, and once more for each
-draw of top-p.
+It draws the same tokens as `captioners.decoding.sampling.choose`: the same Philox words, the same race, the same
+accept-reject sampling for top-p. Sums are computed in another order, so draws may differ where rounding decides.
+Each program chooses the token of one row. It reads the row once, and once more for each attempt at top-p.
 
 Dimensions: R rows (captions in flight), V vocabulary, S side of the race: S**4 >= V.
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false
-# Triton's types know neither the options of a launch, such as num_warps, nor that a constexpr takes a plain number.
+# Triton's type annotations lack the options of a launch, such as num_warps, and plain numbers for a constexpr.
 
 import torch
 import triton
@@ -23,7 +23,7 @@ TRIES = tl.constexpr(ATTEMPTS)
 
 @triton.jit
 def _philox(c0, c1, c2, c3, k0, k1):
-    """`captioners.decoding.sampling.philox` of uint64 words."""
+    """The same as `captioners.decoding.sampling.philox`, for uint64 words."""
     for _ in range(10):
         high0, low0 = tl.umulhi(c0, 0xD2E7470EE14C6C93), c0 * 0xD2E7470EE14C6C93
         high2, low2 = tl.umulhi(c2, 0xCA5A826395121157), c2 * 0xCA5A826395121157
@@ -34,7 +34,7 @@ def _philox(c0, c1, c2, c3, k0, k1):
 
 @triton.jit
 def _pick(sums, level: tl.constexpr, attempt, position, caption, k0, k1, SIDE: tl.constexpr, LANES: tl.constexpr):
-    """Which of the sums (LANES,), of which the first SIDE count, wins this level of the race."""
+    """The index of the sum that wins this level of the race, of the first SIDE of the sums (LANES,)."""
     lanes = tl.arange(0, LANES)
     word = level * SIDE + lanes
     zero = tl.zeros([LANES], tl.uint64)
@@ -49,23 +49,23 @@ def _pick(sums, level: tl.constexpr, attempt, position, caption, k0, k1, SIDE: t
 
 
 @triton.jit
-def _heated(scores, at, inside, temperature, HEATED: tl.constexpr):
-    score = tl.load(scores + at, mask=inside, other=float("-inf")).to(tl.float32)
-    return score / temperature if HEATED else score  # a division takes as long as all else
+def _heated(scores, tokens, inside, temperature, HEATED: tl.constexpr):
+    score = tl.load(scores + tokens, mask=inside, other=float("-inf")).to(tl.float32)
+    return score / temperature if HEATED else score  # a division would take as long as all other operations
 
 
 @triton.jit
-def _weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED: tl.constexpr):
-    """What each token at these places weighs: nothing where it weighs less than `least`, or is an end that comes too early."""
-    weight = tl.exp(_heated(scores, at, inside, temperature, HEATED) - most)
-    return tl.where(((at == end_id) & too_short) | (weight < least), 0.0, weight)
+def _weights(scores, tokens, inside, highest, temperature, end_id, too_short, least, HEATED: tl.constexpr):
+    """The weights of tokens: 0 for weights below `least`, and for the end token if the caption is too short."""
+    weight = tl.exp(_heated(scores, tokens, inside, temperature, HEATED) - highest)
+    return tl.where(((tokens == end_id) & too_short) | (weight < least), 0.0, weight)
 
 
 @triton.jit
 def _draw(
     sums,
     scores,
-    most,
+    highest,
     temperature,
     end_id,
     too_short,
@@ -81,70 +81,73 @@ def _draw(
     LANES: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """One draw: the race of the first level among `sums` (LANES,), then three more within the block that wins."""
+    """One draw: the first level of the race among `sums` (LANES,), then three more levels within the winning block."""
     lanes = tl.arange(0, LANES)
     first = _pick(sums, 0, attempt, position, caption, k0, k1, SIDE, LANES)
     start = first * (SIDE * SIDE * SIDE)
     wide = tl.arange(0, WIDE)  # WIDE >= SIDE**2
-    at = start + lanes[:, None] * (SIDE * SIDE) + wide[None, :]
-    inside = (lanes[:, None] < SIDE) & (wide[None, :] < SIDE * SIDE) & (at < V)
-    sums = tl.sum(_weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED), axis=1)
+    tokens = start + lanes[:, None] * (SIDE * SIDE) + wide[None, :]
+    inside = (lanes[:, None] < SIDE) & (wide[None, :] < SIDE * SIDE) & (tokens < V)
+    sums = tl.sum(_weights(scores, tokens, inside, highest, temperature, end_id, too_short, least, HEATED), axis=1)
     second = _pick(sums, 1, attempt, position, caption, k0, k1, SIDE, LANES)
     start += second * (SIDE * SIDE)
-    at = start + lanes[:, None] * SIDE + lanes[None, :]
-    inside = (lanes[:, None] < SIDE) & (lanes[None, :] < SIDE) & (at < V)
-    sums = tl.sum(_weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED), axis=1)
+    tokens = start + lanes[:, None] * SIDE + lanes[None, :]
+    inside = (lanes[:, None] < SIDE) & (lanes[None, :] < SIDE) & (tokens < V)
+    sums = tl.sum(_weights(scores, tokens, inside, highest, temperature, end_id, too_short, least, HEATED), axis=1)
     third = _pick(sums, 2, attempt, position, caption, k0, k1, SIDE, LANES)
     start += third * SIDE
     inside = (lanes < SIDE) & (start + lanes < V)
-    sums = _weights(scores, start + lanes, inside, most, temperature, end_id, too_short, least, HEATED)
+    sums = _weights(scores, start + lanes, inside, highest, temperature, end_id, too_short, least, HEATED)
     fourth = _pick(sums, 3, attempt, position, caption, k0, k1, SIDE, LANES)
     return tl.minimum(start + fourth, V - 1)
 
 
 @triton.jit
-def _mass_above(scores, most, temperature, end_id, too_short, weight, V, HEATED: tl.constexpr, BLOCK: tl.constexpr):
-    """The mass of the tokens that weigh more than `weight`."""
+def _mass_above(scores, highest, temperature, end_id, too_short, weight, V, HEATED: tl.constexpr, BLOCK: tl.constexpr):
+    """The mass of the tokens whose weight is above `weight`."""
     mass = tl.zeros([BLOCK], tl.float32)
     for start in range(0, V, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        each = _weights(scores, at, at < V, most, temperature, end_id, too_short, 0.0, HEATED)
-        mass += tl.where(each > weight, each, 0.0)
+        tokens = start + tl.arange(0, BLOCK)
+        weights = _weights(scores, tokens, tokens < V, highest, temperature, end_id, too_short, 0.0, HEATED)
+        mass += tl.where(weights > weight, weights, 0.0)
     return tl.sum(mass, axis=0)
 
 
 @triton.jit
 def _largest(scores, V, BLOCK: tl.constexpr):
-    most = tl.full([BLOCK], float("-inf"), tl.float32)
+    highest = tl.full([BLOCK], float("-inf"), tl.float32)
     for start in range(0, V, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        most = tl.maximum(most, tl.load(scores + at, mask=at < V, other=float("-inf")).to(tl.float32))
-    return tl.max(most, axis=0)
+        tokens = start + tl.arange(0, BLOCK)
+        highest = tl.maximum(highest, tl.load(scores + tokens, mask=tokens < V, other=float("-inf")).to(tl.float32))
+    return tl.max(highest, axis=0)
 
 
 @triton.jit
 def _mass(logits, largest, V, BLOCK: tl.constexpr):
     mass = tl.zeros([BLOCK], tl.float32)
     for start in range(0, V, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        mass += tl.exp(tl.load(logits + at, mask=at < V, other=float("-inf")).to(tl.float32) - largest)
+        tokens = start + tl.arange(0, BLOCK)
+        mass += tl.exp(tl.load(logits + tokens, mask=tokens < V, other=float("-inf")).to(tl.float32) - largest)
     return tl.sum(mass, axis=0)
 
 
 @triton.jit
-def _ban(logits, scores, never, count, LANES: tl.constexpr):
-    """Gives the tokens `never` (count,) a score that no draw has; the mass of their logits, relative to the largest of them, and that."""
-    most, mass = -1e30, 0.0
+def _ban(logits, scores, banned, count, LANES: tl.constexpr):
+    """Set the scores of the tokens `banned` (count,) to -inf.
+
+    Returns the mass of their logits, relative to the largest of these, and the largest.
+    """
+    highest, mass = -1e30, 0.0
     for start in range(0, count, LANES):
-        at = start + tl.arange(0, LANES)
-        ids = tl.load(never + at, mask=at < count, other=0)
-        logit = tl.load(logits + ids, mask=at < count, other=float("-inf")).to(tl.float32)
-        larger = tl.maximum(most, tl.max(logit, axis=0))
-        mass = mass * tl.exp(most - larger) + tl.sum(tl.exp(logit - larger), axis=0)
-        most = larger
-        tl.store(scores + ids, tl.full([LANES], float("-inf"), tl.float32), mask=at < count)
-    tl.debug_barrier()  # all threads of the program see what each has written
-    return mass, most
+        index = start + tl.arange(0, LANES)
+        ids = tl.load(banned + index, mask=index < count, other=0)
+        logit = tl.load(logits + ids, mask=index < count, other=float("-inf")).to(tl.float32)
+        new_highest = tl.maximum(highest, tl.max(logit, axis=0))
+        mass = mass * tl.exp(highest - new_highest) + tl.sum(tl.exp(logit - new_highest), axis=0)
+        highest = new_highest
+        tl.store(scores + ids, tl.full([LANES], float("-inf"), tl.float32), mask=index < count)
+    tl.debug_barrier()  # all threads of the program must see what the others have written
+    return mass, highest
 
 
 @triton.jit
@@ -159,26 +162,29 @@ def _read(
     LANES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """In one reading: the masses (LANES,) of the SIDE blocks of the first level, that of all scores, an end that comes too early
-    included, and the largest score, which masses are relative to: to the largest so far, until a larger one comes."""
+    """Read the scores once; return the masses (LANES,) of SIDE blocks, the mass of all scores, and the largest score.
+
+    Blocks are those of the race's first level. Masses are relative to the largest score; while reading, to the largest
+    so far. The end token of a caption that is too short counts in the mass of all scores only.
+    """
     lanes, within = tl.arange(0, LANES), tl.arange(0, BLOCK)
-    sums, whole, most = tl.zeros([LANES], tl.float32), tl.zeros([BLOCK], tl.float32), -1e30
+    sums, all_masses, highest = tl.zeros([LANES], tl.float32), tl.zeros([BLOCK], tl.float32), -1e30
     for block in range(SIDE):
-        at = block * (SIDE * SIDE * SIDE) + within
-        score = _heated(scores, at, (within < SIDE * SIDE * SIDE) & (at < V), temperature, HEATED)
-        larger = tl.maximum(most, tl.max(score, axis=0))
-        shrink, weight = tl.exp(most - larger), tl.exp(score - larger)
-        whole = whole * shrink + weight
-        each = tl.where((at == end_id) & too_short, 0.0, weight)
-        sums = tl.where(lanes == block, tl.sum(each, axis=0), sums * shrink)
-        most = larger
-    return sums, tl.sum(whole, axis=0), most
+        tokens = block * (SIDE * SIDE * SIDE) + within
+        score = _heated(scores, tokens, (within < SIDE * SIDE * SIDE) & (tokens < V), temperature, HEATED)
+        new_highest = tl.maximum(highest, tl.max(score, axis=0))
+        shrink, weight = tl.exp(highest - new_highest), tl.exp(score - new_highest)
+        all_masses = all_masses * shrink + weight
+        weights = tl.where((tokens == end_id) & too_short, 0.0, weight)
+        sums = tl.where(lanes == block, tl.sum(weights, axis=0), sums * shrink)
+        highest = new_highest
+    return sums, tl.sum(all_masses, axis=0), highest
 
 
 @triton.jit
 def _nucleus(
     scores,
-    most,
+    highest,
     temperature,
     end_id,
     too_short,
@@ -189,12 +195,16 @@ def _nucleus(
     LANES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The least weight of the most probable tokens that hold the mass, found by halving its bits; and their blocks' masses (LANES,)."""
-    low, high = 0, 0x3F800000  # of 0 and 1: no weight is more
+    """The masses (LANES,) of the blocks within the nucleus, and the least weight in the nucleus.
+
+    The nucleus is the most probable tokens that hold `mass`. Its least weight is found by bisection of the bits of a
+    float32.
+    """
+    low, high = 0, 0x3F800000  # the bits of 0.0 and 1.0, the largest possible weight
     while low < high:
         middle = (low + high) // 2
         weight = (middle + tl.zeros([], tl.int32)).to(tl.float32, bitcast=True)
-        if _mass_above(scores, most, temperature, end_id, too_short, weight, V, HEATED, BLOCK) < mass:
+        if _mass_above(scores, highest, temperature, end_id, too_short, weight, V, HEATED, BLOCK) < mass:
             high = middle
         else:
             low = middle + 1
@@ -202,10 +212,10 @@ def _nucleus(
     lanes, within = tl.arange(0, LANES), tl.arange(0, BLOCK)
     sums = tl.zeros([LANES], tl.float32)
     for block in range(SIDE):
-        at = block * (SIDE * SIDE * SIDE) + within
-        inside = (within < SIDE * SIDE * SIDE) & (at < V)
-        each = _weights(scores, at, inside, most, temperature, end_id, too_short, least, HEATED)
-        sums = tl.where(lanes == block, tl.sum(each, axis=0), sums)
+        tokens = block * (SIDE * SIDE * SIDE) + within
+        inside = (within < SIDE * SIDE * SIDE) & (tokens < V)
+        weights = _weights(scores, tokens, inside, highest, temperature, end_id, too_short, least, HEATED)
+        sums = tl.where(lanes == block, tl.sum(weights, axis=0), sums)
     return sums, least
 
 
@@ -213,13 +223,13 @@ def _nucleus(
 def _choose(
     logits,
     scores,
-    never,
+    banned,
     keys,
     draws,
     positions,
     tokens,
     logprobs,
-    never_count,
+    banned_count,
     end_id,
     min_length,
     temperature,
@@ -233,7 +243,10 @@ def _choose(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Chooses the token of a row: SAME where scores are the logits, HEATED where the temperature is not 1, WHOLE where top_p is 1."""
+    """Choose the token of a row.
+
+    SAME: scores are the logits themselves. HEATED: the temperature is not 1. WHOLE: top_p is 1.
+    """
     row = tl.program_id(0).to(tl.int64)
     logits += row * V
     scores += row * V
@@ -242,30 +255,30 @@ def _choose(
     caption, position = tl.load(draws + row).to(tl.uint64), length.to(tl.uint64)
     too_short = length < min_length
 
-    banned, largest_banned = _ban(logits, scores, never, never_count, LANES)
-    sums, whole, most = _read(scores, temperature, end_id, too_short, V, HEATED, SIDE, LANES, BLOCK)
-    largest = most
+    banned_mass, largest_banned = _ban(logits, scores, banned, banned_count, LANES)
+    sums, mass, highest = _read(scores, temperature, end_id, too_short, V, HEATED, SIDE, LANES, BLOCK)
+    largest = highest
     if HEATED or not SAME:
         largest = _largest(logits, V, BLOCK)
-        whole = _mass(logits, largest, V, BLOCK)
-    if SAME:  # the logits were read without those of the banned tokens
-        larger = tl.maximum(largest, largest_banned)
-        whole = whole * tl.exp(largest - larger) + banned * tl.exp(largest_banned - larger)
-        largest = larger
+        mass = _mass(logits, largest, V, BLOCK)
+    if SAME:  # the mass lacks the banned tokens, whose logits were overwritten
+        new_largest = tl.maximum(largest, largest_banned)
+        mass = mass * tl.exp(largest - new_largest) + banned_mass * tl.exp(largest_banned - new_largest)
+        largest = new_largest
     total = tl.sum(sums, axis=0)
 
     token = end_id
-    if total != 0:  # else nothing may follow, and the row ends
+    if total != 0:  # otherwise no token is allowed, and the row ends
         attempt, going, least = 0, 1, tl.zeros([], tl.float32)
         while going == 1:
-            if attempt == TRIES:  # rejected as often as that: drawn from the nucleus
+            if attempt == TRIES:  # all attempts were rejected: draw from the nucleus
                 sums, least = _nucleus(
-                    scores, most, temperature, end_id, too_short, top_p * total, V, HEATED, SIDE, LANES, BLOCK
+                    scores, highest, temperature, end_id, too_short, top_p * total, V, HEATED, SIDE, LANES, BLOCK
                 )
             token = _draw(
                 sums,
                 scores,
-                most,
+                highest,
                 temperature,
                 end_id,
                 too_short,
@@ -284,13 +297,16 @@ def _choose(
             if WHOLE or attempt == TRIES:
                 going = 0
             else:
-                weight = _weights(scores, token, token < V, most, temperature, end_id, too_short, 0.0, HEATED)
-                if _mass_above(scores, most, temperature, end_id, too_short, weight, V, HEATED, BLOCK) < top_p * total:
+                weight = _weights(scores, token, token < V, highest, temperature, end_id, too_short, 0.0, HEATED)
+                if (
+                    _mass_above(scores, highest, temperature, end_id, too_short, weight, V, HEATED, BLOCK)
+                    < top_p * total
+                ):
                     going = 0
             attempt += 1
     tl.store(tokens + row, token.to(tl.int64))
     chosen = tl.load(logits + token).to(tl.float32) - largest
-    tl.store(logprobs + row, chosen - tl.log(whole))
+    tl.store(logprobs + row, chosen - tl.log(mass))
 
 
 def choose_by_kernel(
@@ -301,14 +317,16 @@ def choose_by_kernel(
     keys: Tensor,
     draws: Tensor,
     lengths: Tensor,
-    never: Tensor,
+    banned: Tensor,
     end_id: int,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens (R,), and their log-probabilities (R,) under the softmax of the logits: of draws, as `captioners.decoding.sampling.choose` has them.
+    """Draw tokens (R,) as `captioners.decoding.sampling.choose` does; return them and their log-probabilities (R,).
 
-    logits (R, V), of any floating dtype, contiguous; scores (R, V): what the processors made of them, or the logits themselves, before
-    temperature and top-p; keys (R, 2), draws (caption indices) and lengths (R,); never: the tokens that are never chosen, whose scores
-    are overwritten.
+    logits: (R, V), contiguous, of any floating dtype. Log-probabilities are under their softmax.
+    scores: (R, V), the logits after the processors that come before temperature, or the logits themselves. Those of
+        banned tokens are overwritten.
+    keys: Philox keys (R, 2). draws: caption indices (R,). lengths: of the captions (R,).
+    banned: token ids that are never chosen.
     """
     rows, vocabulary = logits.shape
     tokens, logprobs = torch.empty_like(lengths), logits.new_empty(rows, dtype=torch.float32)
@@ -316,13 +334,13 @@ def choose_by_kernel(
     _choose[(rows,)](
         logits,
         scores,
-        never,
+        banned,
         keys,
         draws,
         lengths,
         tokens,
         logprobs,
-        len(never),
+        len(banned),
         end_id,
         sampling.min_length,
         sampling.temperature,

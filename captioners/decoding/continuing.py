@@ -1,7 +1,7 @@
-"""Decoding on the cache of a transformers model: what is known of prompts, then their captions side by side.
+"""Decoding with a transformers model: the captions of prompts that are in the model's cache already.
 
-Dimensions: N prompts, R rows (captions in flight, of one prompt after the other), P tokens of the longest prompt, n new tokens,
-t positions of a caption attended to, V vocabulary.
+Dimensions: N prompts, R rows (captions in flight, grouped by prompt), n new tokens, t positions of a caption that are
+attended to, V vocabulary.
 """
 
 import contextlib
@@ -15,108 +15,131 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from captioners.decoding.cache import CrossCache, SharedCache, nbytes, sharing
 
-GRAPH_POSITIONS = 64  # a graph attends to a multiple of so many positions
-# Logits (R, n, V) of what follows tokens (R, n) at positions (R, n), by a cache; a mask (R, 1, n, t) is added to the scores
+GRAPH_POSITIONS = 64  # a CUDA graph attends to a multiple of this number of positions
+# From tokens (R, n), their positions (R, n), a mask (R, 1, n, t) that is added to the scores, and the cache, to the
+# logits (R, n, V) of the token that follows each.
 Step = Callable[[Tensor, Tensor, Tensor, Cache], Tensor]
 
 
 class Continuing:
-    """Captions in flight on a model's own layers, after prompts that it has seen (see `captioners.decoding.rows.Rows`).
+    """The rows of captions in flight, after prompts that are cached (see `captioners.decoding.rows.Rows`).
 
-    Starts with one row per prompt, whose keys and values are kept once for all its captions. The first token that rows are fed
-    is the start token, for which the prompt stands: what follows, `first` (N, 1, V), is known. `begin` (N,): the position of
-    a caption's first token. Rows may be of unequal length. `ends`: tokens that end a caption, of which the first stands for all:
-    with the probability of all, or, where `greedy`, of the best, as greedy search takes the best token. `cross`: keys and
-    values of a cross-attention, of which the config is that of the layers that attend. `graphs`: on a GPU the steps of the same
-    rows are one CUDA graph, launched as a whole.
+    Starts with one row per prompt; a prompt's keys and values are stored once for all its captions. Rows may differ in
+    length. The first token that rows are fed is the start token. It is not fed to the model: the prompt stands in its
+    place, and the logits after the prompt are known.
+
+    step: runs the model.
+    config: of the layers whose attention uses the shared cache.
+    cache: the keys and values of prompts and captions.
+    first: the logits after each prompt (N, 1, V).
+    begin: the position of each caption's first token (N,).
+    ends: the tokens that end a caption. The first one represents them all, with the sum of their probabilities, or, if
+        `greedy`, with the greatest of them, because greedy search compares single tokens.
+    cross: keys and values of a cross-attention.
+    graphs: whether the steps of the same rows run as one CUDA graph on a GPU.
     """
 
     def __init__(
         self,
         step: Step,
         config: PreTrainedConfig,
-        own: SharedCache,
+        *,
+        cache: SharedCache,
         first: Tensor,
         begin: Tensor,
-        *,
         ends: Sequence[int],
         greedy: bool,
         cross: CrossCache | None = None,
         graphs: bool = False,
     ):
-        self.step, self.config, self.own, self.begin, self.cross = step, config, own, begin, cross
+        self.step, self.config, self.begin = step, config, begin
         self.greedy, self.end, self.ends = greedy, ends[0], torch.tensor(ends, device=first.device)
-        self.dtype, self.limit = first.dtype, own.limit
-        self.first: Tensor | None = self._one_end(first)  # (N, 1, V), until it is asked for
-        self.cache = own if cross is None else EncoderDecoderCache(own, cross)
-        self.lengths, self.longest = torch.zeros_like(begin), 0  # (R,), tokens fed; and no fewer than the most of them
-        self.graphs, self.room, self.warm, self.graph = graphs and first.is_cuda, 0, False, None
+        self.dtype, self.limit = first.dtype, cache.limit
+        self.first: Tensor | None = self._merge_ends(first)  # (N, 1, V), until the first call of `extend`
+        self.shared_cache, self.cross = cache, cross
+        self.model_cache = cache if cross is None else EncoderDecoderCache(cache, cross)
+        self.lengths = torch.zeros_like(begin)  # tokens fed to each row (R,)
+        self.longest = 0  # an upper bound of the lengths, known without waiting for a GPU
+        self.graphs = graphs and first.is_cuda
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.graph_length = 0  # number of positions that the graph attends to
+        self.is_warm = False  # whether these rows have made a step outside a graph
 
     def extend(self, tokens: Tensor) -> Tensor:
-        """Feeds tokens (R, n) and returns the logits (R, n, V), float32, of what follows; the next call may overwrite them."""
+        """Feed tokens (R, n); return the logits (R, n, V), in float32, of the token that follows each.
+
+        The next call may overwrite the result.
+        """
         if self.first is None:
             return self._feed(tokens)
         first, self.first = self.first, None
         return first if tokens.shape[1] == 1 else torch.cat([first, self._feed(tokens[:, 1:])], dim=1)
 
     def keep(self, rows: Tensor) -> None:
-        """Goes on with these rows, in this order; rows of a prompt stay together, and may be repeated."""
+        """Continue with these rows, in this order. Rows of a prompt stay together; a row may be repeated."""
         self.lengths, self.begin = self.lengths[rows], self.begin[rows]
         self.longest = int(self.lengths.max())
-        self.own.keep(rows, self.longest)
+        self.shared_cache.keep(rows, self.longest)
         if self.cross is not None:
             self.cross.keep(rows)
-        self.warm, self.graph = False, None
+        self.is_warm, self.graph = False, None
 
     def join(self, other: Self) -> None:
-        """Adds the rows of other prompts, after its own."""
-        self.own.join(other.own, self.longest, other.longest)
-        if self.cross is not None and other.cross is not None:  # both are of one model
+        """Append the rows of other prompts."""
+        self.shared_cache.join(other.shared_cache, self.longest, other.longest)
+        if self.cross is not None and other.cross is not None:  # both belong to the same model
             self.cross.join(other.cross)
         self.lengths, self.longest = torch.cat([self.lengths, other.lengths]), max(self.longest, other.longest)
         self.begin = torch.cat([self.begin, other.begin])
-        self.warm, self.graph = False, None
+        self.is_warm, self.graph = False, None
 
     def bytes_per_picture(self, captions: int) -> int:
-        """The bytes that a prompt with so many captions takes here, judged from rows of one caption a prompt."""
+        """The bytes that a prompt with this many captions takes here; there must be one row per prompt now."""
         cross = [] if self.cross is None else self.cross.layers
-        return self.own.bytes_per_picture(captions) + captions * nbytes(cross) // len(self.lengths)
+        return self.shared_cache.bytes_per_picture(captions) + captions * nbytes(cross) // len(self.lengths)
 
     def _feed(self, tokens: Tensor) -> Tensor:
-        self.longest = min(self.longest + tokens.shape[1], self.limit)  # not looked up: a GPU would be waited for
+        """Feed tokens (R, n) to the model, by a CUDA graph if possible; return the logits (R, n, V)."""
+        # computed, not read from `lengths`, which would wait for a GPU
+        self.longest = min(self.longest + tokens.shape[1], self.limit)
         if not self.graphs or tokens.shape[1] > 1:
             return self._step(tokens, self.longest)
-        room = min(-(-self.longest // GRAPH_POSITIONS) * GRAPH_POSITIONS, self.limit)
-        if room != self.room:
-            self.room, self.warm, self.graph = room, False, None
-        if not self.warm:  # the first step of these rows also sets up what a capture may not
-            self.warm = True
-            return self._step(tokens, room)
+        length = min(-(-self.longest // GRAPH_POSITIONS) * GRAPH_POSITIONS, self.limit)
+        if length != self.graph_length:
+            self.graph_length, self.is_warm, self.graph = length, False, None
+        if not self.is_warm:  # the first step of these rows may initialise libraries, which a capture must not
+            self.is_warm = True
+            return self._step(tokens, length)
         if self.graph is None:
-            self.graph, self.fed = torch.cuda.CUDAGraph(), tokens.clone()
-            # of the rows' own GPU, whatever the current one is; other threads may pin memory
+            self.graph, self.graph_tokens = torch.cuda.CUDAGraph(), tokens.clone()
+            # on the rows' GPU, which need not be the current one; thread_local, because other threads may pin memory
             with torch.cuda.device(tokens.device), torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-                self.logits = self._step(self.fed, room)
-        self.fed.copy_(tokens)
+                self.logits = self._step(self.graph_tokens, length)
+        self.graph_tokens.copy_(tokens)
         self.graph.replay()
         return self.logits
 
     def _step(self, tokens: Tensor, length: int) -> Tensor:
-        """`_feed`, with attention over the first `length` positions; of the same shapes and memory for the same rows."""
-        new = torch.arange(tokens.shape[1], device=tokens.device)
-        # a finished row that has not left yet may be at its end: what it is fed is not looked at
-        positions = self.lengths[:, None].clamp(max=self.limit - len(new)) + new  # (R, n)
+        """Feed tokens (R, n), with attention over the first `length` positions.
+
+        Shapes and memory addresses depend only on the rows and on `length`, as a CUDA graph requires.
+        """
+        offsets = torch.arange(tokens.shape[1], device=tokens.device)
+        # a finished row that has not been removed yet may be at its limit; its logits are not used
+        positions = self.lengths[:, None].clamp(max=self.limit - len(offsets)) + offsets  # (R, n)
         self.lengths.copy_(positions[:, -1] + 1)
-        self.own.positions, self.own.length = positions, length
+        cache = self.shared_cache
+        cache.positions, cache.length = positions, length
         later = torch.arange(length, device=tokens.device) > positions[..., None]  # (R, n, t)
         mask = torch.zeros_like(later, dtype=self.dtype).masked_fill(later, float("-inf"))[:, None]
-        if not self.own.parts:
-            mask = self.own.with_prompts(mask)
-        with sharing(self.config) if self.own.parts else contextlib.nullcontext():
-            return self._one_end(self.step(tokens, self.begin[:, None] + positions, mask, self.cache))
+        if not cache.parts:
+            mask = cache.with_prompts(mask)
+        with sharing(self.config) if cache.parts else contextlib.nullcontext():
+            logits = self.step(tokens, self.begin[:, None] + positions, mask, self.model_cache)
+        return self._merge_ends(logits)
 
-    def _one_end(self, logits: Tensor) -> Tensor:
-        """Logits (R, n, V), in which one end token stands for all, in float32."""
+    def _merge_ends(self, logits: Tensor) -> Tensor:
+        """The logits (R, n, V) in float32, in which the first end token represents all end tokens."""
         logits = logits.float()
         if len(self.ends) == 1:
             return logits

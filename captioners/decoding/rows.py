@@ -1,6 +1,7 @@
-"""The interface between a model and the search for captions: sampling and beam search know nothing else of a model.
+"""The interface between a model and the search for captions. Sampling and beam search use a model only through it.
 
-Dimensions: N pictures, R rows (captions in flight, of one picture after the other), n new tokens, V vocabulary, E embedding.
+Dimensions: N pictures, R rows (captions in flight, grouped by picture), n new tokens, P tokens of the prefix,
+V vocabulary, E embedding.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,56 +14,63 @@ from captioners.base import Request, SamplingConfig
 from captioners.decoding.stops import Stops
 
 
-class Speaker(Protocol):
-    """A captioner that chooses its tokens in this process, as the rules need it."""
+class LocalCaptioner(Protocol):
+    """What the rules need of a captioner that chooses its tokens in this process."""
 
     name: str
-    context_length: int  # tokens, start and end included
+    context_length: int  # maximum tokens, start and end included
     start_id: int
     end_id: int
 
     def encode_text_ids(self, text: str) -> list[int]:
-        """Token ids of a text, from start to end token."""
+        """The token ids of a text, from start to end token."""
         ...
 
 
 class Rows(Protocol):
-    """Captions in flight, with all that their next tokens need; begun, there is one row for each picture."""
+    """Captions in flight, with the model's state that their next tokens depend on. Starts with a row per picture."""
 
     def extend(self, tokens: Tensor) -> Tensor:
-        """Feeds tokens (R, n) and returns the logits (R, n, V) of what follows each."""
+        """Feed tokens (R, n); return the logits (R, n, V) of the token that follows each."""
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Goes on with these rows, in this order; rows of a picture stay together, and may be repeated."""
+        """Continue with these rows, in this order. Rows of a picture stay together; a row may be repeated."""
 
     def join(self, other: Self) -> None:
-        """Adds the rows of other pictures, after its own."""
+        """Append the rows of other pictures."""
 
 
-# Encodes the pictures and prompts of N requests and begins their rows: normalised image features (N, E), if any, and the rows
+# Encodes the pictures and prompts of N requests and begins their rows. Returns the normalised image features (N, E),
+# or None if there are none, and the rows.
 Begin = Callable[[Sequence[Request]], tuple[Tensor | None, Rows]]
 
 
 class Rules(NamedTuple):
-    """The rules that hold for every caption of a run.
+    """The rules for every caption of a run.
 
-    Captions start with the tokens `prefix` (P,), never hold the tokens `never`, and have at most max_length tokens; where the
-    limit comes, the last one is the end token, not looked for. The last token is never fed back. `stops` end them, too; `masked`
-    makes of captions in flight and logits (R, V) those of the tokens that may come next, which the rest then is about.
+    prefix: the tokens (P,) that every caption starts with.
+    banned: the tokens that no caption contains.
+    max_length: maximum tokens. At the limit, the end token is appended without choosing it. The last token of a
+        caption is never fed to the model.
+    stops: texts that also end a caption.
+    masked: a function of the captions in flight and their logits (R, V) that masks the logits of tokens that must not
+        come next, before any other rule.
     """
 
     sampling: SamplingConfig
     prefix: Tensor
-    never: Tensor
+    banned: Tensor
     end_id: int
     max_length: int
     stops: Stops | None = None
     masked: Callable[[Any, Tensor], Tensor] | None = None
 
     @classmethod
-    def of(cls, captioner: Speaker, sampling: SamplingConfig, never: Sequence[int], device: torch.device) -> Self:
-        """The rules of a captioner with token ids; raises ValueError with everything in which the sampling does not fit it."""
+    def of_captioner(
+        cls, captioner: LocalCaptioner, sampling: SamplingConfig, banned: Sequence[int], device: torch.device
+    ) -> Self:
+        """Make the rules of a captioner from token ids; ValueError with everything that the captioner cannot do."""
         longest = captioner.context_length + 1  # the last token is not fed back
         max_length = sampling.max_length or longest
         prefix = captioner.encode_text_ids(sampling.prefix)[:-1] if sampling.prefix else [captioner.start_id]
@@ -75,20 +83,25 @@ class Rules(NamedTuple):
             problems.append(f"prefix takes {len(prefix)} of {max_length} tokens: no room for a caption")
         if problems:
             raise ValueError("sampling: " + "; ".join(problems))
-        starts, banned = (torch.tensor(ids, device=device) for ids in (prefix, never))
-        return cls(sampling, starts, banned, captioner.end_id, max_length)
+        return cls(
+            sampling,
+            torch.tensor(prefix, device=device),
+            torch.tensor(banned, device=device),
+            end_id=captioner.end_id,
+            max_length=max_length,
+        )
 
 
 class Decoded(NamedTuple):
-    """A caption's tokens from start to end, its log-probability, and whether the limit ended it (see Caption)."""
+    """The tokens of a generated caption."""
 
-    tokens: list[int]
-    logprob: float
-    truncated: bool
+    tokens: list[int]  # start and end token included
+    logprob: float  # as Caption.logprob
+    truncated: bool  # whether the length limit ended the caption
 
 
 class DecodedPicture(NamedTuple):
-    """A request's captions, and its picture's normalised features (E,) in float32, if there is one."""
+    """The captions of a request as tokens, and the normalised features (E,) of its picture in float32, or None."""
 
     key: str
     features: Tensor | None
@@ -96,5 +109,5 @@ class DecodedPicture(NamedTuple):
 
 
 def each_on_host(features: Tensor | None, count: int) -> Sequence[Tensor | None]:
-    """The features (E,) of each of so many pictures in float32, or as many None."""
+    """Copy the features of `count` pictures to the host: a tensor (E,) in float32, or None, for each picture."""
     return [None] * count if features is None else list(features.float().cpu())

@@ -1,4 +1,4 @@
-"""From pictures to captions, for every captioner that chooses its tokens here: one search, and the model in eval mode."""
+"""From requests to captions as text, for every local captioner, by the search that the sampling names."""
 
 import contextlib
 from collections import deque
@@ -22,9 +22,9 @@ def search(
     column: str = "",
     first_index: int = 0,
 ) -> Iterable[DecodedPicture]:
-    """The captions of requests, in their order, by the strategy of the rules' sampling.
+    """Search for the captions of requests, in their order, by the strategy of the rules' sampling.
 
-    Caption i of a request draws as number first_index + i of its key's draws in the column.
+    column, first_index: they determine the random draws (see `captioners.base.Captioner.caption`).
     """
     if rules.sampling.strategy == "beam":
         return BeamSearch(begin, requests, rules, batch_size=batch_size)
@@ -39,61 +39,67 @@ def search(
     )
 
 
-def answered(
+def caption_valid_requests(
     requests: Iterable[Request],
-    problem: Callable[[Request], str],
-    answer: Callable[[Iterable[Request]], Iterator[Captioned]],
+    find_problem: Callable[[Request], str],
+    caption: Callable[[Iterable[Request]], Iterator[Captioned]],
 ) -> Iterator[Captioned]:
-    """The results of requests, in their order; a request with a problem is not answered, and its result is an error."""
-    waiting: deque[Captioned | None] = deque()  # those with a problem, and None for each that is being answered
+    """Yield the results of requests, in their order.
 
-    def asked() -> Iterator[Request]:
+    A request for which `find_problem` returns a text is not captioned; its result has this text as its error.
+    """
+    waiting: deque[Captioned | None] = deque()  # the results of requests with a problem; None for all other requests
+
+    def valid_requests() -> Iterator[Request]:
         for request in requests:
-            why = problem(request)
-            waiting.append(Captioned(request.key, (), error=why) if why else None)
-            if not why:
+            problem = find_problem(request)
+            waiting.append(Captioned(request.key, (), error=problem) if problem else None)
+            if not problem:
                 yield request
 
-    for result in answer(asked()):
+    for result in caption(valid_requests()):
         while (refused := waiting.popleft()) is not None:
             yield refused
         yield result
     yield from (refused for refused in waiting if refused is not None)
 
 
-def spoken(
+def to_captions(
     decoded: Iterable[DecodedPicture],
     model: nn.Module,
     decode: Callable[[list[int]], str],
-    similarities: Callable[[Sequence[DecodedPicture]], list[list[float]]] | None = None,
     *,
-    together: int = 1,
+    similarities: Callable[[Sequence[DecodedPicture]], list[list[float]]] | None = None,
+    pictures_at_once: int = 1,
     stops: Sequence[str] = (),
 ) -> Iterator[Captioned]:
-    """The requests' captions as text, up to the first of the stops; the model is in eval mode while it works, and only then.
+    """Turn tokens into captions as text, up to the first of the stops.
 
-    similarities: the cosines of the captions of pictures, `together` of which are asked for at once.
+    The model is in eval mode while it computes, and in its previous mode whenever a result is yielded.
+    decode: turns token ids into text.
+    similarities: computes the cosines of captions and pictures; it is called with `pictures_at_once` pictures.
     """
     decoded = iter(decoded)
     while True:
         with evaluating(model):
-            pictures = list(islice(decoded, together if similarities else 1))
+            pictures = list(islice(decoded, pictures_at_once if similarities else 1))
             if not pictures:
                 return
             cosines = similarities(pictures) if similarities else [[None] * len(pictures[0].captions)]
-        for picture, similar in zip(pictures, cosines, strict=True):
+        for picture, picture_cosines in zip(pictures, cosines, strict=True):
             captions = []
-            for caption, cosine in zip(picture.captions, similar, strict=True):
-                text = decode(caption.tokens)
-                said = up_to_stop(text, stops) if stops else text
-                captions.append(Caption(said, caption.logprob, caption.truncated and said == text, cosine))
+            for caption, cosine in zip(picture.captions, picture_cosines, strict=True):
+                whole_text = decode(caption.tokens)
+                text = up_to_stop(whole_text, stops) if stops else whole_text
+                truncated = caption.truncated and text == whole_text
+                captions.append(Caption(text, caption.logprob, truncated, similarity=cosine))
             yield Captioned(picture.key, tuple(captions), picture.features)
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, and back in training where it was, whatever happens; one that is in eval mode is not walked."""
-    if not model.training:
+    """A context in which the model is in eval mode; afterwards it is back in its previous mode."""
+    if not model.training:  # saves two walks over all modules
         yield
         return
     model.eval()

@@ -1,10 +1,11 @@
-"""Captions drawn on a GPU in slots that never move: a slot is a picture's captions, and is begun anew in place once all have ended.
+"""Sampling and greedy search on a GPU in slots at fixed memory addresses.
 
-So one CUDA graph of a step serves a whole run, caches are never copied, and shapes never change. The host launches steps, and while
-the device works it hands over the captions that have ended and makes the next pictures ready. On a CPU `captioners.decoding.batch` is faster,
-for there a row that has ended costs as much as one that goes on.
+A slot contains the captions of one picture. Once they have all ended, another picture starts in the slot, in place.
+Therefore one CUDA graph of a step serves a whole run, caches are never copied, and shapes never change. The host
+launches steps; while the device computes, it yields captions that have ended and prepares the next pictures.
+On a CPU, `captioners.decoding.batch` is faster, because there a row that has ended costs as much as one that has not.
 
-Dimensions: N slots, C captions of each, R = N * C rows, M pictures that begin together, V vocabulary.
+Dimensions: N slots, C captions of each, R = N * C rows, M pictures that start together, V vocabulary, E embedding.
 """
 
 from collections import deque
@@ -21,26 +22,28 @@ from captioners.decoding.batch import Flight, advance
 from captioners.decoding.rows import Decoded, DecodedPicture, Rules
 from captioners.decoding.sampling import sample_key
 
-LOOK_EVERY = 4  # steps between looks at which captions have ended
-TOGETHER = 8  # pictures begin in eighths of the slots: enough for the image tower to be fast, few enough for slots not to wait
+LOOK_EVERY = 4  # steps between checks for ended captions
+# Pictures start in groups of an eighth of the slots: many enough for a fast image tower, few enough that free slots do
+# not wait long.
+GROUPS = 8
 
 
 class SlotRows(Protocol):
-    """A model's rows: N slots of C rows each, which stay where they are."""
+    """A model's rows: N slots of C rows each, at fixed memory addresses."""
 
     def begin(self, slots: Tensor, pictures: Tensor) -> Tensor:
-        """Begins slots (M,) anew with pictures (M, 3, H, W): their normalised features (M, E)."""
+        """Restart slots (M,) with pictures (M, 3, H, W); return their normalised features (M, E)."""
         ...
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Feeds a token to each row, tokens (R,), and returns the logits (R, V) of what follows; always the same work."""
+        """Feed tokens (R,), one to each row; return the logits (R, V) of the next. Always does the same operations."""
         ...
 
 
 class Slots:
-    """The state of N slots of captions on a device, how some begin, and `step`, by which every caption gets its next token.
+    """The state of N slots on a device. `begin` starts pictures in some slots; `step` adds a token to every caption.
 
-    On a GPU either is one graph, captured once, and nothing is waited for.
+    On a GPU each of the two is one CUDA graph, captured once, and does not wait for the device.
     """
 
     def __init__(self, rows: SlotRows, rules: Rules, slots: int):
@@ -55,50 +58,55 @@ class Slots:
             tokens=rules.prefix[0].repeat(len(number), rules.max_length),
             length=torch.ones_like(number),
             logprob=torch.zeros_like(number, dtype=torch.float64),
-            alive=number < 0,
-            noted=number < 0,
+            alive=torch.zeros_like(number, dtype=torch.bool),
+            recorded=torch.zeros_like(number, dtype=torch.bool),
         )
-        self.tokens = rules.prefix[0].repeat(len(number))  # (R,), the last of each row, which it is not fed yet
-        self.features = torch.empty(slots, 0)  # (N, E), once the first pictures have begun
-        self.together = -(-slots // TOGETHER)  # pictures that begin at a time
-        self.step, self._begin_all = Graphed(self._step, self.device), Graphed(self._begin, self.device)
+        self.tokens = rules.prefix[0].repeat(len(number))  # the last token of each row (R,), which is not fed yet
+        self.features = torch.empty(slots, 0)  # (N, E) as soon as the first pictures have started
+        self.group_size = -(-slots // GROUPS)  # number of pictures that start together
+        self.step, self._begin_graphed = Graphed(self._step, self.device), Graphed(self._begin, self.device)
 
     def begin(
         self,
         slots: Sequence[int],
+        *,
         first_number: int,
         keys: Sequence[str],
         pictures: Tensor,
         first_index: int,
         column: str = "",
     ) -> None:
-        """Begins slots anew with pictures (M, 3, H, W) of these keys, numbered on.
+        """Restart slots with pictures (M, 3, H, W) of these keys, which get the numbers from `first_number` on.
 
-        Caption i draws as number first_index + i of its key's draws in the column.
+        first_index, column: they determine the random draws (see `captioners.base.Captioner.caption`).
         """
         rows = [
             [slot, number, first_index, *sample_key(self.rules.sampling.seed, key, column)]
             for number, (slot, key) in enumerate(zip(slots, keys, strict=True), first_number)
         ]
-        places = torch.tensor(rows)  # (M, 5)
-        if self.device.type == "cuda" and (missing := self.together - len(pictures)) > 0:
-            # always as many: the last one again, into its own place
-            places = torch.cat([places, places[-1:].expand(missing, -1)])
+        table = torch.tensor(rows)  # (M, 5)
+        if self.device.type == "cuda" and (missing := self.group_size - len(pictures)) > 0:
+            # a CUDA graph needs a fixed number of pictures: the last one is repeated, into the same slot
+            table = torch.cat([table, table[-1:].expand(missing, -1)])
             pictures = torch.cat([pictures, pictures[-1:].expand(missing, -1, -1, -1)])
-        self._begin_all(pictures, send(places, self.device))
+        self._begin_graphed(pictures, send(table, self.device))
 
-    def _begin(self, pictures: Tensor, places: Tensor) -> None:
-        slots, flight, start = places[:, 0], self.flight, self.rules.prefix[0]
+    def _begin(self, pictures: Tensor, table: Tensor) -> None:
+        """Restart slots with pictures (M, 3, H, W).
+
+        table: per picture its slot, its number, the index of its first draw, and both words of its Philox key (M, 5).
+        """
+        slots, flight, start = table[:, 0], self.flight, self.rules.prefix[0]
         features = self.rows.begin(slots, pictures)
         if self.features.shape[1] == 0:
             self.features = features.new_zeros(self.count, features.shape[1], dtype=torch.float32)
         self.features.index_copy_(0, slots, features.float())
         rows = (slots[:, None] * self.captions + torch.arange(self.captions, device=self.device)).flatten()
-        of_rows = places.repeat_interleave(self.captions, 0)
-        flight.picture.index_copy_(0, rows, of_rows[:, 1])
-        # C after C, as of the first slots
-        flight.draw.index_copy_(0, rows, of_rows[:, 2] + flight.caption[: len(rows)])
-        flight.key.index_copy_(0, rows, of_rows[:, 3:])
+        row_table = table.repeat_interleave(self.captions, 0)  # (M * C, 5)
+        flight.picture.index_copy_(0, rows, row_table[:, 1])
+        # the caption indices 0 to C - 1 repeat, so those of the first slots are those of any slots
+        flight.draw.index_copy_(0, rows, row_table[:, 2] + flight.caption[: len(rows)])
+        flight.key.index_copy_(0, rows, row_table[:, 3:])
         flight.tokens.index_copy_(0, rows, start.expand(len(rows), self.rules.max_length))
         flight.length.index_fill_(0, rows, 1)
         flight.logprob.index_fill_(0, rows, 0)
@@ -106,72 +114,77 @@ class Slots:
         self.tokens.index_copy_(0, rows, start.expand(len(rows)))
 
     def _step(self) -> None:
+        """Add a token to every caption, in place."""
         before, rules = self.flight, self.rules
         after, tokens = advance(before, self.rows.step(self.tokens), rules)
-        if len(rules.prefix) > 1:  # of a prompt the next token is known
-            known = before.length < len(rules.prefix)
-            tokens = torch.where(known, rules.prefix[before.length.clamp(max=len(rules.prefix) - 1)], tokens)
+        if len(rules.prefix) > 1:  # within the prefix the next token is given, not chosen
+            in_prefix = before.length < len(rules.prefix)
+            tokens = torch.where(in_prefix, rules.prefix[before.length.clamp(max=len(rules.prefix) - 1)], tokens)
+            sequences = torch.cat([before.tokens[:, 1:], tokens[:, None]], dim=1)
             after = after._replace(
-                tokens=torch.where(
-                    known[:, None], torch.cat([before.tokens[:, 1:], tokens[:, None]], dim=1), after.tokens
-                ),
-                logprob=torch.where(known, before.logprob, after.logprob),
-                alive=torch.where(known, before.alive, after.alive),
+                tokens=torch.where(in_prefix[:, None], sequences, after.tokens),
+                logprob=torch.where(in_prefix, before.logprob, after.logprob),
+                alive=torch.where(in_prefix, before.alive, after.alive),
             )
-        for mine, new in zip(
+        for field, value in zip(
             (before.tokens, before.length, before.logprob, before.alive, self.tokens),
             (after.tokens, after.length, after.logprob, after.alive, tokens),
             strict=True,
         ):
-            mine.copy_(new)
+            field.copy_(value)
 
     def alive(self) -> "Fetched":
-        """Whether each slot (N,) has a caption that goes on."""
+        """Whether each slot (N,) has a caption that has not ended."""
         return Fetched(self.flight.alive.view(self.count, -1).any(1))
 
-    def found(self, slots: Sequence[int]) -> "Fetched":
-        """The captions in these slots (M,): tokens (M, C, max_length), lengths, log-probabilities (M, C), features (M, E)."""
-        where = send(torch.tensor(slots), self.device)
+    def results(self, slots: Sequence[int]) -> "Fetched":
+        """The captions in slots: tokens (M, C, max_length), lengths, log-probabilities (M, C), features (M, E)."""
+        indices = send(torch.tensor(slots), self.device)
         fields = (self.flight.tokens, self.flight.length, self.flight.logprob)
-        return Fetched(*(field.unflatten(0, (self.count, -1))[where] for field in fields), self.features[where])
+        return Fetched(*(field.unflatten(0, (self.count, -1))[indices] for field in fields), self.features[indices])
 
 
 class Graphed:
-    """A function of tensors that changes others in place: on a GPU run plainly at first, which also sets up what a capture may not,
-    and from then on launched as one CUDA graph, without a wait."""
+    """A function of tensors, without a result, that runs as one CUDA graph on a GPU.
+
+    The first call runs the function without a graph, because it may initialise libraries, which a capture must not,
+    and then captures the graph. Later calls launch the graph and do not wait.
+    """
 
     def __init__(self, function: Callable[..., None], device: torch.device):
         self.function, self.device = function, device
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.given: tuple[Tensor, ...] = ()  # the graph's own
+        self.inputs: tuple[Tensor, ...] = ()  # the tensors that the graph reads
 
-    def __call__(self, *given: Tensor) -> None:
+    def __call__(self, *inputs: Tensor) -> None:
         if self.device.type != "cuda":
-            return self.function(*given)
+            return self.function(*inputs)
         with torch.cuda.device(self.device):  # a graph is captured on a stream of the current device
             if self.graph is None or any(
-                mine.shape != new.shape or mine.dtype != new.dtype for mine, new in zip(self.given, given)
+                target.shape != source.shape or target.dtype != source.dtype
+                for target, source in zip(self.inputs, inputs)
             ):
-                self._capture(given)
+                self._capture(inputs)
                 return
-            for mine, new in zip(self.given, given, strict=True):
-                mine.copy_(new)
+            for target, source in zip(self.inputs, inputs, strict=True):
+                target.copy_(source)
             self.graph.replay()
 
-    def _capture(self, given: tuple[Tensor, ...]) -> None:
-        self.given = tuple(tensor.clone() for tensor in given)
+    def _capture(self, inputs: tuple[Tensor, ...]) -> None:
+        """Run the function once with these inputs, and capture its graph."""
+        self.inputs = tuple(tensor.clone() for tensor in inputs)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self.function(*self.given)
+            self.function(*self.inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # other threads may pin memory
-            self.function(*self.given)
+            self.function(*self.inputs)
 
 
 class Fetched:
-    """Tensors on their way to the host."""
+    """Copies of tensors to the host that may still be under way."""
 
     def __init__(self, *tensors: Tensor):
         self.event = None
@@ -184,42 +197,43 @@ class Fetched:
             self.event = torch.cuda.Event()
             self.event.record(torch.cuda.current_stream(tensors[0].device))
 
-    def here(self) -> bool:
-        """Whether nobody would wait for them."""
+    def is_ready(self) -> bool:
+        """Whether `get` would not wait."""
         return self.event is None or self.event.query()
 
     def get(self) -> Sequence[Tensor]:
-        """The tensors, once they are here."""
+        """Wait until the tensors are on the host; return them."""
         if self.event is not None:
             self.event.synchronize()
         return self.tensors
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host's on the device; a GPU takes it without anybody waiting."""
+    """Copy a tensor from the host to the device, without waiting for a GPU."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def stack(pictures: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Pictures (3, H, W) as one tensor (M, 3, H, W) on the device, as `send`."""
-    together = torch.empty(
+    """Stack pictures (3, H, W) into one tensor (M, 3, H, W) on the device, without waiting for a GPU."""
+    stacked = torch.empty(
         (len(pictures), *pictures[0].shape), dtype=pictures[0].dtype, pin_memory=device.type == "cuda"
     )
-    torch.stack(list(pictures), out=together)
-    return together.to(device, non_blocking=True)
+    torch.stack(list(pictures), out=stacked)
+    return stacked.to(device, non_blocking=True)
 
 
-class _Batch(NamedTuple):
-    """Pictures that are ready to begin together."""
+class _Group(NamedTuple):
+    """Pictures that are ready to start together."""
 
     keys: Sequence[str]
-    pictures: Tensor
+    pictures: Tensor  # (M, 3, H, W)
 
 
 class SlotDrawing:
-    """Draws captions as `Drawing` does, in at most `batch_size` slots; iterating gives the pictures in input order.
+    """Chooses the same captions as `Drawing`, in at most `batch_size` slots; iterating yields pictures in input order.
 
-    take: gives so many slots, new or used before; give_back takes them.
+    take: a function that returns the given number of slots, which may be used ones.
+    give_back: a function that takes the slots back.
     """
 
     def __init__(
@@ -235,78 +249,95 @@ class SlotDrawing:
     ):
         self.take, self.give_back, self.rules = take, give_back, rules
         self.requests, self.batch_size, self.column, self.first_index = iter(requests), batch_size, column, first_index
-        self.batches: deque[_Batch] = deque()  # ready to begin
-        self.partial: list[Request] = []  # of the next
-        self.flying: dict[int, tuple[int, str]] = {}  # slot to the number and key of its picture
-        self.done: dict[int, DecodedPicture] = {}  # by number, which wait for earlier ones
-        self.ready: deque[DecodedPicture] = deque()
-        self.begun = self.given = 0
+        self.groups: deque[_Group] = deque()  # ready to start
+        self.next_group: list[Request] = []  # requests of the next group, while it is incomplete
+        self.in_flight: dict[int, tuple[int, str]] = {}  # slot -> number and key of its picture
+        self.done: dict[int, DecodedPicture] = {}  # results by number, which wait for those of earlier pictures
+        self.ready: deque[DecodedPicture] = deque()  # results to be yielded next
+        self.num_started = 0
+        self.num_ready = 0  # results that were ever put into `ready`
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[DecodedPicture]:
-        """Raises FloatingPointError where the model's logits are not finite."""
+        """Raises FloatingPointError if the model's logits are not finite."""
         first = list(islice(self.requests, self.batch_size))
         if not first:
             return
         self.requests = chain(first, self.requests)
-        # few sizes, so that few graphs are captured
+        # a power of two or batch_size, so that few graphs are captured
         slots = self.take(min(self.batch_size, 1 << (len(first) - 1).bit_length()))
         free, ended = list(range(slots.count)), None
         while True:
             self._refill(slots, free)
-            if not self.flying:
+            if not self.in_flight:
                 break
             for _ in range(LOOK_EVERY):
                 slots.step()
             alive = slots.alive()
             self._collect(ended)
-            while not alive.here() or len(self.ready) > 4 * slots.count:  # the device works: time for all else
-                if not self._make_ready(slots):
+            # while the device computes, prepare pictures and yield results
+            while not alive.is_ready() or len(self.ready) > 4 * slots.count:
+                if not self._prepare_picture(slots):
                     if not self.ready:
                         break
                     yield self.ready.popleft()
-            ended = self._ended(slots, alive.get()[0], free)
+            ended = self._free_ended(slots, alive.get()[0], free)
         self._collect(ended)
         self.give_back(slots)
         yield from self.ready
 
     def _refill(self, slots: Slots, free: list[int]) -> None:
-        """Begins pictures in the free slots, a batch at a time, and waits until a batch is ready for them."""
-        while len(free) >= slots.together or not self.flying:
-            while not self.batches and self._make_ready(slots):
+        """Start groups of pictures in the free slots; if no group is ready, prepare one first."""
+        while len(free) >= slots.group_size or not self.in_flight:
+            while not self.groups and self._prepare_picture(slots):
                 pass
-            if not self.batches:
+            if not self.groups:
                 return
-            keys, pictures = self.batches.popleft()
-            where = [free.pop() for _ in keys]
-            slots.begin(where, self.begun, keys, pictures, self.first_index, self.column)
-            self.flying |= {slot: (self.begun + i, key) for i, (slot, key) in enumerate(zip(where, keys, strict=True))}
-            self.begun += len(keys)
+            keys, pictures = self.groups.popleft()
+            used = [free.pop() for _ in keys]
+            slots.begin(
+                used,
+                first_number=self.num_started,
+                keys=keys,
+                pictures=pictures,
+                first_index=self.first_index,
+                column=self.column,
+            )
+            for number, (slot, key) in enumerate(zip(used, keys, strict=True), self.num_started):
+                self.in_flight[slot] = (number, key)
+            self.num_started += len(keys)
 
-    def _make_ready(self, slots: Slots) -> bool:
-        """Takes the next picture; False where enough are ready, or there is none."""
-        if sum(len(batch.keys) for batch in self.batches) >= slots.count:
+    def _prepare_picture(self, slots: Slots) -> bool:
+        """Read the next request into the next group; False if enough groups are ready, or no request is left."""
+        if sum(len(group.keys) for group in self.groups) >= slots.count:
             return False
         request = next(self.requests, None)
         if request is not None:
-            self.partial.append(request)
-        if len(self.partial) == slots.together or self.partial and request is None:
-            keys = [request.key for request in self.partial]
-            self.batches.append(_Batch(keys, stack([*map(picture_of, self.partial)], slots.device)))
-            self.partial = []
+            self.next_group.append(request)
+        is_complete = len(self.next_group) == slots.group_size
+        is_last = bool(self.next_group) and request is None
+        if is_complete or is_last:
+            keys = [request.key for request in self.next_group]
+            self.groups.append(_Group(keys, stack([*map(picture_of, self.next_group)], slots.device)))
+            self.next_group = []
             return True
         return request is not None
 
-    def _ended(self, slots: Slots, alive: Tensor, free: list[int]) -> tuple[list[tuple[int, str]], Fetched] | None:
-        """Frees the slots of which no caption goes on: their pictures, and what was said of them, on its way."""
-        ended = [slot for slot, goes_on in enumerate(alive.tolist()) if not goes_on and slot in self.flying]
+    def _free_ended(
+        self, slots: Slots, alive: Tensor, free: list[int]
+    ) -> tuple[list[tuple[int, str]], Fetched] | None:
+        """Free the slots whose captions have all ended.
+
+        Returns the numbers and keys of their pictures, and the captions, on their way to the host; None without any.
+        """
+        ended = [slot for slot, is_alive in enumerate(alive.tolist()) if not is_alive and slot in self.in_flight]
         if not ended:
             return None
         free += ended
-        return [self.flying.pop(slot) for slot in ended], slots.found(ended)
+        return [self.in_flight.pop(slot) for slot in ended], slots.results(ended)
 
     def _collect(self, ended: tuple[list[tuple[int, str]], Fetched] | None) -> None:
-        """Takes down what was said of pictures, and makes those ready that no earlier one keeps waiting."""
+        """Store the captions of ended pictures, and move results to `ready` in input order."""
         if ended is None:
             return
         pictures, fetched = ended
@@ -314,14 +345,15 @@ class SlotDrawing:
         if logprobs.isnan().any():
             raise FloatingPointError("the model's logits are not finite")
         fields = tokens.numpy(), lengths.tolist(), logprobs.tolist(), features.clone()
-        for (number, key), said, length, logprob, feature in zip(pictures, *fields, strict=True):
-            captions = [self._decoded(*caption) for caption in zip(said, length, logprob, strict=True)]
-            self.done[number] = DecodedPicture(key, feature, captions)
-        while self.given in self.done:
-            self.ready.append(self.done.pop(self.given))
-            self.given += 1
+        for (number, key), *captions, feature in zip(pictures, *fields, strict=True):
+            decoded = [self._decoded(*caption) for caption in zip(*captions, strict=True)]
+            self.done[number] = DecodedPicture(key, feature, decoded)
+        while self.num_ready in self.done:
+            self.ready.append(self.done.pop(self.num_ready))
+            self.num_ready += 1
 
-    def _decoded(self, tokens: np.ndarray, length: int, logprob: float) -> Decoded:
-        said: list[int] = tokens[len(tokens) - length :].tolist()
-        truncated = said[-1] != self.rules.end_id
-        return Decoded([*said, self.rules.end_id] if truncated else said, logprob, truncated)
+    def _decoded(self, padded: np.ndarray, length: int, logprob: float) -> Decoded:
+        """A caption from its tokens, aligned at the right (max_length,)."""
+        tokens: list[int] = padded[len(padded) - length :].tolist()
+        truncated = tokens[-1] != self.rules.end_id
+        return Decoded([*tokens, self.rules.end_id] if truncated else tokens, logprob, truncated)

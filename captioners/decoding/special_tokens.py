@@ -1,14 +1,14 @@
-"""The special tokens of a transformers tokenizer: those that end a caption, and those that no caption or instruction may hold."""
+"""Special tokens of a transformers tokenizer: those that end a caption, and those that no text may contain."""
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
-Tokenizer = Any  # a PreTrainedTokenizerBase, of whose ids transformers' types say "str or int or lists of them"
+Tokenizer = Any  # a PreTrainedTokenizerBase; transformers types its ids as "str or int or lists of them"
 
 
 def end_ids(tokenizer: Tokenizer, configured: int | Sequence[int] | None) -> list[int]:
-    """The tokens that end a caption, as a generation config has them, in a list that starts with the tokenizer's own."""
+    """The tokens that end a caption, from a generation config's `eos_token_id`; the tokenizer's end token is first."""
     ids = [] if configured is None else [configured] if isinstance(configured, int) else list(configured)
     return sorted(ids, key=lambda token: token != tokenizer.eos_token_id)
 
@@ -16,7 +16,8 @@ def end_ids(tokenizer: Tokenizer, configured: int | Sequence[int] | None) -> lis
 class SpecialTokens:
     """The special tokens of a tokenizer, end tokens included.
 
-    `ids`: all of them. `not_ends`: those that end no caption, the padding token and the start token first.
+    ids: all special tokens.
+    not_ends: those that do not end a caption, the padding token and the start token first.
     """
 
     def __init__(self, tokenizer: Tokenizer, end_ids: Sequence[int]):
@@ -28,5 +29,5 @@ class SpecialTokens:
         self._names = re.compile("|".join(map(re.escape, names)) or "(?!)")
 
     def blanked(self, text: str) -> str:
-        """The text with a blank for each special token that it names: strangers may have written it."""
+        """Replace the names of special tokens in a text that is not trusted by blanks."""
         return self._names.sub(" ", text)

@@ -12,33 +12,43 @@ from captioners.base import up_to_stop
 
 
 class Stops:
-    """Texts of which the first that a caption holds, once it has said something, ends it (see `captioners.base.up_to_stop`).
+    """Finds the texts that end a caption (see `captioners.base.up_to_stop`).
 
-    say: the text of token ids, blanks round it included. begun: the ids that every caption starts with, which hold no stop.
-    `may` (V,): tokens that can be the last of such a text, so that the others need no look; see `closing_tokens`.
+    decode: turns token ids into text, outer blanks included.
+    closing: which tokens (V,) can complete a stop text; captions that end with another token need no search (see
+        `closing_tokens`).
+    prefix: the token ids that every caption starts with, in which no stop is searched.
     """
 
-    def __init__(self, texts: Sequence[str], say: Callable[[Sequence[int]], str], may: Tensor, begun: Sequence[int]):
-        self.texts, self.say, self.may, self.begun = texts, say, may, len(say(begun))
+    def __init__(
+        self, texts: Sequence[str], decode: Callable[[Sequence[int]], str], closing: Tensor, prefix: Sequence[int]
+    ):
+        self.texts, self.decode, self.closing = texts, decode, closing
+        self.prefix_length = len(decode(prefix))  # characters
 
     def within(self, ids: Sequence[int]) -> bool:
-        """Whether there is a stop in the text of ids."""
-        text = self.say(ids)
-        return up_to_stop(text, self.texts, self.begun) != text
+        """Whether the text of token ids contains a stop."""
+        text = self.decode(ids)
+        return up_to_stop(text, self.texts, self.prefix_length) != text
 
     def ended(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Which rows (R,) hold a stop since their last token, by tokens (R, T), `lengths` (R,) of them real, at the right."""
-        ended = self.may[tokens[:, -1]]
+        """Which rows (R,) contain a stop that their last token completed.
+
+        tokens: (R, T), of which the last `lengths` (R,) are the caption's.
+        """
+        ended = self.closing[tokens[:, -1]]
         for row in ended.nonzero()[:, 0].tolist():
             ended[row] = self.within(tokens[row, len(tokens[row]) - int(lengths[row]) :].tolist())
         return ended
 
 
 def closing_tokens(texts: Sequence[str], words: Sequence[str]) -> Tensor:
-    """Which of the vocabulary's words (V,) can be the last of one of the texts: bool (V,).
+    """Which of the vocabulary's words can complete one of the texts: bool (V,).
 
-    A word is a token decoded by itself: with no blank before it, so where a text ends in one all can, and parts of a character
-    are no text yet.
+    words: every token, decoded by itself. A token loses a leading blank this way, so if a text ends in a blank, every
+    token may complete it. A token that is part of a character decodes to U+FFFD and may complete any text.
     """
-    lasts = {text[-1] for text in texts}
-    return torch.tensor([" " in lasts or "\ufffd" in word or not lasts.isdisjoint(word) for word in words])
+    last_characters = {text[-1] for text in texts}
+    return torch.tensor(
+        [" " in last_characters or "\ufffd" in word or not last_characters.isdisjoint(word) for word in words]
+    )

@@ -1,1 +1,1 @@
-"""Causal language models of transformers as captioners: captions from words."""
+"""Causal language models of transformers as captioners: captions from texts."""

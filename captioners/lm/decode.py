@@ -1,6 +1,9 @@
-"""Prompts of a causal language model before captions: what they begin with once for all, the rest of each, and the rows that go on.
+"""Read the prompts of a causal language model into a cache, from which their captions continue.
 
-Dimensions: N prompts, S tokens of the head, T of the longest rest of a prompt, V vocabulary.
+The head, the tokens that all prompts begin with, is read once; then the remainder of each prompt is read.
+
+Dimensions: N prompts, R rows (captions in flight), T tokens of the longest remainder of a prompt, n new tokens,
+t positions attended to, V vocabulary.
 """
 
 import inspect
@@ -19,10 +22,10 @@ from captioners.decoding.continuing import Continuing
 
 
 def read_head(model: PreTrainedModel, ids: Sequence[int]) -> Head:
-    """A prompt, seen alone."""
+    """Compute the keys and values of a prompt, with which other prompts may begin alike."""
     cache = DynamicCache()
     model(input_ids=torch.tensor([ids], device=model.device), use_cache=True, **{CACHE: cache}, **last_logits(model))
-    layers: list[Any] = cache.layers  # filled by now, of which transformers' types know nothing
+    layers: list[Any] = cache.layers  # Any: by transformers' types, layers may be empty, which they are not by now
     return Head(ids, [(layer.keys, layer.values) for layer in layers])
 
 
@@ -35,42 +38,54 @@ def begin_rows(
     ends: Sequence[int],
     greedy: bool,
 ) -> Continuing:
-    """A row for each prompt, of which only what it does not begin with of the head is computed: one token at least.
+    """Begin a row for each prompt. Only the tokens that a prompt does not share with the head are computed.
 
-    How much that is, is a function of the two alone, and not of the others.
-    limit: the most tokens that a row will be fed, start token aside. ends, greedy: see `Continuing`.
+    At least one token of a prompt is computed. The number depends only on the head and the prompt, and not on the
+    other prompts.
+    limit: maximum tokens that a row is fed, without the start token. ends, greedy: see `Continuing`.
     """
     device, count = model.device, len(prompts)
-    shared = [min(common(head.ids, prompt), len(prompt) - 1) for prompt in prompts]
-    rests = [list(prompt[length:]) for prompt, length in zip(prompts, shared, strict=True)]
-    begun, lengths = (torch.tensor(counts, device=device) for counts in (shared, [len(rest) for rest in rests]))
-    longest = max(map(len, rests))
-    ids = torch.tensor([[rest[0]] * (longest - len(rest)) + rest for rest in rests], device=device)  # (N, T)
-    # (N, T), in the rests; below 0: padding
-    places = torch.arange(longest, device=device) - (longest - lengths)[:, None]
-    # of every prompt, keys and values come from its first token on; those of padding come after all, where nobody looks
+    shared = [min(common_prefix_length(head.ids, prompt), len(prompt) - 1) for prompt in prompts]
+    remainders = [list(prompt[length:]) for prompt, length in zip(prompts, shared, strict=True)]
+    head_lengths = torch.tensor(shared, device=device)
+    lengths = torch.tensor([len(remainder) for remainder in remainders], device=device)
+    longest = max(map(len, remainders))
+    padded = [[remainder[0]] * (longest - len(remainder)) + remainder for remainder in remainders]
+    ids = torch.tensor(padded, device=device)  # (N, T), padded at the left
+    # the index of each token in its remainder (N, T); below 0 for padding
+    indices = torch.arange(longest, device=device) - (longest - lengths)[:, None]
     empty = DynamicCache()
     for layer, (keys, values) in enumerate(head.layers):
-        empty.update(
-            *(seen.new_zeros(count, seen.shape[1], 0, seen.shape[3]) for seen in (keys, values)), layer_idx=layer
-        )
-    cache = SharedCache(empty, torch.zeros_like(begun), limit=longest + 1, parts=False, head=head, begun=begun)
-    cache.positions, cache.length = places.where(places >= 0, longest), longest
-    seen = places.clamp(min=0)
-    later = torch.arange(longest, device=device) > seen[..., None]  # (N, T, T)
+        no_tokens = (cached.new_zeros(count, cached.shape[1], 0, cached.shape[3]) for cached in (keys, values))
+        empty.update(*no_tokens, layer_idx=layer)
+    cache = SharedCache(
+        empty, torch.zeros_like(lengths), limit=longest + 1, parts=False, head=head, head_lengths=head_lengths
+    )
+    # A remainder's keys and values are stored from position 0 on. Those of padding go to position `longest`, to which
+    # no token attends.
+    cache.positions, cache.length = indices.where(indices >= 0, longest), longest
+    indices = indices.clamp(min=0)
+    later = torch.arange(longest, device=device) > indices[..., None]  # (N, T, T)
     mask = torch.zeros_like(later, dtype=head.layers[0][0].dtype).masked_fill(later, float("-inf"))[:, None]
-    first = step(model, ids, begun[:, None] + seen, cache.with_prompts(mask), cache, **last_logits(model))[:, -1:]
+    logits = step(
+        model,
+        ids,
+        head_lengths[:, None] + indices,
+        mask=cache.with_prompts(mask),
+        cache=cache,
+        **last_logits(model),
+    )
     prompts_only = DynamicCache()
-    for layer, own in enumerate(cache.own):
-        prompts_only.update(own.keys[:, :, :longest], own.values[:, :, :longest], layer)
-    # other layers would not let `attend` do their attention
+    for layer, remainder in enumerate(cache.caption_layers):
+        prompts_only.update(remainder.keys[:, :, :longest], remainder.values[:, :, :longest], layer)
+    # only layers with this implementation call `attend`
     parts = model.config._attn_implementation == "sdpa" and model._supports_attention_backend
     return Continuing(
         partial(step, model),
         model.config,
-        SharedCache(prompts_only, lengths, limit=limit, parts=parts, head=head, begun=begun),
-        first,
-        begun + lengths,
+        cache=SharedCache(prompts_only, lengths, limit=limit, parts=parts, head=head, head_lengths=head_lengths),
+        first=logits[:, -1:],
+        begin=head_lengths + lengths,
         ends=ends,
         greedy=greedy,
         graphs=not stretches(model.config),
@@ -78,24 +93,27 @@ def begin_rows(
 
 
 def step(model: PreTrainedModel, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache, **options) -> Tensor:
-    """Logits (R, n, V) of what follows tokens (R, n) at positions (R, n); `mask` (R, 1, n, t) is added to the scores."""
-    fed = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions, CACHE: cache}
-    return model(**fed, use_cache=True, **options).logits
+    """Feed tokens (R, n) at positions (R, n); return the logits (R, n, V) of the token that follows each.
+
+    mask: (R, 1, n, t), added to the scores.
+    """
+    inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions, CACHE: cache}
+    return model(**inputs, use_cache=True, **options).logits
 
 
 def last_logits(model: PreTrainedModel) -> dict[str, int]:
-    """The option by which a model leaves out all logits but the last; {} where it has none."""
+    """The option that makes a model compute the last logits only; {} if it has no such option."""
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
 def stretches(config: PreTrainedConfig) -> bool:
-    """Whether rotary embeddings are others where one prompt of a batch is long."""
+    """Whether the rotary embeddings of all prompts in a batch change if one of them is long."""
     rope = getattr(config, "rope_parameters", None) or {}
     return not {"dynamic", "longrope"}.isdisjoint(
         options.get("rope_type") for options in (rope, *rope.values()) if isinstance(options, dict)
     )
 
 
-def common(ids: Sequence[int], others: Sequence[int]) -> int:
-    """How many tokens two lists of them begin with alike."""
+def common_prefix_length(ids: Sequence[int], others: Sequence[int]) -> int:
+    """The number of tokens that two lists have in common at their start."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, others)))

@@ -13,7 +13,7 @@ from captioners.decoding.cache import CACHE
 from captioners.lm.captioner import LMCaptioner
 from captioners.lm.decode import begin_rows, read_head
 from captioners.names import column_name
-from captioners.pretrained import folder_of, load_model, move, read_if_there, whole_name
+from captioners.pretrained import base_model_name, folder_of, load_model, move, read_if_there
 from captioners.resolve import SMALL_FILES
 from captioners.safe_reading import attempt
 from captioners.vlm.families import FAMILIES
@@ -29,7 +29,7 @@ def is_language_model(name: str | os.PathLike) -> bool:
 
     False for adapters, and for models that take pictures.
     """
-    folder = folder_of(whole_name(name), *SMALL_FILES)
+    folder = folder_of(base_model_name(name), *SMALL_FILES)
     kind = (read_if_there(folder / "config.json") or {}).get("model_type")
     adapters = (folder / "adapter_config.json").is_file()
     return not adapters and kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in FAMILIES
@@ -43,7 +43,7 @@ def load_lm(name: str | os.PathLike, *, device: str = "cpu", dtype: str = "fp32"
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
-    name = whole_name(name)
+    name = base_model_name(name)
     folder_of(name, *SMALL_FILES, "*.jinja")
 
     def check(config: PreTrainedConfig) -> None:

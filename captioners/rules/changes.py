@@ -1,7 +1,7 @@
-"""Changes that make an English caption false: of colours, numbers, relations, attributes, and swaps.
+"""Changes that make an English caption false: of colours, numbers, relations and attributes, and swaps.
 
-Rules know no picture. They leave out what would stay true by itself, such as two words changed for each other round an "and", fewer
-of what there are more of, or a colour that somebody else sees in the same thing, and where they are not sure of the grammar.
+The rules do not see the picture. They omit changes after which a caption could still be true, such as swapping two
+things around "and", a smaller number, or a similar colour, and changes for which the grammar is uncertain.
 """
 
 import itertools
@@ -17,17 +17,18 @@ KINDS = ("colour", "count", "relation", "attribute", "swap")
 
 
 class Change(NamedTuple):
-    """A change of a caption: its kind, one of `KINDS`, and stretches (start, end) with the text to put there, in their order."""
+    """A change of a caption."""
 
-    kind: str
-    edits: tuple[tuple[int, int, str], ...]
+    kind: str  # one of `KINDS`
+    edits: tuple[tuple[int, int, str], ...]  # (start, end, new text), in the order of the caption
 
     def apply(self, caption: str) -> str:
-        parts, done = [], 0
+        """The caption after the change."""
+        parts, position = [], 0
         for start, end, text in self.edits:
-            parts += [caption[done:start], text]
-            done = end
-        return "".join([*parts, caption[done:]])
+            parts += [caption[position:start], text]
+            position = end
+        return "".join([*parts, caption[position:]])
 
 
 _FOREIGN = frozenset(
@@ -36,49 +37,58 @@ _FOREIGN = frozenset(
 
 
 def changes(caption: str) -> list[Change]:
-    """Every change that a rule makes of a caption, those of a kind in the order of their places; none of what is not English."""
+    """All changes that rules can make to a caption, those of a kind in the order of their positions.
+
+    [] if the caption does not seem to be English.
+    """
     words = words_of(caption)
-    known = {word.low for word in words}
-    if not _FOREIGN.isdisjoint(known):
+    vocabulary = {word.low for word in words}
+    if not _FOREIGN.isdisjoint(vocabulary):
         return []
-    possible = [*_colours(words, known), *_counts(words), *_relations(words, known), *_attributes(words, known)]
+    possible = [
+        *_colours(words, vocabulary),
+        *_counts(words),
+        *_relations(words, vocabulary),
+        *_attributes(words, vocabulary),
+    ]
     possible += [("swap", edits) for edits in (*swapped_things(caption, words), *swapped_colours(words))]
     return [
-        Change(kind, tuple((start, end, _written(caption, start, text)) for start, end, text in edits))
+        Change(kind, tuple((start, end, _with_case(caption, start, text)) for start, end, text in edits))
         for kind, edits in possible
     ]
 
 
-def _written(caption: str, start: int, text: str) -> str:
-    """The text with the capitals of what stands there."""
+def _with_case(caption: str, start: int, text: str) -> str:
+    """The text in the upper or lower case of the caption at this position."""
     if caption.isupper():
         return text.upper()
     return (text[0].upper() if caption[start].isupper() else text[0].lower()) + text[1:]
 
 
-# ---- colours -----------------------------------------------------------------------------------------------------------
+# ---- colours --------------------------------------------------------------------------------------------------
 
 
-def _colours(words: Sequence[Word], known: set[str]) -> Iterator[tuple[str, Edits]]:
-    there = {COLOURS[word] for word in known if word in COLOURS}
+def _colours(words: Sequence[Word], vocabulary: set[str]) -> Iterator[tuple[str, Edits]]:
+    """Other colours that the caption does not mention."""
+    mentioned = {COLOURS[word] for word in vocabulary if word in COLOURS}
     for index, word in enumerate(words):
         if is_colour(words, index):
             for other in OTHERS[COLOURS[word.low]].split():
-                if other not in there:
+                if other not in mentioned:
                     yield "colour", replaced(words, index, other)
 
 
-# ---- numbers -----------------------------------------------------------------------------------------------------------
+# ---- numbers --------------------------------------------------------------------------------------------------
 
 _COUNTS = "one two three four five six seven eight nine ten".split()
 _MEASURES = frozenset(
-    "feet inches years hours minutes seconds days weeks months degrees percent meters metres miles dollars cents times stories "
-    "levels tiers pieces types kinds halves thirds quarters parts sides ways others lanes wheels".split()
+    "feet inches years hours minutes seconds days weeks months degrees percent meters metres miles dollars cents "
+    "times stories levels tiers pieces types kinds halves thirds quarters parts sides ways others lanes wheels".split()
 )
 
 
 def _counts(words: Sequence[Word]) -> Iterator[tuple[str, Edits]]:
-    """More of what is counted: where there are three there are two as well."""
+    """Larger numbers. A smaller one could still be true: three dogs are also two dogs."""
     for index, word in enumerate(words):
         number = UNITS.get(word.low, int(word.low) if re.fullmatch(r"[2-9]", word.low) else 0)
         if (
@@ -87,18 +97,17 @@ def _counts(words: Sequence[Word]) -> Iterator[tuple[str, Edits]]:
             or low_of(words, index - 1) in ("number", "at", "#", "of", "page", "route", "-", ":", ".")
         ):
             continue
-        names = itertools.takewhile(
-            lambda low: low and low not in NO_THING, (low_of(words, index + 1 + step) for step in range(3))
-        )
-        thing = next(filter(is_plural, names), "")
+        next_words = (low_of(words, index + 1 + step) for step in range(3))
+        in_name = itertools.takewhile(lambda low: low and low not in NO_THING, next_words)
+        thing = next(filter(is_plural, in_name), "")
         if thing and thing not in _MEASURES and low_of(words, index + 1) not in ("-", ":", ".", "of"):
             for other in range(number + 1, number + 3):
                 yield "count", ((word.start, word.end, str(other) if word.low.isdigit() else _COUNTS[other - 1]),)
 
 
-# ---- where things are, and what they are like --------------------------------------------------------------------------
+# ---- relations and attributes ---------------------------------------------------------------------------------
 
-_WHERE = {
+_OPPOSITE_PLACE = {
     "in front of": "behind",
     "behind": "in front of",
     "on top of": "underneath",
@@ -118,23 +127,25 @@ _WHERE = {
     "at the top": "at the bottom",
     "at the bottom": "at the top",
 }
-_LONGEST = 3  # words of them
-_NO_PLACE = frozenset("each another one them it him her me us".split())  # "in front of each other", "behind him"
+_LONGEST = 3  # words in a key of _OPPOSITE_PLACE
+# Words before which a relation is left alone: "in front of each other", "behind him".
+_NO_PLACE = frozenset("each another one them it him her me us".split())
 _POSTURES = frozenset(
     "sitting standing lying laying sits stands lies resting sleeping sat seated perched placed sleeps".split()
 )
 _FURNITURE = frozenset("table bed couch sofa chair bench desk counter shelf bridge umbrella".split())
 
 
-def _relations(words: Sequence[Word], known: set[str]) -> Iterator[tuple[str, Edits]]:
+def _relations(words: Sequence[Word], vocabulary: set[str]) -> Iterator[tuple[str, Edits]]:
+    """Opposite places, and "on" for "under" and vice versa for people and animals on furniture."""
     index = 0
     while index < len(words):
         for size in range(min(_LONGEST, len(words) - index), 0, -1):
-            said, after = " ".join(word.low for word in words[index : index + size]), low_of(words, index + size)
-            other = _WHERE.get(said, "")
-            # "trees behind." has nothing that follows
-            goes_on = after[:1].isalnum() or other.endswith("of") == said.endswith("of")
-            if other and goes_on and after not in _NO_PLACE and known.isdisjoint(_own(other, said)):
+            place, after = " ".join(word.low for word in words[index : index + size]), low_of(words, index + size)
+            other = _OPPOSITE_PLACE.get(place, "")
+            # nothing follows "behind" in "trees behind.", so "in front of" would not fit
+            fits = after[:1].isalnum() or other.endswith("of") == place.endswith("of")
+            if other and fits and after not in _NO_PLACE and vocabulary.isdisjoint(_new_words(other, place)):
                 yield "relation", ((words[index].start, words[index + size - 1].end, other),)
                 index += size - 1
                 break
@@ -150,25 +161,27 @@ def _relations(words: Sequence[Word], known: set[str]) -> Iterator[tuple[str, Ed
         index += 1
 
 
-def _own(other: str, said: str) -> set[str]:
-    """The words of a relation that another has not."""
-    return {*other.split()} - {*said.split()} - {"in", "of", "on", "front"}
+def _new_words(other: str, place: str) -> set[str]:
+    """The words of the opposite of a place that the place itself does not contain."""
+    return {*other.split()} - {*place.split()} - {"in", "of", "on", "front"}
 
 
 _OPPOSITE: dict[str, str] = dict(
     re.findall(
         r"(\w+)/(\w+)",
-        "small/large large/small big/small little/large tall/short short/tall young/old old/young open/closed closed/open "
-        "empty/full full/empty wet/dry dry/wet clean/dirty dirty/clean thick/thin thin/thick wide/narrow narrow/wide "
-        "happy/sad sad/happy striped/plain dotted/striped plain/striped",
+        "small/large large/small big/small little/large tall/short short/tall young/old old/young open/closed "
+        "closed/open empty/full full/empty wet/dry dry/wet clean/dirty dirty/clean thick/thin thin/thick wide/narrow "
+        "narrow/wide happy/sad sad/happy striped/plain dotted/striped plain/striped",
     )
 )
+# Attributes that are changed only before these words.
 _ONLY_OF = {
     **dict.fromkeys(("young", "old"), "man men woman women person people lady couple dog cat horse elephant"),
     **dict.fromkeys(
         ("open", "closed"), "door doors window windows umbrella umbrellas laptop book books box suitcase drawer"
     ),
 }
+# Attributes that are not changed before these words.
 _NOT_OF = {
     "short": "sleeve sleeves haired hair order distance",
     "full": "of size length moon view body sized",
@@ -182,16 +195,17 @@ _NOT_OF = {
 }
 
 
-def _attributes(words: Sequence[Word], known: set[str]) -> Iterator[tuple[str, Edits]]:
+def _attributes(words: Sequence[Word], vocabulary: set[str]) -> Iterator[tuple[str, Edits]]:
+    """Opposite attributes of things."""
     for index, word in enumerate(words):
         other, after, before = _OPPOSITE.get(word.low), low_of(words, index + 1), low_of(words, index - 1)
-        if not other or other in known or word.name or after == "-" or after in _NOT_OF.get(word.low, "").split():
+        if not other or other in vocabulary or word.name:
             continue
-        if (
-            word.low in _ONLY_OF
-            and after not in _ONLY_OF[word.low].split()
-            or before in ("very", "too", "so", "not", "as", "year", "years")
-        ):
+        if after == "-" or after in _NOT_OF.get(word.low, "").split():
+            continue
+        if word.low in _ONLY_OF and after not in _ONLY_OF[word.low].split():
+            continue
+        if before in ("very", "too", "so", "not", "as", "year", "years"):
             continue
         if after[:1].isalnum() and after not in NO_THING or before in ("is", "are"):
             yield "attribute", replaced(words, index, other)

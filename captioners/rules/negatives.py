@@ -1,4 +1,4 @@
-"""Hard negatives by rules alone: captions that say of a picture what is not so, by one small change of a true caption."""
+"""Hard negatives by rules: captions that one small change of a true caption makes false."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NEGATIVES = "rules:negatives"
-VERSION = 1  # of the rules: another one changes the captions
-NOTHING = f"no word that a rule can change: {', '.join(KINDS)}"
+VERSION = 1  # of the rules; it must change whenever captions change
+NOTHING = f"the caption has no word that a rule can change ({', '.join(KINDS)})"
 
 
 class NegativeRules:
-    """A captioner whose request's instruction is a true caption in English, and whose answers are hard negatives of it.
+    """A captioner without a model: a request's instruction is a true English caption, its results are hard negatives.
 
-    Each has a kind, one of `changes.KINDS`. Kinds take turns, so that the first captions of a request are of different ones. Where
-    there are fewer changes than captions are asked for, they come again.
+    Each has a kind, one of `changes.KINDS`. The first captions of a request have different kinds, because kinds
+    alternate. If there are fewer possible changes than captions, the changes repeat.
     """
 
     name = "rules"
@@ -37,15 +37,16 @@ class NegativeRules:
 
     @property
     def preprocess(self) -> "Callable[[Image.Image], Tensor]":
-        raise ValueError(f"{NEGATIVES} looks at no pictures")
+        """Raises ValueError always."""
+        raise ValueError(f"{NEGATIVES} does not look at pictures")
 
     def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
-        """Raises ValueError for what rules cannot do."""
+        """Raise ValueError if the sampling needs a model."""
         problems = []
         if sampling.strategy != "sample":
-            problems.append(f"strategy {sampling.strategy}: rules draw samples only")
+            problems.append(f"strategy {sampling.strategy}: rules support only strategy sample")
         if similarity:
-            problems.append("similarity: rules see no picture")
+            problems.append("similarity: rules do not see the picture")
         if problems:
             raise ValueError(f"{NEGATIVES}: {'; '.join(problems)}")
 
@@ -59,26 +60,29 @@ class NegativeRules:
         similarity: bool = False,
         batch_size: int | None = None,
     ) -> Iterator[Captioned]:
-        """Hard negatives of the instructions; an error where no rule finds anything to change."""
+        """Yield hard negatives of the instructions; a result is an error if no rule can change its caption."""
         self.check(sampling, similarity=similarity)
-        return (self._negatives(request, sampling, column, first_index) for request in requests)
+        return (self._negatives(request, sampling, column, first_index=first_index) for request in requests)
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
+        """A generous estimate of the memory of a request, in bytes."""
         return 1 << 16
 
-    def _negatives(self, request: Request, sampling: SamplingConfig, column: str, first_index: int) -> Captioned:
+    def _negatives(self, request: Request, sampling: SamplingConfig, column: str, *, first_index: int) -> Captioned:
+        """The hard negatives of a request's instruction."""
         caption = " ".join((request.instruction or "").split())
-        possible = _in_turn(changes(caption), draws(sampling.seed, request.key, column))
+        possible = _alternate_kinds(changes(caption), draws(sampling.seed, request.key, column))
         if not possible:
             return Captioned(request.key, (), error=NOTHING)
-        chosen = (possible[(first_index + number) % len(possible)] for number in range(sampling.num_captions))
-        return Captioned(
-            request.key, tuple(Caption(change.apply(caption), None, False, kind=change.kind) for change in chosen)
-        )
+        captions = []
+        for number in range(first_index, first_index + sampling.num_captions):
+            change = possible[number % len(possible)]
+            captions.append(Caption(change.apply(caption), None, truncated=False, kind=change.kind))
+        return Captioned(request.key, tuple(captions))
 
 
 def draws(seed: int, key: str, column: str) -> Iterator[int]:
-    """Words of the Philox stream of a sample in a column, one after the other."""
+    """The random words of the Philox stream of a sample in a column."""
     import torch  # late: rules need no model
 
     from captioners.decoding.sampling import philox, sample_key
@@ -91,14 +95,15 @@ def draws(seed: int, key: str, column: str) -> Iterator[int]:
         block += 64
 
 
-def _in_turn(possible: Iterable[Change], words: Iterator[int]) -> list[Change]:
-    """The changes in an order that is drawn: kinds take turns, and of each kind any may be the first."""
+def _alternate_kinds(possible: Iterable[Change], words: Iterator[int]) -> list[Change]:
+    """The changes in random order, with kinds that alternate. words: random numbers."""
     kinds: dict[str, list[Change]] = {}
     for change in possible:
         kinds.setdefault(change.kind, []).append(change)
-    shuffled = _shuffled([_shuffled(of_kind, words) for of_kind in kinds.values()], words)
+    shuffled = _shuffled([_shuffled(changes_of_kind, words) for changes_of_kind in kinds.values()], words)
     return [change for change in chain.from_iterable(zip_longest(*shuffled)) if change is not None]
 
 
 def _shuffled(items: list, words: Iterator[int]) -> list:
+    """The items in an order that random numbers determine."""
     return [item for _, _, item in sorted((next(words), index, item) for index, item in enumerate(items))]

@@ -1,4 +1,4 @@
-"""Two things of a caption that change their places, or their colours, where it matters which is which."""
+"""Swap two things in a caption, or their colours, if the swap changes the meaning."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -7,30 +7,38 @@ from captioners.english import COLOURS
 from captioners.rules.words import NO_THING, Edits, Word, is_colour, is_plural, low_of, replaced
 
 _NOUNS_IN_ING = frozenset(
-    "building ceiling clothing evening morning string ring king wing thing railing lightning painting living dining swimming parking "
-    "washing frying wedding shopping sing spring skating cutting vending rolling racing running hunting fishing hiking serving".split()
+    "building ceiling clothing evening morning string ring king wing thing railing lightning painting living dining "
+    "swimming parking washing frying wedding shopping sing spring skating cutting vending rolling racing running "
+    "hunting fishing hiking serving".split()
 )
 _ASYMMETRIC = frozenset("on in under above below behind inside outside over onto into through underneath".split())
 _LONG_ASYMMETRIC = ("in front of", "on top of", "left of", "right of", "to the left of", "to the right of")
+# Verbs after which both orders may be true.
 _MUTUAL = frozenset(
-    "facing meeting touching kissing hugging joining matching crossing resembling watching seeing following accompanying including "
-    "featuring having showing containing being greeting fighting passing approaching playing looking depicting displaying".split()
+    "facing meeting touching kissing hugging joining matching crossing resembling watching seeing following "
+    "accompanying including featuring having showing containing being greeting fighting passing approaching playing "
+    "looking depicting displaying".split()
 )
+# Nouns that are no objects and cannot be swapped.
 _NO_OBJECT = frozenset(
-    "day night afternoon evening time side end way distance background front middle few lot bit game trick phone".split()
+    "day night afternoon evening time side end way distance background front middle few lot bit game trick "
+    "phone".split()
 )
+# Participles that do not end in -ed.
 _DONE = frozenset(
     "written made held worn shown taken seen kept built cut hung drawn driven ridden eaten lit laid set thrown".split()
 )
 
 
 class _Phrase(NamedTuple):
-    first: int  # words from here
-    last: int  # to before here
+    """The name of a thing with its article, as indices of words."""
+
+    first: int
+    end: int  # after the last word
 
 
 def _phrases(words: Sequence[Word]) -> list[_Phrase]:
-    """Things with "a" or "an" that end where their grammar surely does: "a large red ball" before "on", a verb or a mark."""
+    """Names of things with "a" or "an" whose end is certain: "a large red ball" before "on", a verb, or a mark."""
     phrases = []
     for index, word in enumerate(words):
         if word.low not in ("a", "an"):
@@ -43,13 +51,13 @@ def _phrases(words: Sequence[Word]) -> list[_Phrase]:
             and words[index + 1].low != "few"
             and (end == len(words) or _ends_phrase(words, end) or not words[end].low[0].isalnum())
         ):
-            if not any(each.name for each in words[index:end]) and low_of(words, end) != "-":
+            if not any(part.name for part in words[index:end]) and low_of(words, end) != "-":
                 phrases.append(_Phrase(index, end))
     return phrases
 
 
 def _ends_phrase(words: Sequence[Word], index: int) -> bool:
-    """Whether a word is the first after a thing in the singular: a preposition, a join, a verb that ends in -ing or -s."""
+    """Whether a word ends the name of a thing in the singular: a preposition, a conjunction, a verb in -ing or -s."""
     low, after = words[index].low, low_of(words, index + 1)
     if low in NO_THING:
         return True
@@ -61,35 +69,37 @@ def _ends_phrase(words: Sequence[Word], index: int) -> bool:
 
 
 def swapped_things(caption: str, words: Sequence[Word]) -> Iterator[Edits]:
-    """Neighbours that change their places, where it matters which is which: "a dog on a box", not "a dog and a box"."""
+    """Swap neighbouring things if the swap changes the meaning: in "a dog on a box", not in "a dog and a box"."""
     phrases = _phrases(words)
-    for phrase, other in zip(phrases, phrases[1:]):
-        between = [word.low for word in words[phrase.last : other.first]]
-        ours, theirs = ([word.low for word in words[each.first + 1 : each.last]] for each in (phrase, other))
-        before, after = low_of(words, phrase.first - 1), low_of(words, other.last)
+    for left, right in zip(phrases, phrases[1:]):
+        between = [word.low for word in words[left.end : right.first]]
+        left_noun, right_noun = words[left.end - 1].low, words[right.end - 1].low
+        before, after = low_of(words, left.first - 1), low_of(words, right.end)
         if (
-            ours[-1] == theirs[-1]
+            left_noun == right_noun
             or not _is_one_way(between)
-            or {ours[-1], theirs[-1]} & (_NO_OBJECT | COLOURS.keys())
+            or {left_noun, right_noun} & (_NO_OBJECT | COLOURS.keys())
             or after == "of"
         ):
             continue
-        if before in NO_THING or before == ",":  # "a man on a bike on a street" is one on a street on a bike
+        if before in NO_THING or before == ",":  # "a man on a bike on a street" means the same after a swap
             continue
-        first, second = (caption[words[each.first].start : words[each.last - 1].end] for each in (phrase, other))
+        (left_start, left_end), (right_start, right_end) = (
+            (words[phrase.first].start, words[phrase.end - 1].end) for phrase in (left, right)
+        )
         yield (
-            (words[phrase.first].start, words[phrase.last - 1].end, second),
-            (words[other.first].start, words[other.last - 1].end, first),
+            (left_start, left_end, caption[right_start:right_end]),
+            (right_start, right_end, caption[left_start:left_end]),
         )
 
 
 def _is_one_way(between: Sequence[str]) -> bool:
-    """Whether words between two things say of the first what they do not say of the second."""
-    rest = [low for low in between if low not in ("is", "that", "which", "who")]
-    if not rest:
+    """Whether the words between two things state a relation that is not symmetric."""
+    relation = [low for low in between if low not in ("is", "that", "which", "who")]
+    if not relation:
         return False
-    verb = rest[0] if rest[0].endswith(("ing", "s")) and rest[0] not in NO_THING else ""
-    place = " ".join(rest[1:] if verb else rest)
+    verb = relation[0] if relation[0].endswith(("ing", "s")) and relation[0] not in NO_THING else ""
+    place = " ".join(relation[1:] if verb else relation)
     if verb in _MUTUAL:
         return False
     return (
@@ -102,26 +112,22 @@ def _is_one_way(between: Sequence[str]) -> bool:
 
 
 def swapped_colours(words: Sequence[Word]) -> Iterator[Edits]:
-    """Colours of two things that are changed for each other, where that makes a thing that was not there."""
-    places = [
-        index
-        for index in range(len(words))
-        if is_colour(words, index) and low_of(words, index + 1) not in COLOURS and low_of(words, index + 1)
-    ]
-    pairs = {(COLOURS[words[index].low], low_of(words, index + 1)) for index in places}
-    for place, other in zip(places, places[1:]):
-        (first, thing), (second, another) = (
-            (COLOURS[words[index].low], low_of(words, index + 1)) for index in (place, other)
-        )
+    """Swap the colours of two things if the swap gives a thing a colour that it does not have in the caption."""
+    indices = []  # of colours directly before a thing
+    for index in range(len(words)):
+        after = low_of(words, index + 1)
+        if is_colour(words, index) and after and after not in COLOURS:
+            indices.append(index)
+    pairs = {(COLOURS[words[index].low], low_of(words, index + 1)) for index in indices}
+    for left, right in zip(indices, indices[1:]):
+        left_colour, left_thing = COLOURS[words[left].low], low_of(words, left + 1)
+        right_colour, right_thing = COLOURS[words[right].low], low_of(words, right + 1)
         if (
-            first == second
-            or thing == another
-            or thing in NO_THING
-            or another in NO_THING
-            or {(second, thing), (first, another)} & pairs
+            left_colour == right_colour
+            or left_thing == right_thing
+            or left_thing in NO_THING
+            or right_thing in NO_THING
+            or {(right_colour, left_thing), (left_colour, right_thing)} & pairs
         ):
             continue
-        edits = []
-        for index, new in ((place, words[other]), (other, words[place])):
-            edits += replaced(words, index, new.low)
-        yield tuple(edits)
+        yield (*replaced(words, left, words[right].low), *replaced(words, right, words[left].low))

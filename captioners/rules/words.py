@@ -1,4 +1,4 @@
-"""A caption as words for the rules: what is a colour of a thing, a plural, and and the article before what is put in its place."""
+"""A caption as words, for the rules: colours of things, plurals, and replacing a word together with its article."""
 
 import re
 from collections.abc import Sequence
@@ -6,43 +6,44 @@ from typing import NamedTuple
 
 from captioners.english import COLOURS
 
-MOST = 400  # words of a caption that are looked at
-Edits = tuple[tuple[int, int, str], ...]  # stretches of the caption, with what to put there
+MOST_WORDS = 400  # words of a caption that are read
+Edits = tuple[tuple[int, int, str], ...]  # (start, end, new text)
 
 
 class Word(NamedTuple):
-    """A word or a mark of a caption, and where it stands."""
+    """A word or a punctuation mark of a caption."""
 
     low: str  # in lower case
-    start: int
+    start: int  # position in the caption
     end: int
-    name: bool  # whether it begins with a capital within a sentence, and so is a name's
+    name: bool  # whether it is part of a name, because it begins with a capital within a sentence
 
 
 _TOKEN = re.compile(r"[^\W_](?:[\w'’-]*[^\W_])?|[^\w\s]")
 
 
 def words_of(caption: str) -> list[Word]:
-    """The words and marks of a caption, the first `MOST` of them."""
+    """The first `MOST_WORDS` words and punctuation marks of a caption."""
     words = []
-    shouted = caption.isupper() or caption.istitle()
-    begins = True
+    all_capitals = caption.isupper() or caption.istitle()
+    begins_sentence = True
     for match in _TOKEN.finditer(caption):
         word = match[0]
-        words.append(Word(word.lower(), match.start(), match.end(), word[0].isupper() and not begins and not shouted))
-        begins = not word[0].isalnum()
-        if len(words) == MOST:
+        is_name = word[0].isupper() and not begins_sentence and not all_capitals
+        words.append(Word(word.lower(), match.start(), match.end(), name=is_name))
+        begins_sentence = not word[0].isalnum()
+        if len(words) == MOST_WORDS:
             break
     return words
 
 
 def low_of(words: Sequence[Word], index: int) -> str:
-    """A word in lower case; "" before the first and after the last."""
+    """The word at an index, in lower case; "" before the first word and after the last."""
     return words[index].low if 0 <= index < len(words) else ""
 
 
 def replaced(words: Sequence[Word], index: int, text: str) -> Edits:
-    """The edits that put a text in the place of a word, and before it the article that its sound asks for."""
+    """The edits that replace a word by a text, and the article before it by the one that the text needs."""
     edits = ((words[index].start, words[index].end, text),)
     article = "an" if text[0] in "aeio" else "a"
     if low_of(words, index - 1) in {"a", "an"} - {article}:
@@ -50,10 +51,11 @@ def replaced(words: Sequence[Word], index: int, text: str) -> Edits:
     return edits
 
 
-NO_THING = frozenset(  # words that no thing's name goes on with
-    "a an the and or of on in at by with from to into under over above below behind near beside between through along across against "
-    "around inside outside for as while that which who is are was were has have had next up down off out its his her their during "
-    "according regarding".split()
+# Words that cannot be part of the name of a thing.
+NO_THING = frozenset(
+    "a an the and or of on in at by with from to into under over above below behind near beside between through along "
+    "across against around inside outside for as while that which who is are was were has have had next up down off "
+    "out its his her their during according regarding".split()
 )
 _PLURALS = frozenset(
     "people men women children sheep deer fish geese mice feet teeth cattle police oxen persons".split()
@@ -61,11 +63,11 @@ _PLURALS = frozenset(
 
 
 def is_plural(low: str) -> bool:
-    """Whether a word looks like a noun in the plural, or a verb in the third person."""
+    """Whether a word looks like a plural noun, or a verb in the third person."""
     return low in _PLURALS or len(low) > 3 and low[-1] == "s" and low[-2] not in "su'’" and low[-2:] != "is"
 
 
-# What a colour may become: those that nobody takes for it.
+# For each colour, the colours that replace it: nobody confuses them with it.
 OTHERS = {
     "red": "green blue yellow black white",
     "orange": "green blue purple black white",
@@ -80,7 +82,8 @@ OTHERS = {
     "grey": "red yellow green purple",
 }
 _SKIN = frozenset(
-    "man men woman women person people boy boys girl girls child children lady ladies guy guys kid kids male female".split()
+    "man men woman women person people boy boys girl girls child children lady ladies guy guys kid kids male "
+    "female".split()
 )
 _NO_COLOUR_OF = frozenset(
     "tea wine sox beans house light lights noise friday board juice slice slices peel tree trees and & -".split()
@@ -88,7 +91,7 @@ _NO_COLOUR_OF = frozenset(
 
 
 def is_colour(words: Sequence[Word], index: int) -> bool:
-    """Whether a word is a colour that may be another: of a thing that follows it, or that it is said of."""
+    """Whether a word is a colour that may be replaced: before a thing, or after "is" or "are"."""
     low, before, after = words[index].low, low_of(words, index - 1), low_of(words, index + 1)
     if COLOURS.get(low) not in OTHERS or low not in (COLOURS[low], "gray") or words[index].name:
         return False

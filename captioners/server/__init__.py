@@ -1,1 +1,1 @@
-"""Models behind OpenAI-compatible servers: how they are asked, how much at a time, and what is made of their answers."""
+"""Models behind OpenAI-compatible servers: requests, their number at a time, and reading of the answers."""

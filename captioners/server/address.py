@@ -1,4 +1,4 @@
-"""Where a server is, in any of the ways in which its address is usually written."""
+"""The address of a server, read from any of the forms in which people write it."""
 
 import ipaddress
 import re
@@ -7,38 +7,41 @@ from urllib.parse import parse_qsl, urlsplit
 
 PREFIX = "openai:"
 VERSION = re.compile(r"v\d+\w*", re.IGNORECASE)  # v1, v3, v1beta
-WHOLE = "/chat/completions"
+COMPLETIONS = "/chat/completions"  # the path that some people write at the end of an address
 
 
 @dataclass(frozen=True)
 class Address:
-    """`openai:http://host:port#model`, read: `base` is what the paths of the interface are below, `query` what follows them."""
+    """The parts of a captioner's name `openai:http://host:port#model`."""
 
-    base: str
-    query: str
+    base: str  # URL to which the interface's paths are appended
+    query: str  # appended to every URL, after "?"
     model: str
 
-    def of(self, path: str) -> str:
+    def url(self, path: str) -> str:
+        """The URL of a path of the interface, such as chat/completions."""
         return f"{self.base}/{path}{self.query and '?'}{self.query}"
 
     @property
-    def is_here(self) -> bool:
+    def is_local(self) -> bool:
         """Whether the server is on this machine."""
         host = urlsplit(self.base).hostname or ""
         return host == "localhost" or _is_ip(host) and ipaddress.ip_address(host).is_loopback
 
 
 def read_address(name: str) -> Address:
-    """The address that a captioner's name gives; ValueError where it is none, without what may be a secret in it.
+    """Read the address in a captioner's name.
 
-    A path without a version gets /v1, unless it was written whole, up to /chat/completions; without a scheme it is http for
-    hosts with a port, of one word or of numbers, else https. Of queries only Azure's api-version is taken.
+    A path without a version gets /v1, unless it ends in /chat/completions. Without a scheme, http is assumed for hosts
+    with a port, of a single word, or by IP number, and https for all others. The only accepted query is Azure's
+    api-version.
+    Raises ValueError if it is not an address; the message omits parts that may be secret.
     """
     url, _, model = name.removeprefix(PREFIX).partition("#")
     url, model = url.strip(), model.strip()
     try:
         parts = urlsplit(url if "://" in url else f"{_usual_scheme(url)}://{url}")
-        right = (
+        is_valid = (
             parts.scheme in ("http", "https")
             and re.fullmatch(r"[\w.:-]+", parts.hostname or "")
             and parts.port != 0
@@ -46,17 +49,18 @@ def read_address(name: str) -> Address:
             and {name for name, _ in parse_qsl(parts.query, True)} <= {"api-version"}
         )
     except ValueError:
-        right = False
-    if not right:
-        shown = name.rpartition("@")[2].partition("?")[0]
+        is_valid = False
+    if not is_valid:
+        without_secrets = name.rpartition("@")[2].partition("?")[0]
         raise ValueError(
-            f"model: {shown!r} is not {PREFIX}http://host:port#model; a key comes from OPENAI_API_KEY, or by a "
-            "--header with '$NAME' in it, not with the address"
+            f"model: {without_secrets!r} is not {PREFIX}http://host:port#model; a key comes from OPENAI_API_KEY, or by"
+            " a --header with '$NAME' in it, not with the address"
         )
     path = re.sub("/+", "/", parts.path).rstrip("/")
-    whole = path.endswith(WHOLE)
-    path = path.removesuffix(WHOLE).removesuffix("/models")
-    if not (whole or parts.query or any(VERSION.fullmatch(part) for part in path.split("/"))):
+    is_complete = path.endswith(COMPLETIONS)
+    path = path.removesuffix(COMPLETIONS).removesuffix("/models")
+    has_version = any(VERSION.fullmatch(part) for part in path.split("/"))
+    if not (is_complete or parts.query or has_version):
         path += "/v1"
     return Address(f"{parts.scheme}://{parts.netloc}{path}", parts.query, model)
 

@@ -1,4 +1,4 @@
-"""Answers of servers, in their many forms: choices, log-probabilities, errors, times to wait."""
+"""Read the answers of servers, in all their forms: choices, log-probabilities, errors, waiting times."""
 
 import json
 import re
@@ -12,47 +12,52 @@ from captioners.replies import clean_reply, read_reply, sound
 from imagetext.shown import SECRET_LENGTH, masked, on_line, reason
 
 LONGEST_RETRY_AFTER = 600.0  # seconds
-LARGEST_LOGPROB = 1e300  # integers in JSON may be longer than any float
-USUAL = ("stop", "length")  # reasons to end, which need no look at what they may hold
-CUT_BY_LENGTH = ("length", "max_tokens", "model_length")
-SHOWN, LOOKED_AT = 200, 2000  # characters of what a server says
-PATIENCE = re.compile(
+LARGEST_LOGPROB = 1e300  # an integer in JSON may be too large for a float
+USUAL = ("stop", "length")  # finish reasons that are safe to show
+CUT_BY_LENGTH = ("length", "max_tokens", "model_length")  # finish reasons for a caption at the length limit
+ERROR_CHARACTERS = 200  # characters of a server's error that are shown
+READ_CHARACTERS = 2000  # characters of a server's error that are read
+RETRY_IN_WORDS = re.compile(
     r"(?:retry|try again|reset)[^\d]{1,20}(?:(\d{1,3})m)?(\d{1,6}(?:\.\d{1,9})?)\s*(ms|s|sec|seconds?)\b",
     re.IGNORECASE,
 )
 
 
 class Choice(NamedTuple):
-    """A caption as a server gave it: cleaned, its log-probability where known, why it ended, and all that was said, where more."""
+    """One of the captions in a server's answer."""
 
-    text: str
-    logprob: float | None
-    reason: str
-    whole: str = ""
+    text: str  # cleaned by `clean_reply`
+    logprob: float | None  # None if the server returns none
+    reason: str  # why the caption ended
+    uncleaned: str = ""  # the reply before cleaning, if cleaning changed it
 
     @property
     def is_cut(self) -> bool:
+        """Whether the length limit ended the caption."""
         return self.reason.lower() in CUT_BY_LENGTH
 
     def caption(self, sampling: SamplingConfig) -> Caption:
-        """The caption up to the sampling's stops; lines and JSON are as they came, for a reader that knows what was asked."""
-        said = self.text if sampling.answer == "text" else self.whole or self.text
-        text = up_to_stop(said, sampling.stop)
-        cut = read_reply(self.whole).cut if self.whole and said != self.whole else ()
-        return Caption(text, self.logprob, self.is_cut and text == said, cut=cut)
+        """The caption up to the sampling's stops.
+
+        For answers that are lines or JSON, the text is not cleaned, because their reader does that.
+        """
+        reply = self.text if sampling.answer == "text" else self.uncleaned or self.text
+        text = up_to_stop(reply, sampling.stop)
+        cut = read_reply(self.uncleaned).cut if self.uncleaned and reply != self.uncleaned else ()
+        return Caption(text, self.logprob, truncated=self.is_cut and text == reply, cut=cut)
 
 
 def read_json(body: bytes) -> Any:
-    """The JSON of an answer; ValueError where it is none, or none that anybody needs."""
+    """Parse the JSON of an answer; ValueError if it is not JSON or nested too deeply."""
     try:
         return json.loads(body.decode("utf-8-sig", "replace"))
     except RecursionError:
         raise ValueError("nested too deep") from None
 
 
-def choices_of(said: Any) -> list[Choice]:
-    """The choices of a chat completion, in the order of their index where all have one; ValueError where it has none."""
-    choices = said.get("choices") if isinstance(said, dict) else None
+def choices_of(answer: Any) -> list[Choice]:
+    """The choices of a chat completion, in the order of their indices if all have one; ValueError if it has none."""
+    choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise ValueError("no chat completion")
     if any(choice.get("error") for choice in choices):
@@ -66,15 +71,16 @@ def choices_of(said: Any) -> list[Choice]:
 def _choice(choice: Mapping[str, Any]) -> Choice:
     message = choice.get("message")
     message = message if isinstance(message, dict) else {}
-    whole = sound(_text(message.get("content"))).strip()
+    reply = sound(_text(message.get("content"))).strip()
     reason = str(choice.get("finish_reason") or "none")
-    reason = reason if reason in USUAL else _shown(reason, 40)
-    text = clean_reply(whole)
-    return Choice(text, _logprob(choice.get("logprobs")), reason, "" if whole == text else whole)
+    reason = reason if reason in USUAL else _shorten(reason, 40)
+    text = clean_reply(reply)
+    uncleaned = "" if reply == text else reply
+    return Choice(text, _logprob(choice.get("logprobs")), reason, uncleaned=uncleaned)
 
 
 def _text(content: Any) -> str:
-    """The words of a message, which may stand in parts; its thoughts are other parts."""
+    """The text of a message, which may consist of parts; parts with thoughts have no `text`."""
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
         return "".join(part for part in parts if isinstance(part, str))
@@ -82,7 +88,10 @@ def _text(content: Any) -> str:
 
 
 def _logprob(logprobs: Any) -> float | None:
-    """The sum over tokens, as chat completions, older completions or bare lists have them; None where any is no number."""
+    """The sum over tokens, in the form of chat completions, older completions or plain lists.
+
+    None if there are none or any is not a number.
+    """
     if isinstance(logprobs, dict):
         logprobs = logprobs.get("content") or logprobs.get("token_logprobs")
     if not isinstance(logprobs, list) or not logprobs:
@@ -94,96 +103,95 @@ def _logprob(logprobs: Any) -> float | None:
 
 
 def models_of(body: bytes) -> list[str]:
-    """The models that an answer lists, none where it is no list of models."""
+    """The names of the models that an answer lists; [] if it is not a list of models."""
     try:
-        said = read_json(body)
+        answer = read_json(body)
     except ValueError:
         return []
-    listed = (said.get("data") or said.get("models")) if isinstance(said, dict) else said
-    if not isinstance(listed, list):
+    models = (answer.get("data") or answer.get("models")) if isinstance(answer, dict) else answer
+    if not isinstance(models, list):
         return []
-    names = [model.get("id") or model.get("name") for model in listed if isinstance(model, dict)]
-    return [_shown(name, 100) for name in names if isinstance(name, str)]
+    names = [model.get("id") or model.get("name") for model in models if isinstance(model, dict)]
+    return [_shorten(name, 100) for name in names if isinstance(name, str)]
 
 
 # errors
 
 
 class Error(NamedTuple):
-    """A server's error; `code`: its own word for it."""
+    """A server's error."""
 
-    status: int
-    words: str
-    code: str = ""
+    status: int  # of HTTP
+    words: str  # the message
+    code: str = ""  # the server's code or type of the error
 
     def __str__(self) -> str:
-        # it may repeat the request, picture and all
-        return f"{self.status} {reason(self.words[:LOOKED_AT], SHOWN)}".strip()
+        # shortened, because it may repeat the request, with its picture
+        return f"{self.status} {reason(self.words[:READ_CHARACTERS], ERROR_CHARACTERS)}".strip()
 
 
 def error_of(status: int, body: bytes) -> Error:
-    """An error in the forms of OpenAI, FastAPI and others, nested or plain; one under 200 has the status that it names."""
+    """Read an error in the forms of OpenAI, FastAPI and others, nested or plain.
+
+    An error with HTTP status 200 gets the status in its code, if there is one.
+    """
     try:
-        said = read_json(body)
+        answer = read_json(body)
     except ValueError:
-        return Error(status, _plain(body))
-    if isinstance(said, dict) and isinstance(said.get("choices"), list):
-        errors = [choice["error"] for choice in said["choices"] if isinstance(choice, dict) and choice.get("error")]
-        said = errors[0] if errors else "no chat completion came"
-    error = said[0] if isinstance(said, list) and said else said
+        return Error(status, _body_as_text(body))
+    if isinstance(answer, dict) and isinstance(answer.get("choices"), list):
+        errors = [choice["error"] for choice in answer["choices"] if isinstance(choice, dict) and choice.get("error")]
+        answer = errors[0] if errors else "no chat completion came"
+    error = answer[0] if isinstance(answer, list) and answer else answer
     error = error.get("error") if isinstance(error, dict) and isinstance(error.get("error"), dict) else error
     code = str(error.get("code") or error.get("type") or "") if isinstance(error, dict) else ""
     if status == 200 and re.fullmatch(r"[45]\d\d", code):
         status = int(code)
-    return Error(status, in_words(said) or _plain(body), code)
+    return Error(status, find_message(answer) or _body_as_text(body), code)
 
 
-def in_words(said: Any, depth: int = 6) -> str:
-    """The message in an error's body, wherever it stands."""
+def find_message(value: Any, depth: int = 6) -> str:
+    """The message in an error's JSON, at any place up to this depth."""
     if not depth:
         return ""
-    if isinstance(said, str):
-        if said.lstrip().startswith(("{", "[")):
+    if isinstance(value, str):
+        if value.lstrip().startswith(("{", "[")):
             try:
-                return in_words(json.loads(said), depth - 1) or said[:LOOKED_AT]
+                return find_message(json.loads(value), depth - 1) or value[:READ_CHARACTERS]
             except (ValueError, RecursionError):
                 pass
-        return said[:LOOKED_AT]
-    if isinstance(said, list):
-        return "; ".join(filter(None, (in_words(part, depth - 1) for part in said[:3])))
-    if not isinstance(said, dict):
-        return "" if said is None else str(said)[:LOOKED_AT]
-    message = next(
-        (
-            words
-            for name in ("error", "message", "detail", "msg", "errors")
-            if (words := in_words(said.get(name), depth - 1))
-        ),
-        "",
-    )
-    where = ".".join(map(str, said["loc"]))[:SHOWN] if isinstance(said.get("loc"), list) else ""
-    if isinstance(said.get("metadata"), dict):  # what another server said, behind this one
-        where = in_words(said["metadata"].get("raw") or said["metadata"].get("reasons"), depth - 1)
-    return f"{message} ({where})" if message and where else message
+        return value[:READ_CHARACTERS]
+    if isinstance(value, list):
+        return "; ".join(filter(None, (find_message(part, depth - 1) for part in value[:3])))
+    if not isinstance(value, dict):
+        return "" if value is None else str(value)[:READ_CHARACTERS]
+    message = ""
+    for name in ("error", "message", "detail", "msg", "errors"):
+        if message := find_message(value.get(name), depth - 1):
+            break
+    details = ".".join(map(str, value["loc"]))[:ERROR_CHARACTERS] if isinstance(value.get("loc"), list) else ""
+    if isinstance(value.get("metadata"), dict):  # the error of another server, to which this one forwards requests
+        details = find_message(value["metadata"].get("raw") or value["metadata"].get("reasons"), depth - 1)
+    return f"{message} ({details})" if message and details else message
 
 
-def _plain(body: bytes) -> str:
-    """A body that is no JSON, in a line; of a page its title."""
-    text = body[:LOOKED_AT].decode("utf-8", "replace").strip()
+def _body_as_text(body: bytes) -> str:
+    """A body that is not JSON, on one line; the title if it is a web page."""
+    text = body[:READ_CHARACTERS].decode("utf-8", "replace").strip()
     if text.startswith("<"):
         title = re.search(r"<title[^>]{0,100}>([^<]{1,200})", text, re.IGNORECASE)
         return "a web page came" + (f": {' '.join(title[1].split())}" if title else "")
     return text or "nothing came"
 
 
-def _shown(text: str, most: int) -> str:
-    """The text on a line, cut."""
-    text = " ".join(on_line(text[:LOOKED_AT]).split())
-    return text[:most] + ("…" if len(text) > most else "")
+def _shorten(text: str, limit: int) -> str:
+    """The text on one line, shortened to a number of characters."""
+    text = " ".join(on_line(text[:READ_CHARACTERS]).split())
+    return text[:limit] + ("…" if len(text) > limit else "")
 
 
 def hide(text: str, secrets: Iterable[str]) -> str:
-    """The text without the secrets; a word too short to be one, such as EMPTY, stays."""
+    """Replace the secrets in a text by ***, except those too short to be secrets, such as EMPTY."""
     for secret in secrets:
         if len(secret) >= SECRET_LENGTH:
             text = text.replace(secret, "***")
@@ -191,8 +199,8 @@ def hide(text: str, secrets: Iterable[str]) -> str:
 
 
 def hide_all(text: str, secrets: Iterable[str]) -> str:
-    """An error's text without the secrets, and without what looks like one of somebody else's."""
-    # in a server's words, any such word may be a key
+    """Replace in an error's text the secrets, and everything that looks like a secret, by ***."""
+    # in a server's message, any word of this form may be a key
     return re.sub(r"(?<!\w)sk-[\w*-]{6,}", "***", masked(hide(text, secrets)))
 
 
@@ -200,7 +208,7 @@ def hide_all(text: str, secrets: Iterable[str]) -> str:
 
 
 def seconds_to_wait(headers: Mapping[str, str], words: str) -> float:
-    """Seconds that a server asks to be left alone, by a header, which may have a date, or in words; 0 where it does not."""
+    """The seconds for which a server wants no requests, from a header or from its message; 0 if it names none."""
     header = headers.get("Retry-After", "")
     for value, unit in ((headers.get("retry-after-ms", ""), 1e-3), (header, 1.0)):
         try:
@@ -211,8 +219,9 @@ def seconds_to_wait(headers: Mapping[str, str], words: str) -> float:
         return _bounded(parsedate_to_datetime(header).timestamp() - time.time())
     except (ValueError, TypeError):
         pass
-    if match := PATIENCE.search(words):
-        return _bounded((60 * int(match[1] or 0) + float(match[2])) * (1e-3 if match[3].lower() == "ms" else 1))
+    if match := RETRY_IN_WORDS.search(words):
+        unit = 1e-3 if match[3].lower() == "ms" else 1
+        return _bounded((60 * int(match[1] or 0) + float(match[2])) * unit)
     return 0.0
 
 

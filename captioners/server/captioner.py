@@ -1,4 +1,4 @@
-"""Models behind an OpenAI-compatible server as captioners: `openai:http://host:port#model`.
+"""A model behind an OpenAI-compatible server as a captioner: `openai:http://host:port#model`.
 
 N: bytes of an encoded picture
 """
@@ -30,23 +30,27 @@ from captioners.server.load import Fault
 
 logger = logging.getLogger(__name__)
 
-LONGEST_SIDE = 1024  # pixels; about what the models look at, in a few hundred kB
-IN_FLIGHT = 64  # pictures
-LAST_WORDS = 60  # seconds, for requests that are under way when a shard fails
-CHARACTERS = 4  # of a token, about
-WITHOUT_PICTURES = (400, 404, 415, 422, 500, 501)  # what servers of language models say to a picture
-ALIKE_TOLD = 4  # pictures whose captions are all the same, half or more of all
-STILL_THINKING = "the model may think before it speaks: raise --max-length, or turn that off, as by --extra-body"
+LONGEST_SIDE = 1024  # pixels; about the resolution that models use, in a few hundred kB
+IN_FLIGHT = 64  # default number of requests at a time
+LAST_WORDS = 60  # seconds for which active requests are awaited if a shard fails
+CHARACTERS = 4  # average characters per token
+WITHOUT_PICTURES = (400, 404, 415, 422, 500, 501)  # HTTP statuses of servers without vision, for a picture
+ALIKE_TOLD = 4  # pictures whose captions are all the same before a warning, if they are at least half of all
+STILL_THINKING = (
+    "the model may write thoughts before its answer: raise --max-length, or turn them off, for example by --extra-body"
+)
 
 
 class ServerCaptioner:
-    """A model that a server captions with. `batch_size`: requests under way at most; the server makes its own batches of them.
+    """A model behind a server.
 
-    A server does not tell its weights: `weights_sha256` is of the model's name alone, so that a run may be resumed at another
-    address. The same command then asks for the same pictures, with the same prompt and seeds, and what comes of these is up to
-    the server: draws are repeated where it has the same weights and heeds seeds whatever else it does at the time.
-    What a sampling leaves at its default is not sent, and up to the server as well, temperature and top_p aside.
-    `journal`: where answers are kept for another try, if anywhere.
+    A server does not report its weights, so `weights_sha256` is the hash of the model's name. Therefore a run can be
+    resumed at another address. The requests of a command, with their seeds, are always the same; the captions are only
+    if the server has the same weights and its results depend on nothing but the request.
+    Sampling options at their default are not sent, except temperature and top_p; the server's defaults apply.
+
+    batch_size: default maximum of requests at a time; the server forms its own batches.
+    journal: where answers are kept in case the shard fails, or None.
     """
 
     looks_at_pictures = takes_instruction = True
@@ -57,45 +61,45 @@ class ServerCaptioner:
         self.name = column_name(address.model.rstrip("/").rpartition("/")[2])
         self.weights_sha256 = hashlib.sha256(f"{PREFIX}{address.model}".encode()).hexdigest()
         self.batch_size = IN_FLIGHT
-        self.preprocess = encode_picture  # holds nothing of the server's, so workers can have it
-        clear = ", unencrypted" if address.base.startswith("http:") and not address.is_here else ""
-        where, model = f"{address.base}{clear}", f"model: {address.model}"
+        self.preprocess = encode_picture  # does not refer to the server, so other processes can run it
+        unencrypted = ", unencrypted" if address.base.startswith("http:") and not address.is_local else ""
+        where, model = f"{address.base}{unencrypted}", f"model: {address.model}"
         self.description = f"pictures are sent to {where}, as JPEG, longest side at most {LONGEST_SIDE} px\n{model}"
         self.description_by_words = f"words alone are sent to {where}, no pictures\n{model}"
         self.journal: Journal | None = None
         self._server = server
         self._dialects: dict[SamplingConfig, Dialect] = {}
-        self._tokens: dict[SamplingConfig, tuple[int, int]] = {}  # of a probe, and of its answer
-        self._blind: dict[SamplingConfig, str] = {}  # what the server says to a picture, where it answers words alone
-        self._alike: Counter[bool] = Counter()  # pictures, by whether their captions are all the same
+        self._tokens: dict[SamplingConfig, tuple[int, int]] = {}  # tokens of a probe, and of its answer
+        # the server's error for a picture, for samplings with which it answers requests without pictures only
+        self._refuses_pictures: dict[SamplingConfig, str] = {}
+        self._alike: Counter[bool] = Counter()  # number of pictures, by whether all their captions are the same
         self._told_alike = False
-        self._sound_at = float("-inf")  # when a blank picture was sent that got a caption
+        self._worked_at = float("-inf")  # when a probe was sent that was answered
 
     def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
-        """Raises ValueError where the server does not do what is asked.
+        """Raise ValueError if the server does not support what is requested.
 
-        The first look at a sampling asks the server, by a blank picture, or by words alone where it takes no pictures, which
-        fields it takes: one caption is asked for at a time where it does not give several, each with a seed of its own.
+        For a new sampling, probes are sent to find out which fields the server supports: a blank picture or, if the
+        server takes no pictures, a question. If it cannot return several captions at a time, captions are requested
+        one by one, each with its own seed.
         """
-        problems = (
-            []
-            if not similarity
-            else [f"similarity: {self.name} has no embedding that its captions and pictures share"]
-        )
+        problems = []
+        if similarity:
+            problems.append(f"similarity: {self.name} has no embeddings that can compare captions and pictures")
         if sampling.prefix:
             problems.append(
-                f"prefix {sampling.prefix!r}: servers begin by themselves; to ask for something, say --instruction"
+                f"prefix {sampling.prefix!r}: servers do not support it; to steer captions, use --instruction"
             )
         if sampling.strategy == "beam":
             problems.append(
-                f"strategy 'beam', num_beams {sampling.num_beams}: servers draw ('sample') or are 'greedy'"
+                f"strategy 'beam', num_beams {sampling.num_beams}: servers support only 'sample' and 'greedy'"
             )
         if sampling.no_repeat_ngram_size:
             problems.append(f"no_repeat_ngram_size {sampling.no_repeat_ngram_size}: servers have no such rule")
         if problems:
             raise ValueError("sampling: " + "; ".join(problems))
         if sampling not in self._dialects:
-            self._dialects[sampling] = self._dialect(sampling)
+            self._dialects[sampling] = self._find_dialect(sampling)
 
     def caption(
         self,
@@ -107,152 +111,172 @@ class ServerCaptioner:
         similarity: bool = False,
         batch_size: int | None = None,
     ) -> Iterator[Captioned]:
-        """Asks the server, with at most `batch_size` requests under way; results in input order.
+        """Caption requests (see `captioners.base.Captioner`); results in input order.
 
-        batch_size: the captioner's own unless given; fewer where the server does not bear so many.
-        Where a request has no instruction, a description of its picture is asked for. A request's
-        seed is a function of sampling.seed, the column, its key and first_index. `Caption.logprob` is the server's, None where it
-        gives none.
+        A request without an instruction asks for a description of its picture. Its seed depends on sampling.seed, the
+        column, its key and first_index. `Caption.logprob` is the server's, or None if it returns none.
+        batch_size: maximum requests at a time; fewer are sent if the server cannot serve as many.
 
-        A request that the server does not answer, however often, while it captions a blank picture, or of words alone answers a
-        plain question, has no captions, and an error. Raises ValueError as `check` does, before any request is looked at.
-        Iterating raises ConnectionError where the server cannot be had, or does not answer those either.
+        If the server does not answer a request after retries, a probe is sent: a blank picture, or a question for
+        requests without pictures. If the probe is answered, the request's result is an error.
+        Raises ValueError as `check` does, before the first request is read.
+        Iterating raises ConnectionError if the server cannot be reached, or does not answer the probe.
         """
         self.check(sampling, similarity=similarity)
-        return self._caption(iter(requests), sampling, column, first_index, batch_size or self.batch_size)
+        return self._caption(
+            iter(requests),
+            sampling,
+            column=column,
+            first_index=first_index,
+            batch_size=batch_size or self.batch_size,
+        )
 
-    def _dialect(self, sampling: SamplingConfig) -> Dialect:
-        """The fields that the server takes with this sampling; ValueError where it takes too few of them."""
+    def _find_dialect(self, sampling: SamplingConfig) -> Dialect:
+        """Find the fields that the server supports with this sampling; ValueError if it does not support enough."""
         with self._server as server:
             try:
                 try:
-                    dialect, choices = self._asked(server, sampling, BLANK)
+                    dialect, choices = self._probe(server, sampling, BLANK)
                 except Refusal as refusal:
                     if refusal.status not in WITHOUT_PICTURES:
                         raise
                     try:
-                        dialect, choices = self._asked(server, sampling, WORDS)
+                        dialect, choices = self._probe(server, sampling, WORDS)
                     except Refusal:
                         raise refusal from None
-                    self._blind[sampling] = str(refusal)
+                    self._refuses_pictures[sampling] = str(refusal)
             except Refusal as refusal:
-                told = f"{self.address.base}: {refusal}"
+                message = f"{self.address.base}: {refusal}"
                 if refusal.status in (401, 403):
-                    told = server.about_the_key(refusal)
-                raise ValueError(self._with_models(told)) from None
+                    message = server.about_the_key(refusal)
+                raise ValueError(self._with_models(message)) from None
             except ConnectionError as error:
                 raise ValueError(self._with_models(str(error))) from None
         if choices[0].is_cut and not any(choice.text for choice in choices):
             why = f"no text came for a blank picture, finish_reason {choices[0].reason!r}; {STILL_THINKING}"
             raise ValueError(self._with_models(why))
-        for name in dialect.instead.keys() & LOST:
+        for name in dialect.replaced.keys() & LOST:
             logger.warning("%s takes no %s: %s", self.address.base, name, LOST[name])
         self._tokens[sampling] = server.usage
         return dialect
 
-    def _asked(self, server: Connection, sampling: SamplingConfig, probe: Request) -> tuple[Dialect, Sequence[Choice]]:
-        """The fields with which the server answers the probe, and its answer; Refusal with all that it refused otherwise."""
+    def _probe(self, server: Connection, sampling: SamplingConfig, probe: Request) -> tuple[Dialect, Sequence[Choice]]:
+        """Find the fields with which the server answers a probe; return them and its answer.
+
+        Raises Refusal with all the server's errors if it answers with no fields.
+        """
         dialect, fields, refusals = Dialect(), self._fields(sampling, probe, 0), {}
         while True:
             try:
-                return dialect, server.submit(server.complete(dialect.spoken(fields), FEW_RETRIES)).result()
+                return dialect, server.submit(server.complete(dialect.translate(fields), FEW_RETRIES)).result()
             except Refusal as refusal:
                 refusals[str(refusal)] = None
-                if not dialect.give_up(fields, sampling, refusal.status, refusal.words):
+                if not dialect.give_up(fields, sampling, status=refusal.status, words=refusal.words):
                     raise Refusal("; then ".join(refusals), refusal.status, refusal.words) from None
 
     def _with_models(self, problem: str) -> str:
-        known = (
-            f"the server names the models {', '.join(self.listed[:20])}"
-            if self.listed
-            else "the server names no models"
-        )
-        return f"model {self.address.model!r}: {problem} ({known})"
+        """A message about the model, with the models that the server lists."""
+        if self.listed:
+            models = f"the server names the models {', '.join(self.listed[:20])}"
+        else:
+            models = "the server names no models"
+        return f"model {self.address.model!r}: {problem} ({models})"
 
     def _caption(
         self,
         requests: Iterator[Request],
         sampling: SamplingConfig,
+        *,
         column: str,
         first_index: int,
         batch_size: int,
     ) -> Iterator[Captioned]:
-        first = next(requests, None)  # this may fork processes that decode, and should while there is no other thread
+        # reading the first request may fork processes, which should happen before there is another thread
+        first = next(requests, None)
         if first is None:
             return
         requests = itertools.chain([first], requests)
         waiting: deque[Future[Captioned]] = deque()
-        with self._server as server, HandOver(server.loop) as asked:
-            server.load.most = batch_size
+        with self._server as server, HandOver(server.loop) as handover:
+            server.load.maximum = batch_size
             try:
                 while True:
-                    # those behind a slow one need not wait for it
+                    # twice as many as are sent at a time, so that a slow request does not delay later ones
                     for request in itertools.islice(requests, 2 * batch_size - len(waiting)):
-                        waiting.append(asked.submit(self._ask(request, sampling, column, first_index)))
+                        task = self._caption_request(request, sampling, column, first_index=first_index)
+                        waiting.append(handover.submit(task))
                     if not waiting:
                         return
                     yield waiting.popleft().result()
             except Fault:
-                if self.journal is not None:  # what is under way is paid for
+                if self.journal is not None:  # the answers of active requests are paid for, so keep them
                     wait(waiting, LAST_WORDS)
                 raise
 
-    async def _ask(self, request: Request, sampling: SamplingConfig, column: str, first_index: int) -> Captioned:
-        """The captions for a request, asked for at once or one after the other."""
+    async def _caption_request(
+        self, request: Request, sampling: SamplingConfig, column: str, *, first_index: int
+    ) -> Captioned:
+        """Get the captions of a request, all at once or one by one."""
         key = request.key
         if request.picture is None and not request.instruction:
-            return Captioned(key, (), error="there is neither a picture nor an instruction to ask by")
-        if request.picture is not None and sampling in self._blind:
-            raise self._server.ended(f"the server takes no pictures: {self._blind[sampling]}")
-        spoken = self._dialects[sampling].spoken
+            return Captioned(key, (), error="there is neither a picture nor an instruction")
+        if request.picture is not None and sampling in self._refuses_pictures:
+            raise self._server.give_up(f"the server takes no pictures: {self._refuses_pictures[sampling]}")
+        dialect = self._dialects[sampling]
         choices: list[Choice] = []
         try:
             while len(choices) < sampling.num_captions:
                 index = first_index + len(choices)
-                seed = request_seed(sampling.seed, key, index, column)
-                fields = spoken(self._fields(sampling, request, seed))
+                seed = request_seed(sampling.seed, key, index, column=column)
+                fields = dialect.translate(self._fields(sampling, request, seed))
                 choices += await self._answer(fields, (column, key, index, sampling.seed))
             if not any(choice.text for choice in choices):
                 hint = f"; {STILL_THINKING}" if choices[0].is_cut else ""
                 raise Refusal(f"no text came, finish_reason {choices[0].reason!r}{hint}", 200)
         except Refusal as refusal:
-            await self._check_server(sampling, request, asyncio.get_running_loop().time(), refusal)
+            await self._check_server(sampling, request, since=asyncio.get_running_loop().time(), refusal=refusal)
             what = "request" if request.picture is None else "picture"
             return Captioned(key, (), error=f"the server refuses the {what}: {refusal}")
         self._watch_seeds(sampling, choices)
         return Captioned(key, tuple(choice.caption(sampling) for choice in choices))
 
     async def _answer(self, request: dict, draw: tuple) -> list[Choice]:
-        """What the server says, or has said when the shard was tried before, for this draw (column, key, number, seed)."""
+        """The server's answer for a draw (column, key, number, seed), from the journal if it has come before."""
         if self.journal is None:
             return await self._server.complete(request)
         journal, name = self.journal, request_key(request, draw)
-        if (known := journal.get(name)) is None:
-            known = await self._server.complete(request)
-            if any(choice.text for choice in known):
-                journal.put(name, known)
-        return known
+        answer = journal.get(name)
+        if answer is None:
+            answer = await self._server.complete(request)
+            if any(choice.text for choice in answer):
+                journal.put(name, answer)
+        return answer
 
-    async def _check_server(self, sampling: SamplingConfig, request: Request, since: float, refusal: Refusal) -> None:
-        """Raises ConnectionError where the server does not answer the request's like either; asked once for all that wait."""
+    async def _check_server(
+        self, sampling: SamplingConfig, request: Request, *, since: float, refusal: Refusal
+    ) -> None:
+        """Raise ConnectionError if the server does not answer a probe of the request's kind either.
+
+        One probe serves all requests that were refused before it was sent. since: when the request was refused.
+        """
         probe = WORDS if request.picture is None else BLANK
-        async with self._server.one_check:
-            if self._sound_at >= since:
+        async with self._server.check_lock:
+            if self._worked_at >= since:
                 return
             began = asyncio.get_running_loop().time()
             try:
-                fields = self._dialects[sampling].spoken(self._fields(sampling, probe, 0))
+                fields = self._dialects[sampling].translate(self._fields(sampling, probe, 0))
                 choices = await self._server.complete(fields, FEW_RETRIES)
-                sound = bool(choices[0].text)
+                works = bool(choices[0].text)
             except Refusal:
-                sound = False
-            if not sound:
-                like = "a plain question gets no answer" if probe is WORDS else "a blank picture gets no caption"
-                raise self._server.ended(f"{refusal}; {like} either")
-            self._sound_at = began
+                works = False
+            if not works:
+                failure = "a plain question gets no answer" if probe is WORDS else "a blank picture gets no caption"
+                raise self._server.give_up(f"{refusal}; {failure} either")
+            self._worked_at = began
 
     def _watch_seeds(self, sampling: SamplingConfig, choices: Sequence[Choice]) -> None:
-        """Says once that captions of a picture that should differ do not: the gate would drop them as duplicates."""
+        """Warn once if the captions of pictures are all the same, because the gate would drop duplicates."""
         if sampling.strategy == "sample" and len(choices) > 1:
             self._alike[len({choice.text for choice in choices}) == 1] += 1
             if not self._told_alike and self._alike[True] >= max(ALIKE_TOLD, self._alike[False]):
@@ -267,50 +291,55 @@ class ServerCaptioner:
                 )
 
     def _fields(self, sampling: SamplingConfig, request: Request, seed: int) -> dict:
-        return fields_of(self.address.model, sampling, request, seed, self._server.config.more_fields)
+        return fields_of(self.address.model, sampling, request, seed=seed, more=self._server.config.more_fields)
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
-        """About how much memory a picture in flight takes, in bytes: it, its base64 and the request around that."""
+        """Estimate the memory, in bytes, of a picture in flight, its base64 and its request."""
         return 4 << 20
 
-    def cost(self, pictures: int, sampling: SamplingConfig, redraws: int, like: Sequence[Request] = ()) -> str:
-        """The cost of so many requests like these: how often the server is asked, and tokens.
+    def cost(self, pictures: int, sampling: SamplingConfig, *, redraws: int, like: Sequence[Request] = ()) -> str:
+        """Describe the cost of captioning: the number of requests, and of tokens.
 
-        Those in are judged by what the probe took, a blank picture of the usual size, and by the lengths of instructions.
+        pictures: number of requests for captions. redraws: maximum redraws of each. like: examples of the requests.
+        Input tokens are estimated from those of the probe, a blank picture of the usual size, and from the lengths of
+        instructions.
         """
-        several = "n" in self._dialects[sampling].spoken({"n": 1}) or sampling.num_captions == 1
+        dialect = self._dialects[sampling]
+        several = "n" in dialect.translate({"n": 1}) or sampling.num_captions == 1
         requests = pictures * (1 if several else sampling.num_captions)
         most = requests * (1 + redraws * (sampling.strategy == "sample"))
-        taken = self._tokens_of(sampling, like)
-        fields = self._dialects[sampling].spoken(self._fields(sampling, BLANK, 0))
+        tokens_in = self._mean_tokens(sampling, like)
+        fields = dialect.translate(self._fields(sampling, BLANK, 0))
         limits = [
             fields[name] for name in ("max_tokens", "max_completion_tokens") if isinstance(fields.get(name), int)
         ]
         out = f"at most {pictures * max(limits) * sampling.num_captions:,} out" if limits else "no limit to those out"
-        tokens = f"about {round(requests * taken):,} tokens in" if taken else "the server does not count tokens"
+        tokens = (
+            f"about {round(requests * tokens_in):,} tokens in" if tokens_in else "the server does not count tokens"
+        )
         return (
             f"{self.address.base}: about {requests:,} requests, at most {most:,} with redraws; {tokens}, "
             f"{out}, without redraws"
         )
 
-    def _tokens_of(self, sampling: SamplingConfig, like: Sequence[Request]) -> float:
-        """About how many tokens one of these requests takes, on average; 0 where the server does not count any."""
+    def _mean_tokens(self, sampling: SamplingConfig, like: Sequence[Request]) -> float:
+        """Estimate the tokens of these requests, on average; 0 if the server does not count tokens."""
         probe, _ = self._tokens[sampling]
         if not probe or not like:
             return probe
         counts = []
         for request in like:
-            more = (len(request.instruction or INSTRUCTION) - len(INSTRUCTION)) / CHARACTERS
-            # the probe had a picture, and this has none
-            alone = request.picture is None and sampling not in self._blind
-            counts.append((len(INSTRUCTION) / CHARACTERS if alone else probe) + more)
+            longer = (len(request.instruction or INSTRUCTION) - len(INSTRUCTION)) / CHARACTERS
+            # whether the probe had a picture, but the request has none
+            lacks_picture = request.picture is None and sampling not in self._refuses_pictures
+            counts.append((len(INSTRUCTION) / CHARACTERS if lacks_picture else probe) + longer)
         return sum(counts) / len(counts)
 
 
 def load_server(name: str, config: ServerConfig = ServerConfig()) -> ServerCaptioner:
-    """The captioner `openai:http://host:port#model`, as `read_address` reads it; the key is OPENAI_API_KEY's, if there is one.
+    """Load the captioner `openai:http://host:port#model` (see `read_address`), with the key in OPENAI_API_KEY, if any.
 
-    Raises ValueError where the address is none, no model is named, no server answers there, or it refuses the key.
+    Raises ValueError if the address is not valid, it names no model, no server answers, or the server refuses the key.
     """
     address = read_address(name)
     connection = Connection(address, config)
@@ -324,7 +353,10 @@ def load_server(name: str, config: ServerConfig = ServerConfig()) -> ServerCapti
 
 
 def request_seed(seed: int, key: str, index: int, column: str = "") -> int:
-    """The seed of a request, of 31 bits, as all servers take it: of its first caption's number among its key's draws in a column."""
+    """The seed of a request, of 31 bits, which all servers accept.
+
+    index: of the request's first caption among its key's draws in the column.
+    """
     digest = hashlib.blake2b(
         key.encode("utf-8", "surrogatepass"),
         digest_size=4,
@@ -336,7 +368,7 @@ def request_seed(seed: int, key: str, index: int, column: str = "") -> int:
 
 
 def encode_picture(image: Image.Image) -> Tensor:
-    """A decoded RGB picture as a JPEG (N,) uint8, its longest side at most 1024 pixels."""
+    """Encode a decoded RGB picture as a JPEG (N,) uint8, with a longest side of at most 1024 pixels."""
     image = image.copy()
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BICUBIC)
     encoded = io.BytesIO()
@@ -344,6 +376,6 @@ def encode_picture(image: Image.Image) -> Tensor:
     return torch.frombuffer(bytearray(encoded.getbuffer()), dtype=torch.uint8)
 
 
-# What is asked to see what a server does: a picture as large as photographs are sent, and words alone.
+# Probes that find out what a server supports: a question without a picture, and a picture of the usual size.
 WORDS = Request("", None, "Say in one sentence what a dog is.")
 BLANK = Request("", encode_picture(Image.new("RGB", (LONGEST_SIDE, LONGEST_SIDE * 3 // 4), "grey")))

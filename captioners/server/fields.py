@@ -1,4 +1,4 @@
-"""The fields of a request, and what becomes of those that a server does not take."""
+"""The fields of a request to a server, and the replacements of fields that the server does not support."""
 
 import base64
 import json
@@ -10,14 +10,15 @@ from typing import Any
 from captioners.base import Request, SamplingConfig
 
 INSTRUCTION = "Describe this picture in one sentence."
-# tokens, start and end included, where the sampling names none: as of embedded vision-language models
+# Maximum tokens, start and end included, if the sampling sets no max_length; as for local vision-language models.
 MAX_LENGTH = 257
 DEFAULTS = SamplingConfig()
 JSON_OBJECT = {"type": "json_object"}
-GONE = ""
-# What is given up where a server does not take it, in this order, and what stands in its place, in turn: the field by another
-# name, with another value, or nothing. An answer in JSON is read without any help, and one is cut at its stops here.
-MAY_GO: Mapping[str, Sequence[str | dict]] = {
+GONE = ""  # the replacement of a field that is not sent
+# Fields that are replaced if a server does not support them, in the order in which this is tried, and their
+# replacements in turn: another name, another value, or nothing. Without response_format and stop, answers are still
+# read as JSON and cut at stops, by the client.
+REPLACEMENTS: Mapping[str, Sequence[str | dict]] = {
     "response_format": (JSON_OBJECT, GONE),
     "logprobs": (GONE,),
     "n": (GONE,),
@@ -27,75 +28,83 @@ MAY_GO: Mapping[str, Sequence[str | dict]] = {
     "top_p": (GONE,),
     "temperature": (GONE,),
 }
-# those that are tried in turn where a server does not say what it refuses
+# The fields that are replaced in turn if a server does not say which one it refuses.
 UNNAMED = ("response_format", "logprobs", "n", "max_tokens", "stop", "seed")
-# what servers call a field beside its name
+# Other words by which servers refer to a field.
 ALSO_CALLED = {"response_format": ("json_schema", "json_object", "schema", "structured", "grammar")}
+# What it means if a field is not sent, for warnings.
 LOST = {
     "seed": "the same command may draw other captions",
-    "top_p": "captions are drawn from all tokens",
-    "temperature": "captions are drawn as the model does by itself",
+    "top_p": "captions are sampled from all tokens",
+    "temperature": "captions are sampled with the model's default temperature",
 }
 
 
 @dataclass
 class Dialect:
-    """Which fields a server takes with a sampling: `instead` has what stands in the place of those it does not, as MAY_GO."""
+    """The fields that a server supports with a sampling. `replaced` maps each unsupported field to its replacement."""
 
-    instead: dict[str, str | dict] = field(default_factory=dict)
+    replaced: dict[str, str | dict] = field(default_factory=dict)
 
-    def spoken(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The request in the server's fields."""
-        spoken = {}
+    def translate(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The request with unsupported fields replaced."""
+        translated = {}
         for name, value in request.items():
-            instead = self.instead.get(name, name)
-            if isinstance(instead, dict):
-                spoken[name] = instead
-            elif instead != GONE:
-                spoken[instead] = value
-        return spoken
+            replacement = self.replaced.get(name, name)
+            if isinstance(replacement, dict):
+                translated[name] = replacement
+            elif replacement != GONE:
+                translated[replacement] = value
+        return translated
 
-    def give_up(self, request: Mapping[str, Any], sampling: SamplingConfig, status: int, words: str) -> str | None:
-        """The field that the server refuses, as far as that can be told, done without from now on; None where there is none.
+    def give_up(self, request: Mapping[str, Any], sampling: SamplingConfig, *, status: int, words: str) -> str | None:
+        """Replace the field that the server seems to refuse, from now on; return its name, or None if there is none.
 
-        What a sampling asks for is never given up.
+        Options that the sampling sets explicitly are never given up.
+        status, words: of the server's error.
         """
-        asked = (
-            {"temperature"} if sampling.strategy == "greedy" or sampling.temperature != DEFAULTS.temperature else set()
-        )
-        asked |= {"top_p"} if sampling.top_p != DEFAULTS.top_p else set()
-        spoken = self.spoken(request)
-        forms = {
-            name: self._forms_left(name, request[name]) for name in MAY_GO if name in request and name not in asked
-        }
-        left = [name for name, values in forms.items() if values]
-        named = [name for name in spoken if name not in ("model", "messages") and mentions(words, name)]
+        explicit = set()
+        if sampling.strategy == "greedy" or sampling.temperature != DEFAULTS.temperature:
+            explicit.add("temperature")
+        if sampling.top_p != DEFAULTS.top_p:
+            explicit.add("top_p")
+        candidates = {}  # field -> replacements that are left
+        for name in REPLACEMENTS:
+            if name in request and name not in explicit:
+                if remaining := self._remaining(name, request[name]):
+                    candidates[name] = remaining
+        translated = self.translate(request)
+        named = [name for name in translated if name not in ("model", "messages") and mentions(words, name)]
         if named:
-            given_up = next((name for name in left if name in named), None)
+            possible = named
+        elif status in (400, 422):
+            possible = UNNAMED
         else:
-            unnamed = UNNAMED if status in (400, 422) else ("n",) if status == 200 else ()
-            given_up = next((name for name in left if name in unnamed), None)
+            possible = ("n",) if status == 200 else ()
+        given_up = next((name for name in candidates if name in possible), None)
         if given_up:
-            self.instead[given_up] = forms[given_up][0]
+            self.replaced[given_up] = candidates[given_up][0]
         return given_up
 
-    def _forms_left(self, name: str, value: Any) -> Sequence[str | dict]:
-        """The forms that may still take the place of a field with this value."""
-        now = self.instead.get(name, value)
-        return MAY_GO[name][MAY_GO[name].index(now) + 1 :] if now in MAY_GO[name] else MAY_GO[name]
+    def _remaining(self, name: str, value: Any) -> Sequence[str | dict]:
+        """The replacements of a field with this value that have not been tried."""
+        replacements = REPLACEMENTS[name]
+        present = self.replaced.get(name, value)
+        return replacements[replacements.index(present) + 1 :] if present in replacements else replacements
 
 
 def mentions(words: str, name: str) -> bool:
+    """Whether a server's error mentions a field."""
     names = "|".join((name, *ALSO_CALLED.get(name, ())))
     return re.search(rf"(?<![\w-])({names})(?![\w-])", words) is not None
 
 
 def fields_of(
-    model: str, sampling: SamplingConfig, request: Request, seed: int, more: Mapping[str, Any]
+    model: str, sampling: SamplingConfig, request: Request, *, seed: int, more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The fields that ask for all captions of a request; what only some servers know is named only where it is asked for.
+    """The fields of a request for all captions. Fields that only some servers know are sent only if they are needed.
 
-    `more`: fields that come to it, or go where they are null.
+    more: additional fields; null removes a field.
     """
     content: str | list = request.instruction or INSTRUCTION
     if request.picture is not None:

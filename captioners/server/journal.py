@@ -1,4 +1,7 @@
-"""Answers for a shard, kept until the shard is whole: they are paid for, and a shard that fails is begun anew."""
+"""Keep a server's answers for a shard until the shard is complete.
+
+A shard that fails is started again, and answers that were paid for should not be requested twice.
+"""
 
 import hashlib
 import json
@@ -7,96 +10,97 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from captioners.server.answers import Choice
 
-MOST = 256 << 20  # bytes; answers beyond them are asked for again
+LARGEST = 256 << 20  # bytes of a journal; answers beyond them are not kept
 FOLDER = ".answers"
 
 
 class Journal:
-    """A file of answers, each a line that stands there once it came, by the request that it answers."""
+    """A file of answers, by the keys of their requests. Each answer is appended as a line as soon as it comes."""
 
     def __init__(self, path: Path):
         self.path = path
-        self._known = dict(_lines(path))
+        self._answers = dict(_read_lines(path))
         self._file = None
         self._size = path.stat().st_size if path.exists() else 0
 
     def get(self, request: str) -> list[Choice] | None:
-        """The answer of an earlier try."""
-        return self._known.get(request)
+        """The answer to the request with this key, or None if it is not in the journal."""
+        return self._answers.get(request)
 
     def put(self, request: str, choices: list[Choice]) -> None:
+        """Add the answer to the request with this key, if the journal is not full."""
         line = json.dumps([request, choices]).encode() + b"\n"
-        if self._size + len(line) > MOST:
+        if self._size + len(line) > LARGEST:
             return
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "ab")
-            self._file.write(b"\n" if self._size else b"")  # what a killed process has left may end anywhere
+            self._file.write(b"\n" if self._size else b"")  # the last line of a killed process may be incomplete
         self._file.write(line)
         self._file.flush()
         self._size += len(line)
-        self._known[request] = choices
+        self._answers[request] = choices
 
     def close(self) -> None:
+        """Close the file; a later `put` opens it again."""
         if self._file is not None:
             self._file.close()
         self._file = None
 
     def remove(self) -> None:
-        """The shard is whole."""
+        """Delete the file, because the shard is complete."""
         self.close()
         self.path.unlink(missing_ok=True)
         try:
             self.path.parent.rmdir()
-        except OSError:  # others stand there, or none ever did
+        except OSError:  # other journals are in the folder, or it does not exist
             pass
 
 
 def request_key(request: dict, draw: tuple) -> str:
-    """The key of a request for a draw, of any server; where a server takes no seed, many draws make the same request."""
+    """The key of a request for a draw.
+
+    The draw is part of the key, because the requests of different draws are equal if a server takes no seed. The
+    server's address is not.
+    """
     return hashlib.blake2b(json.dumps([request, draw], sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _lines(path: Path) -> Iterator[tuple[str, list[Choice]]]:
-    """The answers of a file, as far as they are whole."""
+def _read_lines(path: Path) -> Iterator[tuple[str, list[Choice]]]:
+    """Yield the complete answers in a file, with the keys of their requests."""
     try:
         with open(path, "rb") as file:
-            for line in file.read(MOST).splitlines():
-                try:
-                    request, choices = json.loads(line)
-                    yield (
-                        str(request),
-                        [
-                            Choice(
-                                str(text),
-                                None if logprob is None else float(logprob),
-                                str(reason),
-                                *map(str, whole[:1]),
-                            )
-                            for text, logprob, reason, *whole in choices
-                        ],
-                    )
-                except (ValueError, TypeError, RecursionError):
-                    pass
+            lines = file.read(LARGEST).splitlines()
     except FileNotFoundError:
-        pass
+        return
+    for line in lines:
+        try:
+            request, choices = json.loads(line)
+            yield str(request), [_read_choice(*choice) for choice in choices]
+        except (ValueError, TypeError, RecursionError):
+            pass
 
 
-class Keeps(Protocol):
-    """A captioner that keeps answers where it is told to."""
+def _read_choice(text: Any, logprob: Any, reason: Any, uncleaned: Any = "", *_: Any) -> Choice:
+    return Choice(str(text), None if logprob is None else float(logprob), str(reason), uncleaned=str(uncleaned))
+
+
+class KeepsAnswers(Protocol):
+    """A captioner that keeps answers in a journal, if it has one."""
 
     journal: Journal | None
 
 
 @contextmanager
-def answers_kept(captioners: Sequence[Keeps], output: str, shard: str) -> Iterator[None]:
-    """A block that makes a shard: what servers answered in it is kept where it fails, used when it is made again, and goes then.
+def answers_kept(captioners: Sequence[KeepsAnswers], output: str, shard: str) -> Iterator[None]:
+    """A context in which a shard is made, and the captioners keep their servers' answers.
 
-    It is kept in the output folder; for one in a store, in the user's cache on this machine.
+    If the shard fails, the answers are used when it is made again; once it is complete, they are deleted. They are
+    kept in the output folder or, for an output in a store, in the user's cache on this machine.
     """
     if not captioners:
         yield
@@ -114,12 +118,12 @@ def answers_kept(captioners: Sequence[Keeps], output: str, shard: str) -> Iterat
 
 
 def forget_answers(output: str) -> None:
-    """A run begins anew: what servers answered in an earlier one goes."""
+    """Delete the answers that an earlier run has kept for an output."""
     shutil.rmtree(answers_folder(output), ignore_errors=True)
 
 
 def answers_folder(output: str) -> Path:
-    """Where the answers of an output's unfinished shards are kept."""
+    """The folder in which the answers for an output's unfinished shards are kept."""
     if "://" not in output:
         return Path(output) / FOLDER
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -1,6 +1,6 @@
-"""How much a server is asked at a time: what it bears is found out as networks find it, by AIMD.
+"""How many requests a server gets at a time. The number adapts to what the server can serve, by AIMD.
 
-Additive increase, multiplicative decrease: Chiu and Jain, 1989, Computer Networks and ISDN Systems 17.
+AIMD is additive increase, multiplicative decrease: Chiu and Jain, 1989, Computer Networks and ISDN Systems 17.
 """
 
 import asyncio
@@ -14,138 +14,164 @@ from typing import Self
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT = 300.0  # seconds that a request may be served
-CLOCKS_SET_EVERY = 1.0  # seconds
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, where the server names no time
-TOLD_EVERY = 10.0  # seconds
+TIMEOUT = 300.0  # seconds in which a request must be answered
+DEADLINES_SET_EVERY = 1.0  # seconds
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, if the server names no time
+LOGGED_EVERY = 10.0  # seconds
 
 
 class Fault(ConnectionError):
-    """Why a server need not be asked any more."""
+    """Why a server gets no more requests."""
 
-    def afresh(self) -> Self:
-        """A copy to be raised: an exception that was raised once holds on to all objects of that moment."""
+    def copy(self) -> Self:
+        """A copy to raise: an exception that has been raised keeps all objects in its traceback alive."""
         return type(self)(str(self))
 
 
 class Spent(Fault):
-    """As many requests are made as the command allows."""
+    """The maximum number of requests that the command allows has been made."""
 
 
-@dataclass(eq=False)  # each is one of its own, and found at once among all
-class Flight:
-    """A request under way: when it was sent, how many were under way then, and how many had been answered in all."""
+@dataclass(eq=False)  # compared and hashed by identity
+class ActiveRequest:
+    """A request that is being served."""
 
-    began: float
-    ahead: int
-    landings: int
-    clock: asyncio.Timeout
+    began: float  # when it was sent
+    ahead: int  # requests that were being served when it was sent
+    finished_before: int  # requests that had finished when it was sent
+    timeout: asyncio.Timeout
 
 
 class Load:
-    """The requests to a server that are under way at a time, at most `most`, and when the next may start.
+    """The number of requests that a server gets at a time, and when the next one may start.
 
-    Those that the server is too busy for, or answers too late, halve them, once for all that were under way together; each
-    answer brings them nearer to one more. A wait is everybody's. `limit`, waits and pace outlast a connection.
+    If the server is too busy for a request, or answers it too late, the number is halved, once for all requests that
+    were active at that time. Each answer raises the number by a part of 1. Waiting times apply to all requests.
+    `limit`, waiting times and rate persist from one connection to the next.
+
+    server: its name, for messages. per_minute: maximum requests per minute.
+    maximum: upper bound of the number of requests at a time.
     """
 
     def __init__(self, server: str, per_minute: float | None = None):
-        self.server, self.per_minute, self.most, self.limit = server, per_minute, 1, float("inf")
-        self.answered_at = self._halved_at = self._not_before = self._next = self._told_at = float("-inf")
-        self._minute: deque[float] = deque()  # when the last minute's answers came
+        self.server, self.per_minute, self.maximum, self.limit = server, per_minute, 1, float("inf")
+        self.answered_at = self._halved_at = self._not_before = self._next = self._logged_at = float("-inf")
+        self._last_minute: deque[float] = deque()  # when the answers of the last minute came
         self.fault: Fault | None = None
-        self._level = 0  # of waiting: up by one with each burden, down by one with each answer
+        self._level = 0  # of waiting: up by one with each failure, down by one with each answer
 
     def open(self) -> None:
-        """To be called on an event loop before all else: what waits, waits on that loop."""
-        self._flights: set[Flight] = set()
-        self._door, self._landed = asyncio.Lock(), asyncio.Event()
-        self._landings = self._landings_known = 0  # requests answered, and those of them when clocks were set last
-        self._clocks_set_at = float("-inf")
+        """Start on the running event loop; must be called first."""
+        self._active: set[ActiveRequest] = set()
+        self._queue, self._one_finished = asyncio.Lock(), asyncio.Event()
+        self._finished = 0  # number of requests that have finished
+        self._finished_at_deadlines = 0  # the same, when deadlines were last extended
+        self._deadlines_set_at = float("-inf")
         self._opened_at = asyncio.get_running_loop().time()
 
     @property
     def is_silent(self) -> bool:
-        """Whether the server has answered nobody for so long that waiting is no use."""
+        """Whether the server has answered no request for so long that waiting is useless."""
         return asyncio.get_running_loop().time() - max(self.answered_at, self._opened_at) > 2 * TIMEOUT
 
     @property
     def allowed(self) -> int:
-        """Requests that may be under way now."""
-        return max(1, int(min(self.limit, self.most)))
+        """The number of requests that may be active now."""
+        return max(1, int(min(self.limit, self.maximum)))
 
     @asynccontextmanager
-    async def flight(self, urgent: bool = False) -> AsyncIterator[Flight]:
-        """A request's turn, in the order of asking; TimeoutError where it is not served in time, Fault once there is one.
+    async def request(self, urgent: bool = False) -> AsyncIterator[ActiveRequest]:
+        """Wait until a request may be sent, in the order of calls; within the block, the request is active.
 
-        A busy server serves those first that were sent before: while some of these are left, each answer begins the time anew.
-        urgent: its turn is now, however many are under way.
+        A busy server serves earlier requests first. As long as some of those that were active when this one was sent
+        are unfinished, each answer extends this one's deadline.
+        urgent: do not wait for other requests to finish.
+        Raises TimeoutError if the request is not answered in time, Fault if the server gets no more requests.
         """
         now = asyncio.get_running_loop().time
-        async with nullcontext() if urgent else self._door:
+        async with nullcontext() if urgent else self._queue:
             while True:
                 if self.fault:
-                    raise self.fault.afresh()
+                    raise self.fault.copy()
                 if (wait := max(self._not_before, self._next) - now()) > 0:
                     await asyncio.sleep(wait)
-                elif len(self._flights) >= self.allowed and not urgent:
-                    self._landed.clear()
-                    await self._landed.wait()
+                elif len(self._active) >= self.allowed and not urgent:
+                    self._one_finished.clear()
+                    await self._one_finished.wait()
                 else:
                     break
             if self.per_minute:
                 self._next = now() + 60 / self.per_minute
-            flight = Flight(now(), len(self._flights), self._landings, asyncio.timeout(TIMEOUT))
-            self._flights.add(flight)
+            request = ActiveRequest(
+                began=now(),
+                ahead=len(self._active),
+                finished_before=self._finished,
+                timeout=asyncio.timeout(TIMEOUT),
+            )
+            self._active.add(request)
         try:
-            async with flight.clock:
-                yield flight
+            async with request.timeout:
+                yield request
         finally:
-            self._flights.remove(flight)
-            self._landed.set()
-        self._landings += 1
-        if now() >= self._clocks_set_at + CLOCKS_SET_EVERY:
-            for other in self._flights:
-                if other.ahead > max(0, self._landings_known - other.landings) and not other.clock.expired():
-                    other.clock.reschedule(now() + TIMEOUT)
-            self._clocks_set_at, self._landings_known = now(), self._landings
+            self._active.remove(request)
+            self._one_finished.set()
+        self._finished += 1
+        if now() >= self._deadlines_set_at + DEADLINES_SET_EVERY:
+            self._extend_deadlines(now())
 
-    def answered(self) -> None:
-        """A request was served."""
+    def _extend_deadlines(self, now: float) -> None:
+        """Give requests that still wait for earlier ones the full time again."""
+        for other in self._active:
+            finished_since = max(0, self._finished_at_deadlines - other.finished_before)
+            if other.ahead > finished_since and not other.timeout.expired():
+                other.timeout.reschedule(now + TIMEOUT)
+        self._deadlines_set_at, self._finished_at_deadlines = now, self._finished
+
+    def record_answer(self) -> None:
+        """Record that a request was answered."""
         self.answered_at, self._level = asyncio.get_running_loop().time(), max(0, self._level - 1)
-        self._minute.append(self.answered_at)
-        while self._minute[0] < self.answered_at - 60:
-            self._minute.popleft()
-        if self.limit < self.most:
+        self._last_minute.append(self.answered_at)
+        while self._last_minute[0] < self.answered_at - 60:
+            self._last_minute.popleft()
+        if self.limit < self.maximum:
             self.limit += 1 / self.limit
 
-    def burdened(self, flight: Flight, why: str, asked: float = 0.0, limited: bool = False) -> None:
-        """The server was too busy for a request, or too late; `asked`: seconds that it wants to be left alone.
+    def record_overload(
+        self, request: ActiveRequest, why: str, *, retry_after: float = 0.0, is_rate_limited: bool = False
+    ) -> None:
+        """Record that the server was too busy for a request, or answered it too late.
 
-        limited: it takes so many requests in a time, mostly a minute, so that there is room once the first answer of the last
-        minute is a minute old.
+        retry_after: seconds for which the server wants no requests, 0 if it names none.
+        is_rate_limited: whether the server limits requests per time, usually per minute. Then the wait ends at the
+            latest when the oldest answer of the last minute is a minute old.
         """
         now = asyncio.get_running_loop().time()
-        if flight.began > self._halved_at:
+        if request.began > self._halved_at:
             self.limit, self._halved_at = max(1.0, self.allowed / 2), now
-            room = self._minute[0] + 60 - now if limited and self._minute else LONGEST_WAIT
-            self.pause(why, self._level, asked, room)
+            longest = self._last_minute[0] + 60 - now if is_rate_limited and self._last_minute else LONGEST_WAIT
+            self.pause(why, self._level, retry_after=retry_after, longest=longest)
             self._level += 1
-        elif asked:
-            self.pause(why, 0, asked)
+        elif retry_after:
+            self.pause(why, 0, retry_after=retry_after)
 
-    def pause(self, why: str, level: int, asked: float = 0.0, longest: float = LONGEST_WAIT) -> None:
-        """Nobody asks for a while: `asked` seconds and a little more, or longer the higher the level, `longest` at most."""
+    def pause(self, why: str, level: int, *, retry_after: float = 0.0, longest: float = LONGEST_WAIT) -> None:
+        """Send no requests for `retry_after` seconds and a little more.
+
+        If that is 0, the time grows with the level, up to `longest` seconds.
+        """
         now = asyncio.get_running_loop().time()
-        wait = asked + wait_of(0) if asked else min(wait_of(level), longest if longest > 0 else LONGEST_WAIT)
+        if retry_after:
+            wait = retry_after + wait_of(0)
+        else:
+            wait = min(wait_of(level), longest if longest > 0 else LONGEST_WAIT)
         self._not_before = max(self._not_before, now + wait)
-        self.tell(why, self._not_before - now)
+        self.log_wait(why, self._not_before - now)
 
-    def tell(self, why: str, wait: float) -> None:
-        """Says what is waited for, where that takes a second or more, and not too often."""
+    def log_wait(self, why: str, wait: float) -> None:
+        """Log why requests wait, if they wait a second or more, and not too often."""
         now = asyncio.get_running_loop().time()
-        if wait >= 1 and now >= self._told_at + TOLD_EVERY:
-            self._told_at = now
+        if wait >= 1 and now >= self._logged_at + LOGGED_EVERY:
+            self._logged_at = now
             logger.warning(
                 "%s: %s; asked again in %.0f s, with at most %d requests at a time",
                 self.server,
@@ -156,5 +182,5 @@ class Load:
 
 
 def wait_of(level: int) -> float:
-    """Seconds to wait where the server names no time: twice as many with each level, 8 of which take longer than a minute."""
+    """Seconds to wait if the server names no time: twice as many with each level; 8 levels take over a minute."""
     return random.uniform(0.75, 1) * min(LONGEST_WAIT, FIRST_WAIT * 2**level)

@@ -1,1 +1,1 @@
-"""Vision-language models of transformers as captioners."""
+"""Vision-language models of transformers as captioners: captions from pictures and instructions."""

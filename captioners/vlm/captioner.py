@@ -1,7 +1,7 @@
-"""Vision-language models of transformers as captioners: caption, fine-tune with or without adapters, save.
+"""Vision-language models of transformers as captioners: captioning, fine-tuning with or without adapters, saving.
 
-Dimensions: H, W picture's sides, B pictures in a batch, K captions of each, L tokens of the longest, P tokens of the prompt,
-T caption tokens to predict, V vocabulary, D width of the vision tower.
+Dimensions: H, W height and width of a picture, B pictures in a batch, K captions of each, L tokens of the longest
+caption, T caption tokens to predict, V vocabulary, D width of the vision tower.
 """
 
 import functools
@@ -25,7 +25,7 @@ from transformers.processing_utils import ProcessorMixin
 from captioners.base import Captioned, Request, SamplingConfig, picture_of
 from captioners.decoding.continuing import Continuing
 from captioners.decoding.rows import Rules
-from captioners.decoding.search import answered, evaluating, search, spoken
+from captioners.decoding.search import caption_valid_requests, evaluating, search, to_captions
 from captioners.decoding.special_tokens import SpecialTokens, Tokenizer
 from captioners.names import check_name
 from captioners.safe_reading import attempt
@@ -35,26 +35,30 @@ from captioners.vlm.family import Llava, Prompt
 from captioners.weights import folder_sha256
 from imagetext.outputs import whole_files
 
-CONTEXT = 256  # tokens of a caption, where the model has room for as many
-ADAPTER, OURS = "adapter_config.json", "capsmith.json"
+CONTEXT = 256  # maximum tokens of a caption, if the model has as many positions left
+ADAPTER = "adapter_config.json"  # peft's config of an adapter
+OURS = "capsmith.json"  # what capsmith stores beside a model: its name and instruction
 
 
 class VLMCaptioner:
-    """A transformers image-text-to-text model with its processor, in eval mode; LoRA adapters, where it has any, are within it.
+    """A transformers image-text-to-text model with its processor, in eval mode, possibly with LoRA adapters.
 
-    The prompt (the family's chat template round an instruction, or that itself where the family does not chat) and the picture
-    stand for the start token: captions, and the counts of their tokens, begin after it, and the processors of logits see
-    nothing of it. What the model's generation config says of sampling is not looked at, but for the tokens that end.
-    `instruction`, with which it was trained, and its `prompt` are those of requests that have no other. `context_length` counts
-    a caption's tokens with start and end. `start_id` is a special token that no caption holds, and pads too. `batch_size`:
-    pictures captioned at a time. `weights_sha256` is of the weights in float32, adapters included.
-    `merges`: it is saved whole, with its adapters merged.
+    A caption follows the picture and a prompt: the instruction within the family's chat template, or the instruction
+    alone if the family has none. The prompt takes the place of the start token; it counts neither for token limits nor
+    for logit processors. Of the model's generation config, only the end tokens are used.
+
+    instruction: the default instruction, with which the model was trained. prompt: the prompt with this instruction.
+    context_length: maximum tokens of a caption, start and end included.
+    start_id: a special token that no caption contains; it is also the pad token.
+    batch_size: default number of pictures captioned at a time.
+    weights_sha256: hash of the weights in float32, adapters included.
+    merges: whether `save` merges the adapters into the weights.
     """
 
     looks_at_pictures = needs_picture = takes_instruction = True
     needs_instruction = False
     family: Llava
-    processor: Any  # a ProcessorMixin, whose parts transformers' types do not know
+    processor: Any  # a ProcessorMixin; Any, because transformers' types lack its parts
     tokenizer: Tokenizer
 
     def __init__(
@@ -76,46 +80,51 @@ class VLMCaptioner:
         self.tokenizer = processor.tokenizer
         self.instruction = self.family.instruction if instruction is None else instruction
         self.preprocess: Callable[[Image.Image], Tensor] = self.family.preprocess()
-        wide, high = (
+        wide_shape, high_shape = (
             attempt(
-                f"{source}: its processor makes nothing of a picture", self.preprocess, Image.new("RGB", size)
+                f"{source}: its processor cannot process a picture", self.preprocess, Image.new("RGB", size)
             ).shape[1:]
             for size in ((64, 32), (32, 64))
         )
         self._prompts = functools.lru_cache(self.family.prompt)
         self.prompt = attempt(
-            f"{source}: its processor makes no prompt of {self.instruction!r}",
+            f"{source}: its processor cannot make a prompt of {self.instruction!r}",
             lambda: self.family.fit(self._prompts(self.instruction), self.preprocess(self.family.blank())),
         )
         self.end_ids = self.family.end_ids()
         self.special = SpecialTokens(self.tokenizer, self.end_ids)
         self.special_ids = self.special.ids
         text_config = model.config.get_text_config()
-        # decoding keeps all tokens in sight, so it ends where a model would let the first ones out of its window
+        # our decoding attends to all tokens, so it must end before the first token would leave the model's window
         window = getattr(text_config, "sliding_window", None) or text_config.max_position_embeddings
         self.positions = min(window, text_config.max_position_embeddings)
-        room = self.positions - len(self.prompt.ids)
-        spare = [id for id in self.special.not_ends if id != self.family.image_token_id()]
-        problems = [] if self.end_ids else ["no eos_token_id in its generation config"]
-        problems += [] if spare else ["its tokenizer has no special token but those for pictures and ends"]
-        if wide != high and not isinstance(self.family, OwnAspect):
+        positions_left = self.positions - len(self.prompt.ids)
+        unused_ids = [id for id in self.special.not_ends if id != self.family.image_token_id()]
+        problems = []
+        if not self.end_ids:
+            problems.append("no eos_token_id in its generation config")
+        if not unused_ids:
+            problems.append("its tokenizer has no special tokens except those for pictures and ends")
+        if wide_shape != high_shape and not isinstance(self.family, OwnAspect):
             problems.append(
-                f"its processor keeps the shapes of pictures, and makes {tuple(wide)} and {tuple(high)} of two"
+                "its processor keeps the aspect of pictures, which this family does not support: it makes"
+                f" {tuple(wide_shape)} and {tuple(high_shape)} of a wide and a high picture"
             )
-        if room < 2:
+        if positions_left < 2:
             problems.append(
-                f"the prompt leaves {room} of the {self.positions} positions (max_position_embeddings, sliding_window)"
+                f"the prompt leaves {positions_left} of the {self.positions} positions"
+                " (max_position_embeddings, sliding_window)"
             )
         if problems:
             raise ValueError(f"{source}: " + "; ".join(problems))
-        self.end_id, self.start_id, self.pad_id = self.end_ids[0], spare[0], spare[0]
-        self.context_length, self.vocabulary = min(room + 1, CONTEXT), text_config.vocab_size
+        self.end_id, self.start_id, self.pad_id = self.end_ids[0], unused_ids[0], unused_ids[0]
+        self.context_length, self.vocabulary = min(positions_left + 1, CONTEXT), text_config.vocab_size
         self.description = self._describe(source)
 
     def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
-        """Raises ValueError where the sampling does not fit the captioner; similarity never does."""
+        """Raise ValueError if the captioner does not support the sampling, or if similarity is requested."""
         if similarity:
-            raise ValueError(f"similarity: {self.name} has no embedding that its captions and pictures share")
+            raise ValueError(f"similarity: {self.name} has no embeddings that can compare captions and pictures")
         self._rules(sampling)
 
     def caption(
@@ -128,17 +137,16 @@ class VLMCaptioner:
         similarity: bool = False,
         batch_size: int | None = None,
     ) -> Iterator[Captioned]:
-        """Captions the pictures (3, H, W) of requests, `batch_size` of them in flight; results in input order.
+        """Caption the pictures (3, H, W) of requests (see `captioners.base.Captioner`); results in input order.
 
-        batch_size: the captioner's own unless given.
-        Caption i of a picture is number first_index + i of its key's draws in the column. Its text starts with sampling.prefix.
-        Embeddings (D,) are the mean of the vision tower's states. A greedy caption is what transformers' greedy search gives.
-        Raises ValueError as `check` does, before any picture is looked at.
+        Each caption starts with sampling.prefix. Greedy captions equal those of transformers' greedy search.
+        The embedding (D,) of a picture is the mean of the vision tower's states.
+        Raises ValueError as `check` does, before the first picture is read.
         """
         self.check(sampling, similarity=similarity)
         rules = self._rules(sampling)
 
-        def answer(requests: Iterable[Request]) -> Iterator[Captioned]:
+        def caption(requests: Iterable[Request]) -> Iterator[Captioned]:
             decoded = search(
                 self._begin(sampling),
                 requests,
@@ -147,39 +155,47 @@ class VLMCaptioner:
                 column=column,
                 first_index=first_index,
             )
-            return spoken(decoded, self.model, self.decode, stops=sampling.stops)
+            return to_captions(decoded, self.model, self.decode, stops=sampling.stops)
 
-        return answered(requests, lambda request: self._problem(request, rules.max_length - 2), answer)
+        return caption_valid_requests(
+            requests, lambda request: self._find_problem(request, rules.max_length - 2), caption
+        )
 
-    def _problem(self, request: Request, limit: int) -> str:
-        """Why a request cannot be answered in so many tokens; "" where it can."""
+    def _find_problem(self, request: Request, limit: int) -> str:
+        """Return why a request cannot be answered with a caption of `limit` tokens; "" if it can."""
         if request.instruction is None:
             return ""
         try:
-            prompt = attempt("no prompt can be made of the instruction", self._prompt, request)
+            prompt = attempt("cannot make a prompt of the instruction", self._prompt, request)
         except ValueError as error:
             return str(error)
-        if max(len(prompt.ids) + limit, len(prompt.asked)) <= self.positions:
+        if max(len(prompt.ids) + limit, len(prompt.encoder_ids)) <= self.positions:
             return ""
-        taken = len(prompt.asked or prompt.ids)
-        return f"picture and instruction take {taken} of {self.positions} positions: no room for a caption of {limit} tokens"
+        used = len(prompt.encoder_ids or prompt.ids)
+        return (
+            f"picture and instruction take {used} of {self.positions} positions,"
+            f" which leaves no room for a caption of {limit} tokens"
+        )
 
     def _prompt(self, request: Request) -> Prompt:
-        """The prompt of a request; special tokens that its instruction names, as only the data's can, are left out."""
-        given = request.instruction
-        instruction = self.instruction if given is None else self.special.blanked(given)
+        """The prompt of a request. Names of special tokens are removed from its instruction, which is not trusted."""
+        if request.instruction is None:
+            instruction = self.instruction
+        else:
+            instruction = self.special.blanked(request.instruction)
         return self.family.fit(self._prompts(instruction), picture_of(request))
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
-        """About how much memory a picture in flight and its captions take at most, in bytes."""
+        """Estimate the peak memory, in bytes, of a picture in flight and its captions."""
         captions = sampling.num_beams if sampling.strategy == "beam" else sampling.num_captions
         with evaluating(self.model), torch.no_grad():
             _, rows = self._begin(sampling)([Request("", self.preprocess(self.family.blank()))])
-        # twice: rows that leave or join are copied; the choice of a token holds about eight numbers for each of the vocabulary
+        # Twice the rows, because rows that leave or join are copied. Choosing a token takes about eight float32
+        # numbers for each token of the vocabulary.
         return 2 * rows.bytes_per_picture(captions) + 8 * 4 * captions * self.vocabulary
 
     def _begin(self, sampling: SamplingConfig) -> Callable[[Sequence[Request]], tuple[Tensor, Continuing]]:
-        """How the rows of pictures (3, H, W) begin."""
+        """Return the function that encodes the pictures and prompts of requests and begins their rows."""
 
         def begin(requests: Sequence[Request]) -> tuple[Tensor, Continuing]:
             return begin_rows(
@@ -194,44 +210,47 @@ class VLMCaptioner:
         return begin
 
     def _rules(self, sampling: SamplingConfig) -> Rules:
-        """The rules of this sampling; ValueError where it does not fit."""
-        never = sorted({*self.special_ids, *range(len(self.tokenizer), self.vocabulary)} - {self.end_id})
-        return Rules.of(self, sampling, never, self.model.device)
+        """The decoding rules for this sampling; ValueError if the captioner does not support it."""
+        banned = sorted({*self.special_ids, *range(len(self.tokenizer), self.vocabulary)} - {self.end_id})
+        return Rules.of_captioner(self, sampling, banned, device=self.model.device)
 
     def encode_text_ids(self, text: str) -> list[int]:
-        """Token ids of a caption, from start to end token, never cut; special tokens that the text names are left out."""
+        """All token ids of a caption, from start to end token; special tokens that the text names are removed."""
         ids = self.tokenizer(self.prompt.lead + text, add_special_tokens=False)["input_ids"]
         return [self.start_id, *(id for id in ids if id not in self.special_ids), self.end_id]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of a caption's token ids up to the first end token, without special tokens and outer blanks."""
+        """The text of token ids up to the first end token, without special tokens and outer white space."""
         ids = itertools.takewhile(lambda id: id not in self.end_ids, ids)
         return self.tokenizer.decode([id for id in ids if id not in self.special_ids]).strip()
 
     # Training
 
     def caption_logits(self, pictures: Sequence[Tensor], tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (T, V) and labels (T,) of the tokens of captions, the end included: not of the prompt, nor of padding.
+        """Return the logits (T, V) and labels (T,) of the tokens of captions, end tokens included, without padding.
 
-        pictures (B), each of which is encoded once; tokens (B, K, L) or (B, L), from start token on, padded with `pad_id` at the
-        end.
+        pictures: B of them; each is encoded once.
+        tokens: (B, K, L) or (B, L), start token included, padded at the end with `pad_id`.
         """
         captions = tokens.shape[1] if tokens.ndim == 3 else 1
-        prompts = [prompt for picture in pictures for prompt in [self.family.fit(self.prompt, picture)] * captions]
-        fed = [
-            row[1:][row[1:] != self.pad_id] for row in tokens.flatten(0, -2)
-        ]  # the prompt stands for the start token
-        rows = [torch.cat([row.new_tensor(prompt.ids), row]) for prompt, row in zip(prompts, fed, strict=True)]
+        prompts = []  # one per caption
+        for picture in pictures:
+            prompts += [self.family.fit(self.prompt, picture)] * captions
+        rows = []  # prompt and caption; the prompt takes the place of the start token
+        for prompt, caption in zip(prompts, tokens.flatten(0, -2), strict=True):
+            without_start = caption[1:]
+            caption_ids = without_start[without_start != self.pad_id]
+            rows.append(torch.cat([caption_ids.new_tensor(prompt.ids), caption_ids]))
         ids = pad_sequence(rows, batch_first=True, padding_value=self.pad_id)  # (B * K, longest)
-        places = torch.arange(ids.shape[1], device=ids.device)
+        columns = torch.arange(ids.shape[1], device=ids.device)
         begins = torch.tensor([len(prompt.ids) for prompt in prompts], device=ids.device)[:, None]
         ends = torch.tensor([len(row) for row in rows], device=ids.device)[:, None]
-        inputs = self.family.inputs(pictures, prompts, ids, (places < ends).long())
+        inputs = self.family.inputs(pictures, prompts, ids, mask=(columns < ends).long())
         first = min(len(prompt.ids) for prompt in prompts) - 1
         with self.family.encoding_once(pictures, captions):
             logits = self.family.forward(inputs, logits_to_keep=ids.shape[1] - first, use_cache=False)[:, :-1]
-        real = ((places >= begins) & (places < ends))[:, first + 1 :]  # (B * K, longest - first - 1)
-        return logits[real], ids[:, first + 1 :][real]
+        is_caption = ((columns >= begins) & (columns < ends))[:, first + 1 :]  # (B * K, longest - first - 1)
+        return logits[is_caption], ids[:, first + 1 :][is_caption]
 
     def add_lora(
         self,
@@ -241,10 +260,10 @@ class VLMCaptioner:
         dropout: float = 0.05,
         target_modules: Sequence[str] | str | None = None,
     ) -> None:
-        """Puts LoRA adapters (Hu et al. 2021, arXiv 2106.09685) into the model, of which they alone are trained from now on.
+        """Add LoRA adapters (Hu et al. 2021, arXiv 2106.09685) to the model; only they are trained from now on.
 
-        target_modules as peft has it; None: all linear layers of the language model but the last, as QLoRA does.
-        Raises ValueError where the model has adapters, or no module is a target.
+        target_modules: as in peft; None: all linear layers of the language model except the last, as in QLoRA.
+        Raises ValueError if the model has adapters already, or no module is a target.
         """
         if self.adapter is not None:
             raise ValueError(f"{self.name}: has adapters already")
@@ -252,9 +271,9 @@ class VLMCaptioner:
         self.adapter = get_peft_model(self.model, LoraConfig(r=r, lora_dropout=dropout, **options))
 
     def _merged(self) -> dict[str, Tensor]:
-        """The weights with those of the adapters added, in their own dtype, by the names that they have without adapters.
+        """The weights with the adapters' weights added, in the dtype of the model and by its names without adapters.
 
-        The model itself stays as it is: adding and subtracting would round what is frozen, more each time.
+        The model itself is not changed, because adding and subtracting would round the frozen weights each time.
         """
         merged = {
             name.replace(".base_layer.", "."): weight
@@ -271,7 +290,7 @@ class VLMCaptioner:
         return merged
 
     def language_layers(self, names: Sequence[str] = ()) -> str:
-        """A pattern of the names of the language model's layers that are called so, or of all linear ones but the last."""
+        """A pattern of the language model's layers with these names; by default all linear ones but the last."""
         if not names:
             decoder: Any = self.model.get_submodule(self.family.decoder)
             last = decoder.get_output_embeddings()
@@ -279,38 +298,44 @@ class VLMCaptioner:
             linear = {
                 name for name, layer in language.named_modules() if isinstance(layer, nn.Linear) and layer is not last
             }
-            names = sorted({name.rpartition(".")[2] for name in linear})  # short enough for a config
+            names = sorted({name.rpartition(".")[2] for name in linear})  # the last parts, to keep a config short
         return rf"{re.escape(self.family.language)}\..*\.({'|'.join(map(re.escape, names))})"
 
     def save(self, folder: str | os.PathLike, name: str) -> None:
-        """Writes the model as transformers does, or only its adapters as peft does, with the processor, name and instruction.
+        """Write the model in transformers' format, or only its adapters in peft's, and processor, name, instruction.
 
-        Where it merges, adapters are written as part of the model, which then is as large as without them.
-        `name` ([a-z0-9_]+) names the captioner's column in records. Each file is written under a temporary name and renamed,
-        the config last. Raises ValueError for a bad name.
+        With `merges`, adapters are merged into the model's weights, and the model is written.
+        name: the captioner's name in columns of records ([a-z0-9_]+).
+        Each file is written under a temporary name and then renamed, the config last.
+        Raises ValueError for a bad name.
         """
         check_name(name)
         with whole_files(folder, last=("config.json", ADAPTER)) as staging:
             if self.adapter is None or self.merges:
                 self.model.save_pretrained(staging, state_dict=self._merged() if self.merges else None)
             else:
-                self.adapter.save_pretrained(str(staging), save_embedding_layers=False)  # "auto" asks the hub
-                (staging / "README.md").unlink()  # a form that nobody has filled in
+                # the default, save_embedding_layers="auto", would make requests to the hub
+                self.adapter.save_pretrained(str(staging), save_embedding_layers=False)
+                (staging / "README.md").unlink()  # an empty form
             self.processor.save_pretrained(staging)
             ours = {"name": name, "instruction": self.instruction}
             if self.adapter is not None and not self.merges and os.path.isdir(base := self.model.name_or_path or ""):
-                ours["base_sha256"] = folder_sha256(Path(base))  # by which it is known again on this machine
+                ours["base_sha256"] = folder_sha256(Path(base))  # so that loading can verify the local base model
             (staging / OURS).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
 
     def _describe(self, source: str) -> str:
-        four_bit = ", in 4 bits" if self.model.config.to_dict().get("quantization_config") else ""
+        """The lines about the model that are printed before a run."""
+        kind = f"{type(self.model).__name__} of {self.model.num_parameters() / 1e6:.1f} M parameters"
+        prompt = f"{len(self.prompt.ids)} of picture and prompt, {self.instruction!r}"
         shape = " x ".join(map(str, self.preprocess(self.family.blank()).shape[-2:]))
         pictures = "at their own aspect" if isinstance(self.family, OwnAspect) else f"{shape} px"
+        four_bit = ", in 4 bits" if self.model.config.to_dict().get("quantization_config") else ""
+        adapters = ", LoRA adapters" if self.adapter is not None else ""
         return "\n".join(
             (
-                f"architecture: {self.name}, {type(self.model).__name__} of {self.model.num_parameters() / 1e6:.1f} M parameters",
-                f"context: {self.context_length} tokens after {len(self.prompt.ids)} of picture and prompt, {self.instruction!r}",
+                f"architecture: {self.name}, {kind}",
+                f"context: {self.context_length} tokens after {prompt}",
                 f"pictures: {pictures}",
-                f"weights: {source}{four_bit}{', LoRA adapters' if self.adapter is not None else ''}",
+                f"weights: {source}{four_bit}{adapters}",
             )
         )

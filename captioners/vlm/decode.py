@@ -1,6 +1,6 @@
-"""Pictures and their prompts before captions: what a family's model sees in one pass, and the rows that go on after it.
+"""Read pictures and prompts into a cache in one pass of a vision-language model; their captions continue from it.
 
-Dimensions: N pictures, P tokens of the longest prompt, V vocabulary, S image tokens, D width.
+Dimensions: N pictures, P tokens of the longest prompt, V vocabulary, D width of the vision tower.
 """
 
 from collections.abc import Sequence
@@ -24,47 +24,50 @@ def begin_rows(
     ends: Sequence[int],
     greedy: bool,
 ) -> tuple[Tensor, Continuing]:
-    """The pictures' normalised features (N, D), and a row for each, after the picture and its prompt.
+    """Return the normalised features (N, D) of pictures, and a row for each, after the picture and its prompt.
 
-    limit: the most tokens that a row will be fed, start token aside. ends, greedy: see `Continuing`.
+    limit: maximum tokens that a row is fed, without the start token. ends, greedy: see `Continuing`.
     """
     device = pictures[0].device
     prompt_lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=device)
     longest, shortest = int(prompt_lengths.max()), int(prompt_lengths.min())
     ids = torch.tensor([[*ids, *ids[-1:] * (longest - len(ids))] for ids, *_ in prompts], device=device)  # (N, P)
     mask = torch.arange(ids.shape[1], device=device) < prompt_lengths[:, None]  # (N, P)
-    cache, seen = family.cache(), []
+    cache = family.cache()
+    vision_states: list[Tensor] = []
     hook = family.model.get_submodule(family.vision).register_forward_hook(
-        lambda module, args, output: seen.append(family.states(output))
+        lambda module, args, output: vision_states.append(family.states(output))
     )
     try:
-        # of the last tokens alone, (N, that many, V)
+        # only those of the positions at which a prompt ends (N, longest - shortest + 1, V)
         logits = family.forward(
-            family.inputs(pictures, prompts, ids, mask.long()),
+            family.inputs(pictures, prompts, ids, mask=mask.long()),
             use_cache=True,
             logits_to_keep=longest - shortest + 1,
             **{CACHE: cache},
         )
     finally:
         hook.remove()
-    last = prompt_lengths - ids.shape[1] - 1  # counted from the end, as a family may give more
+    last = prompt_lengths - ids.shape[1] - 1  # counted from the end, because a family may return more logits
     logits = logits[torch.arange(len(ids), device=device), last][:, None]  # (N, 1, V)
-    states = seen[0].float().split(spans(len(seen[0]), [family.size(picture) for picture in pictures]))
-    features = F.normalize(torch.stack([picture.flatten(0, -2).mean(0) for picture in states]), dim=-1)  # (N, D)
+    [states] = vision_states
+    picture_states = states.float().split(spans(len(states), [family.size(picture) for picture in pictures]))
+    features = torch.stack([picture.flatten(0, -2).mean(0) for picture in picture_states])  # (N, D)
     config = family.model.get_submodule(family.language).config
-    own, cross = cache, None
+    prompt_cache, cross = cache, None
     if isinstance(cache, EncoderDecoderCache):
-        own = cache.self_attention_cache
-        cross = CrossCache(cache.cross_attention_cache, [len(prompt.asked) for prompt in prompts])
-    # other layers would not let `attend` do their attention
+        prompt_cache = cache.self_attention_cache
+        cross = CrossCache(cache.cross_attention_cache, [len(prompt.encoder_ids) for prompt in prompts])
+    # only layers with this implementation call `attend`
     parts = config._attn_implementation == "sdpa" and cross is None
-    pictures_aside = own.get_seq_length() - ids.shape[1]  # of GIT's pictures, the cache holds what has no ids
-    return features, Continuing(
+    # GIT's cache also holds the tokens of pictures, which have no ids
+    tokens_without_ids = prompt_cache.get_seq_length() - ids.shape[1]
+    return F.normalize(features, dim=-1), Continuing(
         family.step,
         config,
-        SharedCache(own, prompt_lengths + pictures_aside, limit=limit, parts=parts),
-        logits,
-        family.next_positions(prompt_lengths),
+        cache=SharedCache(prompt_cache, prompt_lengths + tokens_without_ids, limit=limit, parts=parts),
+        first=logits,
+        begin=family.next_positions(prompt_lengths),
         ends=ends,
         greedy=greedy,
         cross=cross,

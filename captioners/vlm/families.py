@@ -1,7 +1,7 @@
-"""Where transformers' families of image-text-to-text models differ from LLaVA, and the table of them all.
+"""How transformers' families of image-text-to-text models differ from LLaVA, and the table of all families.
 
-Dimensions: N pictures, H, W their sides, R rows (captions in flight), n new tokens, t positions attended to, V vocabulary,
-S image tokens, T tiles of a picture, D width.
+Dimensions: N pictures, H, W height and width of a picture or tile, R rows (captions in flight), S image tokens,
+T tiles of a picture, D width of the vision tower.
 """
 
 from collections.abc import Sequence
@@ -17,21 +17,24 @@ from transformers.processing_utils import ProcessorMixin
 
 from captioners.decoding.cache import CACHE
 from captioners.vlm.family import SMALL, Llava, Prompt
-from captioners.vlm.pictures import PreprocessPatches, PreprocessSizedTiles, PreprocessTiles, own_size
+from captioners.vlm.pictures import PreprocessPatches, PreprocessSizedTiles, PreprocessTiles, original_size
 
 
 class Idefics3(Llava):
     """Idefics3 and SmolVLM, with the whole picture in one square tile."""
 
     vision, projector, language = "model.vision_model", "model.connector", "model.text_model"
-    options = {"do_image_splitting": False, "do_resize": False}  # the square comes all the same
+    options = {"do_image_splitting": False, "do_resize": False}  # the processor resizes to the square nevertheless
 
     def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
         return super().pixels([picture[None] for picture in pictures])  # (R, tiles, 3, H, W)
 
 
 class OwnAspect(Llava):
-    """Families whose pictures keep their aspect, and take as many tokens as that asks for, together in the prompt."""
+    """Families whose pictures keep their aspect ratio, which decides how many tokens a picture takes.
+
+    The tokens of a picture are adjacent in the prompt.
+    """
 
     def fit(self, prompt: Prompt, picture: Tensor) -> Prompt:
         token, ids = self.config.image_token_id, prompt.ids
@@ -40,11 +43,12 @@ class OwnAspect(Llava):
         return prompt._replace(ids=[*ids[:first], *[token] * self.image_tokens(picture), *after])
 
     def image_tokens(self, picture: Tensor) -> int:
+        """The number of tokens that a picture takes in the prompt."""
         raise NotImplementedError
 
 
 class LlavaNext(OwnAspect):
-    """LLaVA-NeXT and LLaVA-OneVision: the picture in a square, and in tiles whose padding takes no tokens."""
+    """LLaVA-NeXT and LLaVA-OneVision: the picture in one square, and in tiles whose padding takes no tokens."""
 
     def preprocess(self) -> PreprocessSizedTiles:
         return PreprocessSizedTiles(self.processor.image_processor, self.options)
@@ -57,14 +61,14 @@ class LlavaNext(OwnAspect):
         return len(picture) - 1
 
     def image_tokens(self, picture: Tensor) -> int:
-        return self._tokens(*own_size(picture))
+        return self._tokens(*original_size(picture))
 
     def _tokens(self, height: int, width: int) -> int:
         return self.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])["num_image_tokens"][0]
 
     def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
         tiles = pad_sequence([picture[:-1] for picture in pictures], batch_first=True)  # (R, T, 3, H, W)
-        sizes = torch.tensor([own_size(picture) for picture in pictures], device=tiles.device)
+        sizes = torch.tensor([original_size(picture) for picture in pictures], device=tiles.device)
         return {"pixel_values": tiles.to(self.model.dtype), "image_sizes": sizes}
 
 
@@ -94,16 +98,17 @@ class QwenVL(OwnAspect):
     """Qwen2-VL, Qwen2.5-VL and Qwen3-VL."""
 
     vision = projector = "model.visual"
-    most = 16  # tokens of a square picture's side
+    tokens_per_side = 16  # of the largest square picture
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
         super().__init__(model, processor)
         images = processor.image_processor
-        token = images.patch_size * images.merge_size  # pixels of its side
-        self.side = token * max(1, min(self.most, int(images.size["longest_edge"] ** 0.5) // token))
-        # both count a picture's pixels, whatever they are called
-        least, most = int(images.size["shortest_edge"]), self.side**2
-        self.options = {"size": {"shortest_edge": min(least, most), "longest_edge": most}}
+        token_side = images.patch_size * images.merge_size  # pixels
+        # despite their names, both edges in `size` are numbers of pixels in the whole picture
+        min_pixels, max_side = int(images.size["shortest_edge"]), int(images.size["longest_edge"] ** 0.5)
+        self.side = token_side * max(1, min(self.tokens_per_side, max_side // token_side))
+        max_pixels = self.side**2
+        self.options = {"size": {"shortest_edge": min(min_pixels, max_pixels), "longest_edge": max_pixels}}
 
     def preprocess(self) -> PreprocessPatches:
         return PreprocessPatches(self.processor.image_processor, self.options)
@@ -120,9 +125,8 @@ class QwenVL(OwnAspect):
     def inputs(
         self, pictures: Sequence[Tensor], prompts: Sequence[Prompt], ids: Tensor, mask: Tensor
     ) -> dict[str, Tensor]:
-        return super().inputs(pictures, prompts, ids, mask) | {
-            "mm_token_type_ids": (ids == self.image_token_id()).int()
-        }
+        inputs = super().inputs(pictures, prompts, ids, mask=mask)
+        return inputs | {"mm_token_type_ids": (ids == self.image_token_id()).int()}
 
     def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
         patches = torch.cat([picture.flatten(0, 1) for picture in pictures])
@@ -133,22 +137,24 @@ class QwenVL(OwnAspect):
         return prompts + self.model.model.rope_deltas[:, 0]  # a picture takes fewer positions than tokens
 
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
-        return super().step(tokens, positions.expand(3, -1, -1), mask, cache)  # of text, the three positions are one
+        # time, height and width: the three positions of a text token are equal
+        return super().step(tokens, positions.expand(3, -1, -1), mask, cache=cache)
 
 
 class Gemma3(Llava):
-    """Gemma 3: the tokens of the picture, which is one square, see each other."""
+    """Gemma 3: the picture is one square, whose tokens attend to each other."""
 
     options = {"do_pan_and_scan": False}
 
     def inputs(
         self, pictures: Sequence[Tensor], prompts: Sequence[Prompt], ids: Tensor, mask: Tensor
     ) -> dict[str, Tensor]:
-        return super().inputs(pictures, prompts, ids, mask) | {"token_type_ids": (ids == self.image_token_id()).int()}
+        inputs = super().inputs(pictures, prompts, ids, mask=mask)
+        return inputs | {"token_type_ids": (ids == self.image_token_id()).int()}
 
 
 class PaliGemma(Llava):
-    """PaliGemma: no chat; the tokens of picture and prompt see each other, and positions start at one."""
+    """PaliGemma: no chat template; the tokens of picture and prompt attend to each other, and positions start at 1."""
 
     instruction = "caption en"
 
@@ -159,51 +165,52 @@ class PaliGemma(Llava):
     def inputs(
         self, pictures: Sequence[Tensor], prompts: Sequence[Prompt], ids: Tensor, mask: Tensor
     ) -> dict[str, Tensor]:
-        begins = torch.tensor([len(prompt.ids) for prompt in prompts], device=ids.device)
-        later = (torch.arange(ids.shape[1], device=ids.device) >= begins[:, None]).int()
-        return super().inputs(pictures, prompts, ids, mask) | {"token_type_ids": later}
+        prompt_lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=ids.device)
+        in_caption = (torch.arange(ids.shape[1], device=ids.device) >= prompt_lengths[:, None]).int()
+        return super().inputs(pictures, prompts, ids, mask=mask) | {"token_type_ids": in_caption}
 
     def next_positions(self, prompts: Tensor) -> Tensor:
         return prompts + 1
 
 
 class Git(Llava):
-    """GIT: no chat; the picture's tokens stand in the cache, before all text, without ids or positions."""
+    """GIT: no chat template; the picture's tokens come before all text in the cache, without ids or positions."""
 
     vision, projector, language = "git.image_encoder", "git.visual_projection", "git.encoder"
     instruction = ""
 
     def prompt(self, instruction: str) -> Prompt:
-        return Prompt([*self.start(), *self.tokenizer(instruction, add_special_tokens=False)["input_ids"]])
+        return Prompt([*self.start_ids(), *self.tokenizer(instruction, add_special_tokens=False)["input_ids"]])
 
-    def start(self) -> list[int]:
+    def start_ids(self) -> list[int]:
+        """The tokens before the instruction."""
         return [self.text_config.bos_token_id]
 
     def image_token_id(self) -> None:
         return None
 
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
-        git = self.model.git  # and not its forward, which before transformers 5.24 takes no such mask
+        git = self.model.git  # not its forward, which accepts no such mask before transformers 5.24
         states = git.encoder(git.embeddings(input_ids=tokens, position_ids=positions), mask, cache).last_hidden_state
         return self.model.output(states)
 
 
 class Blip2(Git):
-    """BLIP-2 with a decoder-only language model; the queries' placeholders come before all text."""
+    """BLIP-2 with a decoder-only language model; the placeholders of the queries come before all text."""
 
     vision, projector = "vision_model", "language_projection"
     language = decoder = "language_model"
     step = Llava.step
 
-    def start(self) -> list[int]:
-        return [self.image_token_id()] * self.config.num_query_tokens + super().start()
+    def start_ids(self) -> list[int]:
+        return [self.image_token_id()] * self.config.num_query_tokens + super().start_ids()
 
     def image_token_id(self) -> int:
         return self.config.image_token_id
 
 
 class Blip(Git):
-    """BLIP: the picture comes in by cross-attention, whose keys and values the cache holds too."""
+    """BLIP: the decoder attends to the picture by cross-attention, whose keys and values are in the cache, too."""
 
     vision = projector = "vision_model"
     language = decoder = "text_decoder"
@@ -220,7 +227,7 @@ class Blip(Git):
         return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
-        # the pictures' states only have to be there: their keys and values are in the cache
+        # the encoder's states must be given but are not used: their keys and values are in the cache
         return self.model.text_decoder(
             input_ids=tokens,
             attention_mask=mask,
@@ -232,31 +239,33 @@ class Blip(Git):
 
 
 class Florence2(Llava):
-    """Florence-2: an encoder sees picture and prompt, and the captions come of a decoder, whose own prompt is how it begins."""
+    """Florence-2: an encoder reads picture and prompt, and a decoder writes captions; `ids` are its first tokens."""
 
     instruction = "<CAPTION>"
 
     def prompt(self, instruction: str) -> Prompt:
-        asked = self.processor(text=[instruction], images=[SMALL])["input_ids"][0]
-        begun = self.text_config.decoder_start_token_id, self.model.generation_config.forced_bos_token_id
-        return Prompt([token for token in begun if token is not None], asked=list(map(int, asked)))
+        encoder_ids = self.processor(text=[instruction], images=[SMALL])["input_ids"][0]
+        decoder_ids = self.text_config.decoder_start_token_id, self.model.generation_config.forced_bos_token_id
+        return Prompt([id for id in decoder_ids if id is not None], encoder_ids=list(map(int, encoder_ids)))
 
     def inputs(
         self, pictures: Sequence[Tensor], prompts: Sequence[Prompt], ids: Tensor, mask: Tensor
     ) -> dict[str, Tensor]:
-        asked = [torch.tensor(prompt.asked, device=ids.device) for prompt in prompts]
-        seen = pad_sequence([torch.ones_like(prompt) for prompt in asked], batch_first=True)  # (R, longest)
-        inputs = super().inputs(pictures, prompts, pad_sequence(asked, batch_first=True), seen)
+        rows = [torch.tensor(prompt.encoder_ids, device=ids.device) for prompt in prompts]
+        encoder_ids = pad_sequence(rows, batch_first=True)  # (R, longest)
+        encoder_mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)  # (R, longest)
+        inputs = super().inputs(pictures, prompts, encoder_ids, mask=encoder_mask)
         return inputs | {"decoder_input_ids": ids, "decoder_attention_mask": mask}
 
     def states(self, output: Any) -> Tensor:
-        return output.last_hidden_state.flatten(2).mT  # (N, D, rows, columns) at first
+        return output.last_hidden_state.flatten(2).mT  # from (N, D, rows, columns) to (N, rows * columns, D)
 
     def cache(self) -> Cache:
         return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        decoder = self.model.model.language_model.decoder  # which takes no positions, and counts those of the cache
+        # the decoder accepts no positions but derives them from the cache, so a hook replaces their embeddings
+        decoder = self.model.model.language_model.decoder
         hook = decoder.embed_positions.register_forward_hook(
             lambda module, *_: module.weight[positions + module.offset]
         )
@@ -265,7 +274,7 @@ class Florence2(Llava):
                 input_ids=tokens,
                 attention_mask=mask,
                 encoder_hidden_states=mask,
-                encoder_attention_mask=cache.cross_attention_cache.padding,
+                encoder_attention_mask=cache.cross_attention_cache.mask,
                 **{CACHE: cache},
             )
         finally:
@@ -273,6 +282,7 @@ class Florence2(Llava):
         return self.model.lm_head(states.last_hidden_state)
 
 
+# By the model_type of a config.
 FAMILIES = {
     "blip": Blip,
     "blip-2": Blip2,
@@ -289,4 +299,4 @@ FAMILIES = {
     "gemma3": Gemma3,
     "paligemma": PaliGemma,
     "florence2": Florence2,
-}  # by the model_type of a config
+}

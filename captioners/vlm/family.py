@@ -1,7 +1,7 @@
-"""The interface to a family of transformers' image-text-to-text models: pictures, prompts, inputs, a step on the cache.
+"""The interface to a family of transformers' image-text-to-text models: pictures, prompts, inputs, decoding steps.
 
-Dimensions: N pictures, H, W their sides, R rows (captions in flight), K = R / N captions of each, P tokens of the longest
-prompt, n new tokens, t positions attended to, V vocabulary, S image tokens, D width.
+Dimensions: N pictures, H, W their height and width, R rows (captions in flight), K = R / N captions of each, P tokens
+of the longest prompt, n new tokens, t positions attended to, V vocabulary, D width of the vision tower.
 """
 
 import contextlib
@@ -24,145 +24,154 @@ from captioners.vlm.pictures import Preprocess
 INSTRUCTION = "Describe this picture in one sentence."
 SMALL = Image.new("RGB", (64, 64))
 
-INSTRUCTED, ANSWERED = "\1", "\0"  # what a chat template is given in the place of an instruction, and of a caption
+# Placeholders for an instruction and for a caption, which a chat template is given in their place.
+INSTRUCTION_MARK, CAPTION_MARK = "\1", "\0"
 
 
 class Prompt(NamedTuple):
-    """The tokens before a caption.
+    """The tokens before a caption."""
 
-    `ids` hold the picture's placeholders, too; `lead` is what a chat template sets before the caption's text; `asked` are the ids that an
-    encoder sees, where the captions come of a decoder with ids of its own.
-    """
-
-    ids: list[int]
-    lead: str = ""
-    asked: Sequence[int] = ()
+    ids: list[int]  # including the placeholders of the picture
+    lead: str = ""  # text that the chat template puts before the caption's text
+    encoder_ids: Sequence[int] = ()  # for an encoder-decoder: the encoder's input; `ids` is then the decoder's
 
 
 def spans(length: int, sizes: Sequence[int]) -> list[int]:
-    """How many of so many things are of each picture: one each, or as many as its size, in proportion, says."""
+    """Divide `length` items among pictures: one each if there are as many as pictures, else in proportion to sizes."""
     return [1] * len(sizes) if length == len(sizes) else [size * length // sum(sizes) for size in sizes]
 
 
 class Llava:
-    """A family of models, here LLaVA's; the others, in `vlm_families.py`, override what differs.
+    """The LLaVA family, which is the base class of all families: those in `families.py` override what differs.
 
-    `vision` and `projector` name the first and the last module of the model that see each picture by itself, `language` and
-    `decoder` those that see text, the latter with a cache, "" the model itself.
-    Every picture takes the same number of tokens in a prompt; but see `OwnAspect`.
+    All pictures take the same number of tokens in a prompt; for exceptions see `OwnAspect`.
+
+    vision, projector: names of the first and the last module that process each picture by itself.
+    language: name of the module whose layers attend to text.
+    decoder: name of the module that runs decoding steps with a cache; "" is the whole model.
     """
 
     vision, projector = "model.vision_tower", "model.multi_modal_projector"
     language, decoder = "model.language_model", ""
-    instruction = INSTRUCTION  # what the prompt asks for unless told otherwise
-    options: dict = {}  # of the image processor
-    model: Any  # a PreTrainedModel, and its processor, with the parts that are the family's own
-    processor: Any
+    instruction = INSTRUCTION  # the default instruction
+    options: dict = {}  # options of the image processor
+    model: Any  # a PreTrainedModel; Any, because its parts depend on the family
+    processor: Any  # a ProcessorMixin
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
         self.config, self.text_config = model.config, model.config.get_text_config()
-        self.frame = functools.cache(self._frame)
+        self.render_template = functools.cache(self._render_template)
 
     def preprocess(self) -> Any:
+        """The transform from a decoded picture to what `pixels` takes."""
         return Preprocess(self.processor.image_processor, self.options)
 
     def prompt(self, instruction: str) -> Prompt:
-        """The prompt that asks so, with the placeholders of a picture of 64 x 64 pixels."""
-        text, lead = self.frame(bool(instruction))
-        text = text.replace(INSTRUCTED, instruction)
+        """The prompt with this instruction, and with the placeholders of a picture of 64 x 64 pixels."""
+        text, lead = self.render_template(bool(instruction))
+        text = text.replace(INSTRUCTION_MARK, instruction)
         if (pictures := text.count(self.processor.image_token)) > 1:
-            raise ValueError(f"its chat template makes {pictures} pictures of one")
-        begun = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
+            raise ValueError(f"its chat template turns one picture into {pictures}")
+        has_start_token = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
         inputs = self.processor(
             text=[text],
             images=[SMALL],
             images_kwargs=self.options,
-            text_kwargs={"add_special_tokens": not begun},
+            text_kwargs={"add_special_tokens": not has_start_token},
         )
         return Prompt(list(map(int, inputs["input_ids"][0])), lead)
 
-    def _frame(self, instructed: bool) -> tuple[str, str]:
-        """The chat template's text round an instruction, or round none, and what it then sets before a caption.
+    def _render_template(self, has_instruction: bool) -> tuple[str, str]:
+        """The chat template's text with the mark of an instruction, or without one, and its text before a caption.
 
-        The template is a program of the folder's: it runs once, and never sees what others have written.
+        The template is a program from the model's folder. It runs only once per case, and never gets an instruction or
+        caption as input.
         """
-        content = [{"type": "image"}, {"type": "text", "text": INSTRUCTED}][: 2 if instructed else 1]
+        content = [{"type": "image"}]
+        if has_instruction:
+            content.append({"type": "text", "text": INSTRUCTION_MARK})
         question = {"role": "user", "content": content}
-        answer = {"role": "assistant", "content": [{"type": "text", "text": ANSWERED}]}
+        answer = {"role": "assistant", "content": [{"type": "text", "text": CAPTION_MARK}]}
         render = self.processor.apply_chat_template
-        text, whole = in_bounds(lambda: [render([question], add_generation_prompt=True), render([question, answer])])
-        whole = whole.partition(ANSWERED)[0]
-        return text, whole.removeprefix(text) if whole.startswith(text) else ""
+        text, chat = in_bounds(lambda: [render([question], add_generation_prompt=True), render([question, answer])])
+        before_caption = chat.partition(CAPTION_MARK)[0]
+        lead = before_caption.removeprefix(text) if before_caption.startswith(text) else ""
+        return text, lead
 
     def blank(self) -> Image.Image:
-        """A picture that takes as many tokens as any."""
+        """A picture that takes as many tokens as any picture can take."""
         return SMALL
 
     def fit(self, prompt: Prompt, picture: Tensor) -> Prompt:
-        """The prompt with as many of the picture's placeholders as this one takes."""
+        """The prompt with the number of placeholders that this picture takes."""
         return prompt
 
     def size(self, picture: Tensor) -> int:
-        """How many things of the same size the vision tower sees of it."""
+        """The number of equal parts, such as tiles or patches, of the picture that the vision tower processes."""
         return 1
 
     def end_ids(self) -> list[int]:
-        """The tokens that end a caption, that which is learnt first."""
+        """The tokens that end a caption; the first is the one that training uses."""
         return end_ids(self.tokenizer, self.model.get_submodule(self.decoder).generation_config.eos_token_id)
 
     def image_token_id(self) -> int | None:
+        """The placeholder of an image token, or None if prompts contain none."""
         return self.config.image_token_id
 
     def inputs(
         self, pictures: Sequence[Tensor], prompts: Sequence[Prompt], ids: Tensor, mask: Tensor
     ) -> dict[str, Tensor]:
-        """The model's inputs: pictures, the rows' prompts, ids (R, P or more) that start with them, and which are no padding.
+        """The inputs of the model's forward pass.
 
-        The first K rows are of the first picture, and so on; it is given once for each.
+        pictures: N of them; the first K rows belong to the first picture, and so on. They are repeated for each row.
+        prompts: of each row. ids: (R, P or more), which start with the prompts. mask: 1 for tokens, 0 for padding.
         """
         pictures = [picture for picture in pictures for _ in range(len(ids) // len(pictures))]
         return {"input_ids": ids, "attention_mask": mask, **self.pixels(pictures)}
 
     def pixels(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The pictures as the model's inputs."""
+        """The pictures as inputs of the model's forward pass."""
         return {"pixel_values": torch.stack(list(pictures)).to(self.model.dtype)}
 
     def forward(self, inputs: dict[str, Tensor], **options) -> Tensor:
-        """Logits (R, tokens, V) of a pass over everything."""
+        """The logits (R, tokens, V) of a forward pass over pictures and tokens."""
         return self.model(**inputs, **options).logits
 
     def states(self, output: Any) -> Tensor:
-        """The vision tower's states (pictures or their parts, ..., D)."""
+        """The states (pictures or their parts, ..., D) in the vision tower's output."""
         return output.last_hidden_state
 
     @contextlib.contextmanager
     def encoding_once(self, pictures: Sequence[Tensor], captions: int) -> Iterator[None]:
-        """Within it a picture that is given once for each of its captions is encoded once, and what comes of it is repeated."""
+        """A context in which a picture that is repeated for each of its captions is encoded once.
+
+        The vision module gets each picture once, and the projector's output is repeated for each caption.
+        """
         sizes = [self.size(picture) for picture in pictures]
+        repeated_sizes = [size for size in sizes for _ in range(captions)]
 
-        def first(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
-            return tuple(map(one_of_each, args)), {name: one_of_each(value) for name, value in options.items()}
-
-        def one_of_each(value: Any) -> Any:
+        def deduplicate(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
-            return torch.cat(
-                value.split(spans(len(value), [size for size in sizes for _ in range(captions)]))[::captions]
-            )
+            return torch.cat(value.split(spans(len(value), repeated_sizes))[::captions])
 
-        def again(value: Any) -> Any:
+        def deduplicate_inputs(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
+            return tuple(map(deduplicate, args)), {name: deduplicate(value) for name, value in options.items()}
+
+        def repeat(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return torch.cat([part for part in value.split(spans(len(value), sizes)) for _ in range(captions)])
             if isinstance(value, dict):  # a ModelOutput
                 for name, part in value.items():
-                    value[name] = again(part)
+                    value[name] = repeat(part)
                 return value
-            return [again(part) for part in value]
+            return [repeat(part) for part in value]
 
+        vision, projector = (self.model.get_submodule(name) for name in (self.vision, self.projector))
         hooks = (
-            self.model.get_submodule(self.vision).register_forward_pre_hook(first, with_kwargs=True),
-            self.model.get_submodule(self.projector).register_forward_hook(lambda module, args, output: again(output)),
+            vision.register_forward_pre_hook(deduplicate_inputs, with_kwargs=True),
+            projector.register_forward_hook(lambda module, args, output: repeat(output)),
         )
         try:
             yield
@@ -171,19 +180,26 @@ class Llava:
                 hook.remove()
 
     def cache(self) -> Cache:
+        """An empty cache for the model's keys and values."""
         return DynamicCache()
 
     def next_positions(self, prompts: Tensor) -> Tensor:
-        """The positions of the tokens that follow prompts of these lengths (N,), once the model has seen them."""
+        """The positions (N,) of the tokens after prompts of these lengths (N,), which the model has just read."""
         return prompts
 
     def steps_are_alike(self) -> bool:
-        """Whether steps do the same at any positions, as in a CUDA graph they must; rotary embeddings that stretch do not."""
+        """Whether steps do the same operations at all positions, as a CUDA graph requires.
+
+        Rotary embeddings that depend on the length do not.
+        """
         rope = getattr(self.text_config, "rope_parameters", None) or {}
         return rope.get("rope_type") not in ("dynamic", "longrope")
 
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
-        """Logits (R, n, V) of what follows tokens (R, n) at positions (R, n); `mask` (R, 1, n, t) is added to the scores."""
+        """Feed tokens (R, n) at positions (R, n); return the logits (R, n, V) of the token that follows each.
+
+        mask: (R, 1, n, t), added to the scores.
+        """
         decoder = self.model.get_submodule(self.decoder)
         return decoder(
             input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True, **{CACHE: cache}

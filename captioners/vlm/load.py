@@ -1,6 +1,6 @@
-"""Vision-language models from folders and hub repositories: config, weights, processor, peft's adapter.
+"""Load vision-language models from folders and hub repositories: config, weights, processor, peft's adapter.
 
-No code that comes with a model is run, and weights come from safetensors files only.
+Code that comes with a model is never run, and weights are read from safetensors files only.
 """
 
 import os
@@ -22,7 +22,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_bitsandbytes_available
 
 from captioners.names import check_name, column_name
-from captioners.pretrained import folder_of, load_model, move, read_if_there, whole_name
+from captioners.pretrained import base_model_name, folder_of, load_model, move, read_if_there
 from captioners.resolve import SMALL_FILES
 from captioners.safe_reading import PICTURES, attempt, check_numbers
 from captioners.vlm.captioner import ADAPTER, OURS, VLMCaptioner
@@ -31,7 +31,7 @@ from captioners.weights import DTYPES, differences, folder_sha256, state_sha256
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-MOST_PATCHES = 2**16  # of a picture; LLaVA-OneVision has 26,896
+MOST_PATCHES = 2**16  # most patches of a picture; LLaVA-OneVision makes 26,896
 
 
 def load_vlm(
@@ -43,38 +43,40 @@ def load_vlm(
     instruction: str | None = None,
     four_bit: bool = False,
 ) -> VLMCaptioner:
-    """Loads a captioner from a folder with a transformers config, one with peft's adapter, or a hub repository.
+    """Load a captioner from a folder or hub repository with a transformers config or peft's adapter.
 
-    base: the model under an adapter, where it is not the one that the adapter's config names, or lies on this machine.
-    dtype: fp32, bf16 or fp16; None: weights as their file has them, adapters in float32.
-    instruction: what to ask of the model; None: what it was saved with, or the family's own.
-    four_bit: the weights in 4 bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314), for which bitsandbytes is needed.
-    Weights come from safetensors files only, and no code that comes with a model is run.
-    Raises ValueError where the model is of no family that can caption, or files are missing, broken, or do not fit.
+    base: the base model of an adapter, if it is a local folder or is not the one that the adapter's config names.
+    dtype: fp32, bf16 or fp16; None: weights in the dtype of their file, adapters in float32.
+    instruction: the default instruction; None: the one saved with the model, or the family's.
+    four_bit: quantise the weights to 4 bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314); needs bitsandbytes.
+    Raises ValueError if the model belongs to no supported family, or files are missing, broken, or do not fit.
     """
     problems = [] if dtype in (*DTYPES, None) else [f"dtype {dtype!r} is none of {', '.join(DTYPES)}"]
     if four_bit and not is_bitsandbytes_available():
         problems.append("four_bit needs bitsandbytes, which is not installed")
     if problems:
         raise ValueError("; ".join(problems))
-    name, base = whole_name(name), base and whole_name(base)
+    name, base = base_model_name(name), base and base_model_name(base)
     folder = folder_of(name, *SMALL_FILES, "*.jinja", ADAPTER_WEIGHTS)
     ours = _read_ours(folder)
     adapter_config = read_if_there(folder / ADAPTER)
     if adapter_config is None and base is not None:
-        raise ValueError(f"{name}: base {base} is for adapters, and there are none in it")
-    beneath = name if adapter_config is None else base or _base_name(adapter_config, folder / ADAPTER, ours)
-    model = _load_model(beneath, device, DTYPES[dtype or "fp32"], four_bit)
-    home = (
-        folder
-        if adapter_config is not None and any((folder / file).is_file() for file in PROCESSOR_FILES)
-        else beneath
-    )
+        raise ValueError(f"{name}: base {base} is only for adapters, and {name} contains none")
+    if adapter_config is None:
+        model_name = name
+    else:
+        model_name = base or _base_name(adapter_config, folder / ADAPTER, ours)
+    model = _load_model(model_name, device, DTYPES[dtype or "fp32"], four_bit=four_bit)
+    has_processor = any((folder / file).is_file() for file in PROCESSOR_FILES)
+    processor_source = folder if adapter_config is not None and has_processor else model_name
     processor = attempt(
-        f"{home}: no processor that can be loaded", AutoProcessor.from_pretrained, home, trust_remote_code=False
+        f"{processor_source}: cannot load its processor",
+        AutoProcessor.from_pretrained,
+        processor_source,
+        trust_remote_code=False,
     )
-    _check_processor(processor, model, home)
-    adapter = None if adapter_config is None else _load_adapter(model, folder, beneath)
+    _check_processor(processor, model, processor_source)
+    adapter = None if adapter_config is None else _load_adapter(model, folder, model_name)
     sha256 = state_sha256(model.state_dict())
     if not four_bit:
         move(model, device, DTYPES[dtype] if dtype else None)
@@ -89,15 +91,15 @@ def load_vlm(
     )
 
 
-def _load_model(name: str, device: str, dtype: torch.dtype, four_bit: bool) -> PreTrainedModel:
-    """The model in the dtype of its file, or in 4 bits."""
+def _load_model(name: str, device: str, dtype: torch.dtype, *, four_bit: bool) -> PreTrainedModel:
+    """Load a model in the dtype of its file, or in 4 bits with computations in `dtype`."""
 
     def check(config: PreTrainedConfig) -> None:
         if config.model_type not in FAMILIES:
             raise ValueError(f"{name}: model_type {config.model_type!r} is none of {', '.join(FAMILIES)}")
         if config.model_type == "blip-2" and not config.use_decoder_only_language_model:
             raise ValueError(
-                f"{name}: text_config.model_type {config.text_config.model_type!r} is not of a decoder, as 'opt' is"
+                f"{name}: text_config.model_type {config.text_config.model_type!r} is not a decoder like 'opt'"
             )
 
     options: dict[str, Any] = {}
@@ -110,41 +112,44 @@ def _load_model(name: str, device: str, dtype: torch.dtype, four_bit: bool) -> P
     if four_bit:
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         layers: Any = model.modules()
-        for layer in layers:  # bitsandbytes' would pack their weights anew to caption on a CPU, and train no more
+        for layer in layers:
+            # otherwise bitsandbytes would repack weights for captioning on a CPU, and they could not be trained
             layer.support_avx512bf16_for_cpu = False
     return model
 
 
 def _check_processor(processor: ProcessorMixin, model: PreTrainedModel, where: str | Path) -> None:
-    """Refuses a processor whose pictures or prompts would take memory without end."""
+    """Raise ValueError if a processor's pictures or prompts could take unbounded memory."""
     images = processor.image_processor.to_dict()
     if issubclass(FAMILIES[model.config.model_type], QwenVL):
-        images.pop("size", None)  # counts the pixels of a picture, which the family bounds
-    whole = {**processor.to_dict(), "image_processor": images, "video_processor": {}}
-    check_numbers(whole, where, PICTURES)
+        images.pop("size", None)  # a number of pixels, which the family bounds
+    config = {**processor.to_dict(), "image_processor": images, "video_processor": {}}
+    check_numbers(config, where, PICTURES)
     side = max(_numbers([images.get(name) for name in ("size", "crop_size", "image_grid_pinpoints")]), default=1)
-    patch = max(1, min(_numbers([whole.get("patch_size"), images.get("patch_size")]), default=side))
+    patch = max(1, min(_numbers([config.get("patch_size"), images.get("patch_size")]), default=side))
     if (patches := (side / patch) ** 2) > MOST_PATCHES:
         raise ValueError(
-            f"{where}: its processor makes {patches:,.0f} patches of a picture, at most {MOST_PATCHES:,} can be"
+            f"{where}: its processor makes {patches:,.0f} patches of a picture, at most {MOST_PATCHES:,} are allowed"
         )
 
 
 def _numbers(value: Any) -> list[int]:
-    """All numbers in a part of a config."""
-    if isinstance(value, Mapping | list | tuple):
-        return [
-            number for part in (value.values() if isinstance(value, Mapping) else value) for number in _numbers(part)
-        ]
-    return [value] if isinstance(value, int) else []
+    """All integers in a part of a config, at any depth."""
+    if isinstance(value, int):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if not isinstance(value, list | tuple):
+        return []
+    return [number for part in value for number in _numbers(part)]
 
 
 def _load_adapter(model: PreTrainedModel, folder: Path, base: str) -> PeftModel:
-    """Puts the adapter of a folder into the model; all of its weights, and no others."""
+    """Add the adapter in a folder to the model; ValueError if any of its weights is missing or unexpected."""
     path = folder / ADAPTER_WEIGHTS
-    weights = attempt(f"{path}: no adapter that can be read", load_file, path)
+    weights = attempt(f"{path}: cannot read the adapter", load_file, path)
     adapter = attempt(
-        f"{folder}: an adapter that does not fit its model",
+        f"{folder}: the adapter does not fit its base model {base}",
         PeftModel.from_pretrained,
         model,
         folder,
@@ -152,21 +157,25 @@ def _load_adapter(model: PreTrainedModel, folder: Path, base: str) -> PeftModel:
         torch_device="cpu",
     )
     if different := differences(weights, get_peft_model_state_dict(adapter, save_embedding_layers=False)):
-        raise ValueError(f"{path}: these weights are not this adapter's:\n  " + "\n  ".join(different))
+        raise ValueError(f"{path}: these weights do not fit the adapter's config:\n  " + "\n  ".join(different))
     adapter.peft_config["default"].base_model_name_or_path = base
     return adapter
 
 
 def _base_name(config: dict, path: Path, ours: dict) -> str:
-    """The model under an adapter; one on this machine only where we wrote so, as a stranger's file may name any folder."""
+    """The base model that an adapter's config names.
+
+    A local folder is accepted only if our own file confirms it by its hash, because an adapter that is not trusted
+    could name any folder.
+    """
     base, kind = config.get("base_model_name_or_path"), config.get("peft_type")
     problems = [] if kind == "LORA" else [f"peft_type is {kind!r}, not 'LORA'"]
     if not isinstance(base, str) or not base:
-        problems.append(f"base_model_name_or_path is {base!r}, no model's name")
+        problems.append(f"base_model_name_or_path is {base!r}, which is not a model's name")
     elif os.path.isdir(base) and ours.get("base_sha256") != folder_sha256(Path(base)):
         problems.append(
-            f"base_model_name_or_path is {base}, a folder here, and not as it was when the adapter was trained; "
-            f"if it is to be read, say --base {base}"
+            f"base_model_name_or_path is {base}, a local folder that is not as it was when the adapter was trained;"
+            f" to use it nevertheless, say --base {base}"
         )
     if problems:
         raise ValueError(f"{path}: " + "; ".join(problems))
@@ -174,13 +183,18 @@ def _base_name(config: dict, path: Path, ours: dict) -> str:
 
 
 def _read_ours(folder: Path) -> dict[str, Any]:
-    """Our own file beside a model, {} where there is none: its `name`, its `instruction`, the hash of an adapter's base."""
+    """Read capsmith's own file beside a model: `name`, `instruction`, and `base_sha256` of an adapter's base model.
+
+    {} if there is no such file.
+    """
     ours = read_if_there(folder / OURS)
     if ours is None:
         return {}
-    ours = {"instruction": ours.get("prompt")} | ours  # as it was called until 0.2
+    ours = {"instruction": ours.get("prompt")} | ours  # `instruction` was called `prompt` before version 0.2
     problems = [
-        f"{key} is {ours.get(key)!r}, no text" for key in ("name", "instruction") if not isinstance(ours.get(key), str)
+        f"{key} is {ours.get(key)!r}, which is not a text"
+        for key in ("name", "instruction")
+        if not isinstance(ours.get(key), str)
     ]
     if problems:
         raise ValueError(f"{folder / OURS}: " + "; ".join(problems))

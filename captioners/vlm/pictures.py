@@ -1,6 +1,6 @@
-"""Pictures as the image processors of transformers' families make them; what makes them holds no model, so workers can have it.
+"""Preprocessing of pictures by transformers' image processors. It needs no model, so other processes can run it.
 
-Dimensions: H, W a picture's sides, T its tiles, D numbers of a patch.
+Dimensions: H, W height and width of a picture or tile, T tiles, D numbers of a patch.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Preprocess:
-    """A decoded RGB picture to (3, H, W), as the image processor has it with these options."""
+    """Turns a decoded RGB picture into pixels (3, H, W), by an image processor with these options."""
 
     def __init__(self, image_processor: Any, options: dict):
         self.image_processor, self.options = image_processor, options
@@ -22,18 +22,19 @@ class Preprocess:
         return pixels.reshape(-1, *pixels.shape[-3:])[0]
 
     def processed(self, image: Image.Image) -> Any:
+        """All outputs of the image processor."""
         return self.image_processor(images=image, return_tensors="pt", **self.options)
 
 
 class PreprocessTiles(Preprocess):
-    """A decoded RGB picture to all its tiles (T, 3, H, W)."""
+    """Turns a decoded RGB picture into its tiles (T, 3, H, W)."""
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.processed(image)["pixel_values"]
 
 
 class PreprocessSizedTiles(Preprocess):
-    """To tiles (T, 3, H, W), of which the last is none: it begins with the picture's own size, of which see `own_size`."""
+    """Turns a decoded RGB picture into tiles (T, 3, H, W), of which the last is its size (see `original_size`)."""
 
     def __call__(self, image: Image.Image) -> Tensor:
         tiles = self.processed(image)["pixel_values"][0]
@@ -42,14 +43,17 @@ class PreprocessSizedTiles(Preprocess):
 
 
 class PreprocessPatches(Preprocess):
-    """To patches (rows, columns, D), in the order that the processor gives them."""
+    """Turns a decoded RGB picture into patches (rows, columns, D), in the processor's order."""
 
     def __call__(self, image: Image.Image) -> Tensor:
         processed = self.processed(image)
         return processed["pixel_values"].unflatten(0, processed["image_grid_thw"][0, 1:].tolist())
 
 
-def own_size(picture: Tensor) -> tuple[int, int]:
-    """Height and width of a picture as PreprocessSizedTiles has it: in parts that no dtype rounds."""
-    high, height, wide, width = map(int, picture[-1].flatten()[:4].tolist())
-    return 256 * high + height, 256 * wide + width
+def original_size(picture: Tensor) -> tuple[int, int]:
+    """The height and width of a picture from PreprocessSizedTiles.
+
+    The last tile stores each as two numbers below 256, which half precision represents exactly.
+    """
+    high_height, low_height, high_width, low_width = map(int, picture[-1].flatten()[:4].tolist())
+    return 256 * high_height + low_height, 256 * high_width + low_width

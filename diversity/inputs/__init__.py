@@ -1,1 +1,1 @@
-"""From specs to the captions that are compared: rows, their pictures, equally many captions of each column."""
+"""Read the inputs, join their rows to pictures, and choose equally many captions of each column to compare."""

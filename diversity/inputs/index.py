@@ -1,6 +1,6 @@
-"""The first pass over the inputs: which row has how many captions of which column, and what all columns have in common.
+"""The first pass over the inputs: count the captions of each row and column, and find the pictures in all columns.
 
-N: rows of all inputs, in order   R: rows of one piece   C: columns, the references last
+N: rows of all inputs, in order   R: rows of one piece   C: columns, the references last   P: pictures
 """
 
 from array import array
@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from diversity.columns import HUMAN
-from diversity.inputs.join import Joined, join, joined_by_number, number_of
+from diversity.inputs.join import JoinedRows, join, joined_by_number, number_of
 from diversity.inputs.records import Piece, captions_of
-from diversity.inputs.specs import Source, text_columns
+from diversity.inputs.specs import InputSource, text_columns
 from imagetext.columns import is_caption_column
 from imagetext.hashes import name_hash
 from imagetext.sample import Record
@@ -22,208 +22,217 @@ from imagetext.sample import Record
 NO_REFERENCES = "none"
 
 
-class Asked(NamedTuple):
-    """The columns that are asked for."""
+class RequestedColumns(NamedTuple):
+    """The columns that the caller wants to compare."""
 
-    names: tuple[str, ...]  # (): every syn_text_* column and those in `files`
+    names: tuple[str, ...]  # (): every syn_text_* column and the columns in `files`
     files: tuple[str, ...]  # columns named after files
-    given: str | None  # references; None: the originals, where there are any
+    references_option: str | None  # the value of --references; None: the original captions, where records have any
 
     @property
     def references(self) -> str | None:
-        """The column to look for as references."""
-        if self.given is None:
+        """The column to look for as references; None where there shall be no references."""
+        if self.references_option is None:
             return None if HUMAN in (*self.names, *self.files) else HUMAN
-        return None if self.given == NO_REFERENCES else self.given
+        return None if self.references_option == NO_REFERENCES else self.references_option
 
-    def of(self, row: Record) -> list[str]:
-        """The columns of a row, without the references'."""
+    def columns_of(self, row: Record) -> list[str]:
+        """Return the names of the requested columns that a row may have, without the references."""
         references = self.references
+        if self.names:
+            return [name for name in self.names if name != references]
         return [
             name
-            for name in self.names or (*row.columns, *row.meta)
-            if name != references and (self.names or is_caption_column(name) or name in self.files)
+            for name in (*row.columns, *row.meta)
+            if name != references and (is_caption_column(name) or name in self.files)
         ]
 
 
 class Index(NamedTuple):
-    """The rows of one piece: 16 bytes of each, and 4 for each column."""
+    """The rows of one piece, in 16 bytes per row and 4 bytes per row and column."""
 
     keys: np.ndarray  # (R,) uint64, hashes
-    numbers: np.ndarray  # (R,) uint64, hashes of the numbers at the end of keys, 0 where there is none
+    numbers: np.ndarray  # (R,) uint64, hashes of the numbers at the end of the keys, 0 where a key has no number
     digits: bool  # whether all keys are digits alone
-    counts: dict[str, np.ndarray]  # column -> (R,) uint32 captions
-    failed: int  # rows without captions because of an error
-    error: str  # the first of these
-    problem: str  # why the file could not be read to its end
+    counts: dict[str, np.ndarray]  # column -> (R,) uint32 number of captions
+    failed: int  # rows that have no captions because of an error
+    error: str  # the first of these errors
+    problem: str  # why the file could not be read to its end; "" where it could
 
 
-class Compared(NamedTuple):
-    """The columns that are compared, by which keys."""
+class ComparedColumns(NamedTuple):
+    """The columns that are compared, and whether their rows are joined by the numbers in their keys."""
 
     names: tuple[str, ...]
     references: str | None
-    by_number: bool  # keys are the numbers at their end
+    by_number: bool  # rows are joined by the number at the end of their keys
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All of them, the references last."""
+        """All columns, the references last."""
         return (*self.names, *([self.references] if self.references else []))
 
 
 @dataclass(frozen=True)
-class Common:
-    """What is compared of which rows, how many records failed, and what is not compared."""
+class Comparison:
+    """Which captions of which rows are compared, how many records failed, and notes on what is not compared."""
 
-    compared: Compared
-    joined: Joined
+    columns: ComparedColumns
+    rows: JoinedRows
     failed: int
     notes: tuple[str, ...]
 
 
-def index_pieces(pieces: Iterable[Piece], asked: Asked, seed: int) -> list[Index]:
-    """The index of each piece."""
-    return [_index(piece, asked, seed) for piece in pieces]
+def index_pieces(pieces: Iterable[Piece], requested: RequestedColumns, seed: int) -> list[Index]:
+    """Return the index of each piece."""
+    return [_index(piece, requested, seed) for piece in pieces]
 
 
-def _index(piece: Piece, asked: Asked, seed: int) -> Index:
-    keys, numbers, digits, failed, first_error, problem = array("Q"), array("Q"), True, 0, "", ""
+def _index(piece: Piece, requested: RequestedColumns, seed: int) -> Index:
+    keys, numbers = array("Q"), array("Q")
+    digits, failed, first_error, problem = True, 0, "", ""
     counts: dict[str, array] = {}
-    references = [asked.references] if asked.references else []
+    references = [requested.references] if requested.references else []
     try:
-        for at, row in enumerate(piece.read([*asked.names, *references], ())):
+        for index, row in enumerate(piece.read([*requested.names, *references], ())):
             number = None if piece.lines else number_of(row.key)
             keys.append(name_hash(row.key, seed=seed))
             numbers.append(name_hash(number, seed=seed) if number else 0)
             digits = digits and number is not None and row.key.isdecimal()
-            columns, bare = asked.of(row), True
-            for name in [*columns, *references]:
+            has_no_captions = True
+            for name in [*requested.columns_of(row), *references]:
                 if count := len(captions_of(row, name)):
                     column = counts.setdefault(name, array("I"))
-                    column.frombytes(bytes(column.itemsize * (at - len(column))))  # the rows without
+                    column.frombytes(bytes(column.itemsize * (index - len(column))))  # 0 for rows without the column
                     column.append(count)
-                    bare = bare and name in references
-            if row.error and bare:
+                    has_no_captions = has_no_captions and name in references
+            if row.error and has_no_captions:
                 failed, first_error = failed + 1, first_error or f"{row.key}: {row.error}"
     except (ValueError, OSError) as error:
         problem = str(error)
     rows = len(keys)
     return Index(
-        np.array(keys, np.uint64),
-        np.array(numbers, np.uint64),
-        digits,
-        {name: np.pad(np.array(column, np.uint32), (0, rows - len(column))) for name, column in counts.items()},
-        failed,
-        first_error,
-        problem,
+        keys=np.array(keys, np.uint64),
+        numbers=np.array(numbers, np.uint64),
+        digits=digits,
+        counts={name: np.pad(np.array(column, np.uint32), (0, rows - len(column))) for name, column in counts.items()},
+        failed=failed,
+        error=first_error,
+        problem=problem,
     )
 
 
-def common(sources: Sequence[Source], index: Sequence[Index], asked: Asked) -> Common:
-    """Joins the rows of all pieces; ValueError where a file cannot be read, a column is not found or nothing is in common."""
-    problems = dict.fromkeys(each.problem for each in index if each.problem)
+def compare_columns(
+    sources: Sequence[InputSource], indexes: Sequence[Index], requested: RequestedColumns
+) -> Comparison:
+    """Join the rows of all pieces, and find the captions that are compared.
+
+    Raises ValueError where a file cannot be read, a column is not found, or no picture has captions in all columns.
+    """
+    problems = dict.fromkeys(index.problem for index in indexes if index.problem)
     if problems:
         raise ValueError("\n".join(problems))
-    found = dict.fromkeys(name for each in index for name in each.counts)
-    names = asked.names or tuple(name for name in found if name != asked.references)
-    failed = sum(each.failed for each in index)
-    notes = [
-        f"Failed records, which have no captions: {failed:,}; the first: {each.error}" for each in index if each.error
-    ][:1]
-    _check(sources, found, names, asked, notes)
-    parts = _by_source(sources, index)
-    keys, numbers = (
-        [np.concatenate([getattr(each, name) for each in part]) for part in parts] for name in ("keys", "numbers")
+    available = dict.fromkeys(name for index in indexes for name in index.counts)
+    names = requested.names or tuple(name for name in available if name != requested.references)
+    failed = sum(index.failed for index in indexes)
+    first_error = next((index.error for index in indexes if index.error), "")
+    notes = [f"Failed records, which have no captions: {failed:,}; the first: {first_error}"] if first_error else []
+    _check_columns(sources, requested, names, available=available, failure=notes)
+    pieces = iter(indexes)
+    of_sources = [list(islice(pieces, len(source.pieces))) for source in sources]
+    keys_of_source = [np.concatenate([index.keys for index in group]) for group in of_sources]
+    numbers_of_source = [np.concatenate([index.numbers for index in group]) for group in of_sources]
+    by_number = joined_by_number(
+        keys_of_source, numbers_of_source, [all(index.digits for index in group) for group in of_sources]
     )
-    by_number = joined_by_number(keys, numbers, [all(each.digits for each in part) for part in parts])
-    compared = Compared(names, asked.references if asked.references in found else None, by_number)
-    keys, numbers = np.concatenate(keys), np.concatenate(numbers)
+    references = requested.references if requested.references in available else None
+    columns = ComparedColumns(names, references, by_number)
+    keys, numbers = np.concatenate(keys_of_source), np.concatenate(numbers_of_source)
     if by_number:
         keys = np.where(numbers > 0, numbers, keys)
-    counts = np.stack(
-        [
-            np.concatenate([each.counts.get(name, np.zeros(len(each.keys), np.uint32)) for each in index])
-            for name in compared.columns
-        ]
-    )
-    joined = join(keys, counts, len(names) if compared.references else None)
-    if not joined.common.any():
-        have = ", ".join(f"{name} has {(counts > 0).sum():,}" for name, counts in zip(compared.columns, joined.counts))
-        raise ValueError(f"no picture has captions in all columns: {have}; {_first_keys(sources)}")
+    counts = []
+    for name in columns.columns:
+        of_pieces = [index.counts.get(name, np.zeros(len(index.keys), np.uint32)) for index in indexes]
+        counts.append(np.concatenate(of_pieces))
+    rows = join(keys, np.stack(counts), len(names) if references else None)
+    if not rows.common.any():
+        have = ", ".join(f"{name} has {(count > 0).sum():,}" for name, count in zip(columns.columns, rows.counts))
+        raise ValueError(f"no picture has captions in all columns: {have}; {_describe_first_keys(sources)}")
     if by_number:
-        notes.append("The inputs are joined by the number at the end of each key, as file names are with COCO's ids.")
-    return Common(compared, joined, failed, (*notes, *_differences(compared, joined)))
+        notes.append(
+            "The inputs are joined by the number at the end of each key, as file names are joined with COCO's ids."
+        )
+    return Comparison(columns, rows, failed, notes=(*notes, *_difference_notes(columns, rows)))
 
 
-def _by_source(sources: Sequence[Source], index: Sequence[Index]) -> list[list[Index]]:
-    pieces = iter(index)
-    return [list(islice(pieces, len(source.pieces))) for source in sources]
-
-
-def _check(
-    sources: Sequence[Source], found: Iterable[str], names: Sequence[str], asked: Asked, failure: Sequence[str]
+def _check_columns(
+    sources: Sequence[InputSource],
+    requested: RequestedColumns,
+    names: Sequence[str],
+    *,
+    available: Iterable[str],
+    failure: Sequence[str],
 ) -> None:
+    """Raise ValueError with all problems of the requested columns, and with the columns that the records have."""
     problems = [] if names else ["no syn_text_* column found: name one with --column"]
-    problems += [f"--column {name}: no such column" for name in names if name not in found]
-    if asked.given not in (None, NO_REFERENCES, *found):
-        spec = any(source.role == "references" for source in sources)
-        problems.append(f"--references {asked.given}: {'no captions in it' if spec else 'no such column'}")
-    if asked.given in asked.names:
-        problems.append(f"--references {asked.given}: named with --column too")
+    problems += [f"--column {name}: no such column" for name in names if name not in available]
+    references = requested.references_option
+    if references not in (None, NO_REFERENCES, *available):
+        is_spec = any(source.role == "references" for source in sources)
+        problems.append(f"--references {references}: {'no captions in it' if is_spec else 'no such column'}")
+    if references in requested.names:
+        problems.append(f"--references {references}: named with --column too")
     if problems:
         have = f"the records have {', '.join(text_columns(sources)) or 'no captions'}"
         raise ValueError("; ".join([*problems, have, *failure]))
 
 
-def _first_keys(sources: Sequence[Source]) -> str:
-    """A key of each source, to see why they are not joined."""
-    keys = [
-        (source.spec, row.key)
-        for source in sources
-        for piece in source.pieces[:1]
-        for row in islice(piece.read((), ()), 1)
-    ]
+def _describe_first_keys(sources: Sequence[InputSource]) -> str:
+    """Return the first key of each source, which shows why they are not joined, and a hint."""
+    keys = []
+    for source in sources:
+        for piece in source.pieces[:1]:
+            keys += [f"{row.key!r} in {source.spec}" for row in islice(piece.read((), ()), 1)]
     lines = any(piece.lines for source in sources for piece in source.pieces[:1])
-    return (
-        "first keys: "
-        + ", ".join(f"{key!r} in {spec}" for spec, key in keys)
-        + (
-            "; lines of text are joined with other lines alone, by their order: for others give a table, whose --key names the pictures"
-            if lines
-            else "; --key names the column of a table that names the pictures"
+    hint = "--key names the column of a table that names the pictures"
+    if lines:
+        hint = (
+            "lines of a text file are joined with lines of other text files only, by their order; to join them with "
+            "other inputs give a table, whose --key names the pictures"
         )
-    )
+    return f"first keys: {', '.join(keys)}; {hint}"
 
 
-def _differences(compared: Compared, joined: Joined) -> list[str]:
-    """What the columns do not have in common."""
-    columns, references = compared.columns, compared.references
-    has, notes = joined.counts > 0, []  # (C, P)
-    known = has[: len(compared.names)].any(axis=0)  # (P,) in some column but the references
-    if again := int((joined.again_of_picture[known] > 0).sum()):
-        notes.append(f"Keys that come again with the same column: {again:,}; each time they count as another picture.")
-    if references and (only := int((has[-1] & ~known).sum())):
-        notes.append(f"Pictures of {references} that are in no other column: {only:,}.")
-    if not joined.common[known].all():
-        lacking = ", ".join(
-            f"{name} lacks {lacks:,}" for name, lacks in zip(columns, (~has[:, known]).sum(axis=1)) if lacks
-        )
+def _difference_notes(columns: ComparedColumns, rows: JoinedRows) -> list[str]:
+    """Return notes on pictures and captions that some columns have and others do not."""
+    references, notes = columns.references, []
+    has_captions = rows.counts > 0  # (C, P)
+    in_captioners = has_captions[: len(columns.names)].any(axis=0)  # (P,) in a column that is not the references
+    if repeated := int((rows.occurrence_of_picture[in_captioners] > 0).sum()):
         notes.append(
-            f"Compared on {joined.common.sum():,} of {known.sum():,} pictures, those that have a caption in every "
-            f"column: {lacking}."
+            f"Keys that come again with the same column: {repeated:,}; each time they count as another picture."
         )
-    counts = joined.counts[: len(compared.names), joined.common].astype(np.int64)  # (C, pictures compared)
+    if references and (only := int((has_captions[-1] & ~in_captioners).sum())):
+        notes.append(f"Pictures of {references} that are in no other column: {only:,}.")
+    if not rows.common[in_captioners].all():
+        missing = (~has_captions[:, in_captioners]).sum(axis=1)
+        lacking = ", ".join(f"{name} lacks {count:,}" for name, count in zip(columns.columns, missing) if count)
+        notes.append(
+            f"Compared on {rows.common.sum():,} of {in_captioners.sum():,} pictures, those that have a caption in "
+            f"every column: {lacking}."
+        )
+    counts = rows.counts[: len(columns.names), rows.common].astype(np.int64)  # (C, pictures compared)
     least = counts.min(axis=0)
-    more = (counts - least).sum(axis=1)
-    if more.any():
+    surplus = (counts - least).sum(axis=1)
+    if surplus.any():
         notes.append(
             "Each picture counts with as many captions as its shortest column has, drawn with the seed: "
-            + ", ".join(f"{name} has {extra:,} more" for name, extra in zip(columns, more) if extra)
+            + ", ".join(f"{name} has {extra:,} more" for name, extra in zip(columns.columns, surplus) if extra)
             + "."
         )
-    if references and (fewer := int((joined.counts[-1, joined.common] < least).sum())):
+    if references and (fewer := int((rows.counts[-1, rows.common] < least).sum())):
         notes.append(
-            f"Pictures with fewer human captions than captions of a column: {fewer:,}; the human row counts all that it "
-            "has, so its spread is that of fewer captions."
+            f"Pictures with fewer human captions than captions of a column: {fewer:,}; the human row counts all human "
+            "captions that there are, so its spread is that of fewer captions."
         )
     return notes

@@ -1,4 +1,4 @@
-"""The same work on many tasks, by several processes, with one progress bar."""
+"""Do the same work on many tasks in several processes, with one progress bar."""
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,23 +15,23 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Run = Callable[[Callable[[Iterable[Task]], Result], Sequence[Task], str], list[Result]]
 
-_done: Synchronized  # of a worker: the tasks that all of them have done
+_done: Synchronized  # in a worker process: how many tasks all workers together have done
 
 
 @contextmanager
 def processes(workers: int) -> Iterator[Run]:
-    """Gives `run(work, tasks, description)`, the results of `work` on every `workers`-th task, as many as there are workers.
+    """Yield `run(work, tasks, description)`, which divides tasks among `workers` processes and returns the results.
 
-    Result w is that of tasks[w::workers], so it does not depend on which process is faster. One worker is this process.
-    The others are spawned, since a fork of a process that has threads may hang; a script must keep to the usual
-    `if __name__ == "__main__"`.
+    Worker w calls `work` once, on tasks[w::workers], and result w is what it returns; so no result depends on which
+    process is faster. A single worker is this process. Several workers are spawned, because a fork of a process with
+    threads may hang; so a script that calls this needs the usual `if __name__ == "__main__"`.
     """
     if workers == 1:
         yield lambda work, tasks, description: [work(Progress(tasks, description, unit="piece", delay=2))]
         return
     context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     done = context.Value("q", 0)
-    with Pool(workers, context, _share, (done,)) as pool:
+    with Pool(workers, context, _start_worker, initargs=(done,)) as pool:
 
         def run(work: Callable[[Iterable[Task]], Result], tasks: Sequence[Task], description: str) -> list[Result]:
             done.value = 0
@@ -45,17 +45,18 @@ def processes(workers: int) -> Iterator[Run]:
 
         try:
             yield run
-        except BaseException:  # interrupted, or a mistake in one part: what the others still do is in vain
+        except BaseException:  # after an interrupt or an error in one worker, the work of the others is useless
             for process in set(multiprocessing.active_children()).difference(others):
                 process.terminate()
             raise
 
 
-def _share(done: Synchronized) -> None:
+def _start_worker(done: Synchronized) -> None:
+    """Prepare a worker process; the task counter `done` is shared by all workers."""
     global _done
     _done = done
     become_worker()
-    at_terminal().__enter__()  # which it leaves when it ends
+    at_terminal().__enter__()  # the worker leaves it when the process ends
 
 
 def _work(work: Callable[[Iterable[Task]], Result], tasks: Sequence[Task]) -> Result:
@@ -63,6 +64,7 @@ def _work(work: Callable[[Iterable[Task]], Result], tasks: Sequence[Task]) -> Re
 
 
 def _counted(tasks: Sequence[Task]) -> Iterator[Task]:
+    """Yield the tasks, and count each when the next one is requested."""
     for task in tasks:
         yield task
         with _done.get_lock():

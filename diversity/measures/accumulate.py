@@ -1,13 +1,13 @@
-"""Measures of a column of captions as sums that parts of a set add up: `update`, `merge`, `result`.
+"""Measure a caption column by sums that parts of a set can add up: `update`, `merge`, `result`.
 
-A state is no larger for more captions: what was counted of many different things is `HashCounts`. Merged in any order or
-split, states give what one pass gives: counts exactly, means to rounding, and what is estimated within its stated error.
+The size of a state does not grow with the number of captions, because n-grams and captions are counted by
+`HashCounts`. States of parts that are merged in any order give the result of one pass: counts exactly, means to
+rounding, and estimates within their stated errors.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import nsmallest
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,24 +22,27 @@ from imagetext.hashes import name_hash
 
 CHARACTERS_AT_ONCE = 1 << 20  # bounds the memory of a batch
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-EXAMPLES = 5  # degenerate captions kept of each reason
-ORDERS = (1, 2, 3, 4)  # of n-grams
-MEANS = ("length", "div_1", "div_2", "mbleu_4", "duplicates", "degenerate")  # over pictures
+EXAMPLES = 5  # degenerate captions that are kept for each reason
+ORDERS = (1, 2, 3, 4)  # lengths of n-grams
+MEANS = ("length", "div_1", "div_2", "mbleu_4", "duplicates", "degenerate")  # measures that are means over pictures
 
 
 class CaptionAccumulator:
-    """Every measure of one column: spread, lengths, duplicates, degenerate captions, facts.
+    """All measures of one column that can be counted: spread, lengths, duplicates, degenerate captions, facts.
 
-    Up to `cap` different n-grams of an order, or captions, what is counted of them is exact; see `HashCounts`.
+    The counts are exact for up to `cap` different captions and n-grams of each length, and estimates above; see
+    `HashCounts`.
     """
 
     def __init__(self, cap: int = CAP) -> None:
         self.pictures = self.captions = self.unique = 0
-        self.lengths = Counter()  # words -> captions
+        self.lengths = Counter()  # number of words -> number of captions
         self.ngrams = {n: HashCounts(cap) for n in ORDERS}
-        self.stands_for = HashCounts(cap)  # caption -> pictures it stands for
-        self.within = {name: [0.0, 0] for name in MEANS}  # sum over pictures, pictures where it is defined
-        self.reasons = Counter()  # (reason, captions of its picture) -> captions
+        self.stands_for = HashCounts(cap)  # caption -> number of pictures that have it
+        self.within = {
+            name: [0.0, 0] for name in MEANS
+        }  # sum over pictures, and number of pictures where it is defined
+        self.reasons = Counter()  # (reason, number of captions of the picture) -> number of captions with the reason
         self.examples: dict[str, list[str]] = {reason: [] for reason in REASONS}
         self.facts = FactCounts()
 
@@ -49,13 +52,13 @@ class CaptionAccumulator:
         truncated: Iterable[Sequence[bool]] | None = None,
         scenes: Iterable[Mapping[str, Any] | None] | None = None,
     ) -> None:
-        """Counts the captions of some pictures.
+        """Count the captions of some pictures.
 
-        `truncated` marks, in the same nesting, those that a length limit cut; `scenes` holds each picture's description
-        where it is a built-in one. Raises `ValueError` where these do not fit the captions.
+        truncated: whether a length limit cut each caption, nested as the captions are. scenes: the descriptions of
+        built-in pictures, None for other pictures. Raises `ValueError` where these do not fit the captions.
         """
-        given = [column for column in (captions, truncated, scenes) if column is not None]
-        for rows in _batches(zip(*given, strict=True)):
+        inputs = [sequence for sequence in (captions, truncated, scenes) if sequence is not None]
+        for rows in _batches(zip(*inputs, strict=True)):
             groups, *others = map(list, zip(*rows))
             marks = others.pop(0) if truncated is not None else [[False] * len(group) for group in groups]
             if list(map(len, marks)) != list(map(len, groups)):
@@ -71,9 +74,10 @@ class CaptionAccumulator:
     def _count_words(self, tokens: Tokens) -> None:
         self.pictures += tokens.pictures
         self.captions += len(tokens.lengths)
-        self.lengths.update(dict(zip(*(found.tolist() for found in np.unique(tokens.lengths, return_counts=True)))))
-        for n, seen in self.ngrams.items():
-            seen.add(ngram_hashes(tokens, n)[0])
+        lengths, captions = np.unique(tokens.lengths, return_counts=True)
+        self.lengths.update(dict(zip(lengths.tolist(), captions.tolist())))
+        for n, counts in self.ngrams.items():
+            counts.add(ngram_hashes(tokens, n)[0])
         unique, _ = first_in_picture(tokens)
         self.unique += len(unique)
         self.stands_for.add(unique)
@@ -81,14 +85,16 @@ class CaptionAccumulator:
             self._add(name, values)
 
     def _add(self, name: str, values: np.ndarray) -> None:
-        """Adds the scores of some pictures, NaN where undefined."""
+        """Add the scores of some pictures, NaN where undefined, to the sum of a measure."""
         defined = values[~np.isnan(values)]
         self.within[name][0] += float(defined.sum())
         self.within[name][1] += len(defined)
 
     def _count_degenerate(self, captions: Sequence[str], truncated: Sequence[bool], tokens: Tokens) -> None:
         captions_with: dict[str, list[str]] = {reason: [] for reason in REASONS}
-        share = 1 / np.maximum(tokens.counts, 1)[tokens.picture_of_caption]  # (C,) of its picture's captions
+        share = (
+            1 / np.maximum(tokens.counts, 1)[tokens.picture_of_caption]
+        )  # (C,) what a caption is of its picture's captions
         degenerate = np.where(tokens.counts > 0, 0, np.nan)  # (P,)
         for number in np.flatnonzero(suspects(captions, tokens) | np.array(truncated, bool)).tolist():
             reasons = degenerate_reasons(captions[number], truncated[number])
@@ -97,17 +103,17 @@ class CaptionAccumulator:
                 captions_with[reason].append(captions[number])
                 self.reasons[reason, round(1 / share[number])] += 1
         self._add("degenerate", degenerate)
-        for reason, of_reason in captions_with.items():
-            self._keep_examples(reason, of_reason)
+        for reason, examples in captions_with.items():
+            self._keep_examples(reason, examples)
 
     def _keep_examples(self, reason: str, captions: Sequence[str]) -> None:
-        """Keeps a few, the same ones in whatever order they came."""
+        """Keep a few captions, the same ones in whatever order they come."""
         self.examples[reason] = nsmallest(EXAMPLES, {*self.examples[reason], *captions}, key=_shuffled)
 
     def merge(self, other: "CaptionAccumulator") -> None:
-        """Adds the captions that `other` counted; raises `ValueError` unless both have one cap."""
-        for n, seen in self.ngrams.items():
-            seen.merge(other.ngrams[n])
+        """Add the captions that `other` counted; raise `ValueError` unless both have the same cap."""
+        for n, counts in self.ngrams.items():
+            counts.merge(other.ngrams[n])
         self.stands_for.merge(other.stands_for)
         self.pictures += other.pictures
         self.captions += other.captions
@@ -122,10 +128,10 @@ class CaptionAccumulator:
         self.facts.merge(other.facts)
 
     def result(self) -> dict[str, Any]:
-        """All measures by name; `diversity.measures.catalogue` says what each is. None where one is undefined.
+        """Return all measures by name, None where undefined; `diversity.measures.catalogue` defines each of them.
 
-        `sketched` has the standard error of each measure that is an estimate; all others are exact. `entropy_n` is in bits;
-        `rank_frequency` has some ranks of words and how often the word of each rank was seen.
+        `sketched` has the standard errors of the measures that are estimates; all others are exact. `entropy_n` is in
+        bits. `rank_frequency` has some ranks of words, and how often the word of each rank occurs.
         """
         words = self.ngrams[1].total
         estimates = self._counted()
@@ -150,43 +156,46 @@ class CaptionAccumulator:
         }
 
     def _share_with(self, reason: str) -> float:
-        """The share of each picture's captions that have the reason, summed over pictures, in one order whatever was merged."""
-        return sum(
-            captions / of_picture for (name, of_picture), captions in sorted(self.reasons.items()) if name == reason
-        )
+        """Return the share of each picture's captions that have the reason, summed over pictures.
+
+        The terms are sorted, so that the rounding of the sum does not depend on the order of merging.
+        """
+        terms = sorted(self.reasons.items())
+        return sum(captions / of_picture for (name, of_picture), captions in terms if name == reason)
 
     def _counted(self) -> dict[str, Estimated | None]:
-        """Measures of `HashCounts`: exact while there are few different things, else estimates.
+        """Return the measures that `HashCounts` gives, which are exact while there are few different n-grams.
 
-        hapax = words seen once ÷ different words. self_repetition = 4-grams that recur in the set ÷ 4-grams, 0 where each
-        stands once, 1 where none does; after Salkar et al. 2022, who take the mean over texts of ln(1 + Σ other texts that
-        have a 4-gram of it), which takes a second pass.
+        hapax = words that occur once ÷ different words. self_repetition = 4-grams that recur in the set ÷ 4-grams: 0
+        where each occurs once, 1 where none does. This is after Salkar et al. 2022, who take the mean over texts of
+        ln(1 + Σ other texts that share a 4-gram), which needs a second pass.
         """
-        one, four = self.ngrams[1], self.ngrams[4]
+        words, four_grams = self.ngrams[1], self.ngrams[4]
         return {
-            "vocabulary": one.distinct(),
-            **{f"distinct_{n}": _share(seen.distinct(), seen.total) for n, seen in self.ngrams.items()},
-            **{f"entropy_{n}": seen.entropy() for n, seen in self.ngrams.items()},
-            "hapax": _share(one.sum_of(_once), one.distinct().value),
-            "self_repetition": _share(four.sum_of(_repeated), four.total),
+            "vocabulary": words.distinct(),
+            **{f"distinct_{n}": _share(counts.distinct(), counts.total) for n, counts in self.ngrams.items()},
+            **{f"entropy_{n}": counts.entropy() for n, counts in self.ngrams.items()},
+            "hapax": _share(words.sum_of(_once), words.distinct().value),
+            "self_repetition": _share(four_grams.sum_of(_repeated), four_grams.total),
             "shared": _share(self.stands_for.sum_of(_repeated), self.unique),
             "most_shared": _share(self.stands_for.most()[1], self.pictures),
         }
 
     def most_shared_hash(self) -> int | None:
-        """`caption_hashes` of the caption that stands for the most pictures, None where none stands for two."""
+        """Return the `caption_hashes` of the caption that most pictures have; None if no two pictures share one."""
         caption, pictures = self.stands_for.most()
         return caption if pictures.value > 1 else None
 
 
-def novelty(mine: CaptionAccumulator, references: CaptionAccumulator) -> dict[str, Any]:
-    """What the references lack: shares of the 4-grams, and of the captions, repeats within a picture left out.
+def novelty(column: CaptionAccumulator, references: CaptionAccumulator) -> dict[str, Any]:
+    """Return the shares of a column's 4-grams and captions that the references do not have.
 
-    In [0, 1], None where there is nothing to divide by. `sketched` has the standard errors of those that are estimates.
+    Repeats of a caption within a picture count once. In [0, 1], None where there is nothing to divide by. `sketched`
+    has the standard errors of the shares that are estimates.
     """
     shares = {
-        "ngrams_4": _share(mine.ngrams[4].lacking_in(references.ngrams[4]), mine.ngrams[4].total),
-        "captions": _share(mine.stands_for.lacking_in(references.stands_for), mine.unique),
+        "ngrams_4": _share(column.ngrams[4].lacking_in(references.ngrams[4]), column.ngrams[4].total),
+        "captions": _share(column.stands_for.lacking_in(references.stands_for), column.unique),
     }
     return {
         **{name: estimate and estimate.value for name, estimate in shares.items()},
@@ -194,28 +203,28 @@ def novelty(mine: CaptionAccumulator, references: CaptionAccumulator) -> dict[st
     }
 
 
-def find_caption(captions: Iterable[Sequence[str]], wanted: int) -> str | None:
-    """The first caption whose hash is `wanted`."""
+def find_caption(captions: Iterable[Sequence[str]], caption_hash: int) -> str | None:
+    """Return the first caption with this hash, as in `caption_hashes`; None where there is none."""
     for rows in _batches(zip(captions)):
-        batch = [group for (group,) in rows]
-        places = np.flatnonzero(caption_hashes(encode(batch)) == np.uint64(wanted))
-        if len(places):
-            return next(islice((caption for group in batch for caption in group), int(places[0]), None))
+        batch = [caption for (group,) in rows for caption in group]
+        matches = np.flatnonzero(caption_hashes(encode([batch])) == np.uint64(caption_hash))
+        if len(matches):
+            return batch[int(matches[0])]
     return None
 
 
 def quantile(histogram: Mapping[int, int], q: float) -> int | None:
-    """The smallest value that at least a share q of the counted ones do not exceed; None of nothing."""
-    needed, seen = q * sum(histogram.values()), 0
+    """Return the smallest value with at least a share q of the counts not above it; None of an empty histogram."""
+    needed, cumulated = q * sum(histogram.values()), 0
     for value in sorted(histogram):
-        seen += histogram[value]
-        if seen >= needed:
+        cumulated += histogram[value]
+        if cumulated >= needed:
             return value
     return None
 
 
 def _batches(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
-    """Rows whose first parts are the captions of a picture, some at a time."""
+    """Yield rows in batches; the first part of each row is the captions of a picture."""
     batch, size = [], 0
     for row in rows:
         batch.append(row)
@@ -239,10 +248,10 @@ def _shuffled(caption: str) -> tuple[int, str]:
     return name_hash(caption, "example"), caption
 
 
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
+def _ratio(part: float, total: float) -> float | None:
+    return part / total if total else None
 
 
-def _share(part: Estimated, whole: float) -> Estimated | None:
-    """A share of a whole, at most 1: an estimated part can come out larger."""
-    return Estimated(min(1.0, part.value / whole), part.error / whole) if whole else None
+def _share(part: Estimated, total: float) -> Estimated | None:
+    """Return part ÷ total, cut at 1, because an estimated part can be larger than the total."""
+    return Estimated(min(1.0, part.value / total), part.error / total) if total else None

@@ -1,4 +1,4 @@
-"""All numbers of a report, and which of them its first table shows."""
+"""All measures of a report, and the choice of those in its first table."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -102,14 +102,20 @@ ALL = (
 OF_SCORE = {measure.score: measure for measure in ALL if measure.score}
 
 _FIRST = (LENGTH, DIV[1], SELF_CIDER, VENDI[0], PRECISION, RECALL, CLIP_SCORE, RECALLS[0], CIDER, DEGENERATE)
-_SPARE = (MBLEU, DUPLICATES, VOCABULARY)  # where measures of the first line are missing
+_SPARE = (MBLEU, DUPLICATES, VOCABULARY)  # shown where some of the first measures are missing
+_SHOWN_MEASURES = 7
 
 
 def headline(rows: Iterable[Mapping[str, Any]]) -> tuple[Measure, ...]:
-    """At most seven measures for the first table, spread before fidelity, the degenerate rate always among them."""
+    """Return the pictures and at most seven measures for the first table, spread before fidelity.
+
+    The share of degenerate captions is always among the measures.
+    """
     rows = list(rows)
     measured = [measure for measure in (*_FIRST, *_SPARE) if any(measure.value(row) is not None for row in rows)]
-    chosen = {*measured[:7], DEGENERATE} - ({measured[6]} if DEGENERATE not in measured[:7] else set())
+    chosen = measured[:_SHOWN_MEASURES]
+    if DEGENERATE not in chosen:
+        chosen[_SHOWN_MEASURES - 1 :] = [DEGENERATE]
     return tuple(
         measure
         for measure in (PICTURES, *_FIRST[:4], *_SPARE, *_FIRST[4:])

@@ -1,6 +1,7 @@
-"""Captions against their pictures, by an open_clip model: CLIPScore, RefCLIPScore, and whether a caption finds its picture.
+"""Compare captions with their pictures by an open_clip model: CLIPScore, RefCLIPScore, and self-retrieval.
 
-P: pictures   E: dimension of the embedding   N: captions of a column   Q: pictures of the pool   k: captions of a picture
+P: pictures   Q: pictures of the pool   N: captions of a column   k: captions of a picture
+M: human captions of a picture   E: dimension of the embedding
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,21 +17,21 @@ from diversity.measures.semantic import Groups, encode_columns, mean, sizes, spl
 from imagetext.sample import decode_image
 from imagetext.shown import Progress
 
-POOL = 1000  # pictures among which captions search theirs, the first that decode
-WEIGHT = 2.5  # of a cosine, as in the paper
-PROMPT = "A photo depicts "  # before every caption, human ones too, as in the paper
+POOL = 1000  # pictures among which captions search their own; the first pictures that decode
+WEIGHT = 2.5  # factor of a cosine, as in the paper
+PROMPT = "A photo depicts "  # before every caption, also before human ones, as in the paper
 RECALLS = (1, 5)
 
 
 class ClipScores(NamedTuple):
-    """Of one column: the CLIPScore of each caption, as one array (k,) a picture; scores by picture (P,), NaN where
-    undefined; the block `clip` of its row; and `strange_clip` (P,), which `diversity.verdict.suspicions` looks at."""
+    """The scores of one column."""
 
-    captions: list[np.ndarray]
-    # clip_score, found_clip, r_at_1, r_at_5, image_coverage, consistency, with references ref_clip_score
+    captions: list[np.ndarray]  # CLIPScore of each caption, one array (k,) per picture
+    # (P,), NaN where undefined: clip_score, found_clip, r_at_1, r_at_5, image_coverage, consistency, and with
+    # references ref_clip_score
     pictures: dict[str, np.ndarray]
-    row: dict[str, Any]
-    signs: dict[str, np.ndarray]
+    row: dict[str, Any]  # the block `clip` of the column's row in the report
+    signs: dict[str, np.ndarray]  # strange_clip: (P,); `diversity.verdict.suspicions` reads it
 
 
 def clip_scores(
@@ -41,32 +42,34 @@ def clip_scores(
     human: str | None = None,
     captioners: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, ClipScores], tuple[str, ...]]:
-    """Scores each column's captions against encoded pictures; and what a reader must know of it, in sentences.
+    """Score each column's captions against encoded pictures; return the scores and notes for the reader.
 
-    columns[column][p] are the captions of picture p, references[p] all its human ones. `human` names the column that consists of
-    some of them: no caption of it is its own reference. `captioners`: names of the columns' captioners where records state them;
-    else column syn_text_NAME is NAME's. A picture that does not decode has no score, and no column has any if none does.
+    columns[column][p] are the captions of picture p, references[p] all its human captions. human: the column that
+    contains some of these references; none of its captions is its own reference. captioners: the captioner of each
+    column where records state it; otherwise the column syn_text_NAME is by NAME. A picture that does not decode has no
+    score, and if no picture decodes there are no scores at all.
 
     clip_score: 2.5 max(cos(caption, picture), 0), mean over captions. 0 to 2.5, higher is better. Hessel et al. 2021,
-    "CLIPScore: A Reference-free Evaluation Metric for Image Captioning"; as there, "A photo depicts " stands before
+    "CLIPScore: A Reference-free Evaluation Metric for Image Captioning"; as there, "A photo depicts " is put before
     each caption.
 
-    ref_clip_score: harmonic mean of a caption's CLIPScore and its greatest cosine to a reference, no less than 0; mean over
-    captions. 0 to 1.43, higher is better. Hessel et al. 2021.
+    ref_clip_score: harmonic mean of a caption's CLIPScore and its greatest cosine to a reference, at least 0; mean
+    over captions. 0 to 1.43, higher is better. Hessel et al. 2021.
 
-    r_at_1, r_at_5: captions to which fewer than 1, 5 other pictures of the pool are as near as their own ÷ captions. 0 to 1,
-    higher is better. The pool is the first 1,000 pictures that decode; undefined for others, and in a pool of no more than 1, 5.
+    r_at_1, r_at_5: captions to which fewer than 1 or 5 other pictures of the pool are as near as their own ÷ captions.
+    0 to 1, higher is better. The pool is the first 1,000 pictures that decode. Undefined for other pictures, and where
+    the pool has no more than 1 or 5 pictures.
 
     found_clip: the share of the pool's other pictures that are less near to a caption than its own, mean over
     captions. 0 to 1: ½ for captions of other pictures, higher is better.
 
-    image_coverage: 1 for a picture of the pool to which one of its captions is nearer than all that the column has for the
-    others, else 0. Higher is better.
+    image_coverage: 1 for a picture of the pool to which one of its captions is nearer than all captions that the
+    column has for other pictures, else 0. Higher is better.
 
-    consistency: pairs of a picture's captions that find the same picture of the pool, its own or not, ÷ pairs; one to which no
-    picture is clearly nearest finds none. 0 to 1; undefined for a single caption. The agreement over prompts by which Ge et al.
-    2022, "Improving Zero-shot Generalization and Robustness of Multi-modal Models", tell how sure CLIP is of a picture, with its
-    captions for prompts.
+    consistency: pairs of a picture's captions that find the same picture of the pool, right or wrong, ÷ pairs. A
+    caption finds nothing where no picture is clearly nearest. 0 to 1; undefined for a single caption. Ge et al. 2022,
+    "Improving Zero-shot Generalization and Robustness of Multi-modal Models", use the agreement over prompts to tell
+    how sure CLIP is of a picture; here captions take the place of prompts.
     """
     pictures, reasons = embed_images(clip, images)  # (P, E)
     pool = np.flatnonzero(np.isfinite(pictures).all(axis=1))[:POOL]  # (Q,)
@@ -77,29 +80,35 @@ def clip_scores(
         list(columns.values()) + ([references] if references is not None else []),
         PROMPT,
     )
-    human_vectors = (vectors.pop(), sizes(references)) if references is not None else None
+    reference_vectors = split_rows(vectors.pop(), sizes(references)) if references is not None else None
     scores_of = {}
     for (name, groups), captions in zip(columns.items(), vectors, strict=True):
         owners = np.repeat(np.arange(len(groups)), sizes(groups))  # (N,)
         scores = WEIGHT * np.maximum(np.einsum("ne,ne->n", captions, pictures[owners], dtype=np.float64), 0)
-        by_picture = {"clip_score": _means(scores, owners, len(groups)), **search(captions, owners, pictures, pool)}
+        by_picture = {"clip_score": _means(scores, owners, len(groups))}
+        by_picture |= search(captions, owners, pictures, pool=pool)
         signs = {"strange_clip": by_picture.pop("strange_clip")}
-        if human_vectors:
-            nearest = _nearest_reference(captions, sizes(groups), *human_vectors, themselves=name == human)
+        if reference_vectors is not None:
+            captions_of_pictures = split_rows(captions, sizes(groups))
+            nearest = _nearest_reference(captions_of_pictures, reference_vectors, themselves=name == human)
             by_picture["ref_clip_score"] = _means(_harmonic(scores, nearest), owners, len(groups))
-        cut = clip.cut([PROMPT + caption for group in groups for caption in group])
+        cut = clip.count_cut([PROMPT + caption for group in groups for caption in group])
         scores_of[name] = ClipScores(
-            split_rows(scores, sizes(groups)),
-            by_picture,
-            {**{score: mean(values) for score, values in by_picture.items()}, "pool": len(pool), "cut": cut},
-            signs,
+            captions=split_rows(scores, sizes(groups)),
+            pictures=by_picture,
+            row={**{score: mean(values) for score, values in by_picture.items()}, "pool": len(pool), "cut": cut},
+            signs=signs,
         )
-    return scores_of, _notes(clip, scores_of, columns, len(pool), reasons, captioners or {})
+    notes = _notes(clip, scores_of, columns, pool=len(pool), reasons=reasons, captioners=captioners or {})
+    return scores_of, notes
 
 
 def embed_images(clip: OpenClip, images: Sequence[bytes | None]) -> tuple[np.ndarray, list[str]]:
-    """The embeddings (P, E) of encoded pictures, NaN where one does not decode, and the reasons; (P, 0) where none does."""
-    import torch  # late, as everywhere in this room
+    """Return the embeddings (P, E) of encoded pictures, and the reasons why some do not decode.
+
+    The embedding of a picture that does not decode is NaN; the shape is (P, 0) where no picture decodes.
+    """
+    import torch  # late, as everywhere in this package
 
     vector_of: dict[int, np.ndarray] = {}
     reasons = []
@@ -124,56 +133,68 @@ def embed_images(clip: OpenClip, images: Sequence[bytes | None]) -> tuple[np.nda
 
 
 def search(captions: np.ndarray, owners: np.ndarray, pictures: np.ndarray, pool: np.ndarray) -> dict[str, np.ndarray]:
-    """`r_at_1`, `r_at_5`, `image_coverage`, `found_clip`, `consistency` (P,), see `clip_scores`; `strange_clip`.
+    """Search the picture of each caption among the pictures of the pool.
 
-    N Q numbers are held at once.
+    Returns `r_at_1`, `r_at_5`, `image_coverage`, `found_clip` and `consistency`, see `clip_scores`, and
+    `strange_clip`, each (P,). Memory: N Q numbers. captions (N, E), owners (N,) their pictures, pictures (P, E), pool
+    (Q,) numbers of pictures.
     """
-    place = np.full(len(pictures), -1)
-    place[pool] = np.arange(len(pool))
-    searching = place[owners] >= 0
+    column_of_picture = np.full(len(pictures), -1)
+    column_of_picture[pool] = np.arange(len(pool))
+    searching = column_of_picture[owners] >= 0
     captions, owners = captions[searching], owners[searching]  # from here on, N: captions in the pool
-    place = place[owners]  # (N,)
+    own_column = column_of_picture[owners]  # (N,)
     cosines = captions @ pictures[pool].T  # (N, Q)
-    own = cosines[np.arange(len(place)), place]  # (N,)
-    as_near = (cosines >= own[:, None] - SAME).sum(axis=1) - 1  # (N,) other pictures
-    scores = {
-        f"r_at_{n}": _means(as_near < n, owners, len(pictures)) if n < len(pool) else np.full(len(pictures), np.nan)
-        for n in RECALLS
-    }
-    behind = 1 - as_near / (len(pool) - 1) if len(pool) > 1 else np.full(len(place), np.nan)  # (N,)
-    scores |= {
-        "found_clip": _means(behind, owners, len(pictures)),
-        "strange_clip": _means(strange(behind), owners, len(pictures)),
-    }
-    if len(pool) > 1:
-        first = cosines.max(axis=1, keepdims=True)
-        alone = (cosines >= first - SAME).sum(axis=1) == 1  # (N,)
-        scores["consistency"] = _alike(owners, np.where(alone, cosines.argmax(axis=1), -1), len(pictures))
-    else:
-        scores["consistency"] = np.full(len(pictures), np.nan)
-    mine = place[:, None] == np.arange(len(pool))  # (N, Q)
-    nearest = np.where(mine, cosines, -np.inf).max(axis=0, initial=-np.inf)  # (Q,)
-    others = np.where(mine, -np.inf, cosines).max(axis=0, initial=-np.inf)
+    own_cosine = cosines[np.arange(len(owners)), own_column]  # (N,)
+    as_near = (cosines >= own_cosine[:, None] - SAME).sum(axis=1) - 1  # (N,) other pictures
+    undefined = np.full(len(pictures), np.nan)
+    scores = {}
+    for n in RECALLS:
+        scores[f"r_at_{n}"] = _means(as_near < n, owners, len(pictures)) if n < len(pool) else undefined
+    behind = 1 - as_near / (len(pool) - 1) if len(pool) > 1 else np.full(len(owners), np.nan)  # (N,)
+    scores["found_clip"] = _means(behind, owners, len(pictures))
+    scores["strange_clip"] = _means(strange(behind), owners, len(pictures))
+    if len(pool) <= 1:
+        return scores | {"consistency": undefined, "image_coverage": undefined}
+
+    greatest = cosines.max(axis=1, keepdims=True)
+    clearly_nearest = (cosines >= greatest - SAME).sum(axis=1) == 1  # (N,)
+    nearest_picture = np.where(clearly_nearest, cosines.argmax(axis=1), -1)
+    scores["consistency"] = _share_of_equal_pairs(owners, nearest_picture, len(pictures))
+
+    is_own = own_column[:, None] == np.arange(len(pool))  # (N, Q)
+    nearest_own = np.where(is_own, cosines, -np.inf).max(axis=0, initial=-np.inf)  # (Q,)
+    nearest_other = np.where(is_own, -np.inf, cosines).max(axis=0, initial=-np.inf)  # (Q,)
+    has_captions = is_own.any(axis=0)  # (Q,)
     covered = np.full(len(pictures), np.nan)
-    covered[pool[mine.any(axis=0)]] = (nearest > others + SAME)[mine.any(axis=0)]
-    return scores | {"image_coverage": covered if len(pool) > 1 else np.full(len(pictures), np.nan)}
+    covered[pool[has_captions]] = (nearest_own > nearest_other + SAME)[has_captions]
+    return scores | {"image_coverage": covered}
 
 
-def _alike(owners: np.ndarray, found: np.ndarray, pictures: int) -> np.ndarray:
-    """Of the pairs of each picture's captions the share (P,) that found the same, NaN without a pair; -1 found nothing (N,)."""
-    (of, _), counts = np.unique(np.stack([owners, found])[:, found >= 0], axis=1, return_counts=True)
+def _share_of_equal_pairs(owners: np.ndarray, results: np.ndarray, pictures: int) -> np.ndarray:
+    """Return the share (P,) of the pairs of each picture's captions with equal `results` (N,); NaN without a pair.
+
+    The result -1 equals no other.
+    """
+    pairs = np.stack([owners, results])[:, results >= 0]
+    (owners_of_results, _), counts = np.unique(pairs, axis=1, return_counts=True)
     captions = np.bincount(owners, minlength=pictures)
     with np.errstate(invalid="ignore"):
-        return np.bincount(of, counts * (counts - 1), pictures) / (captions * (captions - 1))
+        equal_pairs = np.bincount(owners_of_results, counts * (counts - 1), pictures)
+        return equal_pairs / (captions * (captions - 1))
 
 
 def _nearest_reference(
-    captions: np.ndarray, counts: np.ndarray, references: np.ndarray, reference_counts: np.ndarray, themselves: bool
+    captions: Sequence[np.ndarray], references: Sequence[np.ndarray], *, themselves: bool
 ) -> np.ndarray:
-    """Each caption's greatest cosine to a human one of its picture (N,), NaN without any; equal ones left out, `themselves`."""
+    """Return each caption's greatest cosine to a reference of its picture (N,), NaN without a reference.
+
+    captions: (k, E) of each picture. references: (M, E) of each picture. themselves: the captions are references, and
+    are not compared with equal ones.
+    """
     nearest = []
-    for ours, human in zip(split_rows(captions, counts), split_rows(references, reference_counts), strict=True):
-        cosines = ours @ human.T  # (k, M)
+    for of_picture, human in zip(captions, references, strict=True):
+        cosines = of_picture @ human.T  # (k, M)
         if themselves:
             cosines = np.where(cosines > 1 - SAME, -np.inf, cosines)
         nearest.append(cosines.max(axis=1, initial=-np.inf))
@@ -182,37 +203,41 @@ def _nearest_reference(
 
 
 def _harmonic(scores: np.ndarray, cosines: np.ndarray) -> np.ndarray:
-    """The harmonic mean of scores and cosines, which are at least 0; 0 where both are."""
+    """Return the harmonic mean of scores and cosines, with negative cosines as 0; 0 where both are 0."""
     cosines = np.maximum(cosines, 0)
     total = scores + cosines
     return np.divide(2 * scores * cosines, total, out=np.zeros_like(total), where=total != 0)
 
 
 def _means(values: np.ndarray, owners: np.ndarray, pictures: int) -> np.ndarray:
-    """The mean of each picture's values (P,), NaN where it has none or one that is NaN."""
+    """Return the mean of each picture's values (P,); NaN for a picture without a value or with one that is NaN."""
     with np.errstate(invalid="ignore"):
         return np.bincount(owners, values, pictures) / np.bincount(owners, minlength=pictures)
 
 
 def _notes(
     clip: OpenClip,
-    found: Mapping[str, ClipScores],
+    scores: Mapping[str, ClipScores],
     columns: Mapping[str, Groups],
+    *,
     pool: int,
     reasons: Sequence[str],
     captioners: Mapping[str, str],
 ) -> tuple[str, ...]:
-    notes, called = [], labels(columns)
+    """Return notes on the scores: undecoded pictures, a small pool, cut captions, self-scoring."""
+    notes, label_of = [], labels(columns)
     if reasons:
         notes.append(f"{len(reasons):,} pictures do not decode and have no CLIPScore, e.g.: {reasons[0]}")
     if pool < POOL:
-        notes.append(f"Captions search their picture among {pool:,}, not {POOL:,}: it is found more easily.")
+        notes.append(
+            f"Captions search their picture among {pool:,} pictures, not {POOL:,}, so they find it more easily."
+        )
     for name, groups in columns.items():
-        if cut := found[name].row["cut"]:
+        if cut := scores[name].row["cut"]:
             notes.append(
-                f"{called[name]}: the text tower of {clip.name} reads {clip.context_length} tokens and cut {cut:,} of "
-                f"{sizes(groups).sum():,} captions."
+                f"{label_of[name]}: the text tower of {clip.name} reads {clip.context_length} tokens and cut {cut:,} "
+                f"of {sizes(groups).sum():,} captions."
             )
         if captioners.get(name, name.removeprefix("syn_text_")) == captioner_name(clip.name):
-            notes.append(f"{called[name]}: {clip.name} wrote these captions and scores them, which favours them.")
+            notes.append(f"{label_of[name]}: {clip.name} wrote these captions and scores them, which favours them.")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""Measures of the set at equal length: vocabulary, distinct-n, entropy and compression of equally many words of each column."""
+"""Measure columns at equal length: vocabulary, distinct-n, entropy and compression of equally many words."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,16 @@ from diversity.words.tokens import encode, words
 
 
 def equal_tokens(columns: Mapping[str, Groups], seed: int) -> dict[str, dict[str, Any]]:
-    """Of each column, its captions cut to as many words as the shortest column has: `words`, that number, and measures of them.
+    """Cut each column to as many words as the shortest column has, and measure these words.
 
-    All columns have the same pictures; they are taken in one seeded order until the words are reached, inside a caption if
-    need be. `vocabulary`: different words. `distinct_1` .. `distinct_4`: different n-grams ÷ n-grams, in [0, 1] (Li et al.
-    2016). `entropy_1` .. `entropy_4`: -Σ p log₂ p over the n-grams, in bits, from 0 to log₂ of their number. For these higher is
-    more spread. `compression`: see `compression_ratio`, lower is more spread. None where there is nothing to measure.
+    All columns have the same pictures. Their captions are taken in one seeded order of the pictures until the number
+    of words is reached, if necessary within a caption.
+
+    words: that number. vocabulary: different words. distinct_1 .. distinct_4: different n-grams ÷ n-grams, in [0, 1]
+    (Li et al. 2016). entropy_1 .. entropy_4: -Σ p log₂ p over the n-grams, in bits, from 0 to log₂ of their number. Of
+    all these higher is more spread. compression: see `compression_ratio`, lower is more spread. None where there is
+    nothing to measure.
+
     Raises `ValueError` where columns differ in their number of pictures.
     """
     pictures = {name: len(groups) for name, groups in columns.items()}
@@ -36,10 +40,13 @@ def equal_tokens(columns: Mapping[str, Groups], seed: int) -> dict[str, dict[str
 
 
 def _cut(captions: Sequence[str], ends: Sequence[int], limit: int) -> list[str]:
-    """The first `limit` words, as captions; `ends` are the words up to each one's end."""
-    whole = bisect_right(ends, limit)
-    left = limit - (ends[whole - 1] if whole else 0)
-    return [*captions[:whole], *([" ".join(words(captions[whole])[:left])] if left else [])]
+    """Return the captions cut after `limit` words; `ends` holds the number of words up to the end of each caption."""
+    count = bisect_right(ends, limit)
+    cut = list(captions[:count])
+    missing = limit - (ends[count - 1] if count else 0)
+    if missing:
+        cut.append(" ".join(words(captions[count])[:missing]))
+    return cut
 
 
 def _measures(captions: Sequence[str], seed: int) -> dict[str, Any]:
@@ -55,7 +62,7 @@ def _measures(captions: Sequence[str], seed: int) -> dict[str, Any]:
 
 
 def _entropy(counts: np.ndarray) -> float | None:
-    """Bits per n-gram, of the counts of each."""
+    """Return the entropy in bits of n-grams that occur so many times; None without an n-gram."""
     if not len(counts):
         return None
     shares = counts / counts.sum()

@@ -1,4 +1,4 @@
-"""How true the facts are that captions of built-in pictures state."""
+"""Check the facts that captions of built-in pictures state against the truth."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def count_true(caption: str, scene: Mapping[str, Any]) -> tuple[int, int]:
-    """How many of the facts that a caption of a built-in picture states are true, and how many it states."""
+    """Return how many facts of a caption of a built-in picture are true, and how many facts it states."""
     from imagetext.scenes.facts import facts_of, true_facts
 
     stated = facts_of(caption)
@@ -14,10 +14,10 @@ def count_true(caption: str, scene: Mapping[str, Any]) -> tuple[int, int]:
 
 
 class FactCounts:
-    """Facts of captions against the truth, by kind; a sum over pictures, so shards add up in any order.
+    """Counts of true and stated facts by kind; they are sums over pictures, so shards can be added in any order.
 
-    precision = true stated facts / stated facts, over captions; recall = key facts of the pictures that some of their
-    captions state / key facts. Both in [0, 1], higher is better; None where there is nothing to divide by.
+    precision = true stated facts / stated facts, over captions. recall = key facts of pictures that at least one of
+    their captions states / key facts. Both are in [0, 1], higher is better; None where there is nothing to divide by.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class FactCounts:
         self.stated, self.true, self.key, self.found = Counter(), Counter(), Counter(), Counter()
 
     def update(self, captions: Sequence[str], scene: Mapping[str, Any]) -> None:
-        """Counts the captions of one built-in picture, whose description is `scene`."""
+        """Count the captions of one built-in picture, whose description is `scene`."""
         from imagetext.scenes.facts import facts_of, key_facts, true_facts
 
         true, key = true_facts(scene), key_facts(scene)
@@ -38,30 +38,32 @@ class FactCounts:
         self.found.update(fact.kind for fact in key & frozenset().union(*stated))
 
     def merge(self, other: "FactCounts") -> None:
+        """Add the facts that `other` counted."""
         self.captions += other.captions
-        for mine, theirs in zip(
-            (self.stated, self.true, self.key, self.found),
-            (other.stated, other.true, other.key, other.found),
-            strict=True,
-        ):
-            mine.update(theirs)
+        self.stated.update(other.stated)
+        self.true.update(other.true)
+        self.key.update(other.key)
+        self.found.update(other.found)
 
     def result(self) -> dict[str, Any] | None:
-        """Precision and recall of all facts and of each kind, or None where no picture's truth is known."""
+        """Return precision and recall of all facts and of each kind; None where no picture's truth is known."""
         if not self.captions:
             return None
         from imagetext.scenes.facts import KINDS
 
-        kinds = {
-            kind: _scores(self.stated[kind], self.true[kind], self.key[kind], self.found[kind])
-            for kind in KINDS
-            if self.stated[kind] or self.key[kind]
-        }
-        total = _scores(*(counts.total() for counts in (self.stated, self.true, self.key, self.found)))
+        kinds = {}
+        for kind in KINDS:
+            if self.stated[kind] or self.key[kind]:
+                kinds[kind] = _scores(
+                    stated=self.stated[kind], true=self.true[kind], key=self.key[kind], found=self.found[kind]
+                )
+        total = _scores(
+            stated=self.stated.total(), true=self.true.total(), key=self.key.total(), found=self.found.total()
+        )
         return {**total, "stated_per_caption": self.stated.total() / self.captions, "kinds": kinds}
 
 
-def _scores(stated: int, true: int, key: int, found: int) -> dict[str, float | None]:
+def _scores(*, stated: int, true: int, key: int, found: int) -> dict[str, float | None]:
     return {
         "precision": true / stated if stated else None,
         "recall": found / key if key else None,

@@ -1,4 +1,4 @@
-"""How captions begin, and the frames that they fill: what a captioner says again and again."""
+"""Count the openings and the templates that a captioner uses again and again."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,45 +7,45 @@ from typing import Any
 from diversity.words.tokens import words
 from imagetext.hashes import name_hash
 
-OPENING = 3  # words
+OPENING = 3  # words at the beginning of a caption
 GAP = "…"
 FUNCTION_WORDS = frozenset(
-    "a an the this that these those some it its he she his her him they their them there who which "
-    "and or but while as than not no "
-    "of in on at by for from to into onto with without over under near behind beside between above below across along around "
-    "through up down out off against inside outside "
-    "next front top "  # next to, in front of, on top of
+    "a an the this that these those some it its he she his her him they their them there who which and or but while "
+    "as than not no of in on at by for from to into onto with without over under near behind beside between above "
+    "below across along around through up down out off against inside outside next front "
+    "top "  # next to, in front of, on top of
     "is are was were be being been has have had having".split()
 )
 
 
 def frames(captions: Iterable[str], most: int = 10) -> dict[str, list[list[Any]]]:
-    """The commonest `templates`, [template, share of the captions, a caption], and `openings`, [words, share].
+    """Return the commonest `templates`, [template, share of the captions, a caption], and `openings`, [words, share].
 
-    An opening is a caption's first three words. A template is its words with those that are no English function words (see
-    `FUNCTION_WORDS`) replaced, run by run, by "…": "a red cat on the mat" is "a … on the …". The commonest first, those
-    equally common by alphabet; a share in [0, 1] of all captions, lower is more spread. In other languages templates say little.
+    An opening is the first three words of a caption. A template is a caption in which "…" stands for each run of words
+    that are no English function words (see `FUNCTION_WORDS`): "a red cat on the mat" has the template "a … on the …".
+    The commonest come first, and equally common ones in alphabetical order. Shares of all captions are in [0, 1],
+    lower is more spread. In other languages than English templates say little.
     """
     openings, templates = Counter(), Counter()
     examples: dict[str, tuple[int, str]] = {}
     total = 0
     for caption in captions:
         total += 1
-        if found := words(caption):
-            template = _template(found)
-            openings[" ".join(found[:OPENING])] += 1
+        if caption_words := words(caption):
+            template = _template(caption_words)
+            openings[" ".join(caption_words[:OPENING])] += 1
             templates[template] += 1
-            shuffled = name_hash(caption, "example"), caption  # so that order does not choose the example
-            examples[template] = min(shuffled, examples.get(template, shuffled))
+            candidate = name_hash(caption, "example"), caption  # so that the example does not depend on the order
+            examples[template] = min(candidate, examples.get(template, candidate))
     return {
         "templates": [[text, count / total, examples[text][1]] for text, count in _commonest(templates, most)],
         "openings": [[text, count / total] for text, count in _commonest(openings, most)],
     }
 
 
-def _template(found: list[str]) -> str:
+def _template(caption_words: list[str]) -> str:
     parts: list[str] = []
-    for word in found:
+    for word in caption_words:
         if word in FUNCTION_WORDS:
             parts.append(word)
         elif parts[-1:] != [GAP]:

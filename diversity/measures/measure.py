@@ -1,4 +1,4 @@
-"""One number of a report: where it stands in a row, what it is called and means, and how it is written."""
+"""The description of one number of a report: its path in a row, its label and definition, and its format."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,28 +7,28 @@ PERCENT = "\N{NARROW NO-BREAK SPACE}%"
 
 
 class Measure(NamedTuple):
-    """One number of a report's row: where it stands, its label, what it is, and how it is written."""
+    """One number of a report's row."""
 
-    path: tuple[str, ...]
+    path: tuple[str, ...]  # the keys that lead to the number in the row
     label: str
-    definition: str
+    definition: str  # formula, range, direction and paper, as the report shows them
     unit: str = "ratio"  # ratio | percent | count | words
-    better: str = ""  # higher | lower | "" where neither is
-    score: str = ""  # name of its scores by picture, whose mean it is; "" where it is one of the whole set
+    better: str = ""  # higher | lower | "" where neither is better
+    score: str = ""  # name of the score of pictures whose mean the number is; "" for a number of the whole set
 
     def value(self, row: Mapping[str, Any]) -> float | None:
-        """The number in full precision, None where it is undefined or was not measured."""
-        found: Any = row
+        """Return the number in full precision; None where it is undefined or was not measured."""
+        value: Any = row
         for name in self.path:
-            found = None if found is None else found.get(name)
-        return found
+            value = None if value is None else value.get(name)
+        return value
 
     def text(self, row: Mapping[str, Any]) -> str:
-        """The number as a table shows it."""
+        """Return the number of a row as a table shows it."""
         return self.written(self.value(row))
 
     def written(self, value: float | None) -> str:
-        """A value of this measure, or a difference of two, as a table shows it."""
+        """Return a value of this measure, or a difference between two values, as a table shows it."""
         if value is None:
             return "–"
         if self.unit == "percent":
@@ -39,4 +39,5 @@ class Measure(NamedTuple):
 
     @property
     def arrow(self) -> str:
+        """↑ where higher is better, ↓ where lower is better, "" where neither is."""
         return {"higher": "↑", "lower": "↓"}.get(self.better, "")

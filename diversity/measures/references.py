@@ -1,11 +1,12 @@
-"""How close captions come to human references: CIDEr-D, BLEU-4, ROUGE-L and, where WordNet is installed, METEOR.
+"""Compare captions with human references: CIDEr-D, BLEU-4, ROUGE-L and, where WordNet is installed, METEOR.
 
-The measures take words, one caption and some references per picture; `reference_scores` takes text and splits it with
-`diversity.words.tokens.words`. COCO's official script splits with the PTB tokenizer, which needs Java and keeps some marks, so
-its numbers differ a little; given the same words, CIDEr-D, BLEU-4 and ROUGE-L are pycocoevalcap's.
+The measures take words, for one caption and some references per picture; `reference_scores` takes text and splits it
+with `diversity.words.tokens.words`. COCO's official script splits with the PTB tokenizer, which needs Java and keeps
+some marks, so its numbers differ a little. For the same words, CIDEr-D, BLEU-4 and ROUGE-L are equal to those of
+pycocoevalcap.
 
-They are written out here because that package is 104 MB and no longer kept, and nltk's corpus BLEU takes a caption of
-fewer than four words to have one 4-gram.
+They are implemented here because that package is 104 MB and no longer maintained, and because nltk's corpus BLEU
+counts one 4-gram for a caption of fewer than four words.
 
 P: pictures
 """
@@ -22,53 +23,54 @@ import numpy as np
 from diversity.words.tokens import words
 
 Words = Sequence[str]
-References = Sequence[Sequence[Words]]  # of each picture
+References = Sequence[Sequence[Words]]  # the references of each picture
 
-SIGMA = 6.0  # CIDEr-D's allowance for another length, in words
-BETA = 1.2  # recall's weight in COCO's ROUGE-L
+SIGMA = 6.0  # tolerance of CIDEr-D for other lengths, in words
+BETA = 1.2  # weight of recall in COCO's ROUGE-L
 
 
 def reference_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """`cider_d`, `bleu_4`, `rouge_l` and, where WordNet is installed, `meteor` of one caption per picture, over the set.
+    """Return `cider_d`, `bleu_4`, `rouge_l` and, where WordNet is installed, `meteor` of one caption per picture.
 
-    References without a word are left out; an empty caption scores 0. Raises `ValueError` for a picture without references.
+    References without a word are left out; an empty caption scores 0. Raises `ValueError` for a picture without
+    references.
     """
     if not captions or len(captions) != len(references):
         raise ValueError(
             f"{len(captions)} captions for {len(references)} pictures' references: needs one of each picture"
         )
-    texts_of_captions = [words(caption) for caption in captions]
-    wanted = [[split for text in texts if (split := words(text))] for texts in references]
-    if empty := [picture for picture, of_picture in enumerate(wanted) if not of_picture]:
+    caption_words = [words(caption) for caption in captions]
+    reference_words = [[text_words for text in texts if (text_words := words(text))] for texts in references]
+    if empty := [picture for picture, texts in enumerate(reference_words) if not texts]:
         raise ValueError(f"pictures {empty[:5]}: no reference with a word")
     scores = {
-        "cider_d": cider_d(texts_of_captions, wanted).mean(),
-        "bleu_4": bleu_4(texts_of_captions, wanted),
-        "rouge_l": rouge_l(texts_of_captions, wanted).mean(),
+        "cider_d": cider_d(caption_words, reference_words).mean(),
+        "bleu_4": bleu_4(caption_words, reference_words),
+        "rouge_l": rouge_l(caption_words, reference_words).mean(),
     }
     if (wordnet := load_wordnet()) is not None:
-        scores["meteor"] = meteor(texts_of_captions, wanted, wordnet).mean()
+        scores["meteor"] = meteor(caption_words, reference_words, wordnet).mean()
     return {name: float(score) for name, score in scores.items()}
 
 
 def cider_d(captions: Sequence[Words], references: References) -> np.ndarray:
-    """CIDEr-D of each caption (P,), of picture after picture; see `CiderD`."""
-    world = CiderD(references)
-    return np.array([world.score(caption, texts) for caption, texts in zip(captions, references, strict=True)])
+    """Return the CIDEr-D of one caption per picture (P,); see `CiderD`."""
+    cider = CiderD(references)
+    return np.array([cider.score(caption, texts) for caption, texts in zip(captions, references, strict=True)])
 
 
 class CiderD:
-    """How much captions share with their references of what is rare in the references of other pictures.
+    """Score what captions have in common with their references but not with the references of other pictures.
 
-    CIDEr-D(c) = 10 mean over n = 1..4 and references r of exp(-(|c| - |r|)² / 2σ²) Σ min(g(c), g(r)) g(r) / ‖g(c)‖ ‖g(r)‖,
-    where g = count ln(P / pictures with the n-gram in a reference), |c| the number of words, σ = 6.
-    In [0, 10], higher is better; papers often give it times 100. It depends on the set of pictures: compare on one set
-    only. With one picture every weight is ln 1 = 0 and so is the score. Vedantam et al. 2015, "CIDEr: Consensus-based
-    Image Description Evaluation".
+    CIDEr-D(c) = 10 mean over n = 1..4 and references r of exp(-(|c| - |r|)² / 2σ²) Σ min(g(c), g(r)) g(r) / ‖g(c)‖
+    ‖g(r)‖, where g = count ln(P / pictures with the n-gram in a reference), |c| is the number of words, and σ = 6. In
+    [0, 10], higher is better; papers often give it times 100. It depends on the set of pictures, so compare it on the
+    same set only. With one picture every weight is ln 1 = 0, and so is the score. Vedantam et al. 2015, "CIDEr:
+    Consensus-based Image Description Evaluation".
     """
 
     def __init__(self, references: References):
-        """`references` are those of all pictures; their n-grams are counted once, so a caption's score depends on no other."""
+        """`references` are those of all pictures; a caption's score depends on them, and on no other caption."""
         self.pictures = len(references)
         self.pictures_with = Counter(
             ngram for texts in references for ngram in {ngram for text in texts for ngram in _ngrams(text)}
@@ -76,7 +78,7 @@ class CiderD:
         self.weigh = lru_cache(1 << 14)(self._weigh_ngrams)
 
     def _weigh_ngrams(self, text: tuple[str, ...]) -> tuple[dict[Words, float], list[float]]:
-        """The weight of each n-gram, and for each n the length of the vector of weights."""
+        """Return the weight of each n-gram, and for each n the length of the vector of weights."""
         weights = {
             ngram: count * math.log(self.pictures / max(1, self.pictures_with[ngram]))
             for ngram, count in _ngrams(text).items()
@@ -87,7 +89,7 @@ class CiderD:
         return weights, list(map(math.sqrt, squares))
 
     def score(self, caption: Words, texts: Sequence[Words]) -> float:
-        """CIDEr-D of a caption against some references of its picture."""
+        """Return the CIDEr-D of a caption against some references of its picture."""
         weights, norms = self.weigh(tuple(caption))
         score = 0.0
         for text in texts:
@@ -95,26 +97,29 @@ class CiderD:
             shared = [0.0] * 4
             for ngram in weights.keys() & others.keys():
                 shared[len(ngram) - 1] += min(weights[ngram], others[ngram]) * others[ngram]
-            cosines = [part / (one * other) for part, one, other in zip(shared, norms, other_norms) if part]
-            apart = len(caption) - len(text)
-            score += 10 * sum(cosines) / 4 * math.exp(-(apart**2) / (2 * SIGMA**2))
+            cosines = [
+                part / (norm * other_norm) for part, norm, other_norm in zip(shared, norms, other_norms) if part
+            ]
+            difference = len(caption) - len(text)
+            score += 10 * sum(cosines) / 4 * math.exp(-(difference**2) / (2 * SIGMA**2))
         return score / len(texts)
 
 
 def bleu_4(captions: Sequence[Words], references: References) -> float:
-    """BLEU-4 of all captions together: the share of their n-grams that references have, and not too short.
+    """Return the BLEU-4 of all captions together: the share of their n-grams in references, less for short captions.
 
-    exp(min(0, 1 - r / c)) (p₁ p₂ p₃ p₄)^¼, where pₙ = clipped matches / n-grams and c, r the words of the captions and of
-    the closest long references, all summed over pictures; no smoothing. In [0, 1], higher is better. Papineni et al. 2002.
+    exp(min(0, 1 - r / c)) (p₁ p₂ p₃ p₄)^¼, where pₙ = clipped matches / n-grams, and c and r are the words of the
+    captions and of the references closest in length, all summed over pictures; no smoothing. In [0, 1], higher is
+    better. Papineni et al. 2002.
     """
     matched, total = np.zeros(4), np.zeros(4)
     length = reference_length = 0
     for caption, texts in zip(captions, references, strict=True):
-        most = Counter()
+        largest_counts = Counter()
         for text in texts:
-            most |= _ngrams(text)
+            largest_counts |= _ngrams(text)
         for ngram, count in _ngrams(caption).items():
-            matched[len(ngram) - 1] += min(count, most[ngram])
+            matched[len(ngram) - 1] += min(count, largest_counts[ngram])
             total[len(ngram) - 1] += count
         length += len(caption)
         reference_length += min((abs(len(text) - len(caption)), len(text)) for text in texts)[1]
@@ -124,31 +129,32 @@ def bleu_4(captions: Sequence[Words], references: References) -> float:
 
 
 def rouge_l(captions: Sequence[Words], references: References) -> np.ndarray:
-    """ROUGE-L of each caption (P,): the longest run of words, gaps allowed, that it has in common with a reference.
+    """Return the ROUGE-L of each caption (P,), from the longest common subsequence of words with a reference.
 
-    (1 + β²) p r / (r + β² p), where p and r are the greatest over references of LCS / words of the caption and LCS / words
-    of the reference, β = 1.2 as in COCO's script. In [0, 1], higher is better. Lin 2004.
+    (1 + β²) p r / (r + β² p), where p and r are the greatest values over references of LCS / words of the caption and
+    LCS / words of the reference, and β = 1.2 as in COCO's script. In [0, 1], higher is better. Lin 2004.
     """
     scores = np.zeros(len(captions))
-    for at, (caption, texts) in enumerate(zip(captions, references, strict=True)):
+    for picture, (caption, texts) in enumerate(zip(captions, references, strict=True)):
         common = [common_words(caption, text) for text in texts]
         if any(common):
-            precision, recall = max(common) / len(caption), max(n / len(text) for n, text in zip(common, texts))
-            scores[at] = (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
+            precision = max(common) / len(caption)
+            recall = max(count / len(text) for count, text in zip(common, texts))
+            scores[picture] = (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
     return scores
 
 
 def meteor(captions: Sequence[Words], references: References, wordnet: Any) -> np.ndarray:
-    """nltk's METEOR of each caption (P,), the best over references: words matched exactly, by stem or as synonyms in `wordnet`.
+    """Return nltk's METEOR of each caption (P,) for its best reference; words match exactly, by stem, or as synonyms.
 
-    (1 - ½ (chunks / matches)³) p r / (0.9 p + 0.1 r). In [0, 1], higher is better. Lavie and Agarwal 2007; COCO's script
-    runs a later version with paraphrases, so the two do not compare.
+    (1 - ½ (chunks / matches)³) p r / (0.9 p + 0.1 r). In [0, 1], higher is better. Synonyms are those of `wordnet`.
+    Lavie and Agarwal 2007. COCO's script runs a later version with paraphrases, so the numbers cannot be compared.
     """
     from nltk.stem import PorterStemmer
     from nltk.translate.meteor_score import meteor_score
 
     stemmer = PorterStemmer()
-    stemmer.stem = lru_cache(1 << 14)(stemmer.stem)  # takes most of the time
+    stemmer.stem = lru_cache(1 << 14)(stemmer.stem)  # stemming takes most of the time
     return np.array(
         [
             meteor_score(texts, caption, stemmer=stemmer, wordnet=wordnet)
@@ -158,7 +164,7 @@ def meteor(captions: Sequence[Words], references: References, wordnet: Any) -> n
 
 
 class NoSynonyms:
-    """Stands for a WordNet that knows none, so that METEOR is the same number on every machine."""
+    """A WordNet without synonyms, so that METEOR is the same number on every machine."""
 
     @staticmethod
     def synsets(word: str) -> tuple[()]:
@@ -166,12 +172,12 @@ class NoSynonyms:
 
 
 def load_wordnet() -> Any | None:
-    """nltk's WordNet where its data is on this machine; nothing is downloaded."""
-    from nltk.corpus import wordnet  # late: takes a second
+    """Return nltk's WordNet, or None where its data is not on this machine; nothing is downloaded."""
+    from nltk.corpus import wordnet  # late: the import takes a second
 
     try:
         wordnet.ensure_loaded()
-    except (LookupError, OSError, BadZipFile):  # none, or a part of it
+    except (LookupError, OSError, BadZipFile):  # the data is missing or incomplete
         return None
     return wordnet
 
@@ -182,15 +188,18 @@ def _ngrams(text: Words) -> Counter[Words]:
 
 @lru_cache(1 << 14)
 def _ngrams_of(text: tuple[str, ...]) -> Counter[Words]:
-    return Counter(text[at : at + n] for n in (1, 2, 3, 4) for at in range(len(text) - n + 1))
+    return Counter(text[start : start + n] for n in (1, 2, 3, 4) for start in range(len(text) - n + 1))
 
 
-def common_words(one: Words, other: Words) -> int:
-    """Length of the longest common subsequence."""
-    row = [0] * (len(other) + 1)
-    for word in one:
-        before = row
+def common_words(first: Words, second: Words) -> int:
+    """Return the length of the longest common subsequence of two texts."""
+    row = [0] * (len(second) + 1)
+    for word in first:
+        previous_row = row
         row = [0]
-        for at, against in enumerate(other):
-            row.append(before[at] + 1 if word == against else max(row[at], before[at + 1]))
+        for index, other_word in enumerate(second):
+            if word == other_word:
+                row.append(previous_row[index] + 1)
+            else:
+                row.append(max(row[index], previous_row[index + 1]))
     return row[-1]

@@ -1,4 +1,4 @@
-"""What captions mean: how far apart, how many different ones, and which human captions they reach, by their embeddings.
+"""Measure the meaning of captions by their embeddings: distances, the number of different meanings, and coverage.
 
 N: captions   D: dimension of their embedding   P: pictures   k: captions of a picture   M: human captions
 """
@@ -13,30 +13,30 @@ from diversity.measures.embedders import Embedder
 from diversity.measures.pairs import Groups
 from imagetext.shown import Progress
 
-ORDERS = {"0.5": 0.5, "1": 1.0, "2": 2.0, "inf": np.inf}  # of Vendi scores
-NEIGHBOUR = 5  # whose distance is near enough, as in Naeem et al.
+ORDERS = {"0.5": 0.5, "1": 1.0, "2": 2.0, "inf": np.inf}  # the orders q of Vendi scores
+NEIGHBOUR = 5  # captions nearer than this nearest neighbour are near enough, as in Naeem et al.
 ROWS_AT_ONCE = 4096  # bounds the memory of a step
-PAIRS_AT_ONCE = 512  # of these with all other captions
+PAIRS_AT_ONCE = 512  # captions that are compared with all others at once; bounds the memory
 
 
 class VendiAccumulator:
-    """The Vendi score and the mean cosine distance of any number of embeddings, from their sums: D² numbers.
+    """The Vendi score and the mean cosine distance of any number of embeddings, from sums of D² numbers.
 
-    Products are taken in the embeddings' own precision, sums in float64: float32 rows give scores as good as 1e-6, except for
-    q < 1 where nearly all rows are equal; float64 rows give them to rounding, and so do any split and order of the rows.
+    Products are computed in the precision of the embeddings, and sums in float64. The error of scores is below 1e-6
+    for float32 rows, except for q < 1 where nearly all rows are equal, and is only rounding for float64 rows. The
+    order and the split of the rows change the result by rounding only.
     """
 
     def __init__(self, dimension: int):
         self.count = 0
         self.total = np.zeros(dimension)  # (D,) sum of the rows
         self.moments = np.zeros((dimension, dimension))  # (D, D) sum of their outer products
-        self.precision = float(np.finfo(np.float64).eps)  # of the least precise rows
+        self.precision = float(np.finfo(np.float64).eps)  # precision of the least precise rows
 
     def update(self, embeddings: np.ndarray) -> None:
-        """Adds rows (N, D), which are scaled to length 1; ValueError where one has no direction."""
-        embeddings = embeddings.astype(
-            np.result_type(embeddings, np.float32), copy=False
-        )  # so that half precision is not summed
+        """Add rows (N, D), which are scaled to length 1; raise ValueError for a row of length 0."""
+        precision = np.result_type(embeddings, np.float32)  # at least float32, so that half precision is not summed
+        embeddings = embeddings.astype(precision, copy=False)
         for start in range(0, len(embeddings), ROWS_AT_ONCE):
             rows = unit(embeddings[start : start + ROWS_AT_ONCE])
             self.count += len(rows)
@@ -45,7 +45,7 @@ class VendiAccumulator:
         self.precision = max(self.precision, float(np.finfo(embeddings.dtype).eps))
 
     def merge(self, other: "VendiAccumulator") -> None:
-        """Adds the rows that `other` has seen; ValueError where they have another dimension."""
+        """Add the rows of another accumulator; raise ValueError where its dimension differs."""
         if len(self.total) != len(other.total):
             raise ValueError(f"embeddings of {len(self.total)} and of {len(other.total)} dimensions")
         self.count += other.count
@@ -54,13 +54,13 @@ class VendiAccumulator:
         self.precision = max(self.precision, other.precision)
 
     def result(self) -> dict[str, Any]:
-        """`captions`; `vendi` by order q; `cosine_distance`, the mean over all pairs of captions. None where undefined.
+        """Return `captions`, `vendi` for each order q, and `cosine_distance` of all pairs; None where undefined.
 
-        With λ the eigenvalues of the covariance Σ x xᵀ / n, which are those of the n × n matrix of cosines ÷ n, less zeros, the
-        Vendi score is exp(-Σ λ ln λ) for q = 1, 1 / max λ for q = ∞, else (Σ λ^q)^(1 / (1 - q)): the effective number of
-        different rows, from 1, where all are equal, to min(n, D). The mean distance is (n² - |Σ x|²) / (n (n - 1)),
-        from 0, where all are equal, to 2. Higher is more spread. Friedman and Dieng 2022, "The Vendi Score"; orders:
-        Pasarkar and Dieng 2023, "Cousins of the Vendi Score".
+        Let λ be the eigenvalues of the covariance Σ x xᵀ / n, which are, apart from zeros, those of the n × n matrix
+        of cosines ÷ n. The Vendi score is exp(-Σ λ ln λ) for q = 1, 1 / max λ for q = ∞, and otherwise (Σ λ^q)^(1 / (1
+        - q)): the effective number of different rows, from 1, where all are equal, to min(n, D). The mean distance is
+        (n² - |Σ x|²) / (n (n - 1)), from 0, where all are equal, to 2. Higher is more spread. Friedman and Dieng 2022,
+        "The Vendi Score"; orders: Pasarkar and Dieng 2023, "Cousins of the Vendi Score".
         """
         n = self.count
         vendi = vendi_scores(np.linalg.eigvalsh(self.moments), self.precision) if n else dict.fromkeys(ORDERS)
@@ -73,9 +73,10 @@ class VendiAccumulator:
 
 
 def vendi_scores(eigenvalues: np.ndarray, precision: float) -> dict[str, np.ndarray]:
-    """Vendi scores by order of spectra (..., D), each (...); what rounding may have made of zero is taken for zero.
+    """Return the Vendi scores (...) of spectra (..., D) for each order.
 
-    `precision` is that of the products in the matrix. For a small q such noise would count, for its root is not small.
+    `precision` is the precision of the products in the matrix. Eigenvalues that may be zero but for rounding count as
+    zero, because for a small q their powers would not be small.
     """
     largest = eigenvalues.max(axis=-1, keepdims=True)
     shares = np.where(eigenvalues > 10 * precision * largest, eigenvalues, 0)
@@ -92,10 +93,11 @@ def vendi_scores(eigenvalues: np.ndarray, precision: float) -> dict[str, np.ndar
 
 
 def within_picture(embeddings: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
-    """`cosine_distance` (P,) and `vendi` by order (P,) of each picture's captions, NaN for fewer than two.
+    """Return `cosine_distance` (P,) and `vendi` (P,) for each order of each picture's captions, NaN for a single one.
 
-    `embeddings` (N, D) has the captions picture by picture, `counts` (P,) says how many. As in `VendiAccumulator.result`, of the
-    k × k cosines of a picture's captions: Vendi scores go from 1 to k, the distance, a mean over pairs, from 0 to 2.
+    embeddings (N, D): the captions, picture by picture. counts (P,): the number of captions of each picture. The
+    measures are those of `VendiAccumulator.result`, for the k × k cosines of a picture's captions: Vendi scores are
+    from 1 to k, and the distance, a mean over pairs, is from 0 to 2.
     """
     firsts = np.cumsum(counts) - counts
     distance = np.full(len(counts), np.nan)
@@ -113,81 +115,80 @@ def within_picture(embeddings: np.ndarray, counts: np.ndarray) -> dict[str, Any]
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """The rows (..., D) scaled to length 1; ValueError where one has no direction."""
+    """Return the rows (..., D) scaled to length 1; raise ValueError for a row of length 0 or not finite."""
     lengths = np.sqrt(np.einsum("...d,...d->...", rows, rows))
     if not ((lengths > 0) & np.isfinite(lengths)).all():
         raise ValueError("an embedding of length 0, or with a number that is not finite")
     return rows / lengths[..., None]
 
 
-# --- columns of captions -----------------------------------------------------------------------------------------------
+# --- columns of captions
+# -----------------------------------------------------------------------------------------------
 
 
 class SemanticScores(NamedTuple):
-    """Of one column: `cosine_distance`, `vendi` (q = 1) and with references `coverage` and `found_meaning` of each
-    picture (P,), NaN where undefined; its block `semantic` of the row; and `strange_meaning` (P,), which
-    `diversity.verdict.suspicions` looks at."""
+    """The scores of one column."""
 
+    # (P,), NaN where undefined: cosine_distance, vendi (q = 1), and with references coverage and found_meaning
     pictures: dict[str, np.ndarray]
-    row: dict[str, Any]
-    signs: dict[str, np.ndarray]
+    row: dict[str, Any]  # the block `semantic` of the column's row in the report
+    signs: dict[str, np.ndarray]  # strange_meaning: (P,); `diversity.verdict.suspicions` reads it
 
 
 def semantic_scores(
     embedder: Embedder, columns: Mapping[str, Groups], references: Groups | None = None, human: str | None = None
 ) -> dict[str, SemanticScores]:
-    """Spread in meaning of each column, within its pictures and over the set, and its coverage of the references, if any.
+    """Measure the spread in meaning of each column, within pictures and over the set, and its coverage of references.
 
-    columns[column][p] are the captions of picture p, references[p] all its human ones. `human` names the column that consists of
-    some of them: no caption of it covers itself.
+    columns[column][p] are the captions of picture p, references[p] all its human captions. human: the column that
+    contains some of these references; none of its captions covers itself.
 
-    found_meaning: the share of other pictures to whose human captions a caption is less like (mean cosine) than to its
-    own picture's, mean over the picture's captions. In [0, 1]: ½ for captions of other pictures, higher is better.
+    found_meaning: the share of other pictures whose human captions are less like a caption (mean cosine) than those of
+    its own picture, mean over the picture's captions. In [0, 1]: ½ for captions of other pictures, higher is better.
     """
     vectors = encode_columns(embedder, list(columns.values()) + ([references] if references is not None else []))
-    reached = HumanCaptions(vectors.pop(), sizes(references)) if references is not None else None
-    found = {}
+    human_captions = HumanCaptions(vectors.pop(), sizes(references)) if references is not None else None
+    scores_of = {}
     for (name, groups), embeddings in zip(columns.items(), vectors, strict=True):
         within = within_picture(embeddings, sizes(groups))
         pictures, signs = {"cosine_distance": within["cosine_distance"], "vendi": within["vendi"]["1"]}, {}
-        if reached:
-            pictures["coverage"] = reached.covered(embeddings, sizes(groups), themselves=name == human)
-            shares = reached.shares_behind(embeddings, sizes(groups), themselves=name == human)
+        if human_captions:
+            pictures["coverage"] = human_captions.covered(embeddings, sizes(groups), themselves=name == human)
+            shares = human_captions.shares_behind(embeddings, sizes(groups), themselves=name == human)
             owners = np.repeat(np.arange(len(groups)), sizes(groups))
             pictures["found_meaning"] = means(shares, owners, len(groups))
             signs["strange_meaning"] = means(strange(shares), owners, len(groups))
         sums = VendiAccumulator(embeddings.shape[1])
         sums.update(embeddings.astype(np.float64))
-        whole = sums.result()
-        found[name] = SemanticScores(
-            pictures,
-            {
-                "cosine_distance": mean(within["cosine_distance"]),
-                "set_cosine_distance": whole["cosine_distance"],
-                "vendi": {q: mean(scores) for q, scores in within["vendi"].items()},
-                "set_vendi": whole["vendi"],
-                "captions": whole["captions"],
-                "coverage": None,
-                "found_meaning": None,
-                **{score: mean(pictures[score]) for score in ("coverage", "found_meaning") if score in pictures},
-            },
-            signs,
-        )
-    return found
+        of_set = sums.result()
+        row = {
+            "cosine_distance": mean(within["cosine_distance"]),
+            "set_cosine_distance": of_set["cosine_distance"],
+            "vendi": {q: mean(scores) for q, scores in within["vendi"].items()},
+            "set_vendi": of_set["vendi"],
+            "captions": of_set["captions"],
+            "coverage": mean(pictures["coverage"]) if human_captions else None,
+            "found_meaning": mean(pictures["found_meaning"]) if human_captions else None,
+        }
+        scores_of[name] = SemanticScores(pictures, row, signs)
+    return scores_of
 
 
 class HumanCaptions:
-    """The human captions of pictures, and how near to each of them is near enough.
+    """The human captions of pictures, with which the captions of columns are compared.
 
-    That is as near as the fifth nearest human caption of another picture. Coverage is that of Naeem et al. 2020, "Reliable
-    Fidelity and Diversity Metrics for Generative Models", with one change: there anything covers, so that captions under wrong
-    pictures cover as much as under right ones; here a caption covers those of its own picture, and neighbours are of another.
+    A caption covers a human caption of its picture if it is at least as near as the fifth nearest human caption of
+    another picture. This is the coverage of Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative
+    Models", with one change: there every caption can cover, so that captions of wrong pictures cover as much as those
+    of right ones. Here a caption covers human captions of its own picture only, and the neighbours are those of other
+    pictures.
     """
 
     def __init__(self, embeddings: np.ndarray, counts: np.ndarray):
-        """`embeddings` (M, D) of length 1, picture by picture; `counts` (P,), how many a picture has."""
+        """`embeddings` (M, D) are of length 1, picture by picture; `counts` (P,) are the captions of each picture."""
         owners = np.repeat(np.arange(len(counts)), counts)  # (M,)
-        enough = np.full(len(owners), -np.inf)  # (M,) cosines; -inf where other pictures have too few captions
+        # (M,) the cosine that is near enough; -inf where other pictures have too few captions
+        enough = np.full(len(owners), -np.inf)
         for start in Progress(
             range(0, len(owners), PAIRS_AT_ONCE), desc="nearest human captions", unit="block", delay=2
         ):
@@ -199,56 +200,59 @@ class HumanCaptions:
         self._means = np.stack([vectors.mean(axis=0) for vectors in self._of_picture])  # (P, D)
 
     def covered(self, embeddings: np.ndarray, counts: np.ndarray, themselves: bool = False) -> np.ndarray:
-        """The share of each picture's human captions that one of its captions covers (P,), NaN where undefined.
+        """Return the share of each picture's human captions that its captions cover (P,), NaN where undefined.
 
-        `themselves`: the captions are human ones of the picture, and equal ones do not cover each other.
+        `themselves`: the captions are human captions of the picture, and equal captions do not cover each other.
         """
         scores = np.full(len(counts), np.nan)
         pictures = zip(self._of_picture, self._enough, split_rows(embeddings, counts), strict=True)
-        for at, (human, enough, captions) in enumerate(pictures):
+        for picture, (human, enough, captions) in enumerate(pictures):
             cosines = human @ captions.T  # (M, k) of the picture
             if themselves:
                 cosines = np.where(cosines > 1 - SAME, -np.inf, cosines)
             nearest = cosines.max(axis=1, initial=-np.inf)  # (M,)
             counted = np.isfinite(nearest) & np.isfinite(enough)
             if counted.any():
-                scores[at] = (nearest >= enough - SAME)[counted].mean()
+                scores[picture] = (nearest >= enough - SAME)[counted].mean()
         return scores
 
     def shares_behind(self, embeddings: np.ndarray, counts: np.ndarray, themselves: bool = False) -> np.ndarray:
-        """Of each caption (N,) the share of other pictures to whose human captions it is less like than to its own picture's.
+        """Return for each caption (N,) the share of other pictures that are less like it than its own picture.
 
-        `themselves`: the captions are human ones of the picture, and each is compared with its others.
+        The likeness of a picture is the mean cosine between the caption and the picture's human captions.
+
+        `themselves`: the captions are human captions of the picture, and each is compared with the others.
         """
         shares = np.full(len(embeddings), np.nan)
         owners = np.repeat(np.arange(len(counts)), counts)
         for start in range(0, len(owners), PAIRS_AT_ONCE):
-            likeness = embeddings[start : start + PAIRS_AT_ONCE] @ self._means.T  # (rows, P)
-            for at, (of_caption, picture) in enumerate(zip(likeness, owners[start : start + PAIRS_AT_ONCE]), start):
+            rows = slice(start, start + PAIRS_AT_ONCE)
+            likeness_of_rows = embeddings[rows] @ self._means.T  # (rows, P)
+            for number, (likeness, picture) in enumerate(zip(likeness_of_rows, owners[rows]), start):
                 human = len(self._of_picture[picture])
-                if themselves and human > 1:
-                    of_caption[picture] = (human * of_caption[picture] - 1) / (human - 1)
-                shares[at] = share_behind(of_caption, picture)
+                if themselves and human > 1:  # take the caption itself, with its cosine of 1, out of the mean
+                    likeness[picture] = (human * likeness[picture] - 1) / (human - 1)
+                shares[number] = share_behind(likeness, picture)
         return shares
 
 
 def encode_columns(embedder: Embedder, columns: Sequence[Groups], prompt: str = "") -> list[np.ndarray]:
-    """The embeddings (N, D) of each column's captions, each behind the prompt; what several columns say is embedded once."""
+    """Return the embeddings (N, D) of each column's captions after the prompt; equal captions are embedded once."""
     texts = [[prompt + caption for group in groups for caption in group] for groups in columns]
-    vectors = embedder.encode([text for of_column in texts for text in of_column])
-    return split_rows(vectors, [len(of_column) for of_column in texts])
+    vectors = embedder.encode([text for column_texts in texts for text in column_texts])
+    return split_rows(vectors, [len(column_texts) for column_texts in texts])
 
 
 def sizes(groups: Groups) -> np.ndarray:
-    """How many captions each picture has (P,)."""
+    """Return how many captions each picture has (P,)."""
     return np.array([len(group) for group in groups], int)
 
 
 def mean(scores: np.ndarray) -> float | None:
-    """The mean of those that are defined, None where none is."""
+    """Return the mean of the scores that are not NaN; None where all are NaN."""
     return None if np.isnan(scores).all() else float(np.nanmean(scores))
 
 
 def split_rows(rows: np.ndarray, counts: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-    """The rows of each picture, or whatever else has so many."""
+    """Split rows into groups of so many rows each, for example by picture."""
     return np.split(rows, np.cumsum(counts))[:-1]

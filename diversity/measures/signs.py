@@ -1,4 +1,4 @@
-"""Signs of captions that are no captions of their picture: their words, the words' order, and copies of human captions.
+"""Signs that captions do not describe their picture: their words, the order of words, and copies of human captions.
 
 P: pictures   H: human captions
 """
@@ -11,13 +11,13 @@ import numpy as np
 
 from diversity.measures.references import Words, common_words
 
-LONGEST = 20  # words of a caption whose order is looked at
-NEAR = 0.6  # of the words of the longer of two captions, where one may be a copy of the other
-EXPECTED = 2  # times that two words would be neighbours if any were, so that it says something if they never are
+LONGEST = 20  # words of a caption whose order is examined
+NEAR = 0.6  # share of the words of the longer of two captions from which one may be a copy of the other
+EXPECTED = 2  # two words are common if chance would make them neighbours so many times
 
 
 class Language:
-    """Words and pairs of neighbouring words in captions, and under how many pictures each stands."""
+    """The words and the pairs of neighbouring words in captions, and how many pictures have each of them."""
 
     def __init__(self, texts: Sequence[Sequence[Words]]):
         """`texts` are the captions of each picture, as words."""
@@ -29,86 +29,97 @@ class Language:
         self._length = self._times.total()
 
     def order(self, caption: Words, picture: int) -> tuple[float, float]:
-        """The share of a caption's neighbouring words that are neighbours under another picture too, and that of words
-        in any order.
+        """Return the share of neighbouring words that another picture has as neighbours, too, and that of any order.
 
+        The second share is over all ordered pairs of the caption's words, so it is what a shuffled caption would have.
         NaN for fewer than three words.
         """
-        caption, own = caption[:LONGEST], self._pairs[picture]
-        if len(caption) < 3:
+        caption, own_pairs = caption[:LONGEST], self._pairs[picture]
+        count = len(caption)
+        if count < 3:
             return np.nan, np.nan
-        known = [
-            [self._pictures_with_pair[one, other] > ((one, other) in own) for other in caption] for one in caption
+        is_known = [  # whether another picture has the pair of a word of each row and a word of each column
+            [self._pictures_with_pair[first, second] > ((first, second) in own_pairs) for second in caption]
+            for first in caption
         ]
-        places = range(len(caption))
-        neighbours = [known[at][at + 1] for at in places[:-1]]
-        return sum(neighbours) / len(neighbours), (sum(map(sum, known)) - sum(known[at][at] for at in places)) / (
-            len(caption) * (len(caption) - 1)
-        )
+        known_neighbours = sum(is_known[index][index + 1] for index in range(count - 1))
+        known_pairs = sum(map(sum, is_known)) - sum(is_known[index][index] for index in range(count))
+        return known_neighbours / (count - 1), known_pairs / (count * (count - 1))
 
     def strangers(self, caption: Words, picture: int) -> tuple[float, float]:
-        """How many pairs of neighbours are common words, and how many of these stand under no other picture.
+        """Count the pairs of neighbours that are common words, and those of them that no other picture has.
 
-        Common: chance alone would have them be neighbours `EXPECTED` times. Whoever writes the language hardly ever has such
-        strangers, in any style; a word that was put in the place of another often makes some. NaN for no word.
+        Two words are common if chance would make them neighbours `EXPECTED` times. People who write the language
+        hardly ever have common words as neighbours that no other picture has, in whatever style; a word that replaces
+        another one often does. NaN without a word.
         """
         if not caption:
             return np.nan, np.nan
-        common = [
-            pair
-            for pair in pairwise(caption)
-            if self._times[pair[0]] * self._times[pair[1]] >= EXPECTED * self._length
-        ]
-        return len(common), sum(self._pictures_with_pair[pair] <= (pair in self._pairs[picture]) for pair in common)
+        common, strangers = 0, 0
+        for pair in pairwise(caption):
+            if self._times[pair[0]] * self._times[pair[1]] >= EXPECTED * self._length:
+                common += 1
+                strangers += self._pictures_with_pair[pair] <= (pair in self._pairs[picture])
+        return common, strangers
 
     def known(self, caption: Words) -> float:
-        """The share of a caption's words that stand in some caption, NaN without a word."""
+        """Return the share of a caption's words that some of the captions has; NaN without a word."""
         return sum(word in self._pictures_with for word in caption) / len(caption) if caption else np.nan
 
-    def grounded_thirds(self, caption: Words, picture: int, own: Sequence[Words]) -> tuple[float, float, float]:
-        """How well the first third, the last third and all of a caption's words are grounded in `own` captions of the picture.
+    def grounded_thirds(self, caption: Words, picture: int, references: Sequence[Words]) -> tuple[float, float, float]:
+        """Return how well the first third, the last third and all of a caption's words are grounded in its picture.
 
-        A word is grounded by 1 where one of these has it, else by 0, less the share of other pictures whose captions have it; so
-        words that say nothing of the picture are grounded by 0 on average. NaN for fewer than three words.
+        `references` are captions of the picture. A word scores 1 if one of them has it, else 0, minus the share of
+        other pictures whose captions have it. So words that say nothing about the picture score 0 on average. NaN for
+        fewer than three words.
         """
         if len(caption) < 3:
             return np.nan, np.nan, np.nan
-        here, others = {word for text in own for word in text}, max(1, len(self._words) - 1)
-        grounded = [
-            (word in here) - (self._pictures_with[word] - (word in self._words[picture])) / others for word in caption
-        ]
+        reference_words = {word for text in references for word in text}
+        other_pictures = max(1, len(self._words) - 1)
+        grounded = []
+        for word in caption:
+            others_with_word = self._pictures_with[word] - (word in self._words[picture])
+            grounded.append((word in reference_words) - others_with_word / other_pictures)
         third = len(caption) // 3
         return sum(grounded[:third]) / third, sum(grounded[-third:]) / third, sum(grounded) / len(grounded)
 
 
-def copying(caption: Words, own: Sequence[Words]) -> tuple[float, float]:
-    """Whether a caption may be a copy of a human caption of its picture, 0 or 1, and how much nearer it is to one than
-    to the next.
+def copying(caption: Words, references: Sequence[Words]) -> tuple[float, float]:
+    """Return whether a caption may be a copy of a reference, 0 or 1, and how much nearer it is to one than to others.
 
-    It may be a copy where three fifths of the words of the longer stand in both in one order. Nearness is the Jaccard
-    similarity of their sets of words: a copy, with noise too, is nearer to its one model than to all others; a caption
-    that says what all of them say is not. NaN of fewer than two human captions.
+    `references` are human captions of its picture. The caption may be a copy if both have three fifths of the words of
+    the longer one in the same order. Nearness is the Jaccard similarity of their sets of words. A copy, even a noisy
+    one, is nearer to its original than to all other references; a caption that says what all references say is not.
+    The nearness is NaN for fewer than two references.
     """
-    mine = set(caption)
-    near = sorted((len(mine & theirs) / (len(mine | theirs) or 1) for theirs in map(set, own)), reverse=True)
-    same = any(common_words(caption, text) >= NEAR * max(len(caption), len(text)) for text in own)
-    return float(same), near[0] - near[1] if len(near) > 1 else np.nan
+    caption_words = set(caption)
+    nearness = []
+    for reference in map(set, references):
+        nearness.append(len(caption_words & reference) / (len(caption_words | reference) or 1))
+    nearness.sort(reverse=True)
+    same = any(common_words(caption, text) >= NEAR * max(len(caption), len(text)) for text in references)
+    return float(same), nearness[0] - nearness[1] if len(nearness) > 1 else np.nan
 
 
 def alike(texts: Sequence[Sequence[Words]]) -> np.ndarray:
-    """Whether each picture's first human caption is much like one of another picture (P,), 0 or 1; NaN without a caption.
+    """Return whether each picture's first human caption is much like one of another picture (P,), 0 or 1.
 
-    Much like: at least half of their words are in both (Jaccard). Of people's free descriptions one in four is, in a thousand
-    pictures; where nearly all are, they follow templates, and an honest captioner says the same sentence as people do.
+    NaN for a picture without a caption.
+
+    Two captions are much alike if both have at least half of their words (Jaccard). Among a thousand pictures with
+    free descriptions by people, this holds for one in four. If it holds for nearly all, people follow templates, and
+    an honest captioner writes the same sentences as people do.
     """
     sets = [set(text) for group in texts for text in group]  # (H,)
     owners = np.repeat(np.arange(len(texts)), [len(group) for group in texts])  # (H,)
-    sizes, holders = np.array([len(found) for found in sets]), {}
-    for at, found in enumerate(sets):
-        for word in found:
-            holders.setdefault(word, []).append(at)
-    found = np.full(len(texts), np.nan)
+    sizes = np.array([len(caption_words) for caption_words in sets])  # (H,)
+    captions_with: dict[str, list[int]] = {}
+    for number, caption_words in enumerate(sets):
+        for word in caption_words:
+            captions_with.setdefault(word, []).append(number)
+    is_alike = np.full(len(texts), np.nan)
     for picture, first in zip(*np.unique(owners, return_index=True)):
-        common = np.bincount(np.concatenate([holders[word] for word in sets[first]]), minlength=len(sets))
-        found[picture] = (2 * common >= sizes + sizes[first] - common)[owners != picture].any()
-    return found
+        common = np.bincount(np.concatenate([captions_with[word] for word in sets[first]]), minlength=len(sets))
+        is_alike[picture] = (2 * common >= sizes + sizes[first] - common)[owners != picture].any()
+    return is_alike

@@ -1,28 +1,33 @@
-"""What the numbers of size, length and spread are: formula, range, direction and paper, in words that the report shows."""
+"""The definitions of size, length and spread that the report shows: formula, range, direction and paper."""
 
 from diversity.measures.compression import COMPRESSOR
 from diversity.measures.lexical import MBLEU_SMOOTHING
 from diversity.measures.measure import Measure
 
-PICTURES = Measure(("pictures",), "Pictures", "Pictures compared: those that every column has captions for.", "count")
+PICTURES = Measure(
+    ("pictures",), "Pictures", "Pictures compared: those that every column has captions for.", unit="count"
+)
 CAPTIONS = Measure(
     ("captions",),
     "Captions",
-    "Captions counted, equally many of a picture in every column; of human ones no more.",
-    "count",
+    "Captions that are compared: equally many of a picture in every column, and at most as many human captions.",
+    unit="count",
 )
-WORDS = Measure(("words",), "Words", "Words of all captions, punctuation left out.", "count")
+WORDS = Measure(("words",), "Words", "Words of all captions, punctuation left out.", unit="count")
 LENGTH = Measure(
     ("length_mean",),
     "Length",
-    "Words of a caption, punctuation left out, mean over a picture's captions, then pictures. "
-    "From 0; compare with the human row.",
-    "words",
+    "Words of a caption without punctuation, mean over a picture's captions, then pictures. From 0; compare it with "
+    "the human row.",
+    unit="words",
     score="length",
 )
 LENGTHS = tuple(
     Measure(
-        ("length_quantiles", q), f"Length, {name}", f"{share} of the captions have at most so many words.", "count"
+        ("length_quantiles", q),
+        f"Length, {name}",
+        f"{share} of the captions have at most so many words.",
+        unit="count",
     )
     for q, name, share in (
         ("0.05", "5 %", "5 %"),
@@ -35,17 +40,17 @@ LENGTHS = tuple(
 VOCABULARY = Measure(
     ("vocabulary",),
     "Vocabulary",
-    "Different words of all captions. From 0; it grows with the number of "
-    "captions, so compare it at equal numbers only.",
-    "count",
-    "higher",
+    "Different words of all captions. From 0; it grows with the number of captions, so compare it for equal numbers "
+    "only.",
+    unit="count",
+    better="higher",
 )
 DISTINCT = tuple(
     Measure(
         (f"distinct_{n}",),
         f"Distinct-{n}",
-        f"Different {n}-grams of the whole set ÷ all its {n}-grams, none crossing two captions. 0 to 1; it "
-        "falls as the set grows, so compare it at equal numbers only. Li et al. 2016.",
+        f"Different {n}-grams of the whole set ÷ all its {n}-grams, each within one caption. 0 to 1; it falls as the "
+        "set grows, so compare it for equal numbers only. Li et al. 2016.",
         better="higher",
     )
     for n in (1, 2, 3, 4)
@@ -54,9 +59,8 @@ DIV = tuple(
     Measure(
         (f"div_{n}",),
         f"Div-{n}",
-        f"Within a picture: different {n}-grams of its captions ÷ their words, mean over pictures; one caption has no "
-        "spread. 0 to 1. "
-        "Shetty et al. 2017.",
+        f"Within a picture: different {n}-grams of its captions ÷ their words, mean over pictures with several "
+        "captions. 0 to 1. Shetty et al. 2017.",
         better="higher",
         score=f"div_{n}",
     )
@@ -65,55 +69,54 @@ DIV = tuple(
 MBLEU = Measure(
     ("mbleu_4",),
     "mBLEU-4",
-    "Within a picture: BLEU-4 of each caption against the picture's other captions, mean "
-    "over captions, then over pictures. 0 to 1; 1 where all are equal. Shetty et al. 2017; BLEU: Papineni et al. "
-    f"2002. Smoothing: {MBLEU_SMOOTHING}.",
+    "Within a picture: BLEU-4 of each caption against the picture's other captions, mean over captions, then over "
+    "pictures. 0 to 1; 1 where all captions are equal. Shetty et al. 2017; BLEU: Papineni et al. 2002. Smoothing: "
+    f"{MBLEU_SMOOTHING}.",
     better="lower",
     score="mbleu_4",
 )
 SELF_CIDER = Measure(
     ("self_cider",),
     "Self-CIDEr",
-    "Within a picture: -log_m(√λ₁ ÷ Σ √λ), λ the eigenvalues of its m captions' CIDEr "
-    "similarities (cosines of their 1- to 4-grams, rare ones weighing more), mean over pictures of the sample. 0 to "
-    "1: 0 where all captions are equal, 1 where no two share an n-gram. Wang and Chan 2019.",
+    "Within a picture: -log_m(√λ₁ ÷ Σ √λ), where λ are the eigenvalues of the CIDEr similarities of its m captions "
+    "(cosines of their 1- to 4-grams, in which rare n-grams weigh more), mean over pictures of the sample. 0 to 1: 0 "
+    "where all captions are equal, 1 where no two share an n-gram. Wang and Chan 2019.",
     better="higher",
     score="self_cider",
 )
 DUPLICATES = Measure(
     ("duplicates",),
     "Duplicates",
-    "Within a picture: captions that repeat an earlier one word for word ÷ its "
-    "captions, mean over pictures. 0 to 100 %.",
-    "percent",
-    "lower",
-    "duplicates",
+    "Within a picture: captions that repeat an earlier one word for word ÷ its captions, mean over pictures. 0 to "
+    "100 %.",
+    unit="percent",
+    better="lower",
+    score="duplicates",
 )
 SHARED = Measure(
     ("shared",),
     "Shared",
-    "Captions that stand word for word under another picture too ÷ captions, repeats within "
-    "a picture left out. 0 to 100 %.",
-    "percent",
-    "lower",
+    "Captions that another picture has, too, word for word ÷ captions, without repeats within a picture. 0 to 100 %.",
+    unit="percent",
+    better="lower",
 )
 MOST_SHARED = Measure(
     ("most_shared",),
     "One caption for many",
-    "Pictures under which the commonest caption stands ÷ pictures. "
-    "0 to 100 %; a high share means that the captioner no longer looks.",
-    "percent",
-    "lower",
+    "Pictures that have the commonest caption ÷ pictures. 0 to 100 %; a high share means that the captioner no "
+    "longer looks at the picture.",
+    unit="percent",
+    better="lower",
 )
 NEAR_DUPLICATES = Measure(
     ("near_duplicates",),
     "Near duplicates",
-    "Within a picture: captions that nearly repeat an earlier one ÷ "
-    "its captions, mean over pictures: four fifths or more of the different words of the two stand in both "
-    "(Jaccard ≥ 0.8), in any order; exact duplicates included. 0 to 100 %.",
-    "percent",
-    "lower",
-    "near_duplicates",
+    "Within a picture: captions that nearly repeat an earlier one ÷ its captions, mean over pictures. Nearly means "
+    "that at least four fifths of the different words of the two are in both (Jaccard ≥ 0.8), in any order; exact "
+    "duplicates count, too. 0 to 100 %.",
+    unit="percent",
+    better="lower",
+    score="near_duplicates",
 )
 ENTROPY = tuple(
     Measure(
@@ -127,47 +130,50 @@ ENTROPY = tuple(
 SELF_REPETITION = Measure(
     ("self_repetition",),
     "Self-repetition",
-    "4-grams that recur in the set ÷ 4-grams. 0 to 100 %: 0 where each stands "
-    "once; it grows with the set. After Salkar et al. 2022.",
-    "percent",
-    "lower",
+    "4-grams that recur in the set ÷ 4-grams. 0 to 100 %: 0 where each occurs once; it grows with the set. After "
+    "Salkar et al. 2022.",
+    unit="percent",
+    better="lower",
 )
 HAPAX = Measure(
-    ("hapax",), "Words seen once", "Words that stand once in the set ÷ different words. 0 to 100 %.", "percent"
+    ("hapax",), "Words seen once", "Words that occur once in the set ÷ different words. 0 to 100 %.", unit="percent"
 )
 COMPRESSION = Measure(
     ("compression",),
     "Compression",
-    "Bytes of the sample's captions, a line each in a seeded order, ÷ their bytes "
-    f"compressed with {COMPRESSOR}. Above 0; higher is more repetitive; it grows with the sample, so compare it at "
-    "equal numbers only. Shaib et al. 2024.",
+    f"Bytes of the sample's captions, one per line in a seeded order, ÷ their bytes compressed with {COMPRESSOR}. "
+    "Above 0; higher is more repetitive; it grows with the sample, so compare it for equal numbers only. Shaib et "
+    "al. 2024.",
     better="lower",
 )
 NOVELTY = (
     Measure(
-        ("novelty", "ngrams_4"), "New 4-grams", "4-grams that no human caption has ÷ 4-grams. 0 to 100 %.", "percent"
+        ("novelty", "ngrams_4"),
+        "New 4-grams",
+        "4-grams that no human caption has ÷ 4-grams. 0 to 100 %.",
+        unit="percent",
     ),
     Measure(
         ("novelty", "captions"),
         "New captions",
-        "Captions that are no human caption word for word ÷ captions. 0 to 100 %.",
-        "percent",
+        "Captions that equal no human caption word for word ÷ captions. 0 to 100 %.",
+        unit="percent",
     ),
 )
 EQUAL_WORDS = Measure(
     ("equal_tokens", "words"),
     "Words, at equal length",
-    "Words to which the sample of every column is cut for the "
-    "next rows: as many as the shortest column has, pictures taken in one seeded order.",
-    "count",
+    "The number of words to which every column of the sample is cut for the next rows: as many as the shortest "
+    "column has, with the pictures in the same seeded order.",
+    unit="count",
 )
 EQUAL_TOKENS = (
     Measure(
         ("equal_tokens", "vocabulary"),
         "Vocabulary, at equal length",
         "Different words among equally many words of each column. From 0.",
-        "count",
-        "higher",
+        unit="count",
+        better="higher",
     ),
     *(
         Measure(
@@ -182,8 +188,8 @@ EQUAL_TOKENS = (
         Measure(
             ("equal_tokens", f"entropy_{n}"),
             f"Entropy of {n}-grams, at equal length",
-            f"Entropy of the {n}-grams among equally "
-            "many words of each column, in bits: -Σ p log₂ p. 0 to log₂ of their number.",
+            f"Entropy of the {n}-grams among equally many words of each column, in bits: -Σ p log₂ p. 0 to log₂ of "
+            "their number.",
             better="higher",
         )
         for n in (1, 2, 3, 4)
@@ -199,8 +205,8 @@ _ORDERS = (("1", "1"), ("0.5", "½"), ("2", "2"), ("inf", "∞"))
 COSINE_DISTANCE = Measure(
     ("semantic", "cosine_distance"),
     "Meaning apart",
-    "Within a picture: mean cosine distance between the "
-    "embeddings of two of its captions, mean over pictures. 0 to 2.",
+    "Within a picture: mean cosine distance between the embeddings of two of its captions, mean over pictures. 0 to "
+    "2.",
     better="higher",
     score="cosine_distance",
 )
@@ -214,10 +220,9 @@ VENDI = tuple(
     Measure(
         ("semantic", "vendi", q),
         f"Vendi, q = {name}" if q != "1" else "Vendi",
-        "Within a picture: the effective number "
-        "of different captions, exp of the Rényi entropy of order q of the eigenvalues of their cosine "
-        f"similarities ÷ their sum, q = {name}, mean over pictures. 1 to the captions of a picture. Friedman and "
-        "Dieng 2022; orders: Pasarkar and Dieng 2023.",
+        "Within a picture: the effective number of different captions, which is exp of the Rényi entropy of order q "
+        f"of the eigenvalues of their cosine similarities ÷ their sum, q = {name}, mean over pictures. From 1 to the "
+        "number of captions of a picture. Friedman and Dieng 2022; orders: Pasarkar and Dieng 2023.",
         better="higher",
         score="vendi" if q == "1" else "",
     )
@@ -227,8 +232,8 @@ SET_VENDI = tuple(
     Measure(
         ("semantic", "set_vendi", q),
         f"Vendi of the set, q = {name}",
-        "The effective number of different captions "
-        "in the set of embedded captions. From 1 to the embedding's dimension; it grows with the set.",
+        "The effective number of different captions in the set of embedded captions. From 1 to the dimension of the "
+        "embedding; it grows with the set.",
         better="higher",
     )
     for q, name in _ORDERS

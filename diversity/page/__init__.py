@@ -1,1 +1,1 @@
-"""The report as a page: figures and HTML."""
+"""The HTML page of a report, with its tables and plots."""

@@ -1,4 +1,4 @@
-"""Differences of columns, and what mixes of them gain, as lines with a dot on scales that neighbours share."""
+"""Prepare the differences between columns and the gains of mixes for the page: lines with a dot on a common scale."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -6,35 +6,37 @@ from typing import Any, NamedTuple
 
 from diversity.measures import catalogue
 from diversity.measures.measure import PERCENT, Measure
-from diversity.page.plots import Column
+from diversity.page.plots import PageColumn
 from diversity.report import DiversityReport
 from diversity.verdict.compare import Difference, Estimate
 from diversity.verdict.mixes import MixStep
 
-INTERVAL = re.compile(r"(\((?:95 % interval|\d)[^()]*\))")  # in the answer's sentences, where it is set back
+INTERVAL = re.compile(r"(\((?:95 % interval|\d)[^()]*\))")  # an interval in a sentence of the answer, printed in grey
 
 
 class Span(NamedTuple):
-    """An estimate drawn as a line with a dot, in per cent of the width that its neighbours share, and in words."""
+    """An estimate in words, and as a line with a dot at positions in per cent of the common width."""
 
     text: str
     interval: str
-    low: float
-    high: float
-    mean: float
-    zero: float
+    low: float  # position of the line's left end
+    high: float  # position of its right end
+    mean: float  # position of the dot
+    zero: float  # position of 0
 
 
 def interval(measure: Measure, estimate: Estimate | None, joint: str) -> str:
-    """The interval of a mean or a gain in the measure's format, its unit once; "" where it has no width."""
+    """Return the interval of an estimate as text with its unit once, joined by `joint`; "" without a width."""
     if estimate is None or estimate.low == estimate.high:
         return ""
     low, high = (measure.written(value).replace("-", "−") for value in estimate[1:])
     return f"{low.removesuffix(PERCENT)}{joint}{high}"
 
 
-def differences_of(report: DiversityReport, columns: Sequence[Column]) -> list[tuple[Measure, list[dict[str, Any]]]]:
-    """The measures of the first plot, then others, each with its pairs of columns."""
+def differences_of(
+    report: DiversityReport, columns: Sequence[PageColumn]
+) -> list[tuple[Measure, list[dict[str, Any]]]]:
+    """Return the compared measures with their pairs of columns: fidelity and spread first, then all others."""
     scores = dict.fromkeys(
         (report.fidelity, report.spread, *(difference.measure for difference in report.differences))
     )
@@ -42,25 +44,23 @@ def differences_of(report: DiversityReport, columns: Sequence[Column]) -> list[t
 
 
 def forests(
-    measures: Iterable[Measure], differences: Sequence[Difference], columns: Sequence[Column]
+    measures: Iterable[Measure], differences: Sequence[Difference], columns: Sequence[PageColumn]
 ) -> list[tuple[Measure, list[dict[str, Any]]]]:
-    """Each measure in which columns were compared, with its pairs of columns on one scale."""
+    """Return each measure in which columns were compared, with its pairs of columns on one scale."""
     forest = []
     for measure in measures:
         pairs = [difference for difference in differences if difference.measure == measure.score]
         spans = _spans(measure, [difference.estimate for difference in pairs])
         if pairs:
-            forest.append(
-                (measure, [_pair(measure, pair, span, columns) for pair, span in zip(pairs, spans, strict=True)])
-            )
+            rows = [_pair(measure, pair, span, columns=columns) for pair, span in zip(pairs, spans, strict=True)]
+            forest.append((measure, rows))
     return forest
 
 
-def _pair(measure: Measure, difference: Difference, span: Span, columns: Sequence[Column]) -> dict[str, Any]:
-    """A difference with its two columns, and the one that is clearly ahead, None where they cannot be told apart."""
-    first, second = (
-        next(column for column in columns if column.name == name) for name in (difference.first, difference.second)
-    )
+def _pair(measure: Measure, difference: Difference, span: Span, *, columns: Sequence[PageColumn]) -> dict[str, Any]:
+    """Return a difference with its two columns, and the column that is clearly ahead; None where neither is."""
+    by_name = {column.name: column for column in columns}
+    first, second = by_name[difference.first], by_name[difference.second]
     up = -1 if measure.better == "lower" else 1
     ahead = {1: first, -1: second, 0: None}[up * difference.sign]
     return {
@@ -74,76 +74,74 @@ def _pair(measure: Measure, difference: Difference, span: Span, columns: Sequenc
 
 
 def _spans(measure: Measure, estimates: Sequence[Estimate], gains: bool = False) -> list[Span]:
-    """Differences, or gains, on one scale, which holds 0 and has air at its ends.
+    """Return differences, or gains, as spans on one scale that contains 0.
 
-    A gain lies right where it is better; in words it is the change of the measure, so negative where less of it is better.
+    A gain is drawn to the right of 0 where it is an improvement. Its text is the change of the measure, so it is
+    negative where lower is better.
     """
     turned = gains and measure.better == "lower"
     ends = [0.0, *(end for estimate in estimates for end in estimate)]
     low, high = min(ends), max(ends)
-    air = 0.06 * (high - low) or 1
-    low, high = low - air, high + air
+    margin = 0.06 * (high - low) or 1
+    low, high = low - margin, high + margin
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         return round(100 * (value - low) / (high - low), 2)
 
-    return [
-        Span(
-            _signed(measure, said.mean),
-            interval(measure, said, " to ").removesuffix(PERCENT),
-            place(estimate.low),
-            place(estimate.high),
-            place(estimate.mean),
-            place(0),
+    spans = []
+    for estimate in estimates:
+        change = -estimate if turned else estimate
+        spans.append(
+            Span(
+                text=_signed(measure, change.mean),
+                interval=interval(measure, change, " to ").removesuffix(PERCENT),
+                low=position(estimate.low),
+                high=position(estimate.high),
+                mean=position(estimate.mean),
+                zero=position(0),
+            )
         )
-        for estimate in estimates
-        for said in [-estimate if turned else estimate]
-    ]
+    return spans
 
 
 def _signed(measure: Measure, value: float) -> str:
-    """A difference with its sign; percentages differ in points."""
+    """Return a difference with its sign; the difference of two percentages is in points."""
     text = measure.written(value).replace("-", "−").replace(PERCENT, " points")
     return text if value < 0 else f"+{text}"
 
 
-def mixes_of(report: DiversityReport, columns: Sequence[Column]) -> dict[str, Any] | None:
-    """The mixes with what each gains in coverage, spread and fidelity, one scale for each of these."""
+def mixes_of(report: DiversityReport, columns: Sequence[PageColumn]) -> dict[str, Any] | None:
+    """Return the mixes with their gains in coverage, spread and fidelity, each on its own scale; None without any."""
     mixes = report.mixes
     if mixes is None or len(mixes.steps) < 2:
         return None
-    named = {column.name: column for column in columns}
+    by_name = {column.name: column for column in columns}
     alone, *steps = mixes.steps
-    gained: list[tuple[Measure, list[Span | None], list[str]]] = []
+    measures: list[Measure] = []
+    gains_of_steps: list[list[tuple[Measure, Span | None, str]]] = [[] for _ in steps]
     for name in ("coverage", "spread", "fidelity"):
-        if score := getattr(mixes, f"{name}_measure"):
-            measure = catalogue.OF_SCORE[score]
-            gains = [getattr(step, f"{name}_gain") for step in steps]
-            spans = iter(_spans(measure, [gain for gain in gains if gain], gains=True))
-            gained.append(
-                (
-                    measure,
-                    [gain and next(spans) for gain in gains],
-                    [
-                        f"{measure.written(getattr(step, name))} against {measure.written(getattr(step, f'alone_{name}'))}"
-                        for step in steps
-                    ],
-                )
-            )
+        score = getattr(mixes, f"{name}_measure")
+        if not score:
+            continue
+        measure = catalogue.OF_SCORE[score]
+        measures.append(measure)
+        gains = [getattr(step, f"{name}_gain") for step in steps]
+        spans = iter(_spans(measure, [gain for gain in gains if gain], gains=True))
+        for step, gain, gains_of_step in zip(steps, gains, gains_of_steps, strict=True):
+            mixed, unmixed = (measure.written(getattr(step, part)) for part in (name, f"alone_{name}"))
+            gains_of_step.append((measure, next(spans) if gain else None, f"{mixed} against {unmixed}"))
     return {
-        "best": named[mixes.best],
+        "best": by_name[mixes.best],
         "captions": alone.captions,
-        "measures": [measure for measure, _, _ in gained],
+        "measures": measures,
         "steps": [
-            {
-                "columns": [named[name] for name in step.columns],
-                "verdict": _verdict(step),
-                "gains": [(measure, spans[number], levels[number]) for measure, spans, levels in gained],
-            }
-            for number, step in enumerate(steps)
+            {"columns": [by_name[name] for name in step.columns], "verdict": _verdict(step), "gains": gains_of_step}
+            for step, gains_of_step in zip(steps, gains_of_steps, strict=True)
         ],
     }
 
 
 def _verdict(step: MixStep) -> str:
-    return "adds" if step.adds else "less faithful" if step.fidelity_gain.high < 0 else "no clear gain"
+    if step.adds:
+        return "adds"
+    return "less faithful" if step.fidelity_gain.high < 0 else "no clear gain"

@@ -1,4 +1,4 @@
-"""The page of a report: the answer, tables, plots and pictures in one file that asks for nothing outside it."""
+"""Render a report as one HTML file with the answer, tables, plots and pictures; it loads nothing from elsewhere."""
 
 import base64
 import io
@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 from diversity.measures import catalogue
 from diversity.measures.measure import Measure
 from diversity.page.differences import INTERVAL, differences_of, interval, mixes_of
-from diversity.page.plots import Column, columns_of, plots
-from diversity.report import DiversityReport, Example
+from diversity.page.plots import PageColumn, columns_of, plots
+from diversity.report import DiversityReport, ExamplePicture
 from diversity.words.degenerate import REASONS
 from imagetext.pages import render_page
 
 THUMBNAIL = 320  # pixels of the longer side
-KINDS = ("best", "worst", "random")  # of example pictures, in the order of the page
-EXAMPLES_SHOWN = 3  # degenerate captions of each reason
+KINDS = ("best", "worst", "random")  # kinds of example pictures in the order of the page
+EXAMPLES_SHOWN = 3  # degenerate captions that are shown for each reason
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
-# The last table. Faults, and what is measured at equal length, have tables of their own.
+# The groups of the last table. Faults and measures at equal length have tables of their own.
 GROUPS: Mapping[str, tuple[Measure, ...]] = {
     "Size and length": (catalogue.PICTURES, catalogue.CAPTIONS, catalogue.WORDS, catalogue.LENGTH, *catalogue.LENGTHS),
     "Spread within a picture": (
@@ -69,17 +69,21 @@ GROUPS: Mapping[str, tuple[Measure, ...]] = {
 
 
 class Cell(NamedTuple):
-    """A number as a table shows it, and its interval, "" where there is none."""
+    """A number as the table shows it, with its interval; "" where it has no interval."""
 
-    column: Column
+    column: PageColumn
     text: str
     interval: str
 
 
 def render(report: DiversityReport) -> str:
-    """The whole page; every text from data is escaped, and the page's own policy forbids it requests and other scripts."""
+    """Return the whole page.
+
+    Every text from data is escaped, and the content security policy of the page forbids requests and other scripts.
+    """
     columns = columns_of(report)
     first = next(iter(report.rows.values()))
+    pictures, captions = catalogue.PICTURES.text(first), catalogue.CAPTIONS.text(first)
     return render_page(
         TEMPLATE,
         report=report,
@@ -87,9 +91,9 @@ def render(report: DiversityReport) -> str:
         fidelity=catalogue.OF_SCORE[report.fidelity],
         reasons=REASONS,
         answer=[INTERVAL.split(sentence) for sentence in report.answer],
-        subtitle=f"{catalogue.PICTURES.text(first)} pictures, {catalogue.CAPTIONS.text(first)} captions of each column",
+        subtitle=f"{pictures} pictures, {captions} captions of each column",
         headline=_table(report, columns, report.headline),
-        spans=[(kind, len(list(of_kind))) for kind, of_kind in groupby(map(_kind, report.headline))],
+        spans=[(kind, len(list(group))) for kind, group in groupby(map(_kind, report.headline))],
         plots=plots(report, columns),
         differences=differences_of(report, columns),
         mixes=mixes_of(report, columns),
@@ -108,33 +112,31 @@ def render(report: DiversityReport) -> str:
 
 
 def _table(
-    report: DiversityReport, columns: Sequence[Column], chosen: Iterable[Measure]
+    report: DiversityReport, columns: Sequence[PageColumn], measures: Iterable[Measure]
 ) -> list[tuple[Measure, list[Cell]]]:
-    """Each measure that some column has, with a cell of every column."""
+    """Return the measures that some column has, each with a cell for every column."""
     measured = set(report.measured)
-    return [
-        (
-            measure,
-            [
-                Cell(
-                    column,
-                    measure.text(report.rows[column.name]),
-                    interval(measure, report.intervals[column.name].get(measure.score), "–"),
-                )
-                for column in columns
-            ],
-        )
-        for measure in chosen
-        if measure in measured
-    ]
+    table = []
+    for measure in measures:
+        if measure not in measured:
+            continue
+        cells = []
+        for column in columns:
+            estimate = report.intervals[column.name].get(measure.score)
+            cells.append(Cell(column, measure.text(report.rows[column.name]), interval(measure, estimate, "–")))
+        table.append((measure, cells))
+    return table
 
 
 def _kind(measure: Measure) -> str:
-    """The heading over a measure of the first table."""
-    return "" if measure in GROUPS["Size and length"] else "Fidelity" if measure in GROUPS["Fidelity"] else "Spread"
+    """Return the heading over a measure of the first table."""
+    if measure in GROUPS["Size and length"]:
+        return ""
+    return "Fidelity" if measure in GROUPS["Fidelity"] else "Spread"
 
 
-def _picture(example: Example, columns: Sequence[Column]) -> dict[str, Any]:
+def _picture(example: ExamplePicture, columns: Sequence[PageColumn]) -> dict[str, Any]:
+    """Return what the page shows of an example picture."""
     return {
         "key": example.key,
         "why": example.why,
@@ -143,62 +145,49 @@ def _picture(example: Example, columns: Sequence[Column]) -> dict[str, Any]:
     }
 
 
-def _fault_examples(report: DiversityReport, columns: Sequence[Column]) -> list[tuple[Column, str, list[tuple]]]:
-    """Of each column its degenerate share, and some captions of each reason."""
-    return [
-        (
-            column,
-            catalogue.DEGENERATE.text(report.rows[column.name]),
-            [
-                (reason, captions[:EXAMPLES_SHOWN])
-                for reason in REASONS
-                if (captions := report.degenerate_examples.get(column.name, {}).get(reason))
-            ],
-        )
-        for column in columns
-    ]
+def _fault_examples(
+    report: DiversityReport, columns: Sequence[PageColumn]
+) -> list[tuple[PageColumn, str, list[tuple]]]:
+    """Return each column with its share of degenerate captions, and with some captions for each reason."""
+    rows = []
+    for column in columns:
+        examples = report.degenerate_examples.get(column.name, {})
+        by_reason = [(reason, examples[reason][:EXAMPLES_SHOWN]) for reason in REASONS if examples.get(reason)]
+        rows.append((column, catalogue.DEGENERATE.text(report.rows[column.name]), by_reason))
+    return rows
 
 
 def _frames(
-    report: DiversityReport, columns: Sequence[Column]
-) -> list[tuple[Column, list[tuple[str, list[dict[str, str]]]]]]:
-    """Templates and openings of each column, with their shares and bars on one scale for all columns."""
+    report: DiversityReport, columns: Sequence[PageColumn]
+) -> list[tuple[PageColumn, list[tuple[str, list[dict[str, str]]]]]]:
+    """Return the templates and openings of each column, with their shares and with bars on one scale."""
     frames_of = {column: frames for column in columns if (frames := report.rows[column.name].get("frames"))}
-    most = max(
-        (share for frames in frames_of.values() for rows in frames.values() for _, share, *_ in rows), default=1
-    )
+    shares = [row[1] for frames in frames_of.values() for rows in frames.values() for row in rows]
+    largest = max(shares, default=1)
+
+    def frame(text: str, share: float, example: str = "") -> dict[str, str]:
+        return {
+            "text": text,
+            "share": f"{100 * share:.1f} %",
+            "bar": f"{100 * share / largest:.1f}",
+            "example": example,
+        }
+
     return [
-        (
-            column,
-            [
-                (
-                    kind,
-                    [
-                        {
-                            "text": text,
-                            "share": f"{100 * share:.1f} %",
-                            "bar": f"{100 * share / most:.1f}",
-                            "example": "".join(example),
-                        }
-                        for text, share, *example in frames[kind]
-                    ],
-                )
-                for kind in ("templates", "openings")
-            ],
-        )
+        (column, [(kind, [frame(*row) for row in frames[kind]]) for kind in ("templates", "openings")])
         for column, frames in frames_of.items()
     ]
 
 
-def _kinds(report: DiversityReport, columns: Sequence[Column]) -> list[tuple[str, list[dict[str, str]]]]:
-    """Facts by kind: of each column the share that is true and the share found."""
+def _kinds(report: DiversityReport, columns: Sequence[PageColumn]) -> list[tuple[str, list[dict[str, str]]]]:
+    """Return for each kind of fact and each column the share of stated facts that are true and the share found."""
     facts = [(column, (report.rows[column.name].get("facts") or {}).get("kinds", {})) for column in columns]
     table = []
     for kind in dict.fromkeys(kind for _, kinds in facts for kind in kinds):
         cells = []
         for column, kinds in facts:
             scores = kinds.get(kind, {"precision": None, "recall": None, "stated": 0, "key": 0})
-            for name, share, of in (
+            for name, share, number in (
                 ("true", scores["precision"], f"of {scores['stated']} stated"),
                 ("found", scores["recall"], f"of {scores['key']}"),
             ):
@@ -207,7 +196,7 @@ def _kinds(report: DiversityReport, columns: Sequence[Column]) -> list[tuple[str
                         "name": name,
                         "column": column,
                         "text": catalogue.PRECISION.written(share),
-                        "of": of,
+                        "of": number,
                         "bar": f"{100 * (share or 0):.1f}",
                     }
                 )
@@ -216,7 +205,7 @@ def _kinds(report: DiversityReport, columns: Sequence[Column]) -> list[tuple[str
 
 
 def thumbnail(image: bytes | None) -> str | None:
-    """A small JPEG as a data URI, None where there is no picture or it does not decode."""
+    """Return a small JPEG as a data URI; None where there is no picture or where it does not decode."""
     if not image:
         return None
     from imagetext.sample import decode_image

@@ -1,4 +1,4 @@
-"""The plots of a report's page: inline SVG in the page's ink, each column of captions with its own number and colour."""
+"""Draw the plots of a report's page as inline SVG; each caption column has its own number and colour."""
 
 import io
 import itertools
@@ -27,22 +27,22 @@ COLOURS = (
     "#cf5763",
     "#3d97aa",
     "#8a7d5a",
-)  # on light and on dark
+)  # of captioners; visible on light and on dark pages
 REFERENCE_COLOUR = "#8b9099"
-INK = "#010203"  # stands for the text's colour, which light and dark pages set
+INK = "#010203"  # a placeholder for the colour of the page's text, which light and dark pages set
 GRID = 200  # points of a drawn density
-BADGE, RING = 10.5, 16  # points across
+BADGE, RING = 10.5, 16  # diameters in points
 
-Drawing = tuple[str, str, Figure]  # as a Plot, before it is written
-Curves = Sequence[tuple["Column", np.ndarray, np.ndarray]]
+Drawing = tuple[str, str, Figure]  # title, words and figure of a Plot
+Curves = Sequence[tuple["PageColumn", np.ndarray, np.ndarray]]
 
 
-class Column(NamedTuple):
-    """A column of captions as the page shows it: its label, its mark and colour, whether it is best or suspect."""
+class PageColumn(NamedTuple):
+    """A caption column, or a model, as a page shows it."""
 
     name: str
     label: str
-    mark: str
+    mark: str  # a number, or H for the human captions
     colour: str
     human: bool
     best: bool
@@ -50,34 +50,35 @@ class Column(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """A drawing, with what a reader should look for."""
+    """A plot with a title, and with words that tell the reader what to look for."""
 
     title: str
     words: str
     svg: Markup
 
 
-def columns_of(report: DiversityReport) -> list[Column]:
-    """The columns in the order of the report's rows; captioners are numbered, the human one is H."""
+def columns_of(report: DiversityReport) -> list[PageColumn]:
+    """Return the columns in the order of the report's rows; captioners are numbered, and human captions are H."""
     marks, colours = itertools.count(1), itertools.cycle(COLOURS)
-    return [
-        Column(name, report.labels[name], "H", REFERENCE_COLOUR, True, False, False)
-        if name == report.references
-        else Column(
-            name,
-            report.labels[name],
-            str(next(marks)),
-            next(colours),
-            False,
-            name == report.verdict.winner,
-            name in report.verdict.suspects,
+    columns = []
+    for name in report.rows:
+        human = name == report.references
+        columns.append(
+            PageColumn(
+                name=name,
+                label=report.labels[name],
+                mark="H" if human else str(next(marks)),
+                colour=REFERENCE_COLOUR if human else next(colours),
+                human=human,
+                best=not human and name == report.verdict.winner,
+                suspect=not human and name in report.verdict.suspects,
+            )
         )
-        for name in report.rows
-    ]
+    return columns
 
 
-def plots(report: DiversityReport, columns: Sequence[Column]) -> list[Plot]:
-    """Those for which the report has the numbers."""
+def plots(report: DiversityReport, columns: Sequence[PageColumn]) -> list[Plot]:
+    """Return the plots for which the report has the numbers."""
     drawings = (
         _spread_and_fidelity(report, columns),
         _distributions(report, columns),
@@ -87,20 +88,20 @@ def plots(report: DiversityReport, columns: Sequence[Column]) -> list[Plot]:
     return [Plot(title, words, svg(figure, title)) for title, words, figure in filter(None, drawings)]
 
 
-def _spread_and_fidelity(report: DiversityReport, columns: Sequence[Column]) -> Drawing | None:
-    both = [catalogue.OF_SCORE[score] for score in (report.spread, report.fidelity) if score]
-    places = {
-        column: [np.multiply(_factor(measure), report.intervals[column.name][measure.score]) for measure in both]
+def _spread_and_fidelity(report: DiversityReport, columns: Sequence[PageColumn]) -> Drawing | None:
+    """Plot the spread of each column against its fidelity, with intervals."""
+    measures = [catalogue.OF_SCORE[score] for score in (report.spread, report.fidelity) if score]
+    estimates = {
+        column: [np.multiply(_factor(measure), report.intervals[column.name][measure.score]) for measure in measures]
         for column in columns
-        if all(measure.score in report.intervals[column.name] for measure in both)
+        if all(measure.score in report.intervals[column.name] for measure in measures)
     }
-    if len(both) < 2 or not places:
+    if len(measures) < 2 or not estimates:
         return None
     figure, axes = plot(4.2, 2.9)
-    for column, (x, y) in places.items():
-        axes.plot(
-            x[1:], [y[0]] * 2, [x[0]] * 2, y[1:], color=column.colour, alpha=0.75, linewidth=1.6, solid_capstyle="butt"
-        )
+    for column, (x, y) in estimates.items():  # each is mean, low, high
+        for line_x, line_y in ((x[1:], [y[0]] * 2), ([x[0]] * 2, y[1:])):
+            axes.plot(line_x, line_y, color=column.colour, alpha=0.75, linewidth=1.6, solid_capstyle="butt")
         if column.best:
             axes.plot(
                 x[0],
@@ -114,26 +115,27 @@ def _spread_and_fidelity(report: DiversityReport, columns: Sequence[Column]) -> 
             )
         if column.suspect:
             axes.plot(x[0], y[0], "x", markersize=RING + 4, color=column.colour, markeredgewidth=1.2, clip_on=False)
-        _badge(axes, x[0], y[0], column)
+        _badge(axes, x[0], y[0], column=column)
     axes.margins(0.16)
-    _fit(axes, "x", both[0])
-    _fit(axes, "y", both[1])
+    _fit_axis(axes, "x", measures[0])
+    _fit_axis(axes, "y", measures[1])
     return (
         "Spread against fidelity",
         (
-            "Up is more faithful, right more varied; right alone may be noise. Lines are 95 % "
-            "intervals. A ring: the best captioner. Crossed out: suspect."
+            "Higher is more faithful, further right is more varied; variety without fidelity may be noise. Lines are "
+            "95 % intervals. A ring marks the best captioner, a cross marks suspect ones."
         ),
         figure,
     )
 
 
 def _factor(measure: Measure) -> int:
+    """Return the factor between a value of the measure and the number on an axis."""
     return 100 if measure.unit == "percent" else 1
 
 
-def _fit(axes: Axes, name: str, measure: Measure) -> None:
-    """Labels one axis, ends it at the measure's bounds, and turns it so that better is up or right."""
+def _fit_axis(axes: Axes, name: str, measure: Measure) -> None:
+    """Label one axis, limit it to the measure's range, and turn it so that better is up or right."""
     low, high = getattr(axes, f"get_{name}lim")()
     limits = max(low, 0), min(high, 100) if measure.unit == "percent" else high
     getattr(axes, f"set_{name}lim")(limits[::-1] if measure.better == "lower" else limits)
@@ -142,21 +144,22 @@ def _fit(axes: Axes, name: str, measure: Measure) -> None:
     axis.set_label_text(f"{measure.label}{', %' if measure.unit == 'percent' else ''}")
 
 
-def _distributions(report: DiversityReport, columns: Sequence[Column]) -> Drawing | None:
+def _distributions(report: DiversityReport, columns: Sequence[PageColumn]) -> Drawing | None:
+    """Plot the density of the pictures' spread, or else fidelity, one row for each column."""
     measure = catalogue.OF_SCORE[report.spread or report.fidelity]
-    most = 100 if measure.unit == "percent" else np.inf
-    known = {
-        column: np.clip(np.multiply(_factor(measure), report.distributions[column.name][measure.score]), 0, most)
+    largest = 100 if measure.unit == "percent" else np.inf
+    quantiles_of = {
+        column: np.clip(np.multiply(_factor(measure), report.distributions[column.name][measure.score]), 0, largest)
         for column in columns
         if measure.score in report.distributions[column.name]
     }
-    if not known:
+    if not quantiles_of:
         return None
-    low, high = min(map(min, known.values())), max(map(max, known.values()))
+    low, high = min(map(min, quantiles_of.values())), max(map(max, quantiles_of.values()))
     width = (high - low or 1) / 40
-    grid = np.linspace(max(low - 3 * width, 0), min(high + 3 * width, most), GRID)
-    figure, axes = plot(4.2, max(2.9, 0.7 + 0.36 * len(known)))
-    for row, (column, quantiles) in enumerate(known.items()):
+    grid = np.linspace(max(low - 3 * width, 0), min(high + 3 * width, largest), GRID)
+    figure, axes = plot(4.2, max(2.9, 0.7 + 0.36 * len(quantiles_of)))
+    for row, (column, quantiles) in enumerate(quantiles_of.items()):
         levels = np.linspace(0, 1, len(quantiles))
         values = np.interp(np.linspace(0, 1, 1001), levels, quantiles)
         heights = np.exp(-(((grid[:, None] - values) / width) ** 2) / 2).mean(axis=1)
@@ -168,30 +171,33 @@ def _distributions(report: DiversityReport, columns: Sequence[Column]) -> Drawin
         )
         axes.plot([middle] * 2, [-row, np.interp(middle, grid, top)], color=INK, alpha=0.8, linewidth=1.4)
         axes.plot(grid, top, color=column.colour, linewidth=1.2)
-        _badge(axes, grid[0], -row + 0.2, column)
+        _badge(axes, grid[0], -row + 0.2, column=column)
     axes.set_xlim(grid[0], grid[-1])
-    axes.set_ylim(0.85 - len(known), 0.95)
+    axes.set_ylim(0.85 - len(quantiles_of), 0.95)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(f"{measure.label} of a picture{', %' if measure.unit == 'percent' else ''}")
     return (
         "Picture by picture",
         (
-            f"How many pictures have which {measure.label}: the line is the median, the middle half is "
-            "darker. Each column is drawn to its own height."
+            f"How the pictures of each column are distributed over {measure.label}. The line is the median, and the "
+            "middle half of the pictures is darker. Each column is drawn to its own height."
         ),
         figure,
     )
 
 
-def _lengths(report: DiversityReport, columns: Sequence[Column]) -> Drawing | None:
-    counted = {column: histogram for column in columns if (histogram := report.rows[column.name]["length_histogram"])}
-    longest = max((quantile(histogram, 0.995) or 0 for histogram in counted.values()), default=0)
+def _lengths(report: DiversityReport, columns: Sequence[PageColumn]) -> Drawing | None:
+    """Plot how many captions of each column have how many words."""
+    histograms = {
+        column: histogram for column in columns if (histogram := report.rows[column.name]["length_histogram"])
+    }
+    longest = max((quantile(histogram, 0.995) or 0 for histogram in histograms.values()), default=0)
     if not longest:
         return None
     figure, axes = plot(4.2, 2.9)
     lengths, curves = np.arange(longest + 1), []
-    for column, histogram in counted.items():
+    for column, histogram in histograms.items():
         captions = np.array([histogram.get(length, 0) for length in lengths.tolist()])
         curves.append((column, lengths, 100 * captions / sum(histogram.values())))
     _draw(axes, curves, {column: shares >= 0.75 * shares.max() for column, _, shares in curves})
@@ -204,7 +210,8 @@ def _lengths(report: DiversityReport, columns: Sequence[Column]) -> Drawing | No
     return "Length", "How many captions have how many words, punctuation left out.", figure
 
 
-def _rank_frequency(report: DiversityReport, columns: Sequence[Column]) -> Drawing | None:
+def _rank_frequency(report: DiversityReport, columns: Sequence[PageColumn]) -> Drawing | None:
+    """Plot how often the commonest, the second commonest and each further word of a column is used."""
     curves = []
     for column in columns:
         row = report.rows[column.name]
@@ -225,26 +232,29 @@ def _rank_frequency(report: DiversityReport, columns: Sequence[Column]) -> Drawi
     return (
         "Rank and frequency",
         (
-            "From the commonest word, left, to the rarest. A curve that ends early has few words, and "
-            "uses each of them often."
+            "From the commonest word on the left to the rarest. The curve of a column with few words, which uses "
+            "each of them often, ends early."
         ),
         figure,
     )
 
 
-def _draw(axes: Axes, curves: Curves, where: Mapping[Column, np.ndarray]) -> None:
-    """Draws each curve, with its mark where it is farthest from the others, among the points in `where`."""
-    seen = axes.yaxis.get_transform().transform
+def _draw(axes: Axes, curves: Curves, where: Mapping[PageColumn, np.ndarray]) -> None:
+    """Draw each curve, with its mark where it is farthest from the other curves, among the points in `where`."""
+    height = axes.yaxis.get_transform().transform  # from a value to its height on the axis, which may be logarithmic
     for column, x, y in curves:
         axes.plot(x, y, color=column.colour, linewidth=1.9, linestyle=(0, (4, 2)) if column.human else "-")
-        others = [(other_x, other_y) for other, other_x, other_y in curves if other != column]
-        gaps = [np.abs(seen(y) - seen(np.interp(x, other_x, other_y))) for other_x, other_y in others]
-        gap = np.where(where[column], np.min(gaps, axis=0) if gaps else seen(y), -np.inf)
+        gaps = []
+        for other, other_x, other_y in curves:
+            if other != column:
+                gaps.append(np.abs(height(y) - height(np.interp(x, other_x, other_y))))
+        gap = np.where(where[column], np.min(gaps, axis=0) if gaps else height(y), -np.inf)
         farthest = int(gap.argmax())
-        _badge(axes, x[farthest], y[farthest], column)
+        _badge(axes, x[farthest], y[farthest], column=column)
 
 
-def _badge(axes: Axes, x: float, y: float, column: Column) -> None:
+def _badge(axes: Axes, x: float, y: float, *, column: PageColumn) -> None:
+    """Draw the mark of a column at a point."""
     axes.plot(x, y, "o", color=column.colour, markersize=BADGE, markeredgewidth=0, clip_on=False, zorder=5)
     axes.annotate(
         column.mark,
@@ -260,7 +270,7 @@ def _badge(axes: Axes, x: float, y: float, column: Column) -> None:
 
 
 def plot(width: float = 4.7, height: float = 2.9) -> tuple[Figure, Axes]:
-    """An empty figure, in inches, and its axes, drawn with the page's ink."""
+    """Return an empty figure and its axes, drawn with the page's ink; width and height are in inches."""
     with rc_context({"text.parse_math": False}):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
@@ -276,17 +286,18 @@ def plot(width: float = 4.7, height: float = 2.9) -> tuple[Figure, Axes]:
 
 
 def svg(figure: Figure, label: str = "") -> Markup:
-    """The figure as inline SVG, transparent, its ink the page's, the same bytes each time; the label is its own on a page."""
+    """Return the figure as transparent inline SVG in the page's ink, the same bytes each time.
+
+    The label must be unique on its page, because the ids in the SVG are made of it.
+    """
     buffer = io.StringIO()
     label = label or figure.axes[0].get_xlabel()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         figure.savefig(buffer, format="svg", transparent=True)
-    drawn = buffer.getvalue()
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
-    used = set(re.findall(r"#([\w.]+)", drawn))
-    drawn = re.sub(
-        r'\bid="([^"]*)"', lambda found: found[0] if found[1] in used else "", drawn
-    )  # others are twice on one page
-    return Markup(
-        drawn.replace(INK, "currentColor").replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
-    )
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    used_ids = set(re.findall(r"#([\w.]+)", text))
+    # Unused ids are removed, because several figures on a page have the same ones.
+    text = re.sub(r'\bid="([^"]*)"', lambda match: match[0] if match[1] in used_ids else "", text)
+    text = text.replace(INK, "currentColor")
+    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1))

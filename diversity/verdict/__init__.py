@@ -1,1 +1,1 @@
-"""What the measures allow to be said: which column is best, which are suspect, what a mix adds, and how sure that is."""
+"""What follows from the measures: the best column, suspect columns, what a mix adds, and how certain this is."""

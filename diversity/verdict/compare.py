@@ -1,6 +1,6 @@
-"""How sure the mean of a score over pictures is, and which columns differ in it.
+"""Estimate the means of scores over pictures with their intervals, and test in which scores columns differ.
 
-P: pictures   S: scores   R: resamples or flips in a block
+P: pictures   S: scores   R: resamples or sign flips in a block
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -9,8 +9,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-LEVEL = 0.05  # of the tests; the intervals hold 1 - LEVEL
-AT_ONCE = 2**22  # numbers of one block of resamples or flips: 32 MiB
+LEVEL = 0.05  # significance level of the tests; the level of the intervals is 1 - LEVEL
+AT_ONCE = 2**22  # numbers in one block of resamples or flips: 32 MiB
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -22,15 +22,15 @@ class Estimate(NamedTuple):
     high: float
 
     def __neg__(self) -> "Estimate":
-        return Estimate(0.0 - self.mean, 0.0 - self.high, 0.0 - self.low)  # which is no -0.0
+        return Estimate(0.0 - self.mean, 0.0 - self.high, 0.0 - self.low)  # so that 0.0 does not become -0.0
 
-    def shifted(self, by: float) -> "Estimate":
-        """The same about another mean."""
-        return Estimate(self.mean + by, self.low + by, self.high + by)
+    def shifted(self, shift: float) -> "Estimate":
+        """Return the estimate with `shift` added to the mean and to both ends of the interval."""
+        return Estimate(self.mean + shift, self.low + shift, self.high + shift)
 
 
 class Difference(NamedTuple):
-    """One score of two columns on the same pictures: first - second."""
+    """The difference, first - second, between two columns in one score on the same pictures."""
 
     measure: str
     first: str
@@ -41,9 +41,9 @@ class Difference(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """1 where the first is certainly higher, -1 where the second is, 0 where they cannot be told apart.
+        """1 where the first column is clearly higher, -1 where the second is, 0 where they cannot be told apart.
 
-        Certain: p_holm < 0.05, and the interval leaves out 0.
+        Clearly means that p_holm < 0.05 and that the interval does not contain 0.
         """
         if self.p_holm >= LEVEL:
             return 0
@@ -51,11 +51,11 @@ class Difference(NamedTuple):
 
 
 def estimates(scores: Mapping[Key, np.ndarray], seed: int, resamples: int = 1000) -> dict[Key, Estimate]:
-    """The mean of each of several scores of the same pictures, each (P,), with its 95 % interval.
+    """Return the mean of each score of the same pictures, each (P,), with its 95 % interval.
 
-    The interval is the percentile bootstrap's: as many pictures are drawn with replacement, the same ones for every score, and
-    it holds the middle 95 % of their means (Efron 1979). A picture whose score is NaN counts nothing towards that score; a score
-    that is NaN everywhere is left out.
+    This is the percentile bootstrap (Efron 1979): P pictures are drawn with replacement, the same pictures for every
+    score, and the interval contains the middle 95 % of the means of these draws. NaN scores are left out of the mean;
+    a score that is NaN for all pictures is left out of the result.
     """
     scores = {key: values for key, values in scores.items() if not np.isnan(values).all()}
     if not scores:
@@ -63,15 +63,19 @@ def estimates(scores: Mapping[Key, np.ndarray], seed: int, resamples: int = 1000
     values = np.column_stack(list(scores.values()))  # (P, S)
     pictures, count = values.shape
     defined = ~np.isnan(values)  # (P, S)
-    origin = values[defined.argmax(axis=0), np.arange(count)]  # (S,) so that a constant's mean is exact
-    parts = np.hstack([np.where(defined, values - origin, 0), defined])  # (P, 2 S): summands, and how many
+    origin = values[
+        defined.argmax(axis=0), np.arange(count)
+    ]  # (S,) subtracted, so that the mean of a constant is exact
+    parts = np.hstack(
+        [np.where(defined, values - origin, 0), defined]
+    )  # (P, 2 S): summands, and whether they are defined
     rng, means = np.random.default_rng(seed), []
     for block in _blocks(resamples, pictures):
         draws = rng.integers(pictures, size=(block, pictures))  # (R, P)
-        times = np.stack([np.bincount(drawn, minlength=pictures) for drawn in draws]).astype(float)
-        sums = times @ parts  # (R, 2 S)
+        times_drawn = np.stack([np.bincount(draw, minlength=pictures) for draw in draws]).astype(float)  # (R, P)
+        sums = times_drawn @ parts  # (R, 2 S)
         with np.errstate(invalid="ignore"):
-            means.append(sums[:, :count] / sums[:, count:])  # NaN where none of the drawn is defined
+            means.append(sums[:, :count] / sums[:, count:])  # NaN where no drawn picture has the score
     low, high = np.nanquantile(np.concatenate(means), [LEVEL / 2, 1 - LEVEL / 2], axis=0)
     mean = parts[:, :count].sum(axis=0) / defined.sum(axis=0)
     table = np.stack([mean, low, high], axis=1) + origin[:, None]  # (S, 3)
@@ -81,13 +85,14 @@ def estimates(scores: Mapping[Key, np.ndarray], seed: int, resamples: int = 1000
 def differences(
     scores: Mapping[str, Mapping[str, np.ndarray]], measures: Sequence[str], seed: int
 ) -> tuple[Difference, ...]:
-    """Every two columns in each of the named scores; scores[column][measure] is (P,), the pictures the same in all.
+    """Compare every two columns in each of the named scores; scores[column][measure] is (P,), on the same pictures.
 
-    p is two-sided, of a paired test by sign flips: if it made no difference which of the two columns the captions of a picture
-    came from, each picture's difference could as well have the other sign. p is the share of random signs whose mean is at least
-    as far from 0 as the one found, that one counted among them, so never 0 (Fisher 1935; Phipson and Smyth 2010).
-    p_holm corrects it for all differences returned (Holm 1979): the chance that any that is not real has a p_holm
-    below 0.05 is at most 5 %. Pictures where one of the two is NaN count nothing; pairs without any other are left out.
+    p is the two-sided p of a paired sign-flip test. If it made no difference which of the two columns the captions of
+    a picture came from, each picture's difference could as well have the opposite sign. p is the share of random signs
+    for which the mean difference is at least as far from 0 as the observed one. The observed signs count among them,
+    so p is never 0 (Fisher 1935; Phipson and Smyth 2010). p_holm corrects p for all returned differences (Holm 1979):
+    if no difference is real, the chance that any p_holm is below 0.05 is at most 5 %. Pictures where one of the two
+    scores is NaN are left out, and so are pairs of columns without any other picture.
     """
     pairs = {
         (measure, first, second): scores[first][measure] - scores[second][measure]
@@ -99,19 +104,24 @@ def differences(
     if not intervals:
         return ()
     p = _sign_flip_p(np.column_stack([pairs[key] for key in intervals]), seed)
+    p_holm = holm(p)
     return tuple(
-        Difference(*key, estimate, *of_pair)
-        for (key, estimate), of_pair in zip(intervals.items(), zip(p.tolist(), holm(p).tolist()), strict=True)
+        Difference(*key, estimate=estimate, p=float(p[index]), p_holm=float(p_holm[index]))
+        for index, (key, estimate) in enumerate(intervals.items())
     )
 
 
 def _sign_flip_p(values: np.ndarray, seed: int) -> np.ndarray:
-    """Two-sided p (S,) of the differences (P, S); enough flips that Holm's correction can leave its smallest below LEVEL / 2."""
+    """Return the two-sided p (S,) of the mean differences of `values` (P, S).
+
+    There are so many flips that the smallest p can be below LEVEL / 2 after Holm's correction.
+    """
     values = np.where(np.isnan(values), 0, values)
     pictures, count = values.shape
     flips = max(1999, round(2 * count / LEVEL))
-    observed = np.abs(values.sum(axis=0)) - 1e-12 * np.abs(values).sum(axis=0)  # (S,) less the rounding of a sum
-    beyond = np.zeros(count, int)
+    rounding = 1e-12 * np.abs(values).sum(axis=0)  # (S,)
+    observed = np.abs(values.sum(axis=0)) - rounding  # (S,)
+    beyond = np.zeros(count, int)  # (S,) flips whose sum is at least as far from 0
     rng = np.random.default_rng(seed)
     for block in _blocks(flips, pictures):
         signs = np.where(rng.random((block, pictures)) < 0.5, -1.0, 1.0)  # (R, P)
@@ -120,7 +130,7 @@ def _sign_flip_p(values: np.ndarray, seed: int) -> np.ndarray:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down correction of p (S,)."""
+    """Return Holm's step-down correction of p (S,)."""
     order = np.argsort(p)
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
@@ -128,7 +138,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def _blocks(rows: int, columns: int) -> Iterator[int]:
-    """Sizes of blocks of the rows, none of more than AT_ONCE numbers."""
+    """Yield sizes of blocks of rows that add up to `rows`; no block has more than AT_ONCE numbers."""
     at_once = max(1, AT_ONCE // columns)
     for first in range(0, rows, at_once):
         yield min(at_once, rows - first)

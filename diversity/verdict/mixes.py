@@ -1,6 +1,6 @@
-"""What mixing captioners adds: k captions of a picture taken in turn from several, against k of the best one alone.
+"""Measure what mixing captioners adds: k captions of a picture from several in turn, against k of the best alone.
 
-P: pictures   K: captions of a picture, the most where pictures differ
+P: pictures   K: largest number of captions of a picture   n: columns of a mix
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,15 @@ from imagetext.shown import Progress
 
 
 class MixStep(NamedTuple):
-    """A mix after one more captioner: so many captions of a picture, from its columns in turn, against as many of the best alone.
+    """A mix of captioners, compared with as many captions of the best captioner alone.
 
-    Spread is Div-2, coverage `word_coverage` (None without references), fidelity in the units of its measure. A gain is how much
-    better the mix is, over the pictures where both are defined, and so are the two means.
+    Spread is Div-2. Coverage is `word_coverage`, None without references. Fidelity is in the units of its measure. A
+    gain is how much better the mix is than the best captioner alone. The gain and the two means are over the pictures
+    where both are defined.
     """
 
-    columns: tuple[str, ...]  # in the order in which they joined
-    captions: int  # of a picture, the most where pictures differ
+    columns: tuple[str, ...]  # in the order in which they joined the mix
+    captions: int  # largest number of captions of a picture
     spread: float
     alone_spread: float
     spread_gain: Estimate
@@ -35,31 +36,31 @@ class MixStep(NamedTuple):
     coverage_gain: Estimate | None
     fidelity: float
     alone_fidelity: float
-    fidelity_gain: Estimate  # positive is better, where lower fidelity scores are better too
+    fidelity_gain: Estimate  # positive is better, also for measures of fidelity of which lower is better
 
     @property
     def gain(self) -> Estimate:
-        """What a mix is judged by: coverage, or spread without references."""
+        """The gain that decides about a mix: in coverage, or in spread where there are no references."""
         return self.spread_gain if self.coverage_gain is None else self.coverage_gain
 
     @property
     def faithful(self) -> bool:
-        """Whether the fidelity is not certainly worse."""
+        """Whether the mix is not clearly worse in fidelity."""
         return self.fidelity_gain.high >= 0
 
     @property
     def adds(self) -> bool:
-        """Whether the gain is certain at no certain loss of fidelity."""
+        """Whether the mix has a clear gain and no clear loss of fidelity."""
         return self.gain.low > 0 and self.faithful
 
 
 class Mixes(NamedTuple):
-    """Captioners in greedy order, one more with each step; steps[0] is the best one alone."""
+    """Captioners in greedy order, one more with each step; steps[0] is the best captioner alone."""
 
     best: str
-    spread_measure: str  # names of scores by picture
-    coverage_measure: str | None
-    fidelity_measure: str
+    spread_measure: str  # name of a score of pictures
+    coverage_measure: str | None  # name of a score of pictures; None without references
+    fidelity_measure: str  # name of a score of pictures
     steps: tuple[MixStep, ...]
 
 
@@ -71,19 +72,21 @@ def mixes(
     seed: int,
     references: Groups | None = None,
 ) -> Mixes | None:
-    """What each captioner adds to those before it; None where there are not two, or one caption a picture only.
+    """Measure what each captioner adds to the captioners before it.
 
-    columns[column][p] holds the captions of picture keys[p], equally many in each column, and fidelity[column][p] their scores,
-    NaN where undefined. The best one alone has most coverage (spread without references) among those whose fidelity is not
-    certainly worse than the highest. Each step adds the captioner with which that is greatest, those that cost fidelity for
-    certain last. Caption i of a mix of n columns is the i-th of column (i + start) mod n, start a function of seed and key: each
-    column gives its share, and equal columns gain exactly nothing. Columns without any spread or fidelity take no part.
+    Returns None where fewer than two columns can be compared, or where no picture has several captions.
 
-    Raises:
-        ValueError: columns do not have equally many captions, or not as many scores, of some picture.
+    columns[column][p] are the captions of picture keys[p], equally many in each column; fidelity[column][p] are their
+    scores, NaN where undefined. The best captioner alone has the highest coverage (spread without references) among
+    those whose fidelity is not clearly worse than the highest. Each step adds the captioner that makes this gain
+    largest; captioners that clearly reduce the fidelity come last. Caption i of a mix of n columns is caption i of
+    column (i + start) mod n, where start depends on the seed and the key. So each column contributes its share, and
+    equal columns gain exactly nothing. Columns that have no spread or no fidelity at all are left out.
+
+    Raises ValueError where columns differ in the number of captions of a picture, or where scores are missing.
     """
     _check(columns, fidelity, keys)
-    pool = _Pool(columns, fidelity, fidelity_measure, keys, seed, references)
+    pool = _CaptionPool(columns, fidelity, fidelity_measure, keys=keys, seed=seed, references=references)
     if len(columns) < 2 or pool.captions < 2:
         return None
     with Progress(
@@ -102,44 +105,49 @@ def mixes(
         if first is None:
             return None
         steps = [first]
-        while left := [column for column in alone if column not in steps[-1].columns]:
-            tried = []
-            for column in left:
+        while remaining := [column for column in alone if column not in steps[-1].columns]:
+            candidates = []
+            for column in remaining:
                 if step := pool.step((*steps[-1].columns, column), alone[best]):
-                    tried.append(step)
+                    candidates.append(step)
                 progress.update()
-            if not tried:
+            if not candidates:
                 break
-            steps.append(max(tried, key=lambda step: (step.faithful, step.gain.mean)))
-    return Mixes(best, "div_2", None if pool.wanted is None else "word_coverage", fidelity_measure.score, tuple(steps))
+            steps.append(max(candidates, key=lambda step: (step.faithful, step.gain.mean)))
+    return Mixes(
+        best=best,
+        spread_measure="div_2",
+        coverage_measure=None if pool.reference_words is None else "word_coverage",
+        fidelity_measure=fidelity_measure.score,
+        steps=tuple(steps),
+    )
 
 
 def word_coverage(captions: Groups, references: Groups) -> np.ndarray:
-    """Content words of a picture's references that some of its captions has ÷ content words of its references (P,).
+    """Return the share of the content words in a picture's references that are in any of its captions (P,).
 
-    In [0, 1], higher is more. Content words are the different words but for English function words. It grows with the number and
-    the length of captions. NaN where the references have no such word.
+    In [0, 1], higher is more. Content words are the different words without English function words. The share grows
+    with the number and the length of captions. NaN where the references have no content word.
     """
     return _covered(captions, [content_words(group) for group in references])
 
 
-def _covered(captions: Groups, wanted: Sequence[frozenset[str]]) -> np.ndarray:
-    return np.array(
-        [
-            len(content & content_words(group)) / len(content) if content else np.nan
-            for content, group in zip(wanted, captions, strict=True)
-        ]
-    )
+def _covered(captions: Groups, reference_words: Sequence[frozenset[str]]) -> np.ndarray:
+    shares = []
+    for content, group in zip(reference_words, captions, strict=True):
+        shares.append(len(content & content_words(group)) / len(content) if content else np.nan)
+    return np.array(shares)
 
 
-class _Pool:
-    """Captions and their scores, from which mixes are drawn; its fidelity is turned so that higher is better."""
+class _CaptionPool:
+    """The captions and scores from which mixes are made; fidelity has its sign changed where lower is better."""
 
     def __init__(
         self,
         columns: Mapping[str, Groups],
         fidelity: Mapping[str, Sequence[np.ndarray]],
         measure: Measure,
+        *,
         keys: Sequence[str],
         seed: int,
         references: Groups | None,
@@ -149,17 +157,17 @@ class _Pool:
         self.captions = max((len(group) for groups in columns.values() for group in groups), default=0)
         self.fidelity = {column: self.up * _padded(fidelity[column], self.captions) for column in columns}
         self.starts = np.array([name_hash(f"{seed} {key}", bits=32) for key in keys])  # (P,)
-        wanted = [content_words(group) for group in references or ()]
-        self.wanted = wanted if any(wanted) else None
+        reference_words = [content_words(group) for group in references or ()]
+        self.reference_words = reference_words if any(reference_words) else None
 
     def scores(self, mix: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """Spread, coverage and fidelity of the mix in each picture, each (P,), NaN where undefined."""
-        turns = (self.starts[:, None] + np.arange(self.captions)) % len(mix)  # (P, K) whose caption it is
-        parts = [self.columns[column] for column in mix]
-        groups = [
-            [parts[turn][picture][i] for i, turn in enumerate(of_picture[: len(parts[0][picture])])]
-            for picture, of_picture in enumerate(turns.tolist())
-        ]
+        """Return the spread, coverage and fidelity of the mix in each picture, each (P,), NaN where undefined."""
+        turns = (self.starts[:, None] + np.arange(self.captions)) % len(mix)  # (P, K) the column of each caption
+        columns = [self.columns[column] for column in mix]
+        groups = []
+        for picture, columns_of_captions in enumerate(turns.tolist()):
+            count = len(columns[0][picture])
+            groups.append([columns[turn][picture][i] for i, turn in enumerate(columns_of_captions[:count])])
         fidelity = np.stack([self.fidelity[column] for column in mix])  # (n, P, K)
         fidelity = np.take_along_axis(fidelity, turns[None], axis=0)[0]  # (P, K)
         with np.errstate(invalid="ignore"):
@@ -167,10 +175,15 @@ class _Pool:
                 "spread": within_picture(encode(groups))["div_2"],
                 "fidelity": np.nansum(fidelity, axis=1) / (~np.isnan(fidelity)).sum(axis=1),
             }
-        return scores if self.wanted is None else {**scores, "coverage": _covered(groups, self.wanted)}
+        if self.reference_words is not None:
+            scores["coverage"] = _covered(groups, self.reference_words)
+        return scores
 
     def step(self, mix: tuple[str, ...], alone: Mapping[str, np.ndarray]) -> MixStep | None:
-        """The mix against the best one alone; None where no picture has both spreads or both fidelities."""
+        """Compare a mix with the scores of the best captioner alone.
+
+        Returns None where no picture has the spread of both, or the fidelity of both.
+        """
         mixed = self.scores(mix)
         gains = {name: mixed[name] - alone[name] for name in mixed}
         intervals = estimates(gains, self.seed)
@@ -184,16 +197,17 @@ class _Pool:
 
 
 def _best(alone: Mapping[str, Mapping[str, np.ndarray]], seed: int) -> str:
-    """Of the columns whose fidelity is not certainly worse than the highest, the one with most coverage, or else spread."""
+    """Return the column with most coverage, or else spread, among those not clearly less faithful than the best."""
     highest = max(alone, key=lambda column: np.nanmean(alone[column]["fidelity"]))
-    behind = estimates(
+    distances = estimates(
         {column: scores["fidelity"] - alone[highest]["fidelity"] for column, scores in alone.items()}, seed
     )
-    equal = [column for column in alone if column in behind and behind[column].high >= 0]
-    return max(equal, key=lambda column: np.nanmean(alone[column].get("coverage", alone[column]["spread"])))
+    faithful = [column for column in alone if column in distances and distances[column].high >= 0]
+    return max(faithful, key=lambda column: np.nanmean(alone[column].get("coverage", alone[column]["spread"])))
 
 
 def _check(columns: Mapping[str, Groups], fidelity: Mapping[str, Sequence[np.ndarray]], keys: Sequence[str]) -> None:
+    """Raise ValueError with every picture whose numbers of captions and scores differ between columns."""
     problems, first = [], next(iter(columns.values()), ())
     for column, groups in columns.items():
         if not len(keys) == len(groups) == len(fidelity[column]):
@@ -209,8 +223,8 @@ def _check(columns: Mapping[str, Groups], fidelity: Mapping[str, Sequence[np.nda
 
 
 def _padded(scores: Sequence[np.ndarray], length: int) -> np.ndarray:
-    """The scores of each picture's captions as rows (P, K), NaN behind them."""
+    """Return the scores of each picture's captions as rows (P, K), filled up with NaN."""
     rows = np.full((len(scores), length), np.nan)
-    for row, of_picture in zip(rows, scores):
-        row[: len(of_picture)] = of_picture
+    for row, scores_of_picture in zip(rows, scores):
+        row[: len(scores_of_picture)] = scores_of_picture
     return rows

@@ -1,8 +1,8 @@
-"""Which captioner is best, if that is shown, by what evidence, and which are suspect.
+"""Decide which captioner is best, if the evidence shows it.
 
-Evidence, the best that there is: facts that are true, then CLIPScore where the CLIP model can tell pictures apart,
-then agreement with the human captions. Where there is none of these, captions are known by their form alone, and
-nobody is named best.
+The evidence is the first of these that is available: facts that are true; CLIPScore, where the CLIP model can tell the
+pictures apart; agreement with the human captions. Without any of these only the form of captions is known, and no
+captioner is named best.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,29 +13,32 @@ from diversity.measures.measure import Measure
 from diversity.verdict.compare import Difference, Estimate
 from diversity.verdict.suspicions import Suspicion
 
-EVIDENCE: Mapping[str, tuple[Measure, ...]] = {  # the first measure ranks
+EVIDENCE: Mapping[str, tuple[Measure, ...]] = {  # the first measure of each ranks the captioners
     "facts": (catalogue.PRECISION, catalogue.RECALL),
     "clip": (catalogue.CLIP_SCORE, catalogue.FOUND_CLIP),
     "references": (catalogue.CIDER, catalogue.FOUND_WORDS, catalogue.FOUND_MEANING),
     "form": (catalogue.DEGENERATE,),
 }
-CAN_TELL = 0.6  # of other pictures that a CLIP model must put behind a caption's own, for some column
-AS_FAITHFUL = 0.2  # of a score, the most that a column may lose beside one that repeats a single caption
+CAN_TELL = 0.6  # share of the other pictures that CLIP must find less near to a caption than its own, for some column
+AS_FAITHFUL = 0.2  # share of a score that a winner may lose against a column that repeats a single caption
 
 
 class Verdict(NamedTuple):
-    """What a report says of its captioners; the winner is ahead of every other and not suspect."""
+    """The decision about the captioners; the winner is ahead of every other one, not suspect, and not in doubt."""
 
     evidence: str  # a key of EVIDENCE
-    measures: tuple[str, ...]  # scores that decide, the first of them ranks
+    measures: tuple[str, ...]  # scores that decide; the first of them ranks the captioners
     winner: str | None
-    ranking: tuple[str, ...]  # those that are not suspect, best first; not all need be apart
-    not_behind: tuple[str, ...]  # those that the first of the ranking is not ahead of
-    only_repeat: tuple[str, ...]  # those that it is ahead of only since they repeat one caption
+    ranking: tuple[str, ...]  # captioners that are not suspect, best first; neighbours need not differ clearly
+    not_behind: tuple[str, ...]  # captioners that the first of the ranking is not ahead of
+    only_repeat: tuple[str, ...]  # captioners that it is ahead of only because they repeat one caption
     suspects: Mapping[str, tuple[Suspicion, ...]]
-    doubts: Mapping[str, tuple[Suspicion, ...]] = {}  # what more pictures may show: those in doubt do not win
+    doubts: Mapping[
+        str, tuple[Suspicion, ...]
+    ] = {}  # captioners that more pictures may show to be suspect: they do not win
 
     def as_json(self) -> dict[str, Any]:
+        """Return the verdict as a dictionary of plain values."""
         plain = {
             name: {column: [reason._asdict() for reason in reasons] for column, reasons in getattr(self, name).items()}
             for name in ("suspects", "doubts")
@@ -46,17 +49,18 @@ class Verdict(NamedTuple):
 def evidence_of(
     names: Sequence[str], intervals: Mapping[str, Mapping[str, Estimate]]
 ) -> tuple[str, tuple[Measure, ...]]:
-    """The best evidence that there is of all columns, and those of its measures that they have."""
-    for evidence, of_evidence in EVIDENCE.items():
-        measured = tuple(measure for measure in of_evidence if all(measure.score in intervals[name] for name in names))
-        if of_evidence[0] in measured and (evidence != "clip" or can_tell(intervals)):
+    """Return the best evidence that is available for all columns, and its measures that all columns have."""
+    for evidence, measures in EVIDENCE.items():
+        measured = tuple(measure for measure in measures if all(measure.score in intervals[name] for name in names))
+        if measures[0] in measured and (evidence != "clip" or can_tell(intervals)):
             return evidence, measured
     return "form", EVIDENCE["form"]
 
 
 def can_tell(intervals: Mapping[str, Mapping[str, Estimate]]) -> bool:
-    """Whether CLIP finds the pictures of some column's captions, so that its scores mean something."""
-    return any(of_column["found_clip"].low > CAN_TELL for of_column in intervals.values() if "found_clip" in of_column)
+    """Return whether CLIP finds the pictures of some column by their captions, so that its scores mean something."""
+    estimates = [scores["found_clip"] for scores in intervals.values() if "found_clip" in scores]
+    return any(estimate.low > CAN_TELL for estimate in estimates)
 
 
 def decide(
@@ -69,11 +73,12 @@ def decide(
     suspects: Mapping[str, tuple[Suspicion, ...]],
     doubts: Mapping[str, tuple[Suspicion, ...]] = {},
 ) -> Verdict:
-    """The verdict on `names`: the first of those not suspect wins where it is ahead of every other and not in doubt.
+    """Decide about `names`: the best one that is not suspect wins if it is ahead of every other and not in doubt.
 
-    It is ahead of another where it is clearly better in one of the decisive measures (`Difference.sign`) and in none
-    of them has an interval that lies below. Of one that is suspect of repeating a single caption it is also ahead
-    where it is clearly more varied and loses, for certain, no more than a fifth of the first measure.
+    A column is ahead of another one if it is clearly better in one of the decisive measures (`Difference.sign`), and
+    if in none of them its interval of the difference is below 0. It is also ahead of a column that is suspect of
+    repeating a single caption if it is clearly more varied, and if it certainly loses no more than a fifth of the
+    first measure.
     """
     first = decisive[0]
     up = -1 if first.better == "lower" else 1
@@ -81,49 +86,47 @@ def decide(
         (name for name in names if name not in suspects and first.score in intervals[name]),
         key=lambda name: -up * intervals[name][first.score].mean,
     )
+    leader = ranking[0] if ranking else None
 
-    def only_repeats(name: str, other: str) -> bool:
+    def only_repeats(other: str) -> bool:
+        """Return whether the leader is ahead of a column that repeats a single caption, by its spread."""
         repeats = any(reason.kind == "repeated" for reason in suspects.get(other, ()))
-        gain = _between(name, other, first, differences)
-        return bool(
-            repeats
-            and spread
-            and gain
-            and gain.estimate.low > -AS_FAITHFUL * abs(intervals[other][first.score].mean)
-            and _is_ahead(name, other, [spread], differences)
-        )
+        if leader is None or spread is None or not repeats:
+            return False
+        gain = _gain(leader, other, first, differences=differences)
+        if gain is None or gain.estimate.low <= -AS_FAITHFUL * abs(intervals[other][first.score].mean):
+            return False
+        return _is_ahead(leader, other, [spread], differences=differences)
 
-    others = [
-        other
-        for other in names
-        if ranking and not (other == ranking[0] or _is_ahead(ranking[0], other, decisive, differences))
-    ]
-    only_repeat = tuple(other for other in others if only_repeats(ranking[0], other))
-    not_behind = tuple(other for other in others if other not in only_repeat)
-    wins = ranking and len(names) > 1 and evidence != "form" and not not_behind and ranking[0] not in doubts
-    winner = ranking[0] if wins else None
+    not_beaten = []
+    for other in names:
+        if leader is None or other == leader:
+            continue
+        if not _is_ahead(leader, other, decisive, differences=differences):
+            not_beaten.append(other)
+    only_repeat = tuple(other for other in not_beaten if only_repeats(other))
+    not_behind = tuple(other for other in not_beaten if other not in only_repeat)
+    wins = len(names) > 1 and evidence != "form" and not not_behind and leader not in doubts
     return Verdict(
-        evidence,
-        tuple(measure.score for measure in decisive),
-        winner,
-        tuple(ranking),
-        not_behind,
-        only_repeat,
-        suspects,
-        doubts,
+        evidence=evidence,
+        measures=tuple(measure.score for measure in decisive),
+        winner=leader if wins else None,
+        ranking=tuple(ranking),
+        not_behind=not_behind,
+        only_repeat=only_repeat,
+        suspects=suspects,
+        doubts=doubts,
     )
 
 
-def _is_ahead(name: str, other: str, decisive: Sequence[Measure], differences: Sequence[Difference]) -> bool:
-    """Whether one column is clearly better in one of the measures, and in none of them has an interval that lies below."""
-    known = [difference for measure in decisive if (difference := _between(name, other, measure, differences))]
-    return any(difference.sign > 0 for difference in known) and all(
-        difference.estimate.high >= 0 for difference in known
-    )
+def _is_ahead(name: str, other: str, decisive: Sequence[Measure], *, differences: Sequence[Difference]) -> bool:
+    """Return whether a column is clearly better than another in some measure, and has no interval below 0 in any."""
+    gains = [gain for measure in decisive if (gain := _gain(name, other, measure, differences=differences))]
+    return any(gain.sign > 0 for gain in gains) and all(gain.estimate.high >= 0 for gain in gains)
 
 
-def _between(name: str, other: str, measure: Measure, differences: Sequence[Difference]) -> Difference | None:
-    """How much better one column is than another, so that more is better; None where that is not known."""
+def _gain(name: str, other: str, measure: Measure, *, differences: Sequence[Difference]) -> Difference | None:
+    """Return the difference between two columns, positive where the first is better; None where it is not known."""
     for difference in differences:
         if difference.measure == measure.score and {difference.first, difference.second} == {name, other}:
             turned = (difference.first == other) != (measure.better == "lower")

@@ -1,1 +1,1 @@
-"""Captions as words and sentences of all scripts, and which of them are degenerate; without torch, for all rooms."""
+"""Split captions of all scripts into words and sentences, and find degenerate captions; no torch is needed."""

@@ -1,11 +1,11 @@
-"""What a degenerate caption is, defined once: noise looks diverse, so no measure of spread is shown without it.
+"""The one definition of a degenerate caption. Noise looks diverse, so no measure of spread is shown without this one.
 
-The rules look at form alone; a fluent caption of another picture has no reason here. Which words cannot end a sentence is known
-of the languages of `endings.LANGUAGES`, what a refusal is of those of `refusals`; "broken" is for English, all other rules for
-whatever is written. Each takes time in proportion to the caption's length.
+The rules examine form alone: a fluent caption of another picture is not degenerate. The words that cannot end a
+sentence are known for the languages of `endings.LANGUAGES`, and refusals for those of `refusals`. "broken" is for
+English, and all other rules are for every language. Each rule takes time in proportion to the length of the caption.
 
-A paragraph that somebody wrote has slips, so a loop, an article that stands wrong or a number counts where it and its like hold
-at least `SLIP` of the caption's words.
+A paragraph that a person wrote has slips. So loops, misplaced articles and numbers count only if they are at least
+`SLIP` of the caption's words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ from diversity.words.nonwords import LONGEST_NUMBER, has_nonwords, is_misread, s
 from diversity.words.refusals import refuses
 from diversity.words.tokens import words
 
-SLIP = 0.05  # of a caption's words; in captions of up to 20 words each fault counts
+SLIP = 0.05  # share of a caption's words; in captions of up to 20 words every fault counts
 
 
 class Reason(NamedTuple):
-    """Why a caption is degenerate: what the reason means, and captions that have it."""
+    """A reason why a caption is degenerate: its meaning, and examples."""
 
     meaning: str
     examples: tuple[str, ...]
@@ -30,9 +30,9 @@ class Reason(NamedTuple):
 
 REASONS: Mapping[str, Reason] = {
     "empty": Reason("no word at all", ("", "  ", "...")),
-    "short": Reason(f"fewer than {MIN_WORDS} words, long ones as German has them aside", ("cat", "a dog.")),
+    "short": Reason(f"fewer than {MIN_WORDS} words, except long words as German has them", ("cat", "a dog.")),
     "loop": Reason(
-        "a word three times in a row, several words and at once the same again, or a sentence that recurs",
+        "a word three times in a row, several words twice in a row, or a sentence that recurs",
         (
             "a 2 2 2 2",
             "a man on the on the street",
@@ -41,27 +41,29 @@ REASONS: Mapping[str, Reason] = {
         ),
     ),
     "cut": Reason(
-        "stopped by the length limit, or the last word or mark cannot end a sentence",
+        "stopped by the length limit, or with a last word or mark that cannot end a sentence",
         ("a dog standing next to a", "a plate full of", "two men in hats,", "ein Hund und eine Katze auf einem"),
     ),
     "broken": Reason(
-        "in English, an article before a word that it cannot stand before",
+        "in English, an article before a word that cannot follow an article",
         ("a zebra standing a and grass a on a round tree", "the of a red circle"),
     ),
     "digits": Reason(
-        f"three numbers in a row that neither count nor may be a telephone number, or over {LONGEST_NUMBER} digits",
+        "three numbers in a row that neither count up or down nor can be a telephone number, or more than "
+        f"{LONGEST_NUMBER} digits",
         ("a 2 2 2 2", "photo 4 17 2019 of a dog", "order number 20190304221530 of the shop"),
     ),
     "nonwords": Reason(
-        "at least a third of it is no words: file names, web addresses, letters that cannot be read; "
-        "or characters that were decoded wrongly",
+        "at least a third is not words but file names, web addresses or unreadable letters; or characters were "
+        "decoded wrongly",
         ("IMG_20413.JPG photo", "a xkqrtz bfghjk", "a caf\ufffd by the sea", "a cafÃ© by the sea"),
     ),
     "markup": Reason(
-        "tokens of a model or its template", ("a dog<|im_end|>", "a <UNK> on a table", "[INST] a red dog")
+        "special tokens of a model or of its chat template",
+        ("a dog<|im_end|>", "a <UNK> on a table", "[INST] a red dog"),
     ),
     "refusal": Reason(
-        "an assistant's answer in place of a caption: it cannot, it will not, it was sent no picture",
+        "an assistant's answer instead of a caption: that it cannot or will not do it, or that it got no picture",
         (
             "I'm sorry, but I can't describe this image.",
             "Please upload the picture again.",
@@ -71,33 +73,36 @@ REASONS: Mapping[str, Reason] = {
 }
 
 
-def degenerate_reasons(caption: str, truncated: bool = False, found: list[str] | None = None) -> tuple[str, ...]:
-    """The names of `REASONS` for which the caption is degenerate, in their order; none for a good caption.
+def degenerate_reasons(
+    caption: str, truncated: bool = False, caption_words: list[str] | None = None
+) -> tuple[str, ...]:
+    """Return the names of the `REASONS` for which a caption is degenerate, in their order; () for a good caption.
 
-    `truncated` is a record's own mark that the captioner stopped at its length limit; `found` are the caption's words, where
-    they are known.
+    truncated: the record says that the captioner stopped at its length limit. caption_words: the caption's words, if
+    the caller has them already.
     """
-    found = words(caption) if found is None else found
-    if not found:
+    caption_words = words(caption) if caption_words is None else caption_words
+    if not caption_words:
         return ("empty",)
     tests = {
-        "short": is_short(found),
-        "loop": _counts(looping(caption, found), found) or recurs(caption),
-        "cut": truncated or ends_hanging(caption, found),
-        "broken": _counts(broken(caption, found), found),
-        "digits": _counts(senseless_numbers(caption), found),
-        "nonwords": has_nonwords(caption.lower(), found) or is_misread(caption),
+        "short": is_short(caption_words),
+        "loop": _counts(looping(caption, caption_words), caption_words) or recurs(caption),
+        "cut": truncated or ends_hanging(caption, caption_words),
+        "broken": _counts(broken(caption, caption_words), caption_words),
+        "digits": _counts(senseless_numbers(caption), caption_words),
+        "nonwords": has_nonwords(caption.lower(), caption_words) or is_misread(caption),
         "markup": holds_token(caption),
         "refusal": refuses(caption),
     }
     return tuple(reason for reason, holds in tests.items() if holds)
 
 
-def tag_reasons(tag: str, found: list[str]) -> tuple[str, ...]:
-    """Those of the reasons that a tag, of a word or a few, may have."""
-    return tuple(reason for reason in degenerate_reasons(tag, found=found) if reason not in ("short", "cut", "broken"))
+def tag_reasons(tag: str, tag_words: list[str]) -> tuple[str, ...]:
+    """Return the reasons why a tag of one or a few words is degenerate, without "short", "cut" and "broken"."""
+    reasons = degenerate_reasons(tag, caption_words=tag_words)
+    return tuple(reason for reason in reasons if reason not in ("short", "cut", "broken"))
 
 
-def _counts(faulty: int, found: Sequence[str]) -> bool:
-    """Whether so many words of those found are more than a slip."""
-    return faulty > 0 and faulty >= SLIP * len(found)
+def _counts(faulty: int, caption_words: Sequence[str]) -> bool:
+    """Return whether so many faulty words are more than a slip."""
+    return faulty > 0 and faulty >= SLIP * len(caption_words)

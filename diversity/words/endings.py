@@ -1,30 +1,34 @@
-"""Captions that are too short, or that end or go on where no sentence can."""
+"""Find captions that are too short, that end where no sentence can end, or that misplace an article."""
 
 import re
 from collections.abc import Sequence
 
 MIN_WORDS = 3
-LONG_ENOUGH = 12  # letters that one or two words may do with, where they are not English
+LONG_ENOUGH = 12  # letters of one or two words that are enough in languages other than English
 
-# Of each language, words that cannot end a sentence, then other common ones; a caption is in the languages of most of its words.
-# Left out of the first: "on", "her" and "that", "mit" and "an" ("sieht sich etwas an"), "avec" and "est", since people end so.
-# Where no word tells the language, those count that end sentences in no other.
+# For each language, words that cannot end a sentence, and then other common words. A caption is in the languages in
+# which most of its words are common. People end sentences with "on", "her" and "that", "mit" and "an" ("sieht sich
+# etwas an"), "avec" and "est", so these are not among the words that cannot. Where no word tells the language, only
+# words count that can end a sentence in no language.
 LANGUAGES = {
     name: tuple(frozenset(part.split()) for part in parts)
     for name, parts in {
         "en": (
             "a an the and or but of with at from to into onto than his its their my your our is are was",
-            "in on for by her that which who while near next up down out top front some very has man woman men women people two "
-            "person boy girl child dog cat standing sitting wearing holding white black red blue green photo picture",
+            "in on for by her that which who while near next up down out top front some very has man woman men women "
+            "people two person boy girl child dog cat standing sitting wearing holding white black red blue green "
+            "photo picture",
         ),
         "de": (
-            "eine einem einen einer eines der die das dem den des und oder am im beim vom zum zur von neben in während",
-            "ein mit auf an aus vor zu ist sich sind zwei mann frau männer frauen menschen leute kind kinder junge mädchen hund "
-            "steht stehen sitzt sitzen schauen sieht über bei durch nach hat",
+            "eine einem einen einer eines der die das dem den des und oder am im beim vom zum zur von neben in "
+            "während",
+            "ein mit auf an aus vor zu ist sich sind zwei mann frau männer frauen menschen leute kind kinder junge "
+            "mädchen hund steht stehen sitzt sitzen schauen sieht über bei durch nach hat",
         ),
         "fr": (
             "un une de des du le la les et ou à au aux en dans sur d'un d'une qui que pour par tandis sa ses",
-            "est sont a ont avec se trois enfants personnes homme femme hommes femmes deux devant chien son dont fille garçon",
+            "est sont a ont avec se trois enfants personnes homme femme hommes femmes deux devant chien son dont "
+            "fille garçon",
         ),
         "es": (
             "un una el la los las de del al con en y que su sus por para",
@@ -55,41 +59,44 @@ _COMMON_IN = {
 _ENGLISH = ("en",)
 
 
-def languages_of(found: Sequence[str]) -> list[str]:
-    """The languages that most of the words are common in; none where none is."""
+def languages_of(caption_words: Sequence[str]) -> list[str]:
+    """Return the languages in which most of the words are common; [] where no word is common in any."""
     counts: dict[str, int] = {}
-    for word in found:
+    for word in caption_words:
         for name in _COMMON_IN.get(word) or (_ENGLISH if word.endswith("ing") else ()):
             counts[name] = counts.get(name, 0) + 1
-    most = max(counts.values(), default=0)
-    return [name for name, count in counts.items() if count == most]
+    largest = max(counts.values(), default=0)
+    return [name for name, count in counts.items() if count == largest]
 
 
-def is_short(found: Sequence[str]) -> bool:
-    """Whether the words are too few; in other languages than English one or two long ones are not."""
-    return len(found) < MIN_WORDS and ("en" in languages_of(found) or sum(map(len, found)) < LONG_ENOUGH)
+def is_short(caption_words: Sequence[str]) -> bool:
+    """Return whether there are too few words; in languages other than English one or two long words are enough."""
+    return len(caption_words) < MIN_WORDS and (
+        "en" in languages_of(caption_words) or sum(map(len, caption_words)) < LONG_ENOUGH
+    )
 
 
 HANGING_MARKS = (*",;:-–—(&/", *"、，：；（「『،؛")
 HANGING = frozenset().union(*(ends for ends, _ in LANGUAGES.values()))
-_ELSEWHERE = frozenset(
-    "a an and at but den die e em his in la les my or o su than y".split()
-)  # at: a horse in Turkish
+# Words that can end a sentence in some other language; "at" is a horse in Turkish.
+_ELSEWHERE = frozenset("a an and at but den die e em his in la les my or o su than y".split())
 LYING = frozenset("sitting standing lying laying leaning".split())
-_OPEN_END = re.compile(rf"\b(?:(?:{'|'.join(LYING)}) on|in)\Z")  # in English where no stop follows
-_STRANDED = frozenset("of with at from to into is are".split())  # end English sentences with one of the following
+_OPEN_END = re.compile(rf"\b(?:(?:{'|'.join(LYING)}) on|in)\Z")  # cannot end an English caption without a full stop
+_STRANDED = frozenset(
+    "of with at from to into is are".split()
+)  # can end an English sentence with a word of _STRANDING
 _STRANDING = frozenset("that which who whom what where to being he she they".split())
-A_SENTENCE = (
-    6  # words; people end so many with a comma instead of a full stop, one in a thousand German captions of Multi30k
-)
+# People may end a sentence of so many words with a comma instead of a full stop: one in a thousand German captions of
+# Multi30k.
+A_SENTENCE = 6
 
 
-def ends_hanging(caption: str, found: Sequence[str]) -> bool:
-    """Whether the last mark, or the last of the words that were found, cannot end a sentence in the caption's language."""
+def ends_hanging(caption: str, caption_words: Sequence[str]) -> bool:
+    """Return whether the last mark or the last word of a caption cannot end a sentence in its language."""
     text = caption.rstrip()
     if text.endswith(HANGING_MARKS):
-        return not (text.endswith(",") and text[0].isupper() and len(found) >= A_SENTENCE)
-    last, before = found[-1], found[:-1]
+        return not (text.endswith(",") and text[0].isupper() and len(caption_words) >= A_SENTENCE)
+    last, before = caption_words[-1], caption_words[:-1]
     if last not in HANGING and last != "on":
         return False
     languages = languages_of(before)
@@ -98,25 +105,28 @@ def ends_hanging(caption: str, found: Sequence[str]) -> bool:
     if not any(last in LANGUAGES[name][0] for name in languages) and (languages or last in _ELSEWHERE):
         return False
     if len(text) < 2 * len(last) or not text.isupper() and text.rstrip(" .!?\"'”’)")[-len(last) :].isupper():
-        return False  # a name: "gate A", "an OR"
+        return False  # the last word is a name, as in "gate A" or "an OR"
     return not ("en" in languages and last in _STRANDED and text[-1] in ".!?" and not _STRANDING.isdisjoint(before))
 
 
-# English; "A and B" may be names.
+# For English. A capital "A" is excluded, because it may be a name, as in "A and B".
 _BROKEN = re.compile(
     r"\b(?:an?|[Tt]he)\s++(?:(?:and|or)\s++(\w++)|(?:of|with|is|are|was|from)\b(?!-)"
     r"|(?:at|on|in)\s++(?:an?|the|his|her|its|their|top|front)\b)"
 )
 
 
-def broken(caption: str, found: Sequence[str]) -> int:
-    """The words in places where an article stands before what it cannot: none in "vitamin a and vitamin c", "the on button"."""
+def broken(caption: str, caption_words: Sequence[str]) -> int:
+    """Count the words where an article is before a word that cannot follow it.
+
+    There are none in "vitamin a and vitamin c" and in "the on button".
+    """
     faults = sum(len(fault[0].split()) for fault in _BROKEN.finditer(caption) if not _is_name(caption, fault))
-    return faults if faults and "en" in languages_of(found) else 0
+    return faults if faults and "en" in languages_of(caption_words) else 0
 
 
 def _is_name(caption: str, fault: re.Match[str]) -> bool:
-    """Whether what looks like an article is a name beside another: a letter, or of the same thing."""
+    """Return whether what looks like an article is a name, as in "vitamin a and vitamin c" or "the a and b keys"."""
     other = fault[1]
     if not other:
         return False

@@ -1,4 +1,4 @@
-"""Captions that say the same again: loops of words, sentences that recur."""
+"""Find captions that repeat themselves: loops of words, and sentences that recur."""
 
 import re
 from collections import Counter, deque
@@ -8,18 +8,17 @@ from itertools import pairwise
 from diversity.words.sentences import sentences
 from diversity.words.tokens import is_written_without_blanks, pieces, words
 
-MAX_LOOP = 64  # pieces; longer units are not looked for, but as sentences
-SAID = 4  # times that a sign may say something
-SAME = 3  # words that a sentence has at least which recurs word for word
-ALMOST = 6  # and one that recurs almost so
-RECURRING, RECURRING_LONG = (
-    0.15,
-    0.05,
-)  # of a caption's words, in sentences that recur and in those of six words and more
-MOST_EARLIER, LIKELY = 8, 3  # sentences that a pair of words is remembered of, and that one is compared with
+MAX_LOOP = 64  # largest unit of a loop, in pieces; larger units are found as sentences only
+MAX_SIGN_REPEATS = 4  # times that a text on a sign may repeat a unit
+SAME = 3  # smallest number of words of a sentence that recurs word for word
+ALMOST = 6  # smallest number of words of a sentence that recurs almost word for word
+RECURRING = 0.15  # share of a caption's words that must be in recurring sentences
+RECURRING_LONG = 0.05  # the same for recurring sentences of at least ALMOST words
+MAX_EARLIER = 8  # earlier sentences that are remembered for each pair of words
+MAX_COMPARED = 3  # earlier sentences that a sentence is compared with
 
-# What may well be said twice: "hand in hand in", "side by side by side", "Arm in Arm in", "main dans la main dans la", "a black
-# and white and black and white dog", "एक लड़की एक लड़की से बात".
+# Units that good captions repeat: "hand in hand in", "side by side by side", "Arm in Arm in", "main dans la main dans
+# la", "a black and white and black and white dog", "एक लड़की एक लड़की से बात".
 _TWICE = re.compile(
     r"\w{3,}(?<!ing) (?:in|by|to|on|after|upon|for|an|um|für|aan|à|nella|dans la)"
     r"|(?:and|und|et)(?: \w+){1,2}|\w+ (?:and|und|et)(?: \w+)?|\w+ \w+ (?:and|und|et)|एक \S+"
@@ -32,94 +31,97 @@ _PLACES = frozenset(
 _SAYING = frozenset("reads read reading says say saying written spells spelling \" “ „ « ‘ ' 「 『".split())
 
 
-def looping(caption: str, found: Sequence[str]) -> int:
-    """The words that stand where a unit of pieces is followed by itself too often.
+def looping(caption: str, caption_words: Sequence[str]) -> int:
+    """Count the words in loops, which are places where a unit of pieces is followed by itself too often.
 
-    Marks are pieces, too: "the wall. The wall is red" is no loop.
+    Punctuation marks are pieces, too, so "the wall. The wall is red" has no loop.
     """
-    if len(set(pairwise(found))) == len(found) - 1:
-        return 0  # a loop holds some pair of words twice
+    if len(set(pairwise(caption_words))) == len(caption_words) - 1:
+        return 0  # every loop has some pair of words twice
     units = pieces(caption)
     written = pieces(caption, fold=False)
-    capitals = len(written) == len(units) and not caption.isupper()
-    places: set[int] = set()
-    for size in _sizes(units):
-        same = 0  # pieces in a row that are equal to those that stand `size` before
-        for at in range(size, len(units) + 1):
-            if at < len(units) and units[at] == units[at - size]:
+    has_capitals = len(written) == len(units) and not caption.isupper()
+    in_loops: set[int] = set()  # indices of pieces
+    for size in _possible_sizes(units):
+        same = 0  # pieces in a row that equal the piece `size` before
+        for index in range(size, len(units) + 1):
+            if index < len(units) and units[index] == units[index - size]:
                 same += 1
                 continue
             if same >= size:
-                start = at - same - size
+                start = index - same - size
                 unit = units[start : start + size]
-                said = (
-                    not _SAYING.isdisjoint(units[max(start - 3, 0) : start])
-                    or capitals
-                    and "".join(written[start : start + size]).isupper()
-                )
-                if same // size + 1 >= max(_times(unit), said * (SAID + 1)):
-                    places.update(range(start, at))
+                follows_saying = not _SAYING.isdisjoint(units[max(start - 3, 0) : start])
+                in_capitals = has_capitals and "".join(written[start : start + size]).isupper()
+                fewest = _fewest_repeats(unit)
+                if follows_saying or in_capitals:  # the text of a sign
+                    fewest = max(fewest, MAX_SIGN_REPEATS + 1)
+                if same // size + 1 >= fewest:
+                    in_loops.update(range(start, index))
             same = 0
-    return sum(units[at][0].isalnum() for at in places)
+    return sum(units[index][0].isalnum() for index in in_loops)
 
 
-def _sizes(units: Sequence[str]) -> list[int]:
-    """The sizes of units that may be followed by themselves: at that distance enough pairs of neighbours stand again."""
-    places: dict[tuple[str, str], deque[int]] = {}
-    again = Counter()  # distance -> pairs
-    for at, pair in enumerate(pairwise(units)):
-        earlier = places.setdefault(pair, deque(maxlen=MAX_LOOP))
-        again.update(distance for start in earlier if (distance := at - start) <= MAX_LOOP)
-        earlier.append(at)
-    return sorted(size for size, pairs in again.items() if pairs >= size - 1)
+def _possible_sizes(units: Sequence[str]) -> list[int]:
+    """Return the sizes of units that may be followed by themselves: distances at which enough pairs of words recur."""
+    starts_of: dict[tuple[str, str], deque[int]] = {}
+    pairs_at = Counter()  # distance -> number of pairs that recur at it
+    for index, pair in enumerate(pairwise(units)):
+        earlier = starts_of.setdefault(pair, deque(maxlen=MAX_LOOP))
+        pairs_at.update(distance for start in earlier if (distance := index - start) <= MAX_LOOP)
+        earlier.append(index)
+    return sorted(size for size, pairs in pairs_at.items() if pairs >= size - 1)
 
 
-def _times(unit: Sequence[str]) -> float:
-    """How often a unit must stand in a row to be a loop."""
-    inside = [piece for piece in unit if piece[0].isalnum()]
-    if not inside:
+def _fewest_repeats(unit: Sequence[str]) -> float:
+    """Return how often a unit must occur in a row to be a loop."""
+    unit_words = [piece for piece in unit if piece[0].isalnum()]
+    if not unit_words:
         return float("inf")
-    by_character = all(
-        map(is_written_without_blanks, inside)
-    )  # where twice is a common form: 高高兴兴, ゆっくりゆっくり
+    # In scripts without blanks a word is a character, and doubled words are common: 高高兴兴, ゆっくりゆっくり
+    by_character = all(map(is_written_without_blanks, unit_words))
     if len(unit) == 1:
         return 4 if by_character else 3
-    return 3 if by_character and len(unit) < 5 or _TWICE.fullmatch(" ".join(unit)) else 2
+    if by_character and len(unit) < 5 or _TWICE.fullmatch(" ".join(unit)):
+        return 3
+    return 2
 
 
 def recurs(caption: str) -> bool:
-    """Whether sentences that recur, word for word or almost so, hold a good part of the words.
+    """Return whether a good part of the words is in sentences that recur, word for word or almost.
 
-    Almost so: two thirds of the pairs of neighbouring words are those of one earlier sentence, and two thirds of that one's.
-    Where the two speak of other places, as "on the left …" and "on the right …", both say something.
+    A sentence recurs almost if two thirds of its pairs of neighbouring words are in one earlier sentence, and are two
+    thirds of the earlier sentence's pairs. Where the two sentences are about different places, as "on the left …" and
+    "on the right …", none recurs.
     """
     parts = sentences(caption)
     if len(parts) < 2:
         return False
     parts = [part for sentence in parts if (part := words(sentence))]
-    seen: set[tuple[str, ...]] = set()
-    with_pair: dict[tuple[str, str], list[int]] = {}  # the first sentences with each pair
-    short = long = 0  # words of those that recur
-    for at, part in enumerate(parts):
+    earlier_parts: set[tuple[str, ...]] = set()
+    with_pair: dict[tuple[str, str], list[int]] = {}  # pair -> the first sentences that have it
+    short = long = 0  # words in sentences that recur word for word, and almost
+    for number, part in enumerate(parts):
         pairs = list(pairwise(part))
-        alike = Counter(earlier for pair in pairs for earlier in with_pair.get(pair, ())).most_common(LIKELY)
+        common_pairs = Counter(earlier for pair in pairs for earlier in with_pair.get(pair, ()))
         almost = len(part) >= ALMOST and any(
-            3 * same >= 2 * max(len(part), len(parts[earlier])) - 2 and not _of_other_places(part, parts[earlier])
-            for earlier, same in alike
+            3 * common >= 2 * max(len(part), len(parts[earlier])) - 2
+            and not _name_different_places(part, parts[earlier])
+            for earlier, common in common_pairs.most_common(MAX_COMPARED)
         )
         if almost:
             long += len(part)
-        elif len(part) >= SAME and tuple(part) in seen:
+        elif len(part) >= SAME and tuple(part) in earlier_parts:
             short += len(part)
-        seen.add(tuple(part))
+        earlier_parts.add(tuple(part))
         for pair in set(pairs):
-            if len(sentences_with := with_pair.setdefault(pair, [])) < MOST_EARLIER:
-                sentences_with.append(at)
+            if len(sentences_with := with_pair.setdefault(pair, [])) < MAX_EARLIER:
+                sentences_with.append(number)
     length = sum(map(len, parts))
     return long > 0 and long >= RECURRING_LONG * length or short > 0 and short + long >= RECURRING * length
 
 
-def _of_other_places(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether each of two sentences names a place, or a number in order, that the other does not."""
-    first, second = _PLACES.intersection(one), _PLACES.intersection(other)
-    return bool(first - second and second - first)
+def _name_different_places(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Return whether each of two sentences names a place, or an ordinal number, that the other does not name."""
+    first_places, second_places = _PLACES.intersection(first), _PLACES.intersection(second)
+    return bool(first_places - second_places and second_places - first_places)

@@ -1,4 +1,4 @@
-"""What is no words: numbers that say nothing, file names, letters that cannot be read, characters that were decoded wrongly."""
+"""Find what is not words: senseless numbers, file names, unreadable letters, and wrongly decoded characters."""
 
 import re
 from collections.abc import Sequence
@@ -7,17 +7,17 @@ from itertools import pairwise
 
 from diversity.words.tokens import LONG_CHUNK, words
 
-LONGEST_WORD = 40  # letters
-LONGEST_NUMBER = 13  # digits: telephone numbers, article numbers
+LONGEST_WORD = 40  # in letters
+LONGEST_NUMBER = 13  # in digits, for telephone and article numbers
 
 _DIGIT = re.compile(r"\d")
 _NUMBERS = re.compile(r"(?<!\d)\d++(?:\s++\d++){2,}+")
 _LONG_NUMBER = re.compile(rf"\d{{{LONGEST_NUMBER + 1}}}\d*+")
-_QUOTED = re.compile(r"[\"“”„«»‘’'][\d\s.,:/-]++[\"“”«»‘’']")  # what stands on a thing
+_QUOTED = re.compile(r"[\"“”„«»‘’'][\d\s.,:/-]++[\"“”«»‘’']")  # a text on a thing in the picture
 
 
 def senseless_numbers(caption: str) -> int:
-    """How many numbers stand in rows that neither count nor are a telephone number, or are too long for any."""
+    """Count the numbers that are too long, or in rows that neither count up or down nor can be a telephone number."""
     if not _DIGIT.search(caption):
         return 0
     rows = [run[0].split() for run in _NUMBERS.finditer(_QUOTED.sub("", caption))]
@@ -25,7 +25,7 @@ def senseless_numbers(caption: str) -> int:
 
 
 def _is_sensible(numbers: Sequence[str]) -> bool:
-    """Whether numbers in a row count, by one step, or may be a telephone number, of groups of two digits and more."""
+    """Return whether numbers count in equal steps, or can be a telephone number in groups of at least two digits."""
     steps = {int(after) - int(before) for before, after in pairwise(numbers)}
     if len(steps) == 1 and steps != {0}:
         return True
@@ -47,8 +47,8 @@ _LETTERS_AND_DIGITS = re.compile(r"[a-z]+\d+[a-z]+\d+|\d+[a-z]+\d+[a-z]+")  # a1
 _ONE_LETTER = re.compile(r"([a-z])\1{3}|\b([a-z])\2\2\b")  # zzz; German has "Balletttänzer"
 _NO_VOWEL = re.compile(r"[bcdfghjkmnpqstvwxz]{5}|[bcdfghjklmnpqrstvwxz]{6,}")  # Czech has "zmrzl"
 _ROMAN = re.compile(r"[ivxlcdm]+")
-# UTF-8 that was read as cp1252 or Latin-1, or as cp1251: letters before characters that no letter stands before. Right text has
-# "É »", "MENÜ“" and "MAÇÃ”.
+# UTF-8 that was read as cp1252 or Latin-1, or as cp1251, has letters before characters that do not follow letters.
+# Correct text may have "É »", "MENÜ“" and "MAÇÃ”.
 _TYPE, _AFTER = "\xa0«»‘’“”", "\x80-\x9f¡-ª¬-º¼-¿€‚ƒ„…†‡ˆ‰Š‹ŒŽ•–—˜™š›œžŸ"
 _CYRILLIC = bytes(range(0x80, 0xC0)).decode("cp1251", "ignore")
 _MISREAD = re.compile(
@@ -60,30 +60,31 @@ _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uff61-\uff9f]{8,}")
 
 
 def is_misread(text: str) -> bool:
-    """Whether UTF-8 was read in another encoding: "cafÃ©", "â€œ", "РџСЂРё", "锟斤拷"."""
+    """Return whether UTF-8 was read in another encoding: "cafÃ©", "â€œ", "РџСЂРё", "锟斤拷"."""
     return not text.isascii() and (_MISREAD.search(text) is not None or any(map(_is_misread_han, _HAN.findall(text))))
 
 
 def _is_misread_han(run: str) -> bool:
-    """Whether the bytes of Chinese or Japanese characters are such characters in UTF-8, nearly all."""
+    """Return whether nearly all bytes of Chinese or Japanese characters are such characters in UTF-8."""
     for encoding in ("gbk", "shift_jis"):
-        read = run.encode(encoding, "ignore")
-        if 3 * sum(character >= "\u0800" for character in read.decode("utf-8", "ignore")) > 0.7 * len(read) > 0:
+        encoded = run.encode(encoding, "ignore")
+        characters = sum(character >= "\u0800" for character in encoded.decode("utf-8", "ignore"))
+        if 3 * characters > 0.7 * len(encoded) > 0:  # such a character has three bytes in UTF-8
             return True
     return False
 
 
-def has_nonwords(caption: str, found: Sequence[str]) -> bool:
-    """Whether a third of a caption in lower case is no words, or a character could not be decoded."""
+def has_nonwords(caption: str, caption_words: Sequence[str]) -> bool:
+    """Return whether a third of a caption in lower case is not words, or a character could not be decoded."""
     if UNDECODED.search(caption):
         return True
     chunks = caption.split()
     if (
         max(map(len, chunks)) <= LONG_CHUNK
         and not any(map(_is_suspicious, chunks))
-        and max(map(len, found)) <= LONGEST_WORD
+        and max(map(len, caption_words)) <= LONGEST_WORD
     ):
-        return False  # nearly every caption: nothing below can hold
+        return False  # a short cut for nearly all captions, of which no rule below can hold
     bad = sum(map(is_nonsense, chunks))
     return bad > 0 and 3 * bad >= len(chunks)
 
@@ -94,13 +95,13 @@ def _is_suspicious(chunk: str) -> bool:
 
 
 def is_nonsense(chunk: str) -> bool:
-    """Whether a chunk, in lower case, is a file name or an address, or holds a word that is none."""
+    """Return whether a chunk in lower case is a file name or an address, or contains letters that are no word."""
     return _ADDRESS.search(chunk) is not None or any(map(_is_nonword, words(chunk)))
 
 
 def _is_nonword(word: str) -> bool:
     if not word.isascii():
-        return False  # scripts that these rules do not know
+        return False  # these rules do not know other scripts
     if len(word) > LONGEST_WORD or _LETTERS_AND_DIGITS.search(word):
         return True
     if not word.isalpha() or _ROMAN.fullmatch(word):

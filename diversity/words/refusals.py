@@ -1,7 +1,8 @@
-"""What an assistant says in place of a caption, in the languages that assistants answer in.
+"""Find answers of an assistant that are no captions, in the languages in which assistants answer.
 
-Each rule is a hint and a pattern, for lower case with straight apostrophes. Every text that the pattern is found in has a chunk
-that the hint is found in, so that few texts are looked at. None may hold for what people say of a picture.
+Each rule is a hint and a pattern, for text in lower case with straight apostrophes. Every text that matches the
+pattern has a chunk that matches the hint, so the pattern is tried on few texts. No rule may match what people say
+about a picture.
 """
 
 import re
@@ -11,26 +12,29 @@ from functools import lru_cache
 from diversity.words.sentences import sentences
 from diversity.words.tokens import LONG_CHUNK, folded
 
-ENDS = 3  # sentences at either end of a text, where an assistant speaks of itself
+ENDS = 3  # sentences at the beginning and at the end of a text that are examined, where an assistant speaks of itself
 _PICTURE = "(?:image|picture|photo|photograph|file|attachment)s?"
-_WHOLE = "".join(
-    f"(?<!{word} )(?<!{word} the )" for word in "of in on from to across".split()
-)  # not "the back of the image"
+# Excludes parts of a picture, such as "the back of the image".
+_WHOLE = "".join(f"(?<!{word} )(?<!{word} the )" for word in "of in on from to across".split())
 _GIVEN = "(?:provided|attached|uploaded|available|visible|load|displayed|found|processed|opened)"
 _NOT = "(?:can ?not|can't|could ?n[o']t|won't|will not|do not|don't|did ?n[o']t)"
 _VERBS = (
     "(?:assist|help|describe|identify|see|view|access|provide|comply|generate|create|fulfill?|process|analy[sz]e"
     "|recogni[sz]e|caption|determine|comment|discuss|engage|answer|do (?:that|this)|have (?:access|the|enough|any)"
     r"|support|interpret|open|display|read|continue|complete|produce|respond|share|tell|make out|look at|reveal"
-    r"|re-?write|rephrase|paraphrase|reword|translate|summari[sz]e|write|offer|understand|combine|merge|infer|proceed|fix|correct"
+    r"|re-?write|rephrase|paraphrase|reword|translate|summari[sz]e|write|offer|understand|combine|merge|infer"
+    r"|proceed|fix|correct"
     r"|be able)\b"
 )
-# Not "a text that I can't read".
+# The beginning of a clause; it excludes "a text that I can't read".
 _START = (
     r"(?:^\W*|[.!?,;:–—\"] |\b(?:but|and|so|because|however|ai"
     r"|(?:regret|means?|afraid|unfortunate|say|note|know|fact|you|is|seems|appears) that) )"
 )
-_WORDS = "(?:captions?|(?:alt[- ])?texts?|sentences?|descriptions?|inputs?|prompts?|information|contexts?|details?|requests?)"
+_WORDS = (
+    "(?:captions?|(?:alt[- ])?texts?|sentences?|descriptions?|inputs?|prompts?|information|contexts?|details?"
+    "|requests?)"
+)
 _WRITE = "(?:re-?write|rephrase|paraphrase|reword|generate|combine|merge|fuse)"
 _ASK = "(?:provide|upload|share|attach|send)"
 
@@ -70,13 +74,17 @@ _RULES = {
         r"|\bhow (?:can|may) i (?:help|assist) you|what would you like",
     ),
     "no words": (
-        r"\b(?:provided|gave|given|sent|supplied|entered|input|re-?write|rephrase|paraphrase|reword|generate|combine|merge|fuse"
+        r"\b(?:provided|gave|given|sent|supplied|entered|input|re-?write|rephrase|paraphrase|reword|generate|combine"
+        r"|merge|fuse"
         r"|describe|context|inappropriate|offensive|harmful)\b",
-        rf"\bno (?:\w+ )?{_WORDS} (?:(?:was|were|is|are|has been|have been) )?(?:provided|given|supplied|to {_WRITE})\b"
-        rf"|\b(?:the|your|this|these) (?:provided|given|supplied|input) {_WORDS} (?:\w+ ){{0,3}}(?:not|unclear|incomplete|empty"
+        rf"\bno (?:\w+ )?{_WORDS} (?:(?:was|were|is|are|has been|have been) )?"
+        rf"(?:provided|given|supplied|to {_WRITE})\b"
+        rf"|\b(?:the|your|this|these) (?:provided|given|supplied|input) {_WORDS} (?:\w+ ){{0,3}}"
+        r"(?:not|unclear|incomplete|empty"
         r"|missing|insufficient|too|lacks?|nonsens\w+|(?:do|does|is|are)n't)\b"
         rf"|\b{_WORDS} you(?:'ve| have)? (?:provided|gave|given|sent|supplied|entered)\b"
-        rf"|\b(?:not enough|insufficient|too little) (?:information|context) (?:(?:was |is )?(?:provided|given)|to (?:describe|{_WRITE}))\b"
+        r"|\b(?:not enough|insufficient|too little) (?:information|context)"
+        rf" (?:(?:was |is )?(?:provided|given)|to (?:describe|{_WRITE}))\b"
         r"|\bwithout (?:more|additional|further|any) context\b.{0,80}\b(?:i|it is|it's) "
         r"|\bthis (?:caption|text|content|request|prompt) (?:\w+ ){0,3}(?:inappropriate|offensive|harmful)\b",
     ),
@@ -84,7 +92,8 @@ _RULES = {
         rf"\bi\b|impossible|unable|clarify|specify|\bknow\b|\b{_WRITE}\b",
         rf"\b(?:not |im)possible to {_WRITE}\b|^\W*unable to {_WRITE}\b|\bplease (?:let me know|clarify|specify)\b"
         r"|\b(?:could|can|would) you (?:please )?(?:clarify|specify)\b|\b(?:i'm|i am) not comfortable\b"
-        r"|\bi(?: would|'d)? need (?:more|additional|further|the) (?:information|context|detail|caption|text|image|picture)"
+        r"|\bi(?: would|'d)? need (?:more|additional|further|the)"
+        r" (?:information|context|detail|caption|text|image|picture)"
         r"|\bi (?:can ?not|can't|could ?n[o']t) find (?:any|the|an?) ",
     ),
     "rules": (
@@ -105,7 +114,8 @@ _RULES = {
     "spanish, portuguese, italian": (
         r"siento|puedo|modell?o|\bia\b|\bpor\b|desculp|muito|posso|consigo|dispiace|grado",
         r"\blo siento|\bno puedo\b|\b(?:como|come)(?: una?| uma?)? (?:ia|modell?o)\b|\bin quanto ia"
-        r"|\bpor favor, (?:sub|proporcion|compart|envi)|\bdesculpe|\bsinto muito|\bnão (?:posso|consigo)\b|\bmi dispiace"
+        r"|\bpor favor, (?:sub|proporcion|compart|envi)|\bdesculpe|\bsinto muito|\bnão (?:posso|consigo)\b"
+        r"|\bmi dispiace"
         r"|\bnon (?:posso|sono in grado)",
     ),
     "czech": (
@@ -141,7 +151,7 @@ _HINT = re.compile("|".join(hint for hint, _ in _RULES.values()))
 
 
 def refuses(text: str) -> bool:
-    """Whether the text is an assistant's answer in place of a caption; of many sentences the first and last ones are looked at."""
+    """Return whether a text is an assistant's answer instead of a caption, by its first and last sentences."""
     chunks = text.split()
     if not any(map(_may_refuse_short if max(map(len, chunks), default=0) <= LONG_CHUNK else may_refuse, chunks)):
         return False
@@ -151,7 +161,10 @@ def refuses(text: str) -> bool:
 
 
 def may_refuse(chunk: str) -> bool:
-    """Whether a text may be one that `refuses` by this chunk, a stretch between white space; such a text has one of the kind."""
+    """Return whether a text with this chunk, a stretch between white space, may be a refusal.
+
+    Every refusal has such a chunk.
+    """
     return _HINT.search(folded(chunk)) is not None
 
 

@@ -1,9 +1,9 @@
-"""Where sentences end, in the scripts that captions are written in."""
+"""Split texts into sentences, in the scripts in which captions are written."""
 
 import re
 from collections.abc import Sequence
 
-# A full stop after these ends no sentence; after the second group it does where a capital follows.
+# A full stop after these words does not end a sentence; after the second group it does if a capital letter follows.
 _TITLES = frozenset(
     "st mr mrs ms dr mt ft prof rev gen col lt sgt capt gov sen rep no nos vs approx fig vol ave blvd rd "
     "e.g i.e u.s u.k u.s.a nr bzw ca z.b d.h mme č např tzv".split()
@@ -11,9 +11,10 @@ _TITLES = frozenset(
 _LAST_WORDS = frozenset("etc jr sr inc ltd co corp a.m p.m b.c a.d usw".split())
 _LONGEST = max(map(len, _TITLES | _LAST_WORDS))
 _CLOSING = "\"'”’»)]」』）】"
-# Chinese, Japanese, Hindi, Urdu, Arabic, Armenian, Ethiopic, Khmer and Burmese marks end a sentence whatever follows, Latin ones
-# where white space follows, or a letter of a script without blanks. Each run of marks is looked at once.
-_FULL_WIDTH = "。！？｡"  # which hold the blank that follows
+# Chinese, Japanese, Hindi, Urdu, Arabic, Armenian, Ethiopic, Khmer and Burmese marks end a sentence whatever follows.
+# Latin marks end it if white space follows, or a letter of a script without blanks. Each run of marks is examined
+# once.
+_FULL_WIDTH = "。！？｡"  # no blank follows these marks
 _ALWAYS = _FULL_WIDTH + "।॥۔؟։።፧។៕။"
 _CLOSED = rf"[{re.escape(_CLOSING)}]*+"
 _STOP = re.compile(
@@ -25,9 +26,12 @@ _NEXT = re.compile(r"\s*+(\S)")
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, stripped; the last may lack its end. "St. Louis", "3.5" and "U.S. flag" end none."""
-    if not _MARK.search(text, 0, len(text) - 1):
-        return [text.strip()] if text.strip() else []  # many captions: a mark at the end or none
+    """Return the sentences of a text, stripped; the last one may be unfinished.
+
+    The full stops in "St. Louis", "3.5" and "U.S. flag" end no sentence.
+    """
+    if not _MARK.search(text, 0, len(text) - 1):  # a short cut for captions without a mark before their end
+        return [text.strip()] if text.strip() else []
     parts, start = [], 0
     for stop in _STOP.finditer(text):
         if stop[0].rstrip(_CLOSING) == "." and _abbreviates(text, start, stop):
@@ -38,21 +42,21 @@ def sentences(text: str) -> list[str]:
 
 
 def joined(parts: Sequence[str]) -> str:
-    """Sentences as one text, with blanks between them but after full-width marks."""
+    """Join sentences to one text, with blanks between them, except after full-width marks."""
     return "".join(part if part.rstrip(_CLOSING)[-1:] in _FULL_WIDTH else f"{part} " for part in parts).rstrip()
 
 
 def is_finished(sentence: str) -> bool:
-    """Whether a sentence has its end."""
+    """Return whether a sentence ends with a mark."""
     return sentence.rstrip(_CLOSING).endswith((*".!?…", *_ALWAYS))
 
 
 def _abbreviates(text: str, start: int, stop: re.Match[str]) -> bool:
-    """Whether the full stop belongs to the word before it, of the sentence from `start` on."""
+    """Return whether the full stop belongs to an abbreviation; the sentence begins at `start`."""
     following = _NEXT.match(text, stop.end())
     if following is None:
-        return False  # most captions: the last full stop
-    before = text[max(start, stop.start() - _LONGEST - 4) : stop.start()]  # the word, and marks before it
+        return False  # the last full stop of the text
+    before = text[max(start, stop.start() - _LONGEST - 4) : stop.start()]  # the word before, with marks before it
     last = before.rsplit(maxsplit=1)[-1].strip("\"'“‘„«’([") if before.strip() else ""
     word = last.lower()
     if word in _TITLES or (len(last) == 1 and last.isupper() and last not in ("A", "I")):

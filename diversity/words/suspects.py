@@ -1,6 +1,6 @@
-"""Which of many captions may be degenerate: all others need not be read one by one.
+"""Find the captions that may be degenerate among many, so that only these have to be examined one by one.
 
-C: captions   K: chunks of all of them, what stands between white space   W: words of all
+C: captions   K: chunks of all captions, which are the stretches between white space   W: words of all captions
 """
 
 import re
@@ -17,7 +17,7 @@ from diversity.words.refusals import may_refuse
 from diversity.words.sentences import sentences
 from diversity.words.tokens import LONG_CHUNK, Tokens
 
-# What is asked of a chunk, as bits.
+# Traits of a chunk, as bits.
 (
     _ENDS_OPEN,
     _ENDS_ARTICLE,
@@ -30,7 +30,7 @@ from diversity.words.tokens import LONG_CHUNK, Tokens
     _ENDS_SENTENCE,
     _HAS_SENTENCES,
     _IS_LAST,
-) = (1 << at for at in range(11))
+) = (1 << bit for bit in range(11))
 _TRAITS = tuple(
     (bit, re.compile(pattern))
     for bit, pattern in (
@@ -43,13 +43,14 @@ _TRAITS = tuple(
         (_IS_FAULT, UNDECODED),
     )
 )
-_RECURRING_PAIRS = 0.02  # of the words: fewer pairs of neighbours recur in no caption in which sentences do
+_RECURRING_PAIRS = 0.02  # share of the words from which recurring pairs of neighbours may be recurring sentences
 
 
 def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
-    """Which captions (C,) may be degenerate, `tokens` being theirs: for all others `degenerate_reasons` finds nothing.
+    """Return which captions (C,) may be degenerate; for all others `degenerate_reasons` finds no reason.
 
-    It marks few others, and reads each chunk once, so that a set is searched in a small part of the time.
+    `tokens` are those of the captions. Few good captions are among the suspects, and each different chunk is examined
+    once, so a set is searched in a small part of the time that `degenerate_reasons` takes for all captions.
     """
     traits = np.fromiter(
         (_traits_short(chunk) if len(chunk) <= LONG_CHUNK else _traits(chunk) for chunk in tokens.chunks),
@@ -66,13 +67,13 @@ def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
     suspicious[~suspicious] |= hanging[last] | on[last] & lying[tokens.ids[tokens.caption_ends[1:][~suspicious] - 2]]
 
     def having(*bits: int) -> np.ndarray:
-        """The captions (C,) that have a chunk of the first bit, the next of the second, and so on."""
-        places = np.flatnonzero(traits & bits[0])
-        places = places[places + len(bits) <= len(traits)]
-        places = places[caption[places] == caption[places + len(bits) - 1]]
-        for at, bit in enumerate(bits[1:], 1):
-            places = places[traits[places + at] & bit > 0]
-        return np.bincount(caption[places], minlength=len(chunks)) > 0
+        """Return which captions (C,) have consecutive chunks with these traits, one trait each."""
+        first = np.flatnonzero(traits & bits[0])
+        first = first[first + len(bits) <= len(traits)]
+        first = first[caption[first] == caption[first + len(bits) - 1]]
+        for offset, bit in enumerate(bits[1:], 1):
+            first = first[traits[first + offset] & bit > 0]
+        return np.bincount(caption[first], minlength=len(chunks)) > 0
 
     traits[tokens.chunk_ends[1:][chunks > 0] - 1] |= _IS_LAST
     traits[traits & (_ENDS_OPEN | _IS_LAST) == _ENDS_OPEN | _IS_LAST] |= _IS_FAULT
@@ -84,14 +85,14 @@ def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
     suspicious |= (bad > 0) & (3 * bad >= chunks)
     suspicious |= _may_recur(tokens, having(_HAS_SENTENCES))
     text = "".join(captions)
-    for white in "\0\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0":  # undecoded, or wrongly so, where no chunk need hold it
-        if white in text:
-            suspicious |= np.array([white in caption for caption in captions])
+    for blank in "\0\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0":  # signs of wrong decoding that are white space, so in no chunk
+        if blank in text:
+            suspicious |= np.array([blank in caption for caption in captions])
     return suspicious
 
 
 def _may_loop(tokens: Tokens) -> np.ndarray:
-    """Captions (C,) in which some words are followed at once by the same again."""
+    """Return the captions (C,) in which some words are followed at once by the same words."""
     loops = np.zeros(len(tokens.lengths), bool)
     words, captions = tokens.ids, tokens.caption_of_word
     for lag in range(1, MAX_LOOP + 1):
@@ -105,20 +106,22 @@ def _may_loop(tokens: Tokens) -> np.ndarray:
     return loops
 
 
-def _may_recur(tokens: Tokens, wanted: np.ndarray) -> np.ndarray:
-    """Captions (C,) among those wanted in which so many pairs of neighbouring words recur as sentences that recur must have."""
-    places = np.flatnonzero(wanted[tokens.caption_of_word])  # (W,)
-    words, captions = tokens.ids[places], tokens.caption_of_word[places]
-    pairs = (words[:-1] * len(tokens.vocabulary) + words[1:])[captions[:-1] == captions[1:]]
-    captions = captions[:-1][captions[:-1] == captions[1:]]
+def _may_recur(tokens: Tokens, examined: np.ndarray) -> np.ndarray:
+    """Return which `examined` captions (C,) have as many recurring pairs of words as recurring sentences need."""
+    of_examined = np.flatnonzero(examined[tokens.caption_of_word])
+    words, captions = tokens.ids[of_examined], tokens.caption_of_word[of_examined]
+    same_caption = captions[:-1] == captions[1:]
+    pairs = (words[:-1] * len(tokens.vocabulary) + words[1:])[same_caption]
+    captions = captions[:-1][same_caption]
     order = np.lexsort((pairs, captions))
     pairs, captions = pairs[order], captions[order]
-    again = (pairs[1:] == pairs[:-1]) & (captions[1:] == captions[:-1])
-    recurring = np.bincount(captions[1:][again], minlength=len(wanted))
+    recurs = (pairs[1:] == pairs[:-1]) & (captions[1:] == captions[:-1])
+    recurring = np.bincount(captions[1:][recurs], minlength=len(examined))
     return (recurring >= 2) & (recurring >= _RECURRING_PAIRS * tokens.lengths)
 
 
 def _traits(chunk: str) -> int:
+    """Return the traits of a chunk as bits."""
     traits = sum({bit for bit, pattern in _TRAITS if pattern.search(chunk)})
     if chunk.endswith(HANGING_MARKS):
         traits |= _ENDS_OPEN
@@ -126,7 +129,7 @@ def _traits(chunk: str) -> int:
         traits |= _IS_FAULT
     if is_nonsense(chunk.lower()):
         traits |= _IS_NONSENSE
-    if not chunk.isalnum():  # may have marks
+    if not chunk.isalnum():  # then it may contain marks
         traits |= _ENDS_SENTENCE if len(sentences(f"{chunk} A")) > 1 else 0
         traits |= _HAS_SENTENCES if len(sentences(f"A {chunk}")) > 1 else 0
     return traits

@@ -1,7 +1,7 @@
-"""What a text that was made of words is refused for beside them: reasons that no look at the text alone can find.
+"""Find reasons to refuse a text that was written from other words; these reasons compare the text with its source.
 
-Precision comes first: each is for what is certain, and leaves out what may be right. Facts are those of English. Each takes time in
-proportion to the length of the text and of what it is judged beside.
+Precision comes first: a rule applies to what is certainly wrong, and not to what may be right. The rules for facts are
+for English. Each rule takes time in proportion to the lengths of the text and of its source.
 """
 
 import re
@@ -19,10 +19,11 @@ from diversity.words.tokens import folded, is_written_without_blanks, pieces, wo
 
 @dataclass(frozen=True)
 class Source:
-    """What a text is judged beside, all of its own record; "" or () where there is none.
+    """What a text is compared with, all from its own record; "" or () where there is nothing.
 
-    text: what it was made of; several captions stand on lines of their own. instruction: as it was rendered. examples: all their
-    texts. positive: for what is not true of the picture, what is: captions or tags, on lines of their own. tag: whether it is one.
+    text: the text that it was made from, with several captions on separate lines. instruction: the instruction as it
+    was rendered. examples: all texts of the instruction's examples. positive: for a text that shall not be true of the
+    picture, the captions or tags that are true, on separate lines. tag: whether the text is a tag.
     """
 
     text: str = ""
@@ -32,70 +33,71 @@ class Source:
     tag: bool = False
 
 
-class Example(NamedTuple):
-    """A text that has a reason, beside its source, where it is asked for: keywords of `written_reasons`."""
+class RefusedExample(NamedTuple):
+    """An example of a text that is refused, with its source and with the requirements that it does not meet."""
 
     text: str
     source: Source = Source()
-    asked: Mapping[str, Any] = {}
+    requirements: Mapping[str, Any] = {}  # keywords of `written_reasons`
 
 
 class Written(NamedTuple):
-    """Why a written text is refused: what the reason means, and texts that have it."""
+    """A reason why a written text is refused: its meaning, and examples."""
 
     meaning: str
-    examples: tuple[Example, ...]
+    examples: tuple[RefusedExample, ...]
 
 
 _ASKED = "Rewrite the caption in other words.\nCaption: dog on grass\nRewritten:"
 _EXAMPLES = ("man on horse", "A man rides a brown horse along the beach.")
 WRITTEN: Mapping[str, Written] = {
     "unparsed": Written(
-        "JSON was asked for, and the answer is none that has the fields", (Example('{"positive": "A dog'),)
+        "JSON was requested, and the answer is not JSON with the requested fields",
+        (RefusedExample('{"positive": "A dog'),),
     ),
     "long": Written(
-        "more words, or tokens of CLIP's tokenizer with start and end, than allowed",
+        "more words, or tokens of CLIP's tokenizer including start and end, than allowed",
         (
-            Example("A dog runs on green grass.", asked={"max_words": 5}),
-            Example("A dog runs on green grass.", asked={"max_clip_tokens": 8}),
+            RefusedExample("A dog runs on green grass.", requirements={"max_words": 5}),
+            RefusedExample("A dog runs on green grass.", requirements={"max_clip_tokens": 8}),
         ),
     ),
     "echo": Written(
-        "the instruction, an example or the marks between them given back",
+        "repeats the instruction, an example, or the marks between them",
         (
-            Example("Rewrite the caption in other words.", Source("dog on grass", _ASKED)),
-            Example("A dog on grass. Rewritten: A dog.", Source("dog on grass", _ASKED)),
-            Example("a man rides a brown horse along the beach", Source("dog on grass", _ASKED, _EXAMPLES)),
-            Example("dog on grass => A dog runs on grass.", Source("dog on grass")),
+            RefusedExample("Rewrite the caption in other words.", Source("dog on grass", _ASKED)),
+            RefusedExample("A dog on grass. Rewritten: A dog.", Source("dog on grass", _ASKED)),
+            RefusedExample("a man rides a brown horse along the beach", Source("dog on grass", _ASKED, _EXAMPLES)),
+            RefusedExample("dog on grass => A dog runs on grass.", Source("dog on grass")),
         ),
     ),
     "unchanged": Written(
-        "the words of its source, where other words are asked for",
-        (Example("Dog on grass.", Source("dog on grass"), {"must_change": True}),),
+        "has the same words as its source, although other words were requested",
+        (RefusedExample("Dog on grass.", Source("dog on grass"), {"must_change": True}),),
     ),
     "unlike_source": Written(
-        "in English, a number, a colour or a name that its source has not, where none may be added",
+        "in English, a number, a colour or a name that its source does not have, where nothing may be added",
         (
-            Example("Two dogs run on grass.", Source("dogs run on grass"), {"keep_facts": True}),
-            Example("A brown dog runs on grass.", Source("a dog runs on grass"), {"keep_facts": True}),
-            Example("A dog runs through Hyde Park.", Source("a dog runs in a park"), {"keep_facts": True}),
+            RefusedExample("Two dogs run on grass.", Source("dogs run on grass"), {"keep_facts": True}),
+            RefusedExample("A brown dog runs on grass.", Source("a dog runs on grass"), {"keep_facts": True}),
+            RefusedExample("A dog runs through Hyde Park.", Source("a dog runs in a park"), {"keep_facts": True}),
         ),
     ),
     "same": Written(
-        "meant to be false of the picture, and says what the true caption says",
+        "should be false of the picture, but says the same as the true caption",
         (
-            Example("The dog is running on the grass.", Source(positive="a dog running on grass")),
-            Example("a cat and a dog", Source(positive="A dog and a cat.")),
-            Example("2 gray cats", Source(positive="two grey cats")),
+            RefusedExample("The dog is running on the grass.", Source(positive="a dog running on grass")),
+            RefusedExample("a cat and a dog", Source(positive="A dog and a cat.")),
+            RefusedExample("2 gray cats", Source(positive="two grey cats")),
         ),
     ),
     "far": Written(
-        "meant to be false of the picture by a little, and shares too few words with the true caption",
-        (Example("Three boats in a harbour.", Source(positive="a dog runs on grass"), {"min_overlap": 0.5}),),
+        "should differ from the true caption in a detail, but shares too few words with it",
+        (RefusedExample("Three boats in a harbour.", Source(positive="a dog runs on grass"), {"min_overlap": 0.5}),),
     ),
     "both_lists": Written(
-        "a tag that is said to be in the picture and not to be in it",
-        (Example("Dogs", Source(positive="grass\ndog", tag=True)),),
+        "a tag that is listed both as in the picture and as not in the picture",
+        (RefusedExample("Dogs", Source(positive="grass\ndog", tag=True)),),
     ),
 }
 
@@ -103,7 +105,7 @@ WRITTEN: Mapping[str, Written] = {
 def written_reasons(
     text: str,
     source: Source | None,
-    found: Sequence[str] | None = None,
+    text_words: Sequence[str] | None = None,
     *,
     max_words: int | None = None,
     max_clip_tokens: int | None = None,
@@ -111,150 +113,165 @@ def written_reasons(
     keep_facts: bool = False,
     min_overlap: float | None = None,
 ) -> tuple[str, ...]:
-    """The names of `WRITTEN` for which the text is refused beside its source, in their order, but `unparsed`, which is no text's.
+    """Return the names of the `WRITTEN` reasons for which a text is refused, in their order.
 
-    source: None for a text that was made of none. found: its words, where they are known. The keywords are what is asked of it: at most so many words or tokens, not the words of
-    its source, no facts that this has not, and so large a share of the true caption's words.
+    `unparsed` is never among them, because it is the reason for an answer without a text.
+
+    source: None for a text that was made from nothing. text_words: the text's words, if the caller has them already.
+    The keywords are the requirements: at most so many words or CLIP tokens; not the words of its source; no facts that
+    the source does not have; at least this share of the true caption's words.
     """
-    found = words(text) if found is None else found
+    text_words = words(text) if text_words is None else text_words
     source = source or Source()
-    if not found:
+    if not text_words:
         return ()
     if source.tag:
         return ("both_lists",) if is_among(text, source.positive.splitlines()) else ()
-    true, made_of = [line for line in source.positive.splitlines() if line.strip()], source.text
-    said = _said(text) if true else []
+    true_captions = [line for line in source.positive.splitlines() if line.strip()]
+    content = _content_in_order(text) if true_captions else []
+    too_many_words = max_words is not None and len(text_words) > max_words
+    too_many_tokens = max_clip_tokens is not None and is_longer_than(text, max_clip_tokens)
+    overlaps = [_overlap(set(text_words), words(line)) for line in true_captions] if min_overlap is not None else []
     tests = {
-        "long": max_words is not None
-        and len(found) > max_words
-        or max_clip_tokens is not None
-        and is_longer_than(text, max_clip_tokens),
-        "echo": source != Source() and echoes(text, found, source),
-        "unchanged": must_change and any(words(line) == found for line in made_of.splitlines()),
-        "unlike_source": keep_facts and bool(made_of) and bool(additions(text, made_of)),
-        "same": any(_said(line) == said for line in true),
-        "far": min_overlap is not None
-        and bool(true)
-        and max(_kept(set(found), words(line)) for line in true) < min_overlap,
+        "long": too_many_words or too_many_tokens,
+        "echo": source != Source() and echoes(text, text_words, source),
+        "unchanged": must_change and any(words(line) == text_words for line in source.text.splitlines()),
+        "unlike_source": keep_facts and bool(source.text) and bool(additions(text, source.text)),
+        "same": any(_content_in_order(line) == content for line in true_captions),
+        "far": min_overlap is not None and bool(overlaps) and max(overlaps) < min_overlap,
     }
     return tuple(reason for reason, holds in tests.items() if holds)
 
 
-# ---- what stands in the instruction ------------------------------------------------------------------------------------
+# ---- repetitions of the instruction
+# ------------------------------------------------------------------------------------
 
-RUN = 8  # words in a row that nobody writes twice by chance; of Chinese and the like, twice as many characters
-WHOLE = 3  # words that a text has at least which stands in the instruction as a whole
+RUN = 8  # words in a row that nobody writes twice by chance; twice as many characters in scripts without blanks
+WHOLE = 3  # smallest number of words of a text that repeats a part of the instruction as a whole
 _MARKS = ("=>", "{{", "}}", "{%", "```")
 _LABEL = re.compile(r"^[ \t#*-]*([^\W\d][\w ]{1,30})[*]*[:：]", re.MULTILINE)
 
 
-def echoes(text: str, found: Sequence[str], source: Source) -> bool:
-    """Whether the text gives back an example, a part of the instruction, or the marks or labels in it.
+def echoes(text: str, text_words: Sequence[str], source: Source) -> bool:
+    """Return whether a text repeats an example, a part of the instruction, or its marks or labels.
 
-    What stands in the source, too, is none: "A sign: open" of a picture with this sign.
+    What the source has, too, does not count, such as "A sign: open" for a picture with this sign.
     """
     if any(mark in text and mark not in source.text for mark in _MARKS):
         return True
     labels = {label.lower() for label in _LABEL.findall(source.instruction)}
-    own = {label.lower() for label in _LABEL.findall(source.text)}
-    if any(label.lower() in labels - own for label in re.findall(r"([^\W\d][\w ]{1,30})[*]*[:：]", text)):
+    source_labels = {label.lower() for label in _LABEL.findall(source.text)}
+    labels_in_text = re.findall(r"([^\W\d][\w ]{1,30})[*]*[:：]", text)
+    if any(label.lower() in labels - source_labels for label in labels_in_text):
         return True
-    mine = [words(line) for line in source.text.splitlines()]
-    if any(found == words(example) for example in source.examples) and found not in mine:
+    source_lines = [words(line) for line in source.text.splitlines()]
+    examples = [words(example) for example in source.examples]
+    if text_words in examples and text_words not in source_lines:
         return True
-    size = min(RUN * (1 + is_written_without_blanks(found[0])), len(found))
+    size = min(RUN * (1 + is_written_without_blanks(text_words[0])), len(text_words))
     if size < WHOLE:
         return False
-    asked, shown = ([words(line) for line in lines] for lines in (source.instruction.splitlines(), source.examples))
-    own_words = _runs(asked, size) - _runs(shown, size) - _runs(mine, size)
-    return not own_words.isdisjoint(_runs([found], size))
+    instruction_lines = [words(line) for line in source.instruction.splitlines()]
+    runs_of_instruction = _runs(instruction_lines, size) - _runs(examples, size) - _runs(source_lines, size)
+    return not runs_of_instruction.isdisjoint(_runs([text_words], size))
 
 
 def _runs(texts: Sequence[Sequence[str]], size: int) -> set[tuple[str, ...]]:
-    return {tuple(text[at : at + size]) for text in texts for at in range(len(text) - size + 1)}
+    """Return all runs of `size` words in the texts."""
+    return {tuple(text[start : start + size]) for text in texts for start in range(len(text) - size + 1)}
 
 
-# ---- facts that were added ---------------------------------------------------------------------------------------------
+# ---- facts that were added
+# ---------------------------------------------------------------------------------------------
 
-# Capitals that name nobody: things that are written so.
+# Words with capital letters that are not names.
 _NO_NAMES = frozenset(
-    "i tv tvs bbq dj pc cd dvd led lcd suv suvs rv atm t x iv usb ac hd vr ad diy mr mrs ms dr frisbee frisbees man woman boy girl "
-    "people person dog cat street road avenue st".split()
+    "i tv tvs bbq dj pc cd dvd led lcd suv suvs rv atm t x iv usb ac hd vr ad diy mr mrs ms dr frisbee frisbees man "
+    "woman boy girl people person dog cat street road avenue st".split()
 )
 
 
 def additions(text: str, source: str) -> list[str]:
-    """The numbers, colours and names of an English text that its source has not; none where the source is in another language."""
-    known, new = words(source), words(text)
-    languages = languages_of(known)
-    added = _new_numbers(text, source, known)
+    """Return the numbers, colours and names of an English text that its source does not have.
+
+    If the source is in another language, only numbers in digits are returned.
+    """
+    source_words = words(source)
+    languages = languages_of(source_words)
+    added = _new_numbers(text, source, source_words)
     if languages and "en" not in languages:
-        return [number for number in added if number in folded(text)]  # in digits
-    colours = colours_in(known)
-    if not NO_COLOURS.isdisjoint(known):
+        return [number for number in added if number in folded(text)]
+    colours = colours_in(source_words)
+    if not NO_COLOURS.isdisjoint(source_words):
         colours |= {"black", "white", "grey"}
-    return [*added, *sorted(colours_in(new) - colours), *_new_names(text, known)]
+    return [*added, *sorted(colours_in(words(text)) - colours), *_new_names(text, source_words)]
 
 
-def _new_numbers(text: str, source: str, known: Sequence[str]) -> list[str]:
-    """Numbers that the source has in no form; one is no number ("one of them"), and a list counts what is in it.
+def _new_numbers(text: str, source: str, source_words: Sequence[str]) -> list[str]:
+    """Return the numbers that the source has in no form.
 
-    "A man and a woman" are two people, "two men and a woman" three.
+    One does not count as a number, because of "one of them". Lists count their items: "a man and a woman" are two
+    people, and "two men and a woman" are three.
     """
     written = numbers_in(folded(source))
-    given = {"0", "1", *written, *(str(AS_MUCH[word]) for word in known if word in AS_MUCH)}
-    if joined := sum(piece in ("and", ",", "&", "with") for piece in pieces(source)):
-        in_all = sum(int(number) for number in written if len(number) < 3 and number.isdecimal())
-        given |= {str(1 + joined), str(in_all), str(in_all + 1)}
-    return [number for number in dict.fromkeys(numbers_in(folded(text))) if number not in given]
+    known_numbers = {"0", "1", *written, *(str(AS_MUCH[word]) for word in source_words if word in AS_MUCH)}
+    if joints := sum(piece in ("and", ",", "&", "with") for piece in pieces(source)):
+        total = sum(int(number) for number in written if len(number) < 3 and number.isdecimal())
+        known_numbers |= {str(1 + joints), str(total), str(total + 1)}
+    return [number for number in dict.fromkeys(numbers_in(folded(text))) if number not in known_numbers]
 
 
-def _new_names(text: str, known: Sequence[str]) -> list[str]:
-    """Words with capitals within sentences that the source has in no form; none in a text of which most words have one."""
-    plain = [piece for piece in pieces(text, fold=False) if piece[0].isalpha() and len(piece) > 3]
-    if len(plain) > 2 and 2 * sum(piece[0].isupper() for piece in plain) > len(plain):
+def _new_names(text: str, source_words: Sequence[str]) -> list[str]:
+    """Return the words with a capital letter within sentences that the source has in no form.
+
+    In a text in which most words have a capital letter there are no names.
+    """
+    long_words = [piece for piece in pieces(text, fold=False) if piece[0].isalpha() and len(piece) > 3]
+    if len(long_words) > 2 and 2 * sum(piece[0].isupper() for piece in long_words) > len(long_words):
         return []
-    begins = {word[:4] for word in known}
-    added = []
+    beginnings = {word[:4] for word in source_words}
+    names = []
     for sentence in sentences(text):
         parts = pieces(sentence, fold=False)
-        for capital, run in groupby(zip(parts, ["", *parts]), key=lambda pair: pair[0][0].isupper()):
-            run = [word for word, before in run if before and (before[0].isalnum() or before == ",")]
-            if not capital or "".join(word[0] for word in run).lower() in known:  # NYC
+        for is_capital, run in groupby(zip(parts, ["", *parts]), key=lambda pair: pair[0][0].isupper()):
+            if not is_capital:
                 continue
-            added += [
-                word
-                for word in run
-                if (name := folded(word).removesuffix("'s")) not in _NO_NAMES and name[:4] not in begins
-            ]
-    return added
+            capitals = [word for word, before in run if before and (before[0].isalnum() or before == ",")]
+            if "".join(word[0] for word in capitals).lower() in source_words:  # an abbreviation, such as NYC
+                continue
+            for word in capitals:
+                name = folded(word).removesuffix("'s")
+                if name not in _NO_NAMES and name[:4] not in beginnings:
+                    names.append(word)
+    return names
 
 
-# ---- negatives and tags ------------------------------------------------------------------------------------------------
+# ---- negatives and tags
+# ------------------------------------------------------------------------------------------------
 
 _ARTICLES = frozenset("a an the some these those".split())
 _SAYS_NOTHING = _ARTICLES | frozenset("is are was were be been being there that which who it its this one".split())
 _PREPOSITIONS = frozenset(
-    "of on in at by with from to into onto under over above below behind near beside between through along across against "
-    "around inside outside for".split()
+    "of on in at by with from to into onto under over above below behind near beside between through along across "
+    "against around inside outside for".split()
 )
 _JOINS = frozenset(("and", ",", "&"))
 _PICTURES = frozenset("picture image photo photograph".split())
 
 
 def says_the_same(negative: str, positive: str) -> bool:
-    """Whether a text says what another says: the same words in their order, articles, forms of "be" and spellings aside.
+    """Return whether two texts say the same: equal words in order, apart from articles, forms of "be" and spelling.
 
-    What "and" joins may stand in any order, but not after a preposition: "a dog on a mat and a cat" is not "a dog on a cat and a
-    mat". Synonyms are beyond it, and so is the passive voice.
+    Phrases that "and" joins may be in any order, but not after a preposition: "a dog on a mat and a cat" is not the
+    same as "a dog on a cat and a mat". Synonyms and the passive voice are not recognized.
     """
-    return _said(negative) == _said(positive)
+    return _content_in_order(negative) == _content_in_order(positive)
 
 
-def _said(text: str) -> list[str]:
-    """The text's words in one spelling, those that say nothing left out, and joined phrases in the order of the alphabet."""
+def _content_in_order(text: str) -> list[str]:
+    """Return the text's content words in one spelling, with joined phrases in alphabetical order."""
     phrase: list[str] = []
-    parts: list[str | list[str]] = [phrase]  # phrases are lists; prepositions and joins stand between them
+    parts: list[str | list[str]] = [phrase]  # phrases are lists; prepositions and joints are strings between them
     for piece in pieces(text):
         if piece in _JOINS or piece in _PREPOSITIONS:
             phrase = []
@@ -271,31 +288,34 @@ def _said(text: str) -> list[str]:
             groups[-1].append(part)
         elif part != ",":
             groups.append([part])
-    said: list[str] = []
+    content: list[str] = []
     for before, group in zip([[[]], *groups], groups):
         for part in sorted(group) if isinstance(before[0], list) else group:
-            said += part if isinstance(part, list) else [part]
-    return said
+            content += part if isinstance(part, list) else [part]
+    return content
 
 
 def _spelled(word: str) -> str:
-    """One word for all that say the same: grey and gray, two and 2, picture and photo."""
+    """Return one form for words that say the same: grey and gray, two and 2, picture and photo."""
     number = UNITS.get(word, TENS.get(word))
-    return COLOURS.get(word, "picture" if word in _PICTURES else word) if number is None else str(number)
+    if number is not None:
+        return str(number)
+    return COLOURS.get(word, "picture" if word in _PICTURES else word)
 
 
 def is_among(tag: str, tags: Sequence[str]) -> bool:
-    """Whether a tag is one of several, in the singular or the plural."""
+    """Return whether a tag is one of several tags, in the singular or the plural."""
     return _singular(tag) in map(_singular, tags)
 
 
 def _singular(tag: str) -> tuple[str, ...]:
+    """Return the words of a tag, without the ending of a plural."""
     return tuple(
         word[:-1] if len(word) > 3 and word[-1] == "s" and word[-2] not in "su" else word for word in words(tag)
     )
 
 
-def _kept(found: set[str], true: Sequence[str]) -> float:
-    """The share of the true caption's words that are among those found."""
-    wanted = set(true) - _SAYS_NOTHING
-    return len(wanted & found) / len(wanted) if wanted else 1.0
+def _overlap(text_words: set[str], true_words: Sequence[str]) -> float:
+    """Return the share of the true caption's words that the text has, without words that say nothing."""
+    content = set(true_words) - _SAYS_NOTHING
+    return len(content & text_words) / len(content) if content else 1.0

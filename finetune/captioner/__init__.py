@@ -1,1 +1,1 @@
-"""`capsmith finetune`: a captioner and captioned pictures in, a better captioner out."""
+"""`capsmith finetune`: takes a captioner and captioned pictures, and writes a better captioner."""

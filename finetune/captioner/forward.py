@@ -1,8 +1,8 @@
-"""What differs between kinds of captioners in training: the forward pass, the losses, and which weights of theirs learn.
+"""What differs between kinds of captioners in training: the forward pass, the losses, and which weights are trained.
 
-Each is a `finetune.forward.Forward`, which says what its members are.
+Each class implements `finetune.forward.Forward`, which describes the members.
 
-B: pictures of the whole batch, K: captions of each, E: embedding
+B: pictures of the whole batch, K: captions of each picture, E: embedding dimension
 """
 
 import contextlib
@@ -29,19 +29,19 @@ from finetune.folder import IMAGE_CACHE
 from finetune.losses import MAX_LOGIT_SCALE, Losses, contrastive_loss
 from finetune.optimizer import coca_depth
 
-if TYPE_CHECKING:  # it brings transformers
+if TYPE_CHECKING:  # this module imports transformers
     from captioners.vlm.captioner import VLMCaptioner
 
-AT_ONCE = 256  # pictures that a GPU's frozen image tower sees, where its memory holds them
-MLPS = "c_fc", "c_proj"  # the linear layers of open_clip's blocks
-WIDE = 256  # from this width on products are large enough for Python to see each of them
+AT_ONCE = 256  # number of pictures that a GPU encodes together with a frozen image tower, if its memory holds them
+MLPS = "c_fc", "c_proj"  # the linear layers of the MLPs in open_clip's blocks
+WIDE = 256  # at this width and above, matrix products gain more from oneDNN than its call from Python costs
 
 
 class CoCaForward(nn.Module):
     """CoCa: logits and labels of the captions' tokens, and the features of both towers.
 
-    LoRA adapters are put into the MLPs alone. open_clip's attention holds its projections as one weight, to which peft would add
-    and subtract an adapter at every pass: that rounds what is frozen, more each time.
+    Only the MLPs get LoRA adapters. open_clip's attention has its projections in one weight, and peft would add an
+    adapter to it and subtract it again at every pass. Each time that would round the frozen weight.
     """
 
     captions, contrasts, library = True, True, "open_clip"
@@ -58,14 +58,14 @@ class CoCaForward(nn.Module):
         self.depth = coca_depth(self.model)
         wide = config.dtype == "fp32" and self.model.text_decoder.width >= WIDE
         self.in_onednn = wide and check_device(config.device) == "cpu"
-        self.adapter: Any = None  # peft's, around the model
+        self.adapter: Any = None  # the model with peft's adapters
         if config.lora_rank:
             towers = "text|text_decoder" if config.freeze_image else "visual|text|text_decoder"
             if others := sorted(set(config.lora_targets) - {*MLPS}):
                 raise ValueError(
-                    f"--lora-targets {', '.join(others)}: CoCa's adapters are in {' and '.join(MLPS)} alone"
+                    f"--lora-targets {', '.join(others)}: CoCa can only have adapters in {' and '.join(MLPS)}"
                 )
-            alpha: Any = config.lora_alpha or 2 * config.lora_rank  # any number, though peft's type says int
+            alpha: Any = config.lora_alpha or 2 * config.lora_rank  # may be any number, although peft's type is int
             lora = LoraConfig(
                 r=config.lora_rank,
                 lora_alpha=alpha,
@@ -75,7 +75,7 @@ class CoCaForward(nn.Module):
             self.adapter = get_peft_model(self.model, lora).base_model
 
     def written(self) -> CoCaCaptioner:
-        """The captioner as it is to be written: with its adapters merged, in a copy, as merging rounds."""
+        """Return the captioner to write; if it has adapters, a copy with them merged, as merging rounds weights."""
         if self.adapter is None:
             return self.captioner
         captioner = copy.copy(self.captioner)
@@ -84,22 +84,21 @@ class CoCaForward(nn.Module):
 
     def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         images = self.captioner.normalise(images) if isinstance(images, Tensor) else images
-        output = forward_trimmed(
-            self.model, images, tokens, trim=tokens.device.type == "cpu"
-        )  # for a GPU, parts are cut
-        # a clone: shards are gathered again where gradients of outputs come in, for which these must be no views
+        on_cpu = tokens.device.type == "cpu"  # for a GPU, `Batch.parts` has cut the tokens already
+        output = forward_trimmed(self.model, images, tokens, trim=on_cpu)
+        # Cloned, because sharded weights are gathered again when gradients reach the outputs, which must not be views.
         return output | {"text_features": output["text_features"].clone(), "logit_scale": self.model.logit_scale.exp()}
 
     def products(self) -> AbstractContextManager:
-        """The faster float32 products of a CPU, where the model is wide enough for them."""
+        """Return a context with faster float32 products on a CPU, if the model is wide enough."""
         return fast_products() if self.in_onednn else contextlib.nullcontext()
 
     def batch_losses(self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **_: Tensor) -> Losses:
-        """The contrastive loss of features (B, E) and (B, K, E) of the pictures of these numbers (B,)."""
-        return {"contrastive": contrastive_loss(image, text, logit_scale, pictures)}
+        """Return the contrastive loss of features (B, E) and (B, K, E); pictures (B,): their indices."""
+        return {"contrastive": contrastive_loss(image, text, logit_scale, pictures=pictures)}
 
     def prepare(self, pictures: CaptionedPictures, accelerator: Accelerator, config: FinetuneConfig) -> None:
-        """Before the first step: of a frozen image tower's outputs, a file."""
+        """If the image tower is frozen, compute and store its outputs for all pictures before the first step."""
         if config.freeze_image:
             self.model.to(accelerator.device)
             on_gpu = accelerator.device.type == "cuda"
@@ -113,12 +112,12 @@ class CoCaForward(nn.Module):
 
     @torch.no_grad()
     def clamp(self) -> None:
-        """Keeps weights within their bounds after a step."""
+        """Keep the logit scale within its bounds after a step."""
         self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
 
 class VLMForward(nn.Module):
-    """A vision-language model: logits and labels of the captions' tokens alone, not of picture, prompt or chat markup."""
+    """A vision-language model: logits and labels of the captions' tokens, without picture, prompt and chat markup."""
 
     captions, contrasts = True, False
     pad_id: int | None
@@ -129,7 +128,7 @@ class VLMForward(nn.Module):
         self.captioner, self.pad_id, self.weights = captioner, captioner.pad_id, {"caption": config.caption_weight}
         if config.layer_decay != 1:
             raise ValueError(
-                f"--layer-decay {config.layer_decay}: is for CoCa, {captioner.name} is a vision-language model"
+                f"--layer-decay {config.layer_decay}: is for CoCa, and {captioner.name} is a vision-language model"
             )
         adapter = captioner.adapter
         if config.lora_rank and adapter is None:
@@ -143,7 +142,7 @@ class VLMForward(nn.Module):
             except ValueError as error:
                 raise ValueError(f"--lora-targets {' '.join(config.lora_targets)}: {error}") from error
         elif config.lora_rank and adapter is not None:
-            _check_same_adapters(captioner.name, adapter.peft_config["default"], config)
+            _check_adapter_settings(captioner.name, adapter.peft_config["default"], config)
         if config.lora_merge and captioner.adapter is None:
             raise ValueError(f"--lora-merge: {captioner.name} has no adapters; --lora-rank adds some")
         captioner.merges = config.lora_merge
@@ -151,20 +150,20 @@ class VLMForward(nn.Module):
         if config.freeze_image:
             self.model.get_submodule(captioner.family.vision).requires_grad_(False)
         if config.grad_checkpointing:
-            # The other kind loses adapters' gradients.
+            # Reentrant checkpointing would lose the gradients of adapters.
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.model.train()
         self.depth = None
         self.library = "transformers" if captioner.adapter is None or captioner.merges else "peft"
 
     def written(self) -> "VLMCaptioner":
-        """The captioner as it is to be written, adapters aside."""
+        """Return the captioner to write, which saves or merges its adapters itself."""
         return self.captioner
 
     def forward(self, images: Tensor | tuple[Tensor, Tensor], tokens: Tensor) -> dict[str, Tensor]:
         if isinstance(images, Tensor):
             pictures = list(images)
-        else:  # of several shapes: flat and padded, with their shapes
+        else:  # pictures of several shapes, flat and padded, and their shapes
             pictures = [
                 flat[: math.prod(shape)].view(shape) for flat, shape in zip(images[0], images[1].tolist(), strict=True)
             ]
@@ -172,37 +171,40 @@ class VLMForward(nn.Module):
         return {"logits": logits, "labels": labels}
 
     def products(self) -> AbstractContextManager:
-        """A step is made in no context of its own."""
+        """Return an empty context, because steps need no context."""
         return contextlib.nullcontext()
 
     def batch_losses(self, *_: Tensor, **__: Tensor) -> Losses:
-        """There are none: it has no features that pictures and captions share."""
+        """Return no losses, because the model has no features that pictures and captions share."""
         return {}
 
     def prepare(self, *_) -> None:
-        """Nothing is done before the first step."""
+        """Do nothing, because nothing has to be prepared."""
 
     def clamp(self) -> None:
-        """Nothing has bounds."""
+        """Do nothing, because no weight has bounds."""
 
 
-def _check_same_adapters(name: str, lora: Any, config: FinetuneConfig) -> None:
-    """Refuses settings of adapters that are not those of the model's own, which are trained on; `lora` is their LoraConfig."""
+def _check_adapter_settings(name: str, lora: Any, config: FinetuneConfig) -> None:
+    """Raise ValueError if settings differ from those of the model's existing adapters; `lora` is their LoraConfig."""
     problems = [
-        f"--{flag} {asked}: {name} has adapters of {what} {has}"
-        for flag, asked, what, has in (
-            ("lora-rank", config.lora_rank, "rank", lora.r),
-            ("lora-alpha", config.lora_alpha, "alpha", lora.lora_alpha),
-            ("lora-dropout", config.lora_dropout, "dropout", lora.lora_dropout),
+        f"--lora-{setting} {value}: {name} has adapters of {setting} {existing}"
+        for setting, value, existing in (
+            ("rank", config.lora_rank, lora.r),
+            ("alpha", config.lora_alpha, lora.lora_alpha),
+            ("dropout", config.lora_dropout, lora.lora_dropout),
         )
-        if asked not in (None, has)
+        if value not in (None, existing)
     ]
     if config.lora_targets:
-        problems.append(f"--lora-targets: {name} has its adapters where they are")
+        problems.append(
+            f"--lora-targets {' '.join(config.lora_targets)}: {name} has adapters already, which cannot be moved to "
+            "other layers"
+        )
     if problems:
         raise ValueError("; ".join(problems))
 
 
 def training_forward(captioner: "CoCaCaptioner | VLMCaptioner", config: FinetuneConfig) -> CoCaForward | VLMForward:
-    """The captioner's forward pass in training, its weights made ready for it."""
+    """Return the captioner's forward pass for training, and prepare its weights for training."""
     return CoCaForward(captioner, config) if isinstance(captioner, CoCaCaptioner) else VLMForward(captioner, config)

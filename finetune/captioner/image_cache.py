@@ -1,6 +1,6 @@
-"""What a frozen image tower says of each picture: computed once, kept on disk, mapped into memory.
+"""The outputs of a frozen image tower for each picture: computed once, stored on disk, and mapped into memory.
 
-S: image tokens, W: their width, E: embedding
+S: image tokens, W: their width, E: embedding dimension
 """
 
 import hashlib
@@ -30,19 +30,22 @@ DTYPE = torch.bfloat16
 def cache_images(
     pictures: CaptionedPictures, folder: Path, accelerator: Accelerator, *, batch_size: int, num_workers: int
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """Encodes every picture, each rank a part of them; gives features (E,) and tokens (S, W) of picture i, float32 of bfloat16.
+    """Encode all pictures, and return a function from a picture's index to its features (E,) and tokens (S, W).
 
-    Done before with the same weights, and pictures of the same bytes, it is read. Raises ValueError where the disk has no room.
+    Each process encodes a part of the pictures. The outputs are stored as bfloat16 and returned as float32. They are
+    read from `folder` if it has them already, for the same weights and picture bytes. Raises ValueError if the disk
+    has too little free space.
     """
     captioner: Any = pictures.captioner  # a CoCaCaptioner
     model, count = captioner.model, len(pictures)
     first = captioner.normalise(pictures.image(0)[None].to(model.logit_scale.device))
     shapes = {name: value.shape[1:] for name, value in zip(("features", "tokens"), encode_images(model, first))}
     hashes = hashlib.sha256(b"".join(identity.hash for identity in pictures.identities)).hexdigest()
-    asked = {"weights": captioner.weights_sha256, "pictures": count, "hashes": hashes}
+    description = {"weights": captioner.weights_sha256, "pictures": count, "hashes": hashes}
     done = folder / DONE
-    if accelerator.is_main_process and not _is(done, asked):
-        _make_room(folder, {name: count * shape.numel() * DTYPE.itemsize for name, shape in shapes.items()}, count)
+    if accelerator.is_main_process and not _describes(done, description):
+        sizes = {name: count * shape.numel() * DTYPE.itemsize for name, shape in shapes.items()}
+        _allocate_files(folder, sizes, count)
     accelerator.wait_for_everyone()
     maps = {
         name: torch.from_file(str(folder / f"{name}.bin"), shared=True, size=count * shape.numel(), dtype=DTYPE).view(
@@ -51,32 +54,34 @@ def cache_images(
         for name, shape in shapes.items()
     }
     if not done.exists():
-        _encode(pictures, maps, accelerator, batch_size, num_workers)
+        _encode(pictures, maps, accelerator, batch_size=batch_size, num_workers=num_workers)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             for name in maps:
                 to_disk(folder / f"{name}.bin")
-            write_file(done, json.dumps(asked))
+            write_file(done, json.dumps(description))
     return lambda index: (maps["features"][index].float(), maps["tokens"][index].float())
 
 
-def _is(done: Path, asked: dict) -> bool:
-    return done.exists() and json.loads(done.read_text(encoding="utf-8")) == asked
+def _describes(done: Path, description: dict) -> bool:
+    """Return whether the folder's cache is finished and has this description."""
+    return done.exists() and json.loads(done.read_text(encoding="utf-8")) == description
 
 
-def _make_room(folder: Path, sizes: dict[str, int], count: int) -> None:
-    """Says how much will be written, and makes the files at their full size."""
+def _allocate_files(folder: Path, sizes: dict[str, int], count: int) -> None:
+    """Print how much will be written, and create the files at their full sizes in bytes, in place of earlier ones."""
     total = sum(sizes.values())
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     free = shutil.disk_usage(folder).free
     say(
-        f"the frozen image tower's outputs of {count:,} pictures take {total / 1e9:.2f} GB in {folder}; "
+        f"the frozen image tower's outputs for {count:,} pictures take {total / 1e9:.2f} GB in {folder}; "
         "pictures are not augmented"
     )
     if total > free:
         raise ValueError(f"{folder}: {total / 1e9:.2f} GB of image tower outputs do not fit: {free / 1e9:.2f} GB free")
-    # A disk that is full later would end the process at a write into mapped memory. Not every system can reserve.
+    # Without reserved space, a disk that becomes full would kill the process when it writes into mapped memory.
+    # Not every system can reserve space.
     reserve = getattr(os, "posix_fallocate", lambda handle, start, size: os.truncate(handle, size))
     for name, size in sizes.items():
         with open(folder / f"{name}.bin", "wb") as file:
@@ -84,11 +89,19 @@ def _make_room(folder: Path, sizes: dict[str, int], count: int) -> None:
 
 
 def _encode(
-    pictures: CaptionedPictures, maps: dict[str, Tensor], accelerator: Accelerator, batch_size: int, num_workers: int
+    pictures: CaptionedPictures,
+    maps: dict[str, Tensor],
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    num_workers: int,
 ) -> None:
+    """Encode this process's part of the pictures into the mapped files; halve batches that exceed the memory."""
     captioner: Any = pictures.captioner  # a CoCaCaptioner
-    own = range(accelerator.process_index, len(pictures), accelerator.num_processes)
-    batches = [[(index, 0) for index in own[start : start + batch_size]] for start in range(0, len(own), batch_size)]
+    indices = range(accelerator.process_index, len(pictures), accelerator.num_processes)
+    batches = [
+        [(index, 0) for index in indices[start : start + batch_size]] for start in range(0, len(indices), batch_size)
+    ]
     loader = DataLoader(
         pictures,
         batch_sampler=batches,
@@ -100,16 +113,16 @@ def _encode(
         for batch in Progress(
             loader, desc="encoding pictures", unit="batch", mininterval=1, disable=not accelerator.is_main_process
         ):
-            left = [(batch.images, batch.pictures)]
-            while left:
-                images, numbers = left.pop()
+            waiting = [(batch.images, batch.pictures)]
+            while waiting:
+                images, rows = waiting.pop()
                 try:
                     pixels = captioner.normalise(images.to(accelerator.device, non_blocking=True))
                     encoded = encode_images(captioner.model, pixels)
                 except torch.OutOfMemoryError:
-                    if len(numbers) == 1:
+                    if len(rows) == 1:
                         raise
-                    left += zip(images.chunk(2), numbers.chunk(2))
+                    waiting += zip(images.chunk(2), rows.chunk(2))
                     continue
                 for name, values in zip(("features", "tokens"), encoded, strict=True):
-                    maps[name][numbers] = values.to("cpu", DTYPE)
+                    maps[name][rows] = values.to("cpu", DTYPE)

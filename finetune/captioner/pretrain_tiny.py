@@ -1,7 +1,8 @@
-"""Make the built-in captioner: `python -m finetune.captioner.pretrain_tiny` (`make pretrain-tiny`), seeded, 70 to 90 minutes on 2 cores.
+"""Makes the built-in captioner coca_tiny: `python -m finetune.captioner.pretrain_tiny`, or `make pretrain-tiny`.
 
-Trains the vocabulary on the words of the built-in picture set, unless the folder has one, then pretrains coca_tiny on the
-set's noisy alt text only, as the paper's captioner is on web data, and writes captioners/models/coca_tiny (weights in float16).
+It takes 70 to 90 minutes on 2 cores, with a fixed seed. The vocabulary is trained on the words of the built-in picture
+set, unless the folder has one already. Then coca_tiny is pretrained on the set's noisy alt texts only, as the paper's
+captioner is on web data. The result is captioners/models/coca_tiny, with weights in float16.
 """
 
 import argparse
@@ -25,7 +26,7 @@ VOCABULARY, WIDTH, CONTEXT = 1024, 128, 76
 PAD, START, END = "<pad>", "<start>", "<end>"  # ids 0, 1, 2
 MODEL_CONFIG = {
     "embed_dim": WIDTH,
-    # no attentional pooling: through 32 pooled queries shapes were not learnt in the steps that suffice without
+    # There is no attentional pooling: with 32 pooled queries, shapes were not learnt in as many steps.
     "vision_cfg": {
         "image_size": 56,
         "layers": 4,
@@ -68,7 +69,7 @@ PREPROCESS = {
 
 
 def write_tokenizer(folder: Path, scenes: int = 10_000) -> None:
-    """Train a byte-level BPE on the captions of `scenes` training scenes of one to four objects; nothing is drawn."""
+    """Train a byte-level BPE on the captions of `scenes` training scenes with one to four objects, and write it."""
     spec = SceneSpec("train", level=4)
     texts = []
     for index in range(scenes):
@@ -95,32 +96,35 @@ def write_tokenizer(folder: Path, scenes: int = 10_000) -> None:
         "bos_token": START,
         "eos_token": END,
         "pad_token": PAD,
-        "add_prefix_space": True,  # transformers 4 puts its own default over the tokenizer's
+        "add_prefix_space": True,  # transformers 4 would replace the tokenizer's setting by its own default
         "clean_up_tokenization_spaces": False,
         "model_max_length": CONTEXT,
-    }  # transformers 4 and 5 know this class
+    }  # both transformers 4 and 5 have this class
     write_file(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
 
 def write_config(folder: Path) -> None:
-    """Write open_clip_config.json, without which there is nothing to train from scratch."""
+    """Write open_clip_config.json, which training from scratch needs."""
     config = {"model_cfg": MODEL_CONFIG, "preprocess_cfg": PREPROCESS, "capsmith": {"name": "coca_tiny"}}
     write_file(folder / "open_clip_config.json", json.dumps(config, indent=2) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=36_000, help="of 32 pictures")
-    parser.add_argument("--pictures", type=int, default=96_000)
-    parser.add_argument("--work", type=Path, help="folder of the training run, to resume it after a stop")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the captioner goes")
+    parser.add_argument("--steps", type=int, default=36_000, help="number of training steps of 32 pictures each")
+    parser.add_argument("--pictures", type=int, default=96_000, help="number of pictures to train on")
+    parser.add_argument(
+        "--work", type=Path, help="folder for the training run, so that it can be resumed after a stop"
+    )
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="folder for the captioner")
     args = parser.parse_args()
     with FolderLock(args.folder):
-        pretrain(args.folder, args.work or Path(tempfile.mkdtemp()), args.pictures, args.steps)
+        work = args.work or Path(tempfile.mkdtemp())
+        pretrain(args.folder, work, pictures=args.pictures, steps=args.steps)
 
 
-def pretrain(folder: Path, work: Path, pictures: int, steps: int) -> None:
-    """Write the captioner into its folder, after a training run in the folder `work`."""
+def pretrain(folder: Path, work: Path, *, pictures: int, steps: int) -> None:
+    """Train the captioner in the folder `work`, and write it into `folder`."""
     if not (folder / "tokenizer.json").exists():
         write_tokenizer(folder)
     write_config(folder)

@@ -18,9 +18,10 @@ RECIPES = tuple(
 
 
 class Recipe(BaseModel):
-    """What a recipe is for, the part `about` of its file, and the fields of `FinetuneConfig` that it sets, the rest.
+    """A recipe: what it is for (the part `about` of its file), and its settings (the rest of the file).
 
-    `kind` and `split` are those of `imagetext.readers.curated`; a split is all of a file whose kind has none.
+    `settings` are fields of `FinetuneConfig`. `kind` is the kind of the caption set in `imagetext.readers.curated`,
+    and `split` the part of that set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,12 +30,12 @@ class Recipe(BaseModel):
     dataset: str
     kind: str
     split: str
-    licence: str  # of the dataset
-    weights_licence: str  # of the model that it starts from
+    licence: str  # the dataset's
+    weights_licence: str  # that of the model that the recipe starts from
     settings: dict[str, Any]
 
     def check_input(self, specs: Sequence[str]) -> None:
-        """Refuses specs of another caption set, or another split, than the recipe's."""
+        """Raise ValueError for an input that is not the recipe's caption set, or another split of it."""
         wrong = [
             spec
             for spec in specs
@@ -48,26 +49,29 @@ class Recipe(BaseModel):
 
 @cache
 def read_recipe(name: str) -> Recipe:
-    """The packaged recipe of this name, one of RECIPES."""
-    import yaml  # late: it is not needed where no recipe is
+    """Return the packaged recipe of this name, which is one of RECIPES."""
+    import yaml  # here and not above, because only recipes need it
 
     settings = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     return Recipe(name=name, **settings.pop("about"), settings=settings)
 
 
 def check_recipe(name: str) -> str:
-    """The name, if there is such a recipe; else ValueError with those whose names are near."""
+    """Return the name if there is such a recipe; raises ValueError, with similar names, if there is not."""
     if name not in RECIPES:
-        near = ", ".join(difflib.get_close_matches(name, RECIPES, n=3))
-        raise ValueError("no such recipe; " + (f"near it: {near}" if near else "finetune --list-recipes lists them"))
+        similar = ", ".join(difflib.get_close_matches(name, RECIPES, n=3))
+        hint = f"similar names: {similar}" if similar else "`capsmith finetune --list-recipes` lists them"
+        raise ValueError(f"no such recipe; {hint}")
     return name
 
 
 def list_recipes() -> str:
-    """A line for each recipe: its name, data set, context, and the data set's licence."""
+    """Return one line for each recipe: its name, data set and context, and the data set's licence."""
     recipes = [read_recipe(name) for name in RECIPES]
-    name, dataset = (max(len(getattr(recipe, field)) for recipe in recipes) for field in ("name", "dataset"))
+    name_width = max(len(recipe.name) for recipe in recipes)
+    dataset_width = max(len(recipe.dataset) for recipe in recipes)
     return "\n".join(
-        f"{recipe.name:{name}}  {recipe.dataset:{dataset}}  context {recipe.settings['context']:3}  {recipe.licence}"
+        f"{recipe.name:{name_width}}  {recipe.dataset:{dataset_width}}  "
+        f"context {recipe.settings['context']:3}  {recipe.licence}"
         for recipe in recipes
     )

@@ -1,5 +1,6 @@
-"""`capsmith finetune`: from a configuration to a finished captioner."""
+"""`capsmith finetune`: turns a configuration into a finished captioner."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,37 +19,38 @@ from finetune.captioner.held_out import HeldOut, eval_pictures, held_out_picture
 from finetune.captioner.pictures import CaptionedPictures
 from finetune.captioner.recipes import read_recipe
 from finetune.card import write_card
-from finetune.folder import as_it_lies, begun, read_record, write_finished
+from finetune.folder import read_record, run_folder, with_current_paths, write_finished
 from finetune.hub import check_hub, push
 from finetune.launch import describe, run_in_ranks, say_once
 from finetune.long_captions import length_warning
 from finetune.not_finite import check_weights
 from finetune.page import PAGE, write_training_page
-from finetune.rejects import check_rejects, tell_of_rejects
+from finetune.rejects import check_rejects, report_rejects
 from finetune.trainer import Trainer
 from imagetext.apart import check_apart
 from imagetext.sample import Shard
 from imagetext.shown import say
 from imagetext.sources import read_samples
 
-if TYPE_CHECKING:  # it brings transformers
+if TYPE_CHECKING:  # this module imports transformers
     from captioners.vlm.captioner import VLMCaptioner
 
 
 def run(config: FinetuneConfig) -> int:
-    """Fine-tune; exit code 0, or that of the ranks it starts.
+    """Fine-tune a captioner, and return the exit code: 0, or that of the processes that it starts.
 
-    Raises: ValueError on what is wrong with configuration, model or data; OSError where the finished captioner is not uploaded,
-    which the same command tries again.
+    Raises ValueError if the configuration, the model or the data have a problem, and OSError if the upload of the
+    finished captioner fails; the same command then tries the upload again.
     """
     if config.push_to_hub:
         check_hub(config.push_to_hub)
     code = run_in_ranks(config, train)
     if config.push_to_hub and not code and os.environ.get("RANK", "0") == "0":
-        if not (files := read_record(config).get("files")):
+        files = read_record(config).get("files")
+        if not files:
             raise ValueError(
-                f"--push-to-hub: an earlier version finished {config.output}, and did not note which files are the "
-                "captioner's; upload them by hand"
+                f"--push-to-hub {config.push_to_hub}: an earlier version of capsmith finished {config.output} and did "
+                "not record which files belong to the captioner; upload them by hand"
             )
         push(config.output, files, config.push_to_hub, public=config.hub_public)
         say(f"uploaded to {config.push_to_hub}")
@@ -56,41 +58,51 @@ def run(config: FinetuneConfig) -> int:
 
 
 def train(config: FinetuneConfig, state: PartialState) -> None:
-    """Fine-tune in this process, of those that `state` tells of."""
-    shards = input_shards(config)
+    """Fine-tune in this process, which is one of those that `state` describes."""
+    shards_by_weight = input_shards(config)
     eval_shards = (
         read_samples(config.eval_input, config.images, columns=config.table, needs=("pictures", "captions"))
         if config.eval_input
         else []
     )
-    check_apart(config.output, [shard.path for some in (*shards.values(), eval_shards) for shard in some])
-    captioner = load(as_it_lies(config), state.device)
+    all_shards = [*itertools.chain.from_iterable(shards_by_weight.values()), *eval_shards]
+    check_apart(config.output, [shard.path for shard in all_shards])
+    captioner = load(with_current_paths(config), state.device)
     check_weights(captioner.model, f"--model {config.model}")
     name = config.name or captioner.name
     say_once(state, *captioner.description.split("\n"))
-    asked = eval_pictures(eval_shards, captioner, config) if eval_shards else None
-    pictures = read_pictures(shards, captioner, config, quiet=not state.is_main_process)
+    evaluation = eval_pictures(eval_shards, captioner, config) if eval_shards else None
+    pictures = read_pictures(shards_by_weight, captioner, config, quiet=not state.is_main_process)
     check_rejects(pictures.rejects, len(pictures), config)
-    held_out = held_out_pictures(config, captioner, pictures, asked, tell=partial(say_once, state))
-    with begun(config, pictures.read | (asked.read if asked else {}), state):
+    held_out = held_out_pictures(config, captioner, pictures, evaluation=evaluation, tell=partial(say_once, state))
+    input_hashes = pictures.input_hashes | (evaluation.input_hashes if evaluation else {})
+    with run_folder(config, input_hashes, state):
         if state.is_main_process:
-            tell_of_rejects(pictures.rejects, pictures.failed_before, config.output)
-            tell_of_lengths(pictures, config)
+            report_rejects(pictures.rejects, pictures.failed_before, config.output)
+            warn_of_long_captions(pictures, config)
         forward = training_forward(captioner, config)
-        trainer = Trainer(config, forward, pictures, HeldOut(held_out, name) if held_out else None)
+        trainer = Trainer(config, forward, pictures, validate=HeldOut(held_out, name) if held_out else None)
         say_once(state, describe(trainer))
         scores = trainer.fit()
         if state.is_main_process:
-            finish(config, trainer, name, forward.library, held_out, scores)
+            finish(config, trainer, name, library=forward.library, held_out=held_out, scores=scores)
 
 
 def load(config: FinetuneConfig, device: torch.device | None) -> "CoCaCaptioner | VLMCaptioner":
-    """The captioner to start from: in the main memory, or, in 4 bits, on the device; weights under adapters keep their dtype."""
+    """Load the captioner to start from, into main memory, or, with weights in 4 bits, onto the device.
+
+    Weights that are trained become float32. Weights under adapters keep their dtype, unless the model is sharded.
+    Raises ValueError if the model cannot be loaded or fine-tuned, or does not have a setting that is given.
+    """
     if config.model.startswith("openai:"):
-        raise ValueError(f"--model {config.model}: a server's model cannot be fine-tuned; give its folder or org/name")
+        raise ValueError(
+            f"--model {config.model}: a model on a server cannot be fine-tuned; give the model's folder or org/name"
+        )
     if config.from_scratch or config.pretrained or not is_transformers(config.model):
         if config.four_bit:
-            raise ValueError(f"--four-bit: is for vision-language models of transformers, and {config.model} is none")
+            raise ValueError(
+                f"--four-bit: is for vision-language models of transformers, and {config.model} is not one of them"
+            )
         captioner = load_captioner(
             config.model,
             config.pretrained,
@@ -101,22 +113,24 @@ def load(config: FinetuneConfig, device: torch.device | None) -> "CoCaCaptioner 
         )
         if not isinstance(captioner, CoCaCaptioner):
             raise ValueError(
-                f"--model {config.model}: learns nothing; a CoCa or a vision-language model can be fine-tuned"
+                f"--model {config.model}: has nothing to train; only a CoCa or a vision-language model can be "
+                "fine-tuned"
             )
         return captioner
-    if problems := [
+    problems = [
         f"--{name} {value}: is for CoCa, and {config.model} is a vision-language model"
         for name, value in (("context", config.context), ("image-size", config.image_size))
         if value is not None
-    ]:
+    ]
+    if problems:
         raise ValueError("; ".join(problems))
-    from captioners.vlm.load import load_vlm  # late: it imports transformers and peft
+    from captioners.vlm.load import load_vlm  # here and not above, because this imports transformers and peft
 
     if config.four_bit:
         return load_vlm(config.model, base=config.base, device=str(device), dtype=config.dtype, four_bit=True)
     captioner = load_vlm(config.model, base=config.base, dtype=None)
     if config.shard or not config.lora_rank and captioner.adapter is None:
-        captioner.model.float()  # weights that learn; and shards are of one dtype
+        captioner.model.float()  # weights that are trained need float32, and all shards need one dtype
     return captioner
 
 
@@ -124,11 +138,12 @@ def finish(
     config: FinetuneConfig,
     trainer: Trainer,
     name: str,
+    *,
     library: str,
     held_out: CaptionedPictures | None,
     scores: Mapping[str, Any],
 ) -> None:
-    """Writes the page, the model card and the captioner, whose config comes last."""
+    """Write the page, the model card and the captioner, with the captioner's config last."""
     if not held_out:
         write_training_page(config.output, name=name)
     recipe = read_recipe(config.recipe) if config.recipe else None
@@ -137,7 +152,8 @@ def finish(
         licences[config.model] = recipe.weights_licence
     data = {"trained on": f"{len(trainer.pictures):,} pictures of {', '.join(config.input)}"}
     if held_out:
-        data["validated on"] = f"{len(held_out):,} pictures of {', '.join(config.eval_input) or 'the same, held out'}"
+        source = ", ".join(config.eval_input) or "the same, held out"
+        data["validated on"] = f"{len(held_out):,} pictures of {source}"
     write_card(
         config.output,
         name=name,
@@ -148,44 +164,53 @@ def finish(
         scores=scores,
         library=library,
     )
-    with trainer.trained() as written:
-        write_finished(config, written, name)
-    say(f"captioner {name} written to {config.output}; how it went: {config.output / PAGE}")
+    with trainer.trained() as trained_captioner:
+        write_finished(config, trained_captioner, name)
+    say(f"captioner {name} written to {config.output}; losses and scores: {config.output / PAGE}")
 
 
 def input_shards(config: FinetuneConfig) -> dict[float, list[Shard]]:
-    """The shards of all inputs by their weight: inputs of one weight are one set."""
+    """Return the shards of all inputs by their weight; inputs of the same weight are one set.
+
+    Raises ValueError if there are weights, but not one for each input.
+    """
     if len(config.weights) not in (0, len(config.input)):
-        raise ValueError(f"--weights: {len(config.weights)} for {len(config.input)} inputs")
+        raise ValueError(f"--weights: {len(config.weights)} for {len(config.input)} inputs; give one for each input")
     weights = config.weights or [1.0] * len(config.input)
-    shards = {}
-    for weight in dict.fromkeys(weights):
-        specs = [spec for spec, own_weight in zip(config.input, weights) if own_weight == weight]
-        shards[weight] = read_samples(specs, config.images, columns=config.table, needs=("pictures", "captions"))
-    return shards
+    specs_by_weight: dict[float, list[str]] = {}
+    for spec, weight in zip(config.input, weights, strict=True):
+        specs_by_weight.setdefault(weight, []).append(spec)
+    return {
+        weight: read_samples(specs, config.images, columns=config.table, needs=("pictures", "captions"))
+        for weight, specs in specs_by_weight.items()
+    }
 
 
 def read_pictures(
-    shards: Mapping[float, Sequence[Shard]], captioner: TrainableCaptioner, config: FinetuneConfig, *, quiet: bool
+    shards_by_weight: Mapping[float, Sequence[Shard]],
+    captioner: TrainableCaptioner,
+    config: FinetuneConfig,
+    *,
+    quiet: bool,
 ) -> CaptionedPictures:
-    """The captioned pictures of all inputs, with their weights."""
+    """Read the captioned pictures of all inputs, each with the weight of its input."""
     pictures, *more = (
         CaptionedPictures(
-            of_weight,
+            shards,
             captioner,
             captions_per_image=config.captions_per_image,
             long_captions=config.long_captions,
             weight=weight,
             quiet=quiet,
         )
-        for weight, of_weight in shards.items()
+        for weight, shards in shards_by_weight.items()
     )
     for other in more:
-        pictures.mixed_with(other)
+        pictures.add(other)
     return pictures
 
 
-def tell_of_lengths(pictures: CaptionedPictures, config: FinetuneConfig) -> None:
-    """Says so where many captions are over the context."""
+def warn_of_long_captions(pictures: CaptionedPictures, config: FinetuneConfig) -> None:
+    """Print a warning if many captions are longer than the context."""
     if warning := length_warning(pictures.caption_lengths(), pictures.captioner.context_length):
-        say(*warning.split("\n"), f"--long-captions {config.long_captions} cuts them")
+        say(*warning.split("\n"), f"--long-captions {config.long_captions} decides how they are shortened")

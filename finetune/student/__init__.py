@@ -1,1 +1,1 @@
-"""`capsmith train-student`: reinforced records in, a CLIP model out."""
+"""`capsmith train-student`: takes reinforced records, and writes a CLIP model."""

@@ -1,4 +1,4 @@
-"""How often a student tells the class of pictures that it does not train on, as `capsmith zero-shot` has it."""
+"""Zero-shot classification of held-out pictures by a student, measured as `capsmith zero-shot` does."""
 
 from collections.abc import Iterable
 
@@ -11,8 +11,8 @@ from captioners.decoding.search import evaluating
 from finetune.rejects import check_rejects
 from finetune.student.config import StudentConfig
 from finetune.student.model import Student
-from finetune.zero_shot.classify import answers, class_features, read_templates
-from finetune.zero_shot.pictures import labelled, look, prepared, workers
+from finetune.zero_shot.classify import class_features, nearest_classes, read_templates
+from finetune.zero_shot.pictures import prepare_batches, read_labelled, survey_labels, workers
 from finetune.zero_shot.scores import MEASURES, accuracy
 from imagetext.sample import Record
 
@@ -25,63 +25,67 @@ BATCH = 64
 
 
 class HeldOutClasses:
-    """Labelled pictures, read anew for each validation: a set of many need not fit in memory.
+    """Labelled pictures, which are read again for each validation, so that a large set need not fit into memory.
 
-    Raises ValueError as `finetune.zero_shot.pictures` does, and where more pictures than may fail have no class.
+    Raises ValueError if the set or its labels cannot be read, or if more pictures than allowed have no class.
     """
 
     def __init__(self, config: StudentConfig, *, quiet: bool = False):
-        self.shards, names = labelled(
-            config.eval_classes, config.images, config.table, config.label, config.class_names
+        self.shards, names = read_labelled(
+            config.eval_classes,
+            config.images,
+            table=config.table,
+            label=config.label,
+            class_names=config.class_names,
         )
         self.templates = read_templates(config.templates)
-        self.seen = look(self.shards, names, flag="--eval-classes", quiet=quiet)
-        check_rejects(self.seen.failed, self.usable, config)
+        self.survey = survey_labels(self.shards, names, flag="--eval-classes", quiet=quiet)
+        check_rejects(self.survey.failed, self.usable, config)
 
     @property
     def usable(self) -> int:
-        """Pictures that have a class."""
-        return self.seen.pictures - len(self.seen.failed)
+        """The number of pictures that have a class."""
+        return self.survey.pictures - len(self.survey.failed)
 
     @property
     def chance(self) -> dict[str, float]:
-        """The scores of who always gives the commonest classes for an answer, without a look at the pictures."""
-        counts = sorted(self.seen.classes.pictures, reverse=True)
-        best = {
+        """The scores of always answering the commonest classes, without looking at the pictures."""
+        counts = sorted(self.survey.classes.pictures, reverse=True)
+        scores = {
             name: sum(counts[:first]) / sum(counts)
             for name, first in (("top1", 1), ("top5", 5))
             if first < len(counts)
         }
-        best["per_class"] = 1 / sum(map(bool, counts))
-        return {PREFIX + name: score for name, score in best.items()}
+        scores["per_class"] = 1 / sum(map(bool, counts))
+        return {PREFIX + name: score for name, score in scores.items()}
 
     def _records(self) -> Iterable[Record]:
         return (record for shard in self.shards for record in shard)
 
     @torch.inference_mode()
     def scores(self, student: Student) -> dict[str, float]:
-        """Those of SCORES that there are with so many classes; pictures that do not decode count nothing.
+        """Return the student's SCORES; pictures that do not decode do not count, and top-5 needs six classes or more.
 
-        Raises ValueError where none decodes.
+        Raises ValueError if no picture decodes.
         """
         device, model = student.model.logit_scale.device, student.model
 
         def embed_texts(texts: list[str]) -> Tensor:
             return model.encode_text(student.tokenizer(texts).to(device), normalize=True).float()
 
-        numbers = {label: number for number, label in enumerate(self.seen.classes.labels)}
-        told, labels = [], []
+        class_indices = {label: index for index, label in enumerate(self.survey.classes.labels)}
+        answers, labels = [], []
         with evaluating(model):
-            classes = class_features(embed_texts, self.seen.classes.names, self.templates)
+            classes = class_features(embed_texts, self.survey.classes.names, self.templates)
             transform = preprocessing(student.preprocess_cfg)
-            for batch in prepared(self._records(), [transform], BATCH, workers(None)):
-                good = [picture for picture in batch if not picture.error]
-                labels += [numbers[picture.record.label or ""] for picture in good]
-                if good:
-                    pixels = torch.stack([picture.pixels[0] for picture in good]).to(device)
+            for batch in prepare_batches(self._records(), [transform], batch_size=BATCH, threads=workers(None)):
+                usable = [picture for picture in batch if not picture.error]
+                labels += [class_indices[picture.record.label or ""] for picture in usable]
+                if usable:
+                    pixels = torch.stack([picture.pixels[0] for picture in usable]).to(device)
                     features = model.encode_image(pixels, normalize=True).float()
-                    told.append(answers(features, classes).classes.cpu())
-        if not told:
-            raise ValueError(f"--eval-classes: none of the {self.seen.pictures:,} pictures decodes")
-        scores = accuracy(torch.cat(told).numpy(), np.array(labels), len(numbers))
+                    answers.append(nearest_classes(features, classes).classes.cpu())
+        if not answers:
+            raise ValueError(f"--eval-classes: none of the {self.survey.pictures:,} pictures decodes")
+        scores = accuracy(torch.cat(answers).numpy(), np.array(labels), len(class_indices))
         return {PREFIX + name: score for name, score in scores.items()}

@@ -1,4 +1,4 @@
-"""The configuration of `capsmith train-student`; imports no torch, so that --help is quick."""
+"""The settings of `capsmith train-student`. This file imports no torch, so that --help is quick."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,40 +22,52 @@ class StudentConfig(TrainingConfig):
     """Train a CLIP model on records of a reinforced set."""
 
     command: ClassVar[str] = "train-student"
-    # settings of captioners that the trainer asks for
-    captions_per_image: ClassVar[int] = 1  # a record is counted once, however many of its texts are trained on
+    # Settings of captioners that the trainer needs, too. For a student they are constants.
+    captions_per_image: ClassVar[int] = 1  # a record counts once, however many of its texts are trained on
     layer_decay: ClassVar[float] = 1.0
     shard: ClassVar[bool] = False
 
-    input: list[str] = Field(min_length=1, description="reinforced records: shards, JSONL, Parquet; repeatable")
-    student: str = Field(
-        description="model to train: an open_clip architecture, or a folder with open_clip_config.json"
+    input: list[str] = Field(
+        min_length=1, description="reinforced records to train on: shards, JSONL or Parquet; repeatable"
     )
-    output: Path = Field(description="folder for the student, its log and its checkpoint")
+    student: str = Field(
+        description="CLIP model to train: an open_clip architecture, or a folder with open_clip_config.json"
+    )
+    output: Path = Field(description="folder for the trained student, its logs and its checkpoints")
     pretrained: str | None = Field(
-        None, description="weights of an architecture to start from, a tag or a file; else random ones"
+        None,
+        description="weights of an open_clip architecture to start from: a tag of open_clip or a file (default: the "
+        "weights of a --student folder that has some, otherwise random weights)",
     )
     eval_input: list[str] = Field(
-        [], description="pictures with captions to validate on, by retrieval; any input of `finetune`"
+        [],
+        description="captioned pictures to validate on by retrieval; any input of `capsmith finetune`; repeatable",
     )
     eval_classes: list[str] = Field(
-        [], description="labelled pictures to validate on, by their classes; any input of `zero-shot`"
+        [],
+        description="labelled pictures to validate on by zero-shot classification; any input of `capsmith "
+        "zero-shot`; repeatable",
     )
     label: str = Field(
         FOLDER,
         min_length=1,
-        description="where the classes of --eval-classes stand: folder, cls, or a field or column, as for `zero-shot`",
+        description="where the class of an --eval-classes picture is given. folder: the name of the picture's folder; "
+        "cls: the .cls file of a webdataset; otherwise the name of a field or column",
     )
     class_names: str | None = Field(
         None,
-        description="names of the classes: a file with one a line, or ID<tab>NAME; imagenet: open_clip's, by number or id",
+        description="names of the --eval-classes classes: a file with a name or ID<tab>NAME in each line, or imagenet "
+        "for open_clip's names, by class number or WordNet id (default: the labels themselves)",
     )
     templates: str = Field(
         "imagenet",
-        description="what is said of a class: imagenet, simple, plain, name, or a file with a template a line",
+        description="templates that turn a class name into texts: imagenet (open_clip's 80), simple (open_clip's 7), "
+        "plain ('a photo of a {}.'), name (the name alone), or a file with a template in each line",
     )
     columns: Annotated[str, AfterValidator(check_pattern)] = Field(
-        "^syn_text", description="regular expression that the names of the caption columns to draw from start with"
+        "^syn_text",
+        description="regular expression for the names of the columns with synthetic captions, matched from the start "
+        "of the name",
     )
     text_weight: float = Field(1.0, ge=0, description="weight of the losses of original captions")
     synthetic_weight: float = Field(1.0, ge=0, description="weight of the losses of synthetic captions")
@@ -63,68 +75,82 @@ class StudentConfig(TrainingConfig):
         None,
         ge=0,
         le=1,
-        description="one text of a record each time, not one of each kind: its original caption, or with this probability a "
-        "synthetic one, of a column drawn evenly",
+        description="train on one text of a record at a time: with this probability a synthetic caption, from a "
+        "column drawn at random, otherwise the original caption (default: one text of each kind at a time)",
     )
     negatives: Annotated[str, AfterValidator(check_pattern)] | None = Field(
         None,
-        description="regular expression that the names of columns of hard negatives start with, e.g. ^neg_text: captions that are "
-        "false of their picture, one of them drawn each time",
+        description="regular expression for the names of the columns with hard negatives, e.g. ^neg_text: captions "
+        "that are false of their picture, of which one is drawn each time (default: no hard negatives)",
     )
     negative_weight: float | None = Field(
         None,
         ge=0,
-        description="weight of what hard negatives add to the losses of texts given pictures; 1, as in NegCLIP, unless given; 0: "
-        "they are looked at in validation alone",
+        description="weight of the loss that hard negatives add (default: 1, as in NegCLIP); 0: use hard negatives in "
+        "validation only",
     )
     distill_weight: float = Field(
-        1.0, ge=0, description="weight of the teachers' loss; 0: their embeddings are not read"
+        1.0,
+        ge=0,
+        description="weight of the loss of distillation from the teachers; 0: the teachers' embeddings are not read",
     )
-    contrastive_weight: float = Field(0.0, ge=0, description="weight of CLIP's own loss")
+    contrastive_weight: float = Field(0.0, ge=0, description="weight of CLIP's contrastive loss")
     logit_scale: list[Annotated[float, Field(gt=0)]] = Field(
         [],
-        description="of the teachers, one for each in the order of the embeddings; their own, of config.json, unless given",
+        description="logit scale of each teacher, in the order of the embeddings; repeatable (default: those in the "
+        "set's config.json)",
     )
     teacher_dimension: list[Annotated[int, Field(gt=0)]] = Field(
-        [], description="numbers of each teacher in an embedding, for sets whose config.json does not name them"
+        [],
+        description="embedding dimension of each teacher, for sets whose config.json does not name the teachers; "
+        "repeatable",
     )
     samples_seen: Annotated[int, BeforeValidator(parse_count)] = Field(
-        12_000_000, gt=0, description="budget in records seen, e.g. 12M; a smaller set is repeated"
+        12_000_000, gt=0, description="length of the training in records, e.g. 12M; a smaller set is repeated"
     )
-    batch_size: int = Field(256, gt=0, description="records a step, over all devices")
+    batch_size: int = Field(256, gt=0, description="number of records in a step, over all devices together")
     device_batch_size: int | None = Field(
         None,
         gt=0,
-        description="records a device takes at a time; a step accumulates, exactly; unless given, its whole share",
+        description="number of records that a device processes at a time; a smaller number saves memory and does not "
+        "change the result, because gradients are accumulated (default: all of its records of a step)",
     )
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
-    weight_decay: float = Field(0.2, ge=0, description="of matrices; norms, biases and embeddings have none")
+    weight_decay: float = Field(
+        0.2, ge=0, description="weight decay of matrices; norms, biases and embeddings are not decayed"
+    )
     validate_every: Annotated[int, BeforeValidator(parse_count)] | None = Field(
         None,
         gt=0,
-        description="records seen between validations, e.g. 500k; 1M, or an eighth of a smaller budget, unless "
-        "given; there is one before the first step and one at the end, too",
+        description="number of records between validations, e.g. 500k (default: 1M, or an eighth of --samples-seen if "
+        "that is less); there is also one before the first step and one at the end",
     )
     num_workers: int | None = Field(
         None,
         ge=0,
-        description="processes that make views, for each process that trains; unless given, its share of the cores for "
-        "a GPU, and one for a CPU",
+        description="number of processes that make views, for each training process (default: its share of the CPU "
+        "cores when training on a GPU, 1 when training on a CPU)",
     )
     max_error_rate: float = Field(
-        0.1, ge=0, le=1, description="share of the records that may not be usable; more stop the run before it trains"
+        0.1,
+        ge=0,
+        le=1,
+        description="largest share of the records that may be unusable; if there are more, the run stops before it "
+        "trains",
     )
     seed: int = Field(
-        0, ge=0, description="of the order of records, the choice of views and texts, and random weights"
+        0,
+        ge=0,
+        description="seed of the order of the records, the choice of views and texts, and of random weights",
     )
 
     @field_validator("eval_input", "eval_classes")
     @classmethod
-    def _is_not_the_input(cls, specs: list[str], info: ValidationInfo) -> list[str]:
+    def _check_held_out(cls, specs: list[str], info: ValidationInfo) -> list[str]:
         return check_held_out(specs, info.data.get("input", []))
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_combinations(self) -> Self:
         problems = []
         if not self.distill_weight and not self.contrastive_weight:
             problems.append("--distill-weight and --contrastive-weight are both 0: there is no loss")
@@ -134,15 +160,16 @@ class StudentConfig(TrainingConfig):
             problems.append("--logit-scale, --teacher-dimension: not used with --distill-weight 0")
         if self.single_text is not None and (self.text_weight, self.synthetic_weight) != (1, 1):
             problems.append(
-                "--text-weight, --synthetic-weight: weigh a loss of each kind of captions, and with --single-text there is one loss"
+                "--text-weight, --synthetic-weight: not used with --single-text, which has one loss for both kinds of "
+                "captions"
             )
         if self.negative_weight is not None and not self.negatives:
-            problems.append("--negative-weight: of which columns? --negatives names them, e.g. ^neg_text")
-        of_classes = {"label": FOLDER, "class_names": None, "templates": "imagenet"}  # settings with their defaults
+            problems.append("--negative-weight: needs --negatives, which names the columns, e.g. ^neg_text")
+        defaults = {"label": FOLDER, "class_names": None, "templates": "imagenet"}  # of the settings of --eval-classes
         if not self.eval_classes:
             problems += [
-                f"--{name.replace('_', '-')}: is of the pictures of --eval-classes, and there are none"
-                for name, default in of_classes.items()
+                f"--{name.replace('_', '-')}: is a setting of --eval-classes, which is not given"
+                for name, default in defaults.items()
                 if getattr(self, name) != default
             ]
         if problems:
@@ -151,7 +178,7 @@ class StudentConfig(TrainingConfig):
 
     @property
     def kinds(self) -> dict[str, float]:
-        """The kinds of texts that are trained on, each with the weight of its loss, or the probability that it is drawn."""
+        """The kinds of texts to train on, each with its loss's weight, or its probability with --single-text."""
         weights = {"text": self.text_weight, "synthetic": self.synthetic_weight}
         if self.single_text is not None:
             weights = {"text": 1 - self.single_text, "synthetic": self.single_text}
@@ -159,10 +186,12 @@ class StudentConfig(TrainingConfig):
 
     @property
     def text_weights(self) -> Sequence[float]:
-        """Of the losses of a record's texts, in the order in which these are drawn."""
+        """The weights of the losses of a record's texts, in the order in which the texts are drawn."""
         return (1.0,) if self.single_text is not None else tuple(self.kinds.values())
 
     @property
     def weight_of_negatives(self) -> float:
-        """Of what they add to the losses; 0 without any."""
-        return (1.0 if self.negative_weight is None else self.negative_weight) if self.negatives else 0.0
+        """The weight of the loss that hard negatives add; 0 if there are no hard negatives."""
+        if not self.negatives:
+            return 0.0
+        return 1.0 if self.negative_weight is None else self.negative_weight

@@ -1,6 +1,7 @@
 """A student: any CLIP model of open_clip, in training and as a folder, with the losses of reinforced sets.
 
-B: pictures of the whole batch, K: texts of each, L: context, E: the student's embedding, D: that of all teachers joined
+B: pictures of the whole batch, K: texts of each picture, L: context length, E: embedding dimension of the student,
+D: embedding dimension of all teachers together
 """
 
 import contextlib
@@ -27,7 +28,10 @@ WEIGHTS = "open_clip_model.safetensors"
 
 
 class Student:
-    """A CLIP model of open_clip, its tokenizer, and how it takes pictures: `side` in pixels, `mean` and `std`."""
+    """A CLIP model of open_clip with its tokenizer and preprocessing: `side` of a picture in pixels, `mean` and `std`.
+
+    Raises ValueError if the model takes pictures that are not square.
+    """
 
     def __init__(self, name: str, model: Any, tokenizer: Any, model_cfg: Mapping[str, Any]):
         self.name, self.model, self.tokenizer = name, model, tokenizer
@@ -35,12 +39,12 @@ class Student:
         size = self.preprocess_cfg["size"]
         sides = (size, size) if isinstance(size, int) else tuple(size)
         if len(set(sides)) > 1:
-            raise ValueError(f"--student {name}: takes pictures of {sides} pixels, and views are square")
+            raise ValueError(f"--student {name}: takes pictures of {sides} pixels, but views are square")
         self.side = sides[0]
         self.mean, self.std = self.preprocess_cfg["mean"], self.preprocess_cfg["std"]
 
     def save(self, folder: Path) -> None:
-        """Writes the folder that open_clip loads as `local-dir:FOLDER`, its config last."""
+        """Write a folder that open_clip loads as `local-dir:FOLDER`, with the config last."""
         weights = {
             name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, value in self.model.state_dict().items()
@@ -49,25 +53,27 @@ class Student:
         with whole_files(folder, last=(CLIP_CONFIG,)) as staging:
             if isinstance(self.tokenizer, HFTokenizer):
                 self.tokenizer.tokenizer.save_pretrained(staging)
-                settings = staging / "tokenizer_config.json"  # by the name that transformers 4 knows, too
-                settings.write_text(
-                    settings.read_text("utf-8").replace("TokenizersBackend", "PreTrainedTokenizerFast"), "utf-8"
-                )
+                settings = staging / "tokenizer_config.json"
+                text = settings.read_text("utf-8")
+                # transformers 4 knows the class only by this name.
+                settings.write_text(text.replace("TokenizersBackend", "PreTrainedTokenizerFast"), "utf-8")
             save_file(weights, staging / WEIGHTS, metadata={"format": "pt"})
             (staging / CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_student(name: str, pretrained: str | None = None) -> Student:
-    """The student of that name: an open_clip architecture, or a folder; without weights it gets random ones, of torch's seed.
+    """Load a student: an open_clip architecture or a folder. Without weights, it gets random ones by torch's seed.
 
-    Raises: ValueError where there is none, or what it has cannot be loaded.
+    Raises ValueError if there is no such student or it cannot be loaded.
     """
     architecture, folder = name.replace("/", "-"), Path(name.removeprefix("local-dir:"))
     built_in = architecture in open_clip.list_models()
     if not built_in and not folder.is_dir():
-        raise ValueError(f"--student {name}: no architecture of open_clip, and no folder")
+        raise ValueError(f"--student {name}: is neither an architecture of open_clip nor a folder")
     if pretrained and not built_in:
-        raise ValueError(f"--pretrained {pretrained}: goes with an architecture of open_clip, and {name} is a folder")
+        raise ValueError(
+            f"--pretrained {pretrained}: is only for an architecture of open_clip, and --student {name} is a folder"
+        )
     source = architecture if built_in else f"local-dir:{folder}"
     try:
         model_cfg = read_clip_config(source)
@@ -77,11 +83,11 @@ def load_student(name: str, pretrained: str | None = None) -> Student:
         model, tokenizer = load_clip(ClipSource(source, pretrained, model_cfg), random=True)
     except ValueError as error:
         raise ValueError(f"--student {name}: open_clip cannot load it: {error}") from error
-    return Student(name, model, tokenizer, model_cfg)
+    return Student(name, model, tokenizer, model_cfg=model_cfg)
 
 
 class StudentForward(nn.Module):
-    """The student in training, a `finetune.forward.Forward`: features of both towers, the losses of a whole batch."""
+    """The student in training, a `finetune.forward.Forward`: features of both towers, and losses over the batch."""
 
     captions, contrasts = False, True
     pad_id: int | None = None
@@ -102,7 +108,10 @@ class StudentForward(nn.Module):
         self.model.train()
 
     def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-        """Features (B, E) and (B, K, E) of pictures (B, 3, S, S) and token ids (B, K, L); negatives are one text more."""
+        """Return the features (B, E) and (B, K, E) of pictures (B, 3, S, S) and token ids (B, K, L).
+
+        With hard negatives, K counts one text more: the negative.
+        """
         texts = self.model.encode_text(tokens.flatten(0, 1), normalize=True).unflatten(0, tokens.shape[:2])
         return {
             "image_features": self.model.encode_image(images, normalize=True),
@@ -113,28 +122,38 @@ class StudentForward(nn.Module):
     def batch_losses(
         self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **embeddings: Tensor
     ) -> Losses:
-        """The losses that have a weight, and what is told of negatives; see `reinforced_losses` and `told_of_negatives`."""
+        """Return the losses that have a weight, and statistics of negatives.
+
+        See `reinforced_losses` and `negative_statistics`.
+        """
         losses = reinforced_losses(
-            image, text, logit_scale, pictures, self.teachers, self.text_weights, self.weights, **embeddings
+            image,
+            text,
+            logit_scale,
+            pictures=pictures,
+            teachers=self.teachers,
+            text_weights=self.text_weights,
+            names=self.weights,
+            **embeddings,
         )
         if "has_negative" in embeddings:
-            losses |= told_of_negatives(image, text, embeddings["has_negative"])
+            losses |= negative_statistics(image, text, embeddings["has_negative"])
         return losses
 
     def products(self) -> AbstractContextManager:
-        """A step is made in no context of its own."""
+        """Return an empty context, because steps need no context."""
         return contextlib.nullcontext()
 
     def prepare(self, *_: Any) -> None:
-        """Nothing is done before the first step."""
+        """Do nothing, because nothing has to be prepared."""
 
     @torch.no_grad()
     def clamp(self) -> None:
-        """Keeps weights within their bounds after a step."""
+        """Keep the logit scale within its bounds after a step."""
         self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
     def written(self) -> Student:
-        """The student, as it is to be written."""
+        """Return the student to write."""
         return self.student
 
 
@@ -150,42 +169,51 @@ def reinforced_losses(
     text_emb: Tensor | None = None,
     has_negative: Tensor | None = None,
 ) -> Losses:
-    """The losses of a reinforced set of these names: each the sum over the K texts of a picture, times their weights.
+    """Return the losses of these names on a reinforced set, each the weighted sum over the K texts of a picture.
 
-    Features (B, E) and (B, K, E) are of unit length, logit_scale is not logarithmic. pictures (B,): their numbers. Embeddings
-    (B, D) and (B, K, D) are the teachers', as they are stored (Faghri et al. 2023, arXiv 2303.08983; Vasu et al. 2025,
-    arXiv 2508.20691). With has_negative (B,), text features are (B, K + 1, E), the last of them of the hard negative, where there
-    is one; teachers have not seen that.
+    Features (B, E) and (B, K, E) have unit length; logit_scale is not logarithmic. pictures (B,): index of each
+    picture. image_emb (B, D) and text_emb (B, K, D): the teachers' embeddings as they are stored (Faghri et al. 2023,
+    arXiv 2303.08983; Vasu et al. 2025, arXiv 2508.20691).
+    With has_negative (B,), text features are (B, K + 1, E). The last is that of the hard negative, if there is one; it
+    has no teachers' embedding.
     """
 
-    def of_texts(name: str, kind: int) -> Tensor:
+    def text_loss(name: str, kind: int) -> Tensor:
         texts = text_features[:, [kind]]
         if name == "contrastive":
-            return contrastive_loss(image_features, texts, logit_scale, pictures)
+            return contrastive_loss(image_features, texts, logit_scale, pictures=pictures)
         if name == "negative" and has_negative is not None:
-            return negative_loss(image_features, texts, text_features[:, -1], has_negative, logit_scale, pictures)
+            return negative_loss(
+                image_features,
+                texts,
+                text_features[:, -1],
+                has_negative=has_negative,
+                logit_scale=logit_scale,
+                pictures=pictures,
+            )
         if teachers is None or image_emb is None or text_emb is None:
-            raise ValueError(f"loss {name!r}: needs what the set does not have, teachers' embeddings or negatives")
+            raise ValueError(f"loss {name!r}: needs teachers' embeddings or negatives, which the set does not have")
         return distillation_loss(
             image_features,
             text_features[:, kind],
             logit_scale,
-            image_emb,
-            text_emb[:, kind],
-            teachers.dimensions,
-            teachers.logit_scales,
+            image_emb=image_emb,
+            text_emb=text_emb[:, kind],
+            dimensions=teachers.dimensions,
+            teacher_scales=teachers.logit_scales,
         )
 
     return {
-        name: torch.stack([weight * of_texts(name, kind) for kind, weight in enumerate(text_weights)]).sum()
+        name: torch.stack([weight * text_loss(name, kind) for kind, weight in enumerate(text_weights)]).sum()
         for name in names
     }
 
 
-def told_of_negatives(image_features: Tensor, text_features: Tensor, has_negative: Tensor) -> Losses:
-    """For the log: how many of the pictures have a negative, and how often their true texts beat it; NaN where none has one.
+def negative_statistics(image_features: Tensor, text_features: Tensor, has_negative: Tensor) -> Losses:
+    """Return, for the log, the share of pictures with a negative, and how often their true texts are nearer than it.
 
-    Features (B, E) and (B, K + 1, E), the last text's of the negative; has_negative (B,).
+    The latter is NaN if no picture has a negative. Features (B, E) and (B, K + 1, E), the last of them the negative's;
+    has_negative (B,).
     """
     cosines = (image_features[:, None] * text_features).sum(2)  # (B, K + 1)
     true_wins = (cosines[:, :-1] > cosines[:, -1:]).float().mean(1)

@@ -1,4 +1,4 @@
-"""The hard negatives of a record: captions that are false of its picture, in columns of their own."""
+"""The hard negatives of a record: captions that are false of its picture, in separate columns."""
 
 import re
 
@@ -6,22 +6,24 @@ from imagetext.sample import Record
 
 
 def hard_negatives(record: Record, pattern: str | None, *texts: str) -> list[list[str]]:
-    """The negatives in each column whose name begins as the pattern says; columns without any are left out.
+    """Return the negatives of each column whose name the pattern matches from its start, without empty columns.
 
-    A text that is blank, or a caption of the record too, is none; `texts` are captions that the record does not tell of.
+    A text that is blank or also a caption of the record is not a negative. `texts` are further captions of the record.
     """
-    columns = {name: of for name, of in record.columns.items() if is_negative(name, pattern)}
-    captions = [of for name, of in record.syn_text.items() if name not in columns]
-    true = {_plain(text) for of in (texts, record.captions, *captions) for text in of} | {""} if columns else set()
-    left = ([text for text in of if _plain(text) not in true] for of in columns.values())
-    return [of for of in left if of]
+    columns = {name: negatives for name, negatives in record.columns.items() if is_negative(name, pattern)}
+    if not columns:
+        return []
+    synthetic = [captions for name, captions in record.syn_text.items() if name not in columns]
+    true_texts = {_normalised(text) for captions in (texts, record.captions, *synthetic) for text in captions} | {""}
+    false_texts = [[text for text in column if _normalised(text) not in true_texts] for column in columns.values()]
+    return [column for column in false_texts if column]
 
 
 def is_negative(column: str, pattern: str | None) -> bool:
-    """Whether a column of this name holds negatives."""
+    """Return whether a column of this name holds negatives."""
     return pattern is not None and bool(re.match(pattern, column))
 
 
-def _plain(text: str) -> str:
-    """The text by which two are told apart: without capitals, and with single blanks."""
+def _normalised(text: str) -> str:
+    """Return the text in lower case and with single blanks, to compare it with others."""
     return " ".join(text.casefold().split())

@@ -1,6 +1,7 @@
-"""Reinforced records as a student sees them: a view of the picture, texts, and what the teachers say of each of these.
+"""Reinforced records for training a student: a view of the picture, texts, and the teachers' embeddings of both.
 
-B: records in a batch, K: texts of a record, L: context, S: picture side, V: views, D: embedding of all teachers joined
+B: records in a batch, K: texts of a record, L: context length, S: picture side in pixels, V: views,
+D: embedding dimension of all teachers together
 """
 
 import os
@@ -18,11 +19,11 @@ from torch import Tensor
 from captioners.ranks import processes_here
 from finetune.batching import CHECKED, Batch, TrainingPictures
 from finetune.identity import Identity, InputHashes, picture_hash
-from finetune.places import Places, in_tar_here, with_places
 from finetune.student.config import StudentConfig
 from finetune.student.model import Student
 from finetune.student.negatives import hard_negatives, is_negative
 from finetune.student.teachers import Teachers
+from finetune.tar_files import TarFiles, is_local_tar, with_tar_files
 from imagetext.columns import is_caption_column
 from imagetext.pixels import Pixels
 from imagetext.readers.row_records import caption_columns, json_object
@@ -33,54 +34,64 @@ from imagetext.shown import Progress
 from imagetext.stores import join, read_bytes
 
 RUN = "run.json"
-COIN = 10_000  # sides: a probability is drawn to so many parts
+COIN_SIDES = 10_000  # the resolution of a probability when it is drawn
 
 
 def check_texts(shards: Sequence[Shard]) -> None:
-    """Raises ValueError for sets whose `txt`, which `text_emb` is of, is a synthetic caption that is not read from them."""
+    """Raise ValueError for sets made with --text-from-synthetic whose `txt` files are not read.
+
+    In such a set `text_emb` embeds the synthetic caption in `txt`, which is read from tars on this machine only.
+    """
     wrong = []
-    for folder in dict.fromkeys(os.path.dirname(shard.path) for shard in shards if not in_tar_here(shard)):
+    for folder in dict.fromkeys(os.path.dirname(shard.path) for shard in shards if not is_local_tar(shard)):
         try:
             run = json_object(read_bytes(join(folder, RUN))).get("fingerprint")
-        except (FileNotFoundError, ValueError):  # no run of ours
+        except (FileNotFoundError, ValueError):  # the set was not made by capsmith
             continue
         if isinstance(run, Mapping) and run.get("text_from_synthetic"):
             wrong.append(folder)
     if wrong:
         raise ValueError(
-            f"--input: {', '.join(wrong)}: made with --text-from-synthetic, and only tars on this machine say which "
-            "caption that was; copy them here, or train with --text-weight 0"
+            f"--input: {', '.join(wrong)}: made with --text-from-synthetic, and only tars on this machine tell which "
+            "caption was used; copy them here, or train with --text-weight 0"
         )
 
 
 class Contents(NamedTuple):
-    """What a student can be shown of a record; texts of each kind as (name of their embeddings, texts), negatives by column."""
+    """All that a student can be trained on from one record."""
 
-    image: bytes | None
+    image: bytes | None  # encoded
     views: list[View]
-    texts: dict[str, list[tuple[str, Sequence[str]]]]
+    texts: dict[str, list[tuple[str, Sequence[str]]]]  # kind -> (name of the texts' embeddings, texts) for each column
     embeddings: Mapping[str, Tensor]
-    negatives: list[list[str]]
+    negatives: list[list[str]]  # hard negatives of each column
 
 
-class Drawn(NamedTuple):
-    """What is shown of a record at a time: number of the view, texts with name and row of their embeddings, the negative if any."""
+class Selection(NamedTuple):
+    """The part of a record that one draw selects."""
 
     view: int
-    texts: list[tuple[str, int, str]]
+    texts: list[tuple[str, int, str]]  # name and row of the text's embedding, and the text
     negative: str | None
 
 
 class ReinforcedPictures(TrainingPictures):
-    """Records that a student can be shown; `rejects` lists the others as (key, reason), `failed_before` known failures.
+    """The records of some shards that a student can be trained on.
 
-    `identities` tells which picture is which, `read` has a hash of what was read of each input, by its path.
-    Records of tars on this machine are read when they come; those of stores, JSONL and Parquet are held in memory. All are read
-    once before training begins. A record whose texts are of one kind only is left out where the other kind has a weight, and
-    always shows that kind where a single text is drawn. Of the original captions those are drawn that `text_emb` is of; views are
-    made at the student's own size. `weights`: how often each comes in a pass. `has_negative`: whether each has a hard negative.
+    All records are checked once before training begins. Those in tars on this machine are read again when they are
+    needed; those of stores, JSONL and Parquet stay in memory. Views are made at the student's picture size.
 
-    Raises ValueError where no record can be shown, or none has a negative and there are to be some.
+    If both kinds of texts have a weight, a record with only one kind cannot be used. If a single text is drawn, such a
+    record always shows the kind that it has. Original captions are drawn only if `text_emb` has an embedding of them.
+
+    rejects: (key, reason) of each record that cannot be used.
+    failed_before: (key, reason) of each record that the input itself marks as failed.
+    identities: key and hash of each picture.
+    input_hashes: for each input path, a hash of what was read from it.
+    weights: how often each record comes in a pass. has_negative: whether each record has a hard negative.
+
+    Raises ValueError if no record can be used, or if no record has a hard negative although the configuration wants
+    some.
     """
 
     def __init__(
@@ -88,202 +99,220 @@ class ReinforcedPictures(TrainingPictures):
         shards: Sequence[Shard],
         student: Student,
         config: StudentConfig,
-        teachers: Teachers | None,
         *,
+        teachers: Teachers | None,
         quiet: bool = False,
     ):
         self.tokenizer, self.side, self.mean, self.std = student.tokenizer, student.side, student.mean, student.std
         self.kinds, self.single, self.columns = config.kinds, config.single_text is not None, config.columns
         self.teachers = teachers
         self.negatives = config.negatives if config.weight_of_negatives else None
-        self.records: list[tuple[Record, Places | None]] = []
+        self.records: list[tuple[Record, TarFiles | None]] = []
         self.in_flight = Pixels(processes_here())
         self.identities: list[Identity] = []
         self.rejects: list[tuple[str, str]] = []
-        self.failed_before: list[tuple[str, str]] = []  # in the run that wrote the input
+        self.failed_before: list[tuple[str, str]] = []
         self.has_negative: list[bool] = []
-        names: set[str] = set()  # of columns
-        shown: set[str] = set()  # kinds of texts that some record has
+        column_names: set[str] = set()
+        kinds_present: set[str] = set()  # kinds of texts that some record has
         hashes = InputHashes()
-        everything = ((shard.path, *read) for shard in shards for read in with_places(shard))
+        entries = ((shard.path, *entry) for shard in shards for entry in with_tar_files(shard))
         progress = Progress(desc="reading records", unit="record", mininterval=1, disable=quiet)
-        with ThreadPoolExecutor() as pool:  # pictures decode without Python's lock
-            while read := list(islice(everything, CHECKED)):
-                looked_at = pool.map(self._look, (record for _, *record in read))
-                for (path, sample, places), (error, picture, has) in zip(read, looked_at, strict=True):
+        with ThreadPoolExecutor() as pool:  # decoding releases Python's global lock
+            while batch := list(islice(entries, CHECKED)):
+                checks = pool.map(self._check, (record for _, *record in batch))
+                for (path, sample, tar_files), (error, picture, kinds) in zip(batch, checks, strict=True):
                     if error:
                         (self.failed_before if sample.failed_before else self.rejects).append((sample.key, error))
                     else:
-                        others = {
-                            name: texts for name, texts in sample.columns.items() if is_negative(name, self.negatives)
-                        }
-                        light = Record(sample.key, None, sample.captions, others) if places else sample
-                        self.records.append((light, places))
-                        self.has_negative.append("negative" in has)
-                        names, shown = names | sample.columns.keys(), shown | has
+                        self.records.append((self._without_files(sample) if tar_files else sample, tar_files))
+                        self.has_negative.append("negative" in kinds)
+                        column_names |= sample.columns.keys()
+                        kinds_present |= kinds
                         self.identities.append(Identity(sample.key, picture))
                         hashes.add(path, sample, picture)
-                progress.update(len(read))
+                progress.update(len(batch))
         progress.close()
-        self.read = hashes.hexdigests()
+        self.input_hashes = hashes.hexdigests()
         if not self.records:
             rejects = self.rejects + self.failed_before
             raise ValueError(
-                f"no record that a student can be shown; the first of {len(rejects)} rejected: {rejects[:3]}"
+                f"no record that a student can be trained on; {len(rejects)} rejected, the first of them: "
+                f"{rejects[:3]}"
             )
-        if lacking := sorted(self.kinds.keys() - shown):
-            raise ValueError(f"--single-text {config.single_text:g}: {self._lack(lacking[0])}, in any record")
-        self._check_negatives(names)
+        if lacking := sorted(self.kinds.keys() - kinds_present):
+            raise ValueError(f"--single-text {config.single_text:g}: {self._missing_texts(lacking[0])}, in any record")
+        self._check_negatives(column_names)
         self.weights = np.ones(len(self.records))
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def _check_negatives(self, names: Collection[str]) -> None:
-        """Raises ValueError where no record has a negative, or a column of these names holds captions that are drawn, too."""
-        negative = {name for name in names if is_negative(name, self.negatives)}
+    def _without_files(self, sample: Record) -> Record:
+        """Return the record without what is read again from its tar: without picture, files, and caption columns."""
+        negatives = {name: texts for name, texts in sample.columns.items() if is_negative(name, self.negatives)}
+        return Record(sample.key, None, sample.captions, columns=negatives)
+
+    def _check_negatives(self, column_names: Collection[str]) -> None:
+        """Raise ValueError if no record has a negative, or if a column of negatives is also drawn from as captions."""
+        negative = {name for name in column_names if is_negative(name, self.negatives)}
         if both := sorted(name for name in negative if "synthetic" in self.kinds and self._is_drawn(name)):
             raise ValueError(
-                f"--negatives {self.negatives!r} and --columns {self.columns!r} both name {', '.join(both)}: what is drawn as a "
-                "caption is no negative"
+                f"--negatives {self.negatives!r} and --columns {self.columns!r} both name {', '.join(both)}: a column "
+                "cannot hold both captions and negatives"
             )
         if self.negatives and not any(self.has_negative):
-            what = "no record has such a column"
+            problem = "no record has such a column"
             if negative:
-                what = f"{', '.join(sorted(negative))} are empty, or only say what a caption says"
+                problem = f"{', '.join(sorted(negative))} are empty, or only repeat captions"
             raise ValueError(
-                f"--negatives {self.negatives!r}: {what}; there are the columns {', '.join(sorted(names)) or '(none)'}"
+                f"--negatives {self.negatives!r}: {problem}; the set has the columns "
+                f"{', '.join(sorted(column_names)) or '(none)'}"
             )
 
     def _is_drawn(self, column: str) -> bool:
+        """Return whether captions are drawn from a column of this name."""
         return is_caption_column(column) and bool(re.match(self.columns, column))
 
-    def _lack(self, kind: str) -> str:
-        """What to say where there are no texts of a kind."""
+    def _missing_texts(self, kind: str) -> str:
+        """Return a message that there are no texts of this kind."""
         without = "--single-text 1" if self.single else "--text-weight 0"
         return {
             "text": f"no original caption; {without} trains without them",
             "synthetic": f"no captions in columns like {self.columns!r}",
         }[kind]
 
-    def _look(self, record: tuple[Record, Places | None]) -> tuple[str, bytes, set[str]]:
-        """Why a record cannot be trained on, "" where it can, its picture's hash, and the kinds of texts that it has."""
-        sample, places = record
+    def _check(self, record: tuple[Record, TarFiles | None]) -> tuple[str, bytes, set[str]]:
+        """Return why a record cannot be used, or "", the hash of its picture, and the kinds of texts that it has."""
+        sample, tar_files = record
         try:
-            text = places.read("txt") if places else {}
+            text = tar_files.read("txt") if tar_files else {}
             contents = self.contents(replace(sample, members={**sample.members, **text}))
             with self.in_flight.held(contents.image):
                 decode_stored(contents.image)
         except ValueError as error:
             return str(error), b"", set()
-        has = {kind for kind, texts in {**contents.texts, "negative": contents.negatives}.items() if texts}
-        return "", picture_hash(sample.image), has
+        kinds = {kind for kind, texts in contents.texts.items() if texts}
+        if contents.negatives:
+            kinds.add("negative")
+        return "", picture_hash(sample.image), kinds
 
     def encoded(self, index: int) -> bytes | None:
-        """The picture's bytes."""
+        """Return the bytes of the picture."""
         return self.sample(index).image
 
-    def leave_out(self, numbers: Collection[int]) -> None:
-        """Takes the records of these numbers out of the set; ValueError where none would stay."""
-        kept = [index for index in range(len(self)) if index not in numbers]
-        if not kept:
+    def leave_out(self, excluded: Collection[int]) -> None:
+        """Remove the records of these indices from the set; raises ValueError if none would remain."""
+        remaining = [index for index in range(len(self)) if index not in excluded]
+        if not remaining:
             raise ValueError("every record of --input is held out, none is left to train on")
-        self.records, self.weights = [self.records[index] for index in kept], self.weights[kept]
-        self.identities = [self.identities[index] for index in kept]
-        self.has_negative = [self.has_negative[index] for index in kept]
+        self.records, self.weights = [self.records[index] for index in remaining], self.weights[remaining]
+        self.identities = [self.identities[index] for index in remaining]
+        self.has_negative = [self.has_negative[index] for index in remaining]
 
     def sample(self, index: int) -> Record:
-        """The record with its files; ValueError where its tar is no more what it was."""
-        sample, places = self.records[index]
-        if places is None:
+        """Return the record with its files; raises ValueError if its tar has become shorter."""
+        sample, tar_files = self.records[index]
+        if tar_files is None:
             return sample
-        files = places.read("picture", "txt", "syn.json", "paug.json", *(("npz", "pth.gz") if self.teachers else ()))
+        embedding_files = ("npz", "pth.gz") if self.teachers else ()
+        files = tar_files.read("picture", "txt", "syn.json", "paug.json", *embedding_files)
         columns = {**sample.columns, **caption_columns(files.pop("syn.json", b"{}"))}
         return replace(sample, image=files.pop("picture"), columns=columns, members=files)
 
     def contents(self, sample: Record) -> Contents:
-        """What there is of a record; ValueError says what is missing, or does not belong together."""
+        """Return the contents of a record; raises ValueError if something is missing or does not fit together."""
         if sample.error:
             raise ValueError(sample.error)
         views = read_views(sample.members.get("paug.json", b"{}"))
         columns = {name: texts for name, texts in sample.syn_text.items() if any(map(str.strip, texts))}
         text = sample.members.get("txt", b"").decode("utf-8", "replace").strip()
-        originals, embeddings = [one for one in (text, *sample.captions) if one.strip()][:1], {}
+        originals, embeddings = [caption for caption in (text, *sample.captions) if caption.strip()][:1], {}
         if self.teachers:
-            originals, columns, embeddings = self._embeddings(sample, len(views), originals, columns, self.teachers)
+            originals, columns, embeddings = self._embeddings(
+                sample, len(views), originals, columns=columns, teachers=self.teachers
+            )
         kinds = {
             "text": [("text_emb", originals)] if originals else [],
             "synthetic": [(f"{name}_emb", texts) for name, texts in columns.items() if re.match(self.columns, name)],
         }
         missing = [kind for kind in self.kinds if not kinds[kind]]
         if missing and (not self.single or len(missing) == len(self.kinds)):
-            raise ValueError(self._lack(missing[0]))
+            raise ValueError(self._missing_texts(missing[0]))
         if not views:
             raise ValueError("paug.json: no views")
-        return Contents(sample.image, views, kinds, embeddings, hard_negatives(sample, self.negatives, text))
+        negatives = hard_negatives(sample, self.negatives, text)
+        return Contents(sample.image, views, texts=kinds, embeddings=embeddings, negatives=negatives)
 
     @staticmethod
     def _embeddings(
         sample: Record,
         views: int,
         originals: Sequence[str],
+        *,
         columns: Mapping[str, Sequence[str]],
         teachers: Teachers,
     ) -> tuple[Sequence[str], Mapping[str, Sequence[str]], Mapping[str, Tensor]]:
-        """The original captions and the columns that have embeddings, and these, from either layout."""
+        """Return the original captions and the columns that have embeddings, and the embeddings.
+
+        In the newer layout each column has embeddings of its own; in the older one, `text_emb` also has those of the
+        synthetic captions. Raises ValueError if their width is not that of the teachers together.
+        """
         embeddings = unpack(sample.members)
-        newer = {name: texts for name, texts in columns.items() if f"{name}_emb" in embeddings}
-        synthetic = 0 if newer else sum(map(len, columns.values()))
+        columns_with_own = {name: texts for name, texts in columns.items() if f"{name}_emb" in embeddings}
+        synthetic = 0 if columns_with_own else sum(map(len, columns.values()))
         if len(embeddings.get("text_emb", ())) - synthetic == len(sample.captions):
             originals = sample.captions
-        columns = newer or columns
-        rows = to_newer_layout(
-            embeddings, views, {"text_emb": originals, **{f"{name}_emb": texts for name, texts in columns.items()}}
-        )
+        columns = columns_with_own or columns
+        texts_by_name = {"text_emb": originals, **{f"{name}_emb": texts for name, texts in columns.items()}}
+        rows = to_newer_layout(embeddings, views, texts_by_name)
         widths = {values.shape[1] for values in rows.values()}
         if widths != {sum(teachers.dimensions)}:
             raise ValueError(
-                f"embeddings of {', '.join(map(str, sorted(widths)))} numbers, and the teachers have "
+                f"embeddings of {', '.join(map(str, sorted(widths)))} numbers, but the teachers have "
                 f"{' + '.join(map(str, teachers.dimensions))}"
             )
         return originals, columns, rows
 
     def length(self, index: int, draw: int) -> int:
-        """Nothing tells texts apart: each is padded to the whole context."""
+        """Return 0, because all texts are padded to the whole context and have the same length."""
         return 0
 
-    def drawn(self, contents: Contents, draw: int) -> Drawn:
-        """The view, a text of each kind, or of the kind that is drawn, and the negative, all by one draw.
+    def select(self, contents: Contents, draw: int) -> Selection:
+        """Return what a draw selects of a record: the view, the texts, and the negative.
 
-        Views are drawn evenly, and so are columns, then the captions of a column that are not empty.
+        There is a text of each kind, or one of a kind that is drawn, too. Views are drawn uniformly; so are columns,
+        and then the captions of a column that are not empty.
         """
         draw, view = divmod(draw, len(contents.views))
         kinds, texts = [kind for kind in self.kinds if contents.texts[kind]], []
         if self.single and len(kinds) > 1:
-            draw, side = divmod(draw, COIN)
-            kinds = ["synthetic" if side < self.kinds["synthetic"] * COIN else "text"]
+            draw, side = divmod(draw, COIN_SIDES)
+            kinds = ["synthetic" if side < self.kinds["synthetic"] * COIN_SIDES else "text"]
         for kind in kinds:
-            draw, number = divmod(draw, len(contents.texts[kind]))
-            name, captions = contents.texts[kind][number]
+            draw, column = divmod(draw, len(contents.texts[kind]))
+            name, captions = contents.texts[kind][column]
             rows = [row for row, caption in enumerate(captions) if caption.strip()]
-            draw, number = divmod(draw, len(rows))
-            texts.append((name, rows[number], captions[rows[number]]))
+            draw, choice = divmod(draw, len(rows))
+            texts.append((name, rows[choice], captions[rows[choice]]))
         negative = None
         if contents.negatives:
-            draw, number = divmod(draw, len(contents.negatives))
-            negative = contents.negatives[number][draw % len(contents.negatives[number])]
-        return Drawn(view, texts, negative)
+            draw, column = divmod(draw, len(contents.negatives))
+            negatives = contents.negatives[column]
+            negative = negatives[draw % len(negatives)]
+        return Selection(view, texts, negative)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int, str, dict[str, Tensor]]:
-        """What is drawn: pixels (3, S, S), token ids (K, L), number, key, and, with teachers, embeddings (D,) and (K, D).
+        """Return pixels (3, S, S), token ids (K, L), the record's index and key, and embeddings, for (index, draw).
 
-        With negatives there are token ids (K + 1, L): the last are the negative's, or, of a record without one, of any text.
+        With teachers, the embeddings are (D,) for the picture and (K, D) for the texts. With negatives, token ids are
+        (K + 1, L): the last row is the negative, or, if the record has none, any other text.
         """
         index, draw = item
         sample = self.sample(index)
         contents = self.contents(sample)
-        view, drawn, negative = self.drawn(contents, draw)
-        texts = [text for *_, text in drawn]
+        view, selected, negative = self.select(contents, draw)
+        texts = [text for _, _, text in selected]
         with self.in_flight.held(contents.image):
             pixels = replay(contents.views[view], decode_stored(contents.image), self.side)
         pixels = normalise(pixels, self.mean, self.std)
@@ -291,7 +320,7 @@ class ReinforcedPictures(TrainingPictures):
         if self.teachers:
             embeddings = {
                 "image_emb": contents.embeddings["image_emb"][view],
-                "text_emb": torch.stack([contents.embeddings[name][row] for name, row, _ in drawn]),
+                "text_emb": torch.stack([contents.embeddings[name][row] for name, row, _ in selected]),
             }
         if self.negatives:
             embeddings["has_negative"] = torch.tensor(negative is not None)
@@ -301,9 +330,9 @@ class ReinforcedPictures(TrainingPictures):
     def collate(self, items: Sequence[tuple[Tensor, Tensor, int, str, dict[str, Tensor]]]) -> Batch:
         images, tokens, pictures, keys, embeddings = zip(*items)
         return Batch(
-            torch.stack(images),
-            torch.stack(tokens),
-            torch.tensor(pictures),
-            list(keys),
-            {name: torch.stack([own[name] for own in embeddings]) for name in embeddings[0]},
+            images=torch.stack(images),
+            tokens=torch.stack(tokens),
+            pictures=torch.tensor(pictures),
+            keys=list(keys),
+            embeddings={name: torch.stack([item[name] for item in embeddings]) for name in embeddings[0]},
         )

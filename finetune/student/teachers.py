@@ -1,4 +1,4 @@
-"""What a reinforced set says of the teachers whose embeddings it holds."""
+"""The teachers of a reinforced set, whose embeddings the set holds."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,10 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Teachers:
-    """The teachers of a set, in the order of its embeddings: the numbers of each in a row, and the scale of its cosines."""
+    """The teachers of a set, in the order in which each row of its embeddings joins them.
+
+    dimensions: how many numbers of a row belong to each teacher. logit_scales: each teacher's scale of cosines.
+    """
 
     names: Sequence[str]
     dimensions: Sequence[int]
@@ -22,37 +25,45 @@ class Teachers:
 
 
 def read_teachers(shards: Sequence[Shard], config: StudentConfig) -> Teachers | None:
-    """The teachers that the configuration, or else config.json beside the shards, names; None where none are distilled from.
+    """Return the teachers that config.json beside the shards or the configuration names; None without distillation.
 
-    Raises: ValueError where neither does, or where they do not agree.
+    Logit scales of the configuration take precedence over those of config.json.
+    Raises ValueError if neither names the teachers, or if they disagree.
     """
     if not config.distill_weight:
         return None
-    told = {}
+    teachers_by_path = {}
     for folder in dict.fromkeys(os.path.dirname(shard.path) for shard in shards):
+        path = join(folder, CONFIG)
         try:
-            teachers = json_object(read_bytes(path := join(folder, CONFIG))).get("teachers") or []
-            told[path] = [(str(one["name"]), int(one["dimension"]), float(one["logit_scale"])) for one in teachers]
+            teachers = json_object(read_bytes(path)).get("teachers") or []
+            teachers_by_path[path] = [
+                (str(teacher["name"]), int(teacher["dimension"]), float(teacher["logit_scale"]))
+                for teacher in teachers
+            ]
         except FileNotFoundError:
-            told[path] = []
+            teachers_by_path[path] = []
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}: not the config.json of a reinforced set: {error!r}") from error
-    path, first = next(iter(told.items()))
-    if differing := [other for other, teachers in told.items() if teachers != first]:
-        raise ValueError(f"{differing[0]} and {path} name other teachers: {told[differing[0]]}, {first}")
+    path, first = next(iter(teachers_by_path.items()))
+    if differing := [other for other, teachers in teachers_by_path.items() if teachers != first]:
+        other = differing[0]
+        raise ValueError(f"{other} and {path} name other teachers: {teachers_by_path[other]} and {first}")
     names = [name for name, _, _ in first]
-    dimensions, scales = [one for _, one, _ in first], config.logit_scale or [one for *_, one in first]
+    dimensions = [dimension for _, dimension, _ in first]
+    scales = config.logit_scale or [scale for _, _, scale in first]
     if dimensions and config.teacher_dimension not in ([], dimensions):
         raise ValueError(f"--teacher-dimension: {config.teacher_dimension}, and {path} has {dimensions}")
     dimensions = dimensions or config.teacher_dimension
     if not dimensions or not scales:
         raise ValueError(
-            f"{path} names no teachers: give --teacher-dimension and --logit-scale for each, in the order of the "
-            "embeddings, or --distill-weight 0"
+            f"{path} names no teachers: give --teacher-dimension and --logit-scale for each teacher, in the order of "
+            "the embeddings, or --distill-weight 0"
         )
     if len(scales) != len(dimensions):
+        scale_texts = ", ".join(f"{scale:g}" for scale in scales)
+        teacher_texts = ", ".join(names or map(str, dimensions))
         raise ValueError(
-            f"--logit-scale: {len(scales)} ({', '.join(f'{scale:g}' for scale in scales)}) for {len(dimensions)} "
-            f"teachers ({', '.join(names) or ', '.join(map(str, dimensions))})"
+            f"--logit-scale: {len(scales)} ({scale_texts}) for {len(dimensions)} teachers ({teacher_texts})"
         )
     return Teachers(names or [f"teacher {number}" for number, _ in enumerate(dimensions, 1)], dimensions, scales)

@@ -1,1 +1,1 @@
-"""`capsmith zero-shot`: which class a picture is of, as CLIP models tell it from the classes' names alone."""
+"""`capsmith zero-shot`: measures how often CLIP models give the right class from class names alone."""

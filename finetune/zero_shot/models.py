@@ -1,6 +1,7 @@
-"""The models that are asked, and what they answer of pictures that come in batches.
+"""The CLIP models that classify pictures in batches, and their answers.
 
-B: pictures of a batch   C: classes   E: embedding   K: answers kept of a picture
+B: pictures in a batch, P: all pictures, C: classes, S: support pictures, E: embedding dimension,
+K: answers for each picture, best first
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,108 +15,117 @@ from torch import Tensor
 from captioners.resolve import SHIPPED, shipped_models
 from captioners.weights import DTYPES
 from diversity.measures.embedders import OpenClip
-from finetune.zero_shot.classify import Answers, answers, class_features, prompts
+from finetune.zero_shot.classify import Answers, class_features, nearest_classes, prompts
 from finetune.zero_shot.hierarchy import Doubt, Hierarchy, Reranker
-from finetune.zero_shot.pictures import Prepared
+from finetune.zero_shot.pictures import PreparedPicture
 from finetune.zero_shot.support import ALONE, Adapter, Shot, adapters, embed_descriptions
 from imagetext.sample import decode_image
 
-MISTAKES = 8  # pictures of a model's surest mistakes that are kept
+MISTAKES = 8  # number of a model's surest mistakes that are shown
 
 
 class Mistake(NamedTuple):
-    """A picture whose first answer is wrong: how sure the answer was, what is right, what was said, and the encoded picture."""
+    """A picture whose first answer is wrong."""
 
-    probability: float
+    probability: float  # the model's probability of its answer
     key: str
-    label: int
-    answer: int
-    image: bytes | None
+    label: int  # index of the right class
+    answer: int  # index of the class that the model answered
+    image: bytes | None  # encoded
 
 
-class Asked:
-    """A CLIP model that is asked for the class of pictures, and its answers so far."""
+class Classifier:
+    """A CLIP model that classifies pictures, and its answers so far."""
 
     def __init__(self, name: str, clip: OpenClip, dtype: str):
         self.name, self.clip = name, clip
         self.dtype = DTYPES[dtype]
         self.mistakes: list[Mistake] = []
         self.rerank: Reranker | None = None
-        self.adapters: dict[str, dict[int, Adapter]] = {}  # by the descriptions that help, and the pictures a class
+        self.adapters: dict[str, dict[int, Adapter]] = {}  # by column of descriptions and by pictures of each class
         self._adapted: dict[tuple[str, int], list[Tensor]] = {}
         self._answers: list[Answers] = []
         self._doubts: list[Doubt] = []
 
     def embed_texts(self, texts: list[str]) -> Tensor:
-        """(N, E) of length 1."""
+        """Return the features (N, E) of N texts, of unit length."""
         with self._precision():
             return self.clip.embed_texts(texts).float()
 
     def embed_pictures(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, E) of length 1; ValueError where these are no finite numbers."""
+        """Return unit-length features (B, E) of pixels (B, 3, H, W); raises ValueError if they are not finite."""
         with self._precision():
             features = self.clip.embed_pictures(pixels).float()
         if not features.isfinite().all():
-            raise ValueError(f"--model {self.name}: features that are no finite numbers; does {self.dtype} fit it?")
+            raise ValueError(
+                f"--model {self.name}: its features of some pictures are not finite numbers in {self.dtype}; try "
+                "another --dtype"
+            )
         return features
 
-    def name_classes(self, names: Sequence[str], templates: Sequence[str], hierarchy: Hierarchy | None = None) -> int:
-        """Embeds the classes' texts, those of their families, too; returns how many of the former the model's context cuts."""
+    def embed_classes(self, names: Sequence[str], templates: Sequence[str], hierarchy: Hierarchy | None = None) -> int:
+        """Embed the texts of the classes, and of their families if there is a hierarchy.
+
+        Returns how many texts of classes are longer than the model's context and are cut.
+        """
         if hierarchy:
-            self.rerank = Reranker(self.embed_texts, names, templates, hierarchy)
+            self.rerank = Reranker(self.embed_texts, names, templates, hierarchy=hierarchy)
             self.classes = self.rerank.classes  # (C, E)
         else:
             self.classes = class_features(self.embed_texts, names, templates)
-        return self.clip.cut(prompts(names, templates))
+        return self.clip.count_cut(prompts(names, templates))
 
     @torch.inference_mode()
-    def learn(self, shots: Sequence[Shot], columns: Mapping[str, Sequence[Sequence[str]]], batch_size: int) -> None:
-        """Makes the adapters of support pictures, alone and with each column's descriptions."""
+    def add_support(
+        self, shots: Sequence[Shot], columns: Mapping[str, Sequence[Sequence[str]]], batch_size: int
+    ) -> None:
+        """Make the adapters of support pictures, without descriptions and with those of each column."""
         features = []
-        for at in range(0, len(shots), batch_size):
-            pixels = [self.clip.transform(decode_image(shot.record.image)) for shot in shots[at : at + batch_size]]
+        for start in range(0, len(shots), batch_size):
+            batch = shots[start : start + batch_size]
+            pixels = [self.clip.transform(decode_image(shot.record.image)) for shot in batch]
             features.append(self.embed_pictures(torch.stack(pixels)))
         pictures = torch.cat(features)  # (S, E)
-        labels, places = (torch.tensor(part, device=pictures.device) for part in list(zip(*shots, strict=True))[1:])
+        labels = torch.tensor([shot.label for shot in shots], device=pictures.device)
+        ranks = torch.tensor([shot.rank for shot in shots], device=pictures.device)
         for name, texts in {ALONE: None, **columns}.items():
-            described = None if texts is None else embed_descriptions(self.embed_texts, texts, pictures)
-            self.adapters[name] = adapters(pictures, described, labels, places, self.classes)
+            descriptions = None if texts is None else embed_descriptions(self.embed_texts, texts, pictures)
+            self.adapters[name] = adapters(pictures, descriptions, labels=labels, ranks=ranks, classes=self.classes)
 
-    def ask(self, pixels: Tensor, batch: Sequence[Prepared], labels: Sequence[int]) -> None:
-        """Answers for the pictures of a batch, of which the labels are numbers of classes."""
+    def classify(self, pixels: Tensor, batch: Sequence[PreparedPicture], labels: Sequence[int]) -> None:
+        """Classify the pictures of a batch; labels: the index of the right class of each picture."""
         features = self.embed_pictures(pixels)
-        found = answers(features, self.classes)
+        answers = nearest_classes(features, self.classes)
         if self.rerank:
-            self._doubts.append(Doubt(*(part.cpu() for part in self.rerank(features, found.classes[:, 0]))))
-        for name, by_shots in self.adapters.items():
-            for count, adapter in by_shots.items():
+            self._doubts.append(Doubt(*(part.cpu() for part in self.rerank(features, answers.classes[:, 0]))))
+        for name, adapters_by_count in self.adapters.items():
+            for count, adapter in adapters_by_count.items():
                 best = adapter(features, self.classes).argmax(dim=1).cpu()
                 self._adapted.setdefault((name, count), []).append(best)
-        found = Answers(*(part.cpu() for part in found))
-        self._answers.append(found)
+        answers = Answers(*(part.cpu() for part in answers))
+        self._answers.append(answers)
+        first_answers = zip(answers.classes[:, 0].tolist(), answers.probabilities[:, 0].tolist(), strict=True)
         wrong = [
-            Mistake(probability, one.record.key, label, answer, one.record.image)
-            for one, label, answer, probability in zip(
-                batch, labels, found.classes[:, 0].tolist(), found.probabilities[:, 0].tolist(), strict=True
-            )
+            Mistake(probability, picture.record.key, label, answer=answer, image=picture.record.image)
+            for picture, label, (answer, probability) in zip(batch, labels, first_answers, strict=True)
             if answer != label
         ]
         self.mistakes = nlargest(MISTAKES, [*self.mistakes, *wrong], key=lambda mistake: mistake.probability)
 
     @property
     def answers(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of all pictures asked for, in their order, the classes (P, K), best first, and their probabilities (P, K)."""
+        """The answers for all pictures so far, in order: classes (P, K), best first, and probabilities (P, K)."""
         classes, probabilities = (torch.cat(part).numpy() for part in zip(*self._answers, strict=True))
         return classes, probabilities
 
     @property
     def doubts(self) -> Doubt | None:
-        """Of all pictures asked for; None without hierarchy."""
+        """The doubts about all pictures so far; None without a hierarchy."""
         return Doubt(*(torch.cat(part) for part in zip(*self._doubts, strict=True))) if self._doubts else None
 
     @property
     def reranked(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Which pictures the model is unsure of, and the classes after a new ranking, (P,) each; None without hierarchy."""
+        """Which pictures the model is unsure of, and all first answers after reranking, (P,) each; or None."""
         if (doubts := self.doubts) is None:
             return None
         unsure = doubts.unsure.numpy()
@@ -123,22 +133,22 @@ class Asked:
 
     @property
     def adapted(self) -> dict[tuple[str, int], np.ndarray]:
-        """The first answers (P,) by the adapters, by the descriptions that help and the support pictures a class."""
-        return {key: torch.cat(found).numpy() for key, found in self._adapted.items()}
+        """The adapters' first answers (P,), by column of descriptions and support pictures of each class."""
+        return {key: torch.cat(parts).numpy() for key, parts in self._adapted.items()}
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(torch.device(self.clip.device).type, self.dtype, enabled=self.dtype is not torch.float32)
 
 
-def load_models(names: Sequence[str], device: str, dtype: str) -> list[Asked]:
-    """The models of these names; ValueError that names every one that cannot be had, and why."""
-    found, problems = [], []
+def load_models(names: Sequence[str], device: str, dtype: str) -> list[Classifier]:
+    """Load the models of these names; raises ValueError that names all that cannot be loaded, with the reasons."""
+    models, problems = [], []
     for name in names:
         try:
             folder = str(SHIPPED / name) if name in shipped_models() else name
-            found.append(Asked(name, OpenClip(folder, device), dtype))
+            models.append(Classifier(name, OpenClip(folder, device), dtype))
         except ValueError as error:
             problems.append(f"--model {name}: {error}")
     if problems:
         raise ValueError("\n  ".join(problems))
-    return found
+    return models

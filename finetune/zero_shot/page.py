@@ -1,4 +1,4 @@
-"""The page of zero-shot answers: who is best, what is taken for what, each class, and the surest mistakes."""
+"""The page of a zero-shot report: the best model, confusions, the accuracy of each class, and the surest mistakes."""
 
 import itertools
 from collections.abc import Iterable
@@ -10,20 +10,20 @@ from diversity.measures.measure import PERCENT
 from diversity.page import page as diversity_page
 from diversity.page.differences import INTERVAL, forests, interval
 from diversity.page.page import thumbnail
-from diversity.page.plots import COLOURS, Column
-from finetune.zero_shot.report import ModelResult, Supported, Unsure, ZeroShotReport, signed
+from diversity.page.plots import COLOURS, PageColumn
+from finetune.zero_shot.report import ModelResult, Supported, Unsure, ZeroShotReport, signed, support_gains
 from finetune.zero_shot.scores import MEASURES, TOP1
 from finetune.zero_shot.support import ALONE
 from imagetext.pages import render_page
 
 PAGE = "zero_shot.html"
 TEMPLATE = Path(__file__).parents[1] / "templates" / PAGE
-PAIRS = 12  # of classes taken for one another
-CLASSES = 20  # of the table's classes, the hardest, before the others are folded; and of a matrix of all
+PAIRS = 12  # number of confusions that are shown
+CLASSES = 20  # number of classes in the table before the others are folded; larger sets have no confusion matrix
 
 
 def render(report: ZeroShotReport) -> str:
-    """The whole page, which asks for nothing outside it."""
+    """Return the whole page, which needs nothing outside of it."""
     columns = _columns(report.models, map(str, itertools.count(1)), report.verdict.winner)
     measures = [measure for measure in MEASURES if measure.score in report.models[report.best].intervals]
     classes = _classes(report)
@@ -32,7 +32,7 @@ def render(report: ZeroShotReport) -> str:
         diversity_page.TEMPLATE.parent,
         report=report,
         columns=columns,
-        subtitle=f"{report.pictures:,} pictures of {len(report.asked):,} classes",
+        subtitle=f"{report.pictures:,} pictures of {len(report.class_sizes):,} classes",
         answer=[INTERVAL.split(sentence) for sentence in report.answer],
         measures=measures,
         headline=[
@@ -45,17 +45,17 @@ def render(report: ZeroShotReport) -> str:
             (column, _support(model.support)) for column in columns if (model := report.models[column.name]).support
         ],
         confusions=[(column, _pairs(report, report.models[column.name])) for column in columns],
-        matrix=_matrix(report) if len(report.asked) <= CLASSES else None,
+        matrix=_matrix(report) if len(report.class_sizes) <= CLASSES else None,
         best=next(column for column in columns if column.name == report.best),
         classes=(classes[:CLASSES], classes[CLASSES:]),
         mistakes=[(column, _mistakes(report, report.models[column.name])) for column in columns],
     )
 
 
-def _columns(names: Iterable[str], marks: Iterable[str], winner: str | None) -> list[Column]:
-    """What stands on the page for models, or for columns of captions."""
+def _columns(names: Iterable[str], marks: Iterable[str], winner: str | None) -> list[PageColumn]:
+    """Return the marks of models, or of columns of descriptions, on the page."""
     return [
-        Column(name, name, mark, colour, False, name == winner, False)
+        PageColumn(name=name, label=name, mark=mark, colour=colour, human=False, best=name == winner, suspect=False)
         for name, mark, colour in zip(names, marks, itertools.cycle(COLOURS))
     ]
 
@@ -66,45 +66,42 @@ def _cell(model: ModelResult, measure: Any) -> tuple[Any, str, str]:
 
 
 def _unsure(unsure: Unsure) -> list[tuple[str, str, str]]:
-    """The cells of a model: heading, figure, interval."""
+    """Return the cells of a model, each as heading, figure and interval."""
     headings = {
         "share": "Unsure of",
         "sure": "Right where sure",
         "before": "Right where unsure",
-        "after": "Ranked anew",
+        "after": "Reranked",
         "gain": "Difference there",
-        "total": "All, ranked anew",
+        "total": "All, reranked",
     }
-    return [
-        (heading, "–", "")
-        if (estimate := getattr(unsure, name)) is None
-        else (heading, (signed if name == "gain" else TOP1.written)(estimate.mean), interval(TOP1, estimate, " to "))
-        for name, heading in headings.items()
-    ]
+    cells = []
+    for name, heading in headings.items():
+        estimate = getattr(unsure, name)
+        if estimate is None:
+            cells.append((heading, "–", ""))
+        else:
+            figure = signed(estimate.mean) if name == "gain" else TOP1.written(estimate.mean)
+            cells.append((heading, figure, interval(TOP1, estimate, " to ")))
+    return cells
 
 
 def _support(support: Supported) -> dict[str, Any]:
-    """Pictures a class; for each kind of descriptions its figures with them, and how it differs from none; and all differences."""
+    """Return the table of support pictures: its numbers of pictures of each class, a row for each column, differences.
+
+    A row has the column, its figures with intervals, and what its descriptions add to the pictures.
+    """
     columns = _columns(support.top1, itertools.cycle(ascii_lowercase), support.verdict.winner)
-    differing: dict[str, tuple[str, ...]] = {}
-    for one in support.differences:
-        if ALONE in (one.first, one.second):
-            turned = one.first == ALONE
-            gain = -one.estimate if turned else one.estimate
-            within = f"{interval(TOP1, gain, ' to ').removesuffix(PERCENT)}, " if gain.low < gain.high else ""
-            differing[one.second if turned else one.first] = (
-                signed(gain.mean),
-                within + ("clear" if one.sign else "open"),
-            )
+    gain_cells: dict[str, tuple[str, ...]] = {}
+    for name, (gain, sign) in support_gains(support).items():
+        limits = f"{interval(TOP1, gain, ' to ').removesuffix(PERCENT)}, " if gain.low < gain.high else ""
+        gain_cells[name] = (signed(gain.mean), limits + ("clear" if sign else "open"))
     counts = list(support.top1[ALONE])
-    rows = [
-        (
-            column,
-            [(TOP1.written(of[count].mean), interval(TOP1, of[count], "–")) for count in counts],
-            differing.get(column.name, ("",)),
-        )
-        for column, of in zip(columns, support.top1.values(), strict=True)
-    ]
+    rows = []
+    for column, by_count in zip(columns, support.top1.values(), strict=True):
+        estimates = [by_count[count] for count in counts]
+        figures = [(TOP1.written(estimate.mean), interval(TOP1, estimate, "–")) for estimate in estimates]
+        rows.append((column, figures, gain_cells.get(column.name, ("",))))
     return {
         "counts": counts,
         "rows": rows,
@@ -113,13 +110,13 @@ def _support(support: Supported) -> dict[str, Any]:
 
 
 def _pairs(report: ZeroShotReport, model: ModelResult) -> list[dict[str, Any]]:
-    """The commonest confusions, with bars of the share of the class's pictures."""
+    """Return the commonest confusions, each with a bar for its share of the class's pictures."""
     names = report.classes.names
     return [
         {
-            "is": names[pair["class"]],
-            "said": names[pair["answered"]],
-            "of": f"{pair['pictures']:,} of {report.asked[pair['class']]:,}",
+            "class": names[pair["class"]],
+            "answer": names[pair["answered"]],
+            "pictures": f"{pair['pictures']:,} of {report.class_sizes[pair['class']]:,}",
             "bar": f"{100 * pair['share']:.1f}",
         }
         for pair in model.confusions[:PAIRS]
@@ -127,43 +124,43 @@ def _pairs(report: ZeroShotReport, model: ModelResult) -> list[dict[str, Any]]:
 
 
 def _matrix(report: ZeroShotReport) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Of the best model, for each class how many of its pictures were taken for which."""
+    """Return the confusion matrix of the best model: for each class, the number of pictures by answer."""
     model, names = report.models[report.best], report.classes.names
-    taken = {(pair["class"], pair["answered"]): pair["pictures"] for pair in model.confusions}
+    wrong_counts = {(pair["class"], pair["answered"]): pair["pictures"] for pair in model.confusions}
     rows = []
-    for one, pictures in enumerate(report.asked):
-        wrong = sum(count for (label, _), count in taken.items() if label == one)
-        counts = [pictures - wrong if one == other else taken.get((one, other), 0) for other in range(len(names))]
-        rows.append(
-            (
-                names[one],
-                [
-                    {"count": count, "right": one == other, "shade": f"{100 * count / max(1, pictures):.1f}"}
-                    for other, count in enumerate(counts)
-                ],
-            )
-        )
+    for label, pictures in enumerate(report.class_sizes):
+        cells = []
+        for answer in range(len(names)):
+            count = wrong_counts.get((label, answer), 0)
+            if answer == label:
+                count = pictures - sum(wrong for (class_, _), wrong in wrong_counts.items() if class_ == label)
+            shade = f"{100 * count / max(1, pictures):.1f}"
+            cells.append({"count": count, "right": answer == label, "shade": shade})
+        rows.append((names[label], cells))
     return rows
 
 
 def _classes(report: ZeroShotReport) -> list[dict[str, Any]]:
-    """A row for each class, the hardest first for the best model, those without pictures last."""
-    best = report.models[report.best]
-    order = sorted(range(len(report.asked)), key=lambda one: (best.by_class[one] is None, best.by_class[one] or 0))
-    taken_for: dict[int, str] = {}
+    """Return a row for each class: the hardest for the best model first, and classes without pictures last."""
+    best, names = report.models[report.best], report.classes.names
+
+    def difficulty(index: int) -> tuple[bool, float]:
+        return best.by_class[index] is None, best.by_class[index] or 0
+
+    commonest_answer: dict[int, str] = {}
     for pair in reversed(best.confusions):
-        taken_for[pair["class"]] = f"{report.classes.names[pair['answered']]} ({pair['pictures']:,})"
+        commonest_answer[pair["class"]] = f"{names[pair['answered']]} ({pair['pictures']:,})"
     return [
         {
-            "name": report.classes.names[one],
-            "pictures": f"{report.asked[one]:,}",
+            "name": names[index],
+            "pictures": f"{report.class_sizes[index]:,}",
             "shares": [
-                (TOP1.written(model.by_class[one]), f"{100 * (model.by_class[one] or 0):.1f}")
+                (TOP1.written(model.by_class[index]), f"{100 * (model.by_class[index] or 0):.1f}")
                 for model in report.models.values()
             ],
-            "taken_for": taken_for.get(one, ""),
+            "mistaken_for": commonest_answer.get(index, ""),
         }
-        for one in order
+        for index in sorted(range(len(names)), key=difficulty)
     ]
 
 
@@ -173,8 +170,8 @@ def _mistakes(report: ZeroShotReport, model: ModelResult) -> list[dict[str, Any]
         {
             "key": mistake.key,
             "thumbnail": thumbnail(mistake.image),
-            "is": names[mistake.label],
-            "said": names[mistake.answer],
+            "class": names[mistake.label],
+            "answer": names[mistake.answer],
             "sure": f"{100 * mistake.probability:.0f} %",
         }
         for mistake in model.mistakes

@@ -1,6 +1,6 @@
-"""Labelled pictures: which classes there are, and the pictures of records, decoded beside the model.
+"""Labelled pictures: their classes, and batches of pictures that are decoded while the model runs.
 
-H, W: height and width of the pixels
+H, W: height and width in pixels
 """
 
 import os
@@ -25,44 +25,48 @@ Transform = Callable[[Image.Image], Tensor]  # -> (3, H, W)
 
 
 class Classes(NamedTuple):
-    """The classes: what stands in records, and what they are called, one by one; and how many pictures each has."""
+    """The classes of a set: for each, its label in the records, its name, and its number of pictures."""
 
     labels: Sequence[str]
     names: Sequence[str]
     pictures: Sequence[int]
 
 
-class Look(NamedTuple):
-    """What a first reading of the pictures found: their classes, how many there are, and those that cannot be used."""
+class LabelSurvey(NamedTuple):
+    """The result of a first pass over a set: its classes, its number of pictures, and those that cannot be used."""
 
     classes: Classes
     pictures: int
-    hashes: Set[bytes]  # of the pictures that have a class
-    failed: Sequence[tuple[str, str]]  # key, reason
+    hashes: Set[bytes]  # those of the pictures that have a class
+    failed: Sequence[tuple[str, str]]  # key and reason
 
 
-def labelled(
-    input: Sequence[str], images: Sequence[str], table: Columns, label: str, class_names: str | None
+def read_labelled(
+    input: Sequence[str], images: Sequence[str], *, table: Columns, label: str, class_names: str | None
 ) -> tuple[list[Shard], Mapping[str, str] | None]:
-    """The shards, whose records have labels, and the classes' names by these, None where the labels are the names.
+    """Return shards of records with labels, and the class name of each label, None if the labels are the names.
 
-    A label stays as it stands in the set, for two classes may have one name, as in ImageNet; ImageNet's are WordNet's ids, and
-    numbers stand for them.
-    Raises ValueError where the set cannot be read, has no labels, or the names cannot be read.
+    Labels are kept as they are in the set, because two classes may have the same name, as in ImageNet. Only ImageNet's
+    class numbers are replaced by WordNet ids.
+    Raises ValueError if the set cannot be read, has no labels, or the class names cannot be read.
     """
     if class_names is None:
         names, labels = None, Labels(label)
     else:
         ids = imagenet_ids() if class_names == IMAGENET else {}
-        names = {ids.get(one, one): name for one, name in read_class_names(class_names).items()}
-        labels = Labels(label, {one: one for one in names}, keys_of_unique_names(names) | ids)
+        names = {ids.get(number, number): name for number, name in read_class_names(class_names).items()}
+        labels = Labels(label, {own_label: own_label for own_label in names}, keys_of_unique_names(names) | ids)
     return read_samples(input, images, labels=labels, columns=table, needs=("pictures",), distinct=False), names
 
 
-def look(
+def survey_labels(
     shards: Iterable[Iterable[Record]], names: Mapping[str, str] | None, *, flag: str = "--input", quiet: bool = False
-) -> Look:
-    """Reads all records, and decodes none. Raises ValueError, which names the flag, where there are not two classes."""
+) -> LabelSurvey:
+    """Read all records once, without decoding pictures, and return their classes.
+
+    names: the class name of each label, None if the labels are the names. Raises ValueError, which names the flag, if
+    there are fewer than two classes.
+    """
     counts, hashes, failed, pictures = dict.fromkeys(names or (), 0), set(), [], 0
     records = (record for shard in shards for record in shard)
     for record in Progress(records, desc="reading labels", unit="picture", mininterval=1, delay=2, disable=quiet):
@@ -72,32 +76,36 @@ def look(
         else:
             counts[record.label] = counts.get(record.label, 0) + 1
             hashes.add(picture_hash(record.image))
-    found = list(names or sorted(counts))
-    if len(found) < 2:
-        said = f"all pictures are of one class, {found[0]!r}" if found else f"no picture has a label: {failed[0][1]}"
-        raise ValueError(f"{flag}: {said}; to tell classes apart takes two")
-    called = [names[one] if names else one.replace("_", " ") for one in found]
-    return Look(Classes(found, called, [counts[one] for one in found]), pictures, hashes, failed)
+    labels = list(names or sorted(counts))
+    if len(labels) < 2:
+        if labels:
+            problem = f"all pictures are of one class, {labels[0]!r}"
+        else:
+            problem = f"no picture has a label: {failed[0][1]}"
+        raise ValueError(f"{flag}: {problem}; at least two classes are needed")
+    class_names = [names[label] if names else label.replace("_", " ") for label in labels]
+    classes = Classes(labels, class_names, pictures=[counts[label] for label in labels])
+    return LabelSurvey(classes, pictures, hashes, failed=failed)
 
 
-class Prepared(NamedTuple):
-    """A record with its picture as each model takes it; none where it has an error or does not decode, with the reason."""
+class PreparedPicture(NamedTuple):
+    """A record with its picture preprocessed for each model; or no pixels and an `error` if it cannot be used."""
 
     record: Record
     pixels: Sequence[Tensor]
     error: str
 
 
-def workers(asked: int | None) -> int:
-    """The threads that decode: as asked for, else one a core that this process may use."""
-    return asked or len(os.sched_getaffinity(0))
+def workers(num_workers: int | None) -> int:
+    """Return the number of threads that decode: `num_workers`, or one for each core that this process may use."""
+    return num_workers or len(os.sched_getaffinity(0))
 
 
-def prepared(
-    records: Iterable[Record], transforms: Sequence[Transform], batch_size: int, threads: int
-) -> Iterator[list[Prepared]]:
-    """Batches of records in their order, while the next ones are decoded."""
-    records, waiting = iter(records), deque[Future[Prepared]]()
+def prepare_batches(
+    records: Iterable[Record], transforms: Sequence[Transform], *, batch_size: int, threads: int
+) -> Iterator[list[PreparedPicture]]:
+    """Yield batches of records in their order, while the pictures of the next ones are decoded."""
+    records, waiting = iter(records), deque[Future[PreparedPicture]]()
     with ThreadPoolExecutor(threads) as pool:
         while True:
             for record in islice(records, 2 * batch_size - len(waiting)):
@@ -107,11 +115,11 @@ def prepared(
             yield [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
 
 
-def _prepare(transforms: Sequence[Transform], record: Record) -> Prepared:
+def _prepare(transforms: Sequence[Transform], record: Record) -> PreparedPicture:
     if record.error:
-        return Prepared(record, (), record.error)
+        return PreparedPicture(record, (), record.error)
     try:
         picture = decode_image(record.image)
     except ValueError as error:
-        return Prepared(record, (), str(error))
-    return Prepared(record, [transform(picture) for transform in transforms], "")
+        return PreparedPicture(record, (), str(error))
+    return PreparedPicture(record, [transform(picture) for transform in transforms], "")

@@ -1,4 +1,4 @@
-"""What a run found: the scores of each model, which is best if any is shown to be, and all that in words."""
+"""The result of a run in numbers and in words: each model's scores, and the best model if one is shown to be."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,15 @@ from finetune.zero_shot.scores import PER_CLASS, TOP1, TOP5
 from finetune.zero_shot.support import ALONE
 
 KIND = "capsmith zero-shot"
-PAIRS = 3  # of classes taken for one another, that a sentence names
+PAIRS = 3  # number of confusions that a sentence names
 
 
 class Unsure(NamedTuple):
-    """What a hierarchy did for a model: the share of pictures that it is unsure of, and the accuracy of all, with intervals.
+    """The effect of a hierarchy on a model, with intervals.
 
-    sure: of those that it is sure of; before and after: of the others, by all templates and ranked anew; gain: after less
-    before; total: of all pictures, after.
+    share: share of the pictures that the model is unsure of. total: accuracy on all pictures after reranking. sure:
+    accuracy on the pictures that it is sure of. before, after: accuracy on the others before and after reranking.
+    gain: after less before.
     """
 
     share: Estimate
@@ -35,9 +36,12 @@ class Unsure(NamedTuple):
 
 
 class Supported(NamedTuple):
-    """What support pictures did for a model: top-1 by the descriptions that help, "pictures alone" first, and pictures a class.
+    """The effect of support pictures on a model.
 
-    differences: of these in top-1 with the most pictures a class, corrected for all pairs; verdict: whose are the best.
+    top1: top-1 by column of descriptions ("pictures alone" first) and by number of support pictures of each class.
+    differences: differences in top-1 between the columns with the most pictures of each class, corrected for all
+    pairs.
+    verdict: the column with the best descriptions.
     """
 
     top1: Mapping[str, Mapping[int, Estimate]]
@@ -46,30 +50,30 @@ class Supported(NamedTuple):
 
     @property
     def most(self) -> int:
-        """Pictures a class at most."""
+        """The largest number of support pictures of each class."""
         return max(self.top1[ALONE])
 
 
 @dataclass(frozen=True)
 class ModelResult:
-    """One model: its scores with their intervals, top-1 of each class (None without pictures), and its mistakes."""
+    """The result of one model."""
 
-    intervals: Mapping[str, Estimate]
-    by_class: Sequence[float | None]
-    confusions: Sequence[Mapping[str, Any]]  # the commonest first; classes by number
+    intervals: Mapping[str, Estimate]  # scores
+    by_class: Sequence[float | None]  # top-1 of each class, None if it has no pictures
+    confusions: Sequence[Mapping[str, Any]]  # the commonest first, with class indices
     mistakes: Sequence[Mistake]  # the surest first
-    unsure: Unsure | None = None  # where there is a hierarchy
-    support: Supported | None = None  # where there are support pictures
+    unsure: Unsure | None = None  # with a hierarchy
+    support: Supported | None = None  # with support pictures
 
 
 @dataclass(frozen=True)
 class ZeroShotReport:
-    """What a run found; `models` in the order given, `asked` are the pictures that every model answered for."""
+    """The result of a run; `models` are in the order of the flags."""
 
     models: Mapping[str, ModelResult]
     classes: Classes
-    asked: Sequence[int]  # pictures of each class
-    failed: int
+    class_sizes: Sequence[int]  # number of classified pictures of each class
+    failed: int  # number of pictures that cannot be used
     differences: Sequence[Difference]
     verdict: Verdict
     notes: Sequence[str]
@@ -77,38 +81,35 @@ class ZeroShotReport:
 
     @property
     def pictures(self) -> int:
-        return sum(self.asked)
+        """The number of classified pictures."""
+        return sum(self.class_sizes)
 
     @property
     def best(self) -> str:
-        """The model that ranks first, shown to be best or not."""
+        """The model that ranks first, whether or not it is shown to be best."""
         return self.verdict.ranking[0]
 
     @property
     def chance(self) -> float:
-        """The accuracy of who always answers the commonest class, or guesses, if that is more."""
-        return max(1 / len(self.asked), max(self.asked) / self.pictures)
+        """The accuracy of always answering the commonest class, or of guessing, whichever is higher."""
+        return max(1 / len(self.class_sizes), max(self.class_sizes) / self.pictures)
 
     @property
     def answer(self) -> tuple[str, ...]:
-        """The result in sentences, the first of which says who is best."""
-        return tuple(
-            filter(
-                None,
-                (
-                    _best(self),
-                    _rest(self),
-                    _against_chance(self),
-                    _confused(self),
-                    _unsure(self),
-                    _support(self),
-                    _few(self),
-                ),
-            )
+        """The result in sentences, the first of which says which model is best."""
+        sentences = (
+            _best_model(self),
+            _other_figures(self),
+            _chance(self),
+            _confusions(self),
+            _unsure(self),
+            _support(self),
+            _few_pictures(self),
         )
+        return tuple(filter(None, sentences))
 
     def to_json(self) -> dict[str, Any]:
-        """All of it but pictures, classes by what stands in the set."""
+        """Return the whole report without images; classes are given by their labels in the set."""
         labels = self.classes.labels
         return {
             "kind": KIND,
@@ -120,7 +121,7 @@ class ZeroShotReport:
             "chance": self.chance,
             "classes": [
                 {"class": label, "name": name, "pictures": pictures}
-                for label, name, pictures in zip(labels, self.classes.names, self.asked, strict=True)
+                for label, name, pictures in zip(labels, self.classes.names, self.class_sizes, strict=True)
             ],
             "models": {
                 name: {
@@ -149,8 +150,13 @@ def _plain(unsure: Unsure) -> dict[str, Any]:
 
 def _plain_support(support: Supported) -> dict[str, Any]:
     return {
-        "top1": {name: {count: one._asdict() for count, one in of.items()} for name, of in support.top1.items()},
-        "differences": [{**one._asdict(), "estimate": one.estimate._asdict()} for one in support.differences],
+        "top1": {
+            name: {count: estimate._asdict() for count, estimate in by_count.items()}
+            for name, by_count in support.top1.items()
+        },
+        "differences": [
+            {**difference._asdict(), "estimate": difference.estimate._asdict()} for difference in support.differences
+        ],
         "verdict": _plain_verdict(support.verdict),
     }
 
@@ -162,125 +168,134 @@ def _plain_verdict(verdict: Verdict) -> dict[str, Any]:
 # --- in words ------------------------------------------------------------------------------------------------------
 
 
-def _figure(report: ZeroShotReport, name: str, long: bool = False) -> str:
+def _figure(report: ZeroShotReport, name: str, *, long: bool = False) -> str:
+    """Return the top-1 of a model with its interval; `long` says what the interval is."""
     estimate = report.models[name].intervals[TOP1.score]
-    between = interval(TOP1, estimate, "–")
-    said = f"{'95 % interval ' if long else ''}{between}"
-    return TOP1.written(estimate.mean) + (f" ({said})" if between else "")
+    limits = interval(TOP1, estimate, "–")
+    if not limits:
+        return TOP1.written(estimate.mean)
+    return f"{TOP1.written(estimate.mean)} ({'95 % interval ' if long else ''}{limits})"
 
 
-def _best(report: ZeroShotReport) -> str:
+def _best_model(report: ZeroShotReport) -> str:
     best, others = report.best, "the others" if len(report.models) > 2 else "the other"
-    told = (
-        f"tells the class of {_figure(report, best, long=True)} of {report.pictures:,} pictures of "
-        f"{len(report.asked):,} classes "
-        "at its first answer"
+    result = (
+        f"gives the right class at its first answer for {_figure(report, best, long=True)} of {report.pictures:,} "
+        f"pictures of {len(report.class_sizes):,} classes"
     )
     if len(report.models) == 1:
-        return f"{best} {told}."
+        return f"{best} {result}."
     if report.verdict.winner:
-        return f"{best} is the best: it {told}, clearly more than {others}."
-    return f"No model is shown to be the best: {best} {told}, not clearly more than {_and(report.verdict.not_behind)}."
+        return f"{best} is the best: it {result}, clearly more than {others}."
+    not_behind = _enumerated(report.verdict.not_behind)
+    return f"No model is shown to be the best: {best} {result}, not clearly more than {not_behind}."
 
 
-def _rest(report: ZeroShotReport) -> str:
-    """The other models' figures; of a single one, its other scores."""
+def _other_figures(report: ZeroShotReport) -> str:
+    """Return the figures of the other models; if there is only one model, its other scores."""
     if len(report.models) > 1:
         return "; ".join(f"{name}: {_figure(report, name)}" for name in report.verdict.ranking[1:]) + "."
     (model,) = report.models.values()
-    figures = [
-        f"{words} {measure.written(estimate.mean)}"
-        for measure, words in (
-            (TOP5, "among the first five answers the right one is for"),
-            (PER_CLASS, "the mean over classes is"),
-        )
-        if (estimate := model.intervals.get(measure.score))
-    ]
-    said = ", and ".join(figures)
-    return f"{said[0].upper()}{said[1:]}."
+    figures = []
+    if top5 := model.intervals.get(TOP5.score):
+        figures.append(f"the right class is among its first five answers for {TOP5.written(top5.mean)}")
+    if per_class := model.intervals.get(PER_CLASS.score):
+        figures.append(f"the mean over classes is {PER_CLASS.written(per_class.mean)}")
+    sentence = ", and ".join(figures)
+    return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def _against_chance(report: ZeroShotReport) -> str:
+def _chance(report: ZeroShotReport) -> str:
     poor = [name for name, model in report.models.items() if model.intervals[TOP1.score].low <= report.chance]
-    guess = f"Without a look at the pictures {TOP1.written(report.chance)} of the answers would be right"
-    return f"{guess}; that {_and(poor)} can do more is not shown." if poor else f"{guess}."
+    chance = f"Without a look at the pictures {TOP1.written(report.chance)} of the answers would be right"
+    return f"{chance}; it is not shown that {_enumerated(poor)} can do more." if poor else f"{chance}."
 
 
-def _confused(report: ZeroShotReport) -> str:
-    names, found = report.classes.names, report.models[report.best].confusions[:PAIRS]
-    if not found:
-        return f"{report.best} takes no class for another."
-    pairs = [
-        f"{names[pair['class']]} for {names[pair['answered']]} ({pair['pictures']:,} of {report.asked[pair['class']]:,})"
-        for pair in found
-    ]
-    return f"Most often {report.best} takes {_and(pairs)}."
+def _confusions(report: ZeroShotReport) -> str:
+    names, confusions = report.classes.names, report.models[report.best].confusions[:PAIRS]
+    if not confusions:
+        return f"{report.best} mistakes no class for another."
+    pairs = []
+    for pair in confusions:
+        pictures = f"{pair['pictures']:,} of {report.class_sizes[pair['class']]:,}"
+        pairs.append(f"{names[pair['class']]} for {names[pair['answered']]} ({pictures})")
+    return f"Most often, {report.best} mistakes {_enumerated(pairs)}."
 
 
 def _unsure(report: ZeroShotReport) -> str:
-    """What the hierarchy does for the best model."""
+    """Return what the hierarchy does for the best model."""
     unsure = report.models[report.best].unsure
     if not unsure:
         return ""
     if not (unsure.gain and unsure.before and unsure.after):
-        return f"{report.best} is sure of all pictures: the hierarchy has nothing to do."
+        return f"{report.best} is sure of all pictures, so the hierarchy changes nothing."
     gain = TOP1.written(unsure.gain.mean).replace(PERCENT, " points").replace("-", "−")
-    between = interval(TOP1, unsure.gain, " to ").removesuffix(PERCENT)
-    clear = "" if unsure.gain.low > 0 or unsure.gain.high < 0 else ", so no effect is shown"
+    limits = interval(TOP1, unsure.gain, " to ").removesuffix(PERCENT)
+    shown = unsure.gain.low > 0 or unsure.gain.high < 0
     return (
-        f"{report.best} is unsure of {TOP1.written(unsure.share.mean)} of the pictures: there it is right for "
-        f"{TOP1.written(unsure.before.mean)}, "
-        f"and by children and parents of the classes for {TOP1.written(unsure.after.mean)}, a difference of {gain}"
-        + (f" ({between})" if between else "")
-        + f"{clear}."
+        f"{report.best} is unsure of {TOP1.written(unsure.share.mean)} of the pictures. Of these, its answer is right "
+        f"for {TOP1.written(unsure.before.mean)}, and with the help of child and parent classes for "
+        f"{TOP1.written(unsure.after.mean)}, a difference of {gain}{f' ({limits})' if limits else ''}"
+        f"{'' if shown else ', so no effect is shown'}."
     )
 
 
 def _support(report: ZeroShotReport) -> str:
-    """What support pictures do for the best model, and their descriptions beside them."""
+    """Return what support pictures, and their descriptions in addition, do for the best model."""
     support = report.models[report.best].support
     if not support:
         return ""
     right = TOP1.written(support.top1[ALONE][support.most].mean)
-    said = f"With {support.most:,} labelled pictures a class {report.best} is right for {right}"
-    adds = [
-        (one.second, -one.estimate.mean, one.sign) if one.first == ALONE else (one.first, one.estimate.mean, one.sign)
-        for one in support.differences
-        if ALONE in (one.first, one.second)
-    ]
-    if not adds:
-        return f"{said}."
-    some = any(sign for *_, sign in adds)
+    sentence = f"With {support.most:,} labelled pictures of each class, {report.best} is right for {right}"
+    gains = support_gains(support)
+    if not gains:
+        return f"{sentence}."
+    some_shown = any(sign for _, sign in gains.values())
     figures = [
-        f"{name} {signed(gain)}" + (", not shown to be more than chance" if some and not sign else "")
-        for name, gain, sign in adds
+        f"{name} {signed(gain.mean)}" + (", not shown to be more than chance" if some_shown and not sign else "")
+        for name, (gain, sign) in gains.items()
     ]
-    none = "" if some else f", {'none of it' if len(adds) > 1 else 'which is not'} shown to be more than chance"
-    return (
-        f"{said}; what descriptions of these add: {'; '.join(figures)}{none}.{_most(support.verdict) if some else ''}"
-    )
+    sentence += f". Descriptions of these pictures add: {'; '.join(figures)}"
+    if some_shown:
+        return f"{sentence}.{_best_descriptions(support.verdict)}"
+    which = "none of which is" if len(gains) > 1 else "which is not"
+    return f"{sentence}, {which} shown to be more than chance."
 
 
-def _most(verdict: Verdict) -> str:
-    """Which of several columns has the best descriptions."""
+def support_gains(support: Supported) -> dict[str, tuple[Estimate, int]]:
+    """Return, for each column, the gain of its descriptions over pictures alone, and 0 if the gain may be chance."""
+    gains = {}
+    for difference in support.differences:
+        if difference.first == ALONE:
+            gains[difference.second] = (-difference.estimate, difference.sign)
+        elif difference.second == ALONE:
+            gains[difference.first] = (difference.estimate, difference.sign)
+    return gains
+
+
+def _best_descriptions(verdict: Verdict) -> str:
+    """Return which of several columns has the best descriptions."""
     best, *others = verdict.ranking
     if not others:
         return ""
     if verdict.winner:
-        return f" Those of {best} are the best, clearly better than those of {_and(others)}."
-    return f" Whose are the best is not shown: those of {best} are not clearly better than those of {_and(verdict.not_behind)}."
-
-
-def _few(report: ZeroShotReport) -> str:
+        return f" The descriptions in {best} are the best, clearly better than those in {_enumerated(others)}."
     return (
-        f"{report.pictures:,} pictures are few: intervals of so few are too narrow." if report.pictures < FEW else ""
+        f" No column is shown to have the best descriptions: those in {best} are not clearly better than those in "
+        f"{_enumerated(verdict.not_behind)}."
     )
 
 
+def _few_pictures(report: ZeroShotReport) -> str:
+    if report.pictures >= FEW:
+        return ""
+    return f"{report.pictures:,} pictures are few: the intervals are too narrow for so few."
+
+
 def signed(value: float) -> str:
-    """A difference of shares, in points."""
-    return f"{round(100 * value, 1) + 0.0:+.1f} points".replace("-", "−")  # no -0.0
+    """Return a difference of shares in percentage points, with its sign."""
+    return f"{round(100 * value, 1) + 0.0:+.1f} points".replace("-", "−")  # + 0.0 turns -0.0 into 0.0
 
 
-def _and(names: Sequence[str]) -> str:
+def _enumerated(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

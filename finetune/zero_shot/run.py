@@ -1,9 +1,11 @@
-"""`capsmith zero-shot`: labelled pictures and CLIP models in, how often these tell the classes out."""
+"""`capsmith zero-shot`: measures how often CLIP models give the right class of labelled pictures."""
 
+import itertools
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ from finetune.zero_shot.classify import read_templates
 from finetune.zero_shot.compare import make_report
 from finetune.zero_shot.config import ZeroShotConfig
 from finetune.zero_shot.hierarchy import Hierarchy, read_hierarchy
-from finetune.zero_shot.models import Asked, load_models
+from finetune.zero_shot.models import Classifier, load_models
 from finetune.zero_shot.page import PAGE, render
-from finetune.zero_shot.pictures import Look, labelled, look, prepared, workers
+from finetune.zero_shot.pictures import LabelSurvey, prepare_batches, read_labelled, survey_labels, workers
 from finetune.zero_shot.report import KIND, ZeroShotReport
-from finetune.zero_shot.support import described, draw_shots
+from finetune.zero_shot.support import draw_shots, read_descriptions
 from imagetext.apart import check_apart
 from imagetext.lock import LOCK, FolderLock, check_lock
 from imagetext.outputs import UNFINISHED, write_file
@@ -28,21 +30,23 @@ from imagetext.sample import Shard
 from imagetext.shown import Progress, masked, say
 
 REPORT, PREDICTIONS = "zero_shot.json", "predictions.jsonl"
-NO_NAME = re.compile(r"\d+|n\d{8}")  # a number, or an id of WordNet
+NO_NAME = re.compile(r"\d+|n\d{8}")  # a number or a WordNet id
 
 
 def run(config: ZeroShotConfig) -> int:
-    """Writes report, page and predictions; exit code 0, or 3 where more pictures failed than `--max-error-rate` allows.
+    """Write report, page and predictions, and return the exit code.
 
-    Raises ValueError for whatever is wrong with the configuration, the models or the set, before any picture is decoded.
+    The code is 0, or 3 if a larger share of pictures failed than `--max-error-rate` allows.
+    Raises ValueError for all problems of the configuration, the models and the set, before any picture is decoded.
     """
-    _check_output(config)  # then not even a lock is written there
+    _check_output(config)  # before the lock, so that nothing is written into a foreign folder
     with FolderLock(config.output):
-        report, predictions = measure(config)
+        report, predictions = evaluate(config)
         files = {
-            REPORT: json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
-        }  # first: it says whose folder this is
-        files |= {PREDICTIONS: "".join(predictions), PAGE: render(report)}
+            REPORT: json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n",  # first: it marks the folder
+            PREDICTIONS: "".join(predictions),
+            PAGE: render(report),
+        }
         for name, text in files.items():
             check_lock(str(config.output))
             write_file(config.output / name, text)
@@ -50,29 +54,28 @@ def run(config: ZeroShotConfig) -> int:
     return 3 if report.failed > config.max_error_rate * (report.failed + report.pictures) else 0
 
 
-def measure(config: ZeroShotConfig) -> tuple[ZeroShotReport, list[str]]:
-    """The report, and a line of JSON for each picture; ValueError as `run` has it."""
+def evaluate(config: ZeroShotConfig) -> tuple[ZeroShotReport, list[str]]:
+    """Return the report, and a line of JSON for each picture; raises ValueError as `run` does."""
     device = choose_device(config.device)
-    (shards, names), support, templates, hierarchy, models = _all_or_told(
-        lambda: labelled(config.input, config.images, config.table, config.label, config.class_names),
-        lambda: (
-            labelled(config.support, config.images, config.table, config.label, config.class_names)[0]
-            if config.support
-            else []
-        ),
+    read_set = partial(
+        read_labelled, images=config.images, table=config.table, label=config.label, class_names=config.class_names
+    )
+    (shards, names), support, templates, find_hierarchy, models = _call_all(
+        lambda: read_set(config.input),
+        lambda: read_set(config.support)[0] if config.support else [],
         lambda: read_templates(config.templates),
         lambda: read_hierarchy(config.hierarchy) if config.hierarchy else None,
         lambda: load_models(config.model, device, config.dtype),
     )
     check_apart(config.output, [shard.path for shard in (*shards, *support)])
-    seen = look(shards, names)
-    check_rejects(seen.failed, seen.pictures - len(seen.failed), config)
-    notes = _notes(seen, config) + _teach(
-        models, seen, templates, hierarchy(seen.classes) if hierarchy else None, config
-    )
+    survey = survey_labels(shards, names)
+    check_rejects(survey.failed, survey.pictures - len(survey.failed), config)
+    hierarchy = find_hierarchy(survey.classes) if find_hierarchy else None
+    notes = _class_notes(survey, config)
+    notes += _embed_classes(models, survey, templates, hierarchy=hierarchy, config=config)
     if support:
-        notes += _give_support(models, seen, support, config)
-    labels, rows = ask(models, shards, seen, config)
+        notes += _add_support(models, survey, support, config=config)
+    labels, rows = classify(models, shards, survey, config=config)
     failed = sum(bool(row["error"]) for row in rows)
     if not len(labels):
         raise ValueError(
@@ -81,26 +84,26 @@ def measure(config: ZeroShotConfig) -> tuple[ZeroShotReport, list[str]]:
     if failed:
         example = next(row for row in rows if row["error"])
         notes.append(
-            f"{failed:,} of {len(rows):,} pictures cannot be used, e.g. {example['key']}: {example['error']}; all are in "
-            f"{PREDICTIONS}."
+            f"{failed:,} of {len(rows):,} pictures cannot be used, e.g. {example['key']}: {example['error']}; all are "
+            f"listed in {PREDICTIONS}."
         )
     report = make_report(
         {model.name: model.answers[0] for model in models},
-        {model.name: model.reranked for model in models},
-        {model.name: model.adapted for model in models},
-        {model.name: model.mistakes for model in models},
-        labels,
-        seen.classes,
+        reranked={model.name: model.reranked for model in models},
+        adapted={model.name: model.adapted for model in models},
+        mistakes={model.name: model.mistakes for model in models},
+        labels=labels,
+        classes=survey.classes,
         failed=failed,
         notes=notes,
         settings=_settings(config) | {"said of a class": templates},
         seed=config.seed,
     )
-    return report, _predictions(rows, models, seen.classes.labels)
+    return report, _predictions(rows, models, survey.classes.labels)
 
 
 def _settings(config: ZeroShotConfig) -> dict[str, Any]:
-    """What decides the answers, without what is not given."""
+    """Return the settings that influence the answers, without those that are not given."""
     unused = {"output", "overwrite", "num_workers", "group"} | (set() if config.support else {"shots"})
     return {
         name: value
@@ -109,137 +112,155 @@ def _settings(config: ZeroShotConfig) -> dict[str, Any]:
     }
 
 
-def _teach(
-    models: Sequence[Asked], seen: Look, templates: Sequence[str], families: Hierarchy | None, config: ZeroShotConfig
+def _embed_classes(
+    models: Sequence[Classifier],
+    survey: LabelSurvey,
+    templates: Sequence[str],
+    *,
+    hierarchy: Hierarchy | None,
+    config: ZeroShotConfig,
 ) -> list[str]:
-    """Has the models read the classes' texts; what a reader must know of these."""
-    names, notes = seen.classes.names, []
-    if families and families.known < len(names):
-        notes.append(f"--hierarchy {config.hierarchy} knows {families.known:,} of {len(names):,} classes.")
+    """Embed the texts of the classes with all models, and return notes on these texts for the reader."""
+    names, notes = survey.classes.names, []
+    if hierarchy and hierarchy.known < len(names):
+        notes.append(f"--hierarchy {config.hierarchy} knows {hierarchy.known:,} of {len(names):,} classes.")
     for model in models:
-        if cut := model.name_classes(names, templates, families):
+        if cut := model.embed_classes(names, templates, hierarchy):
             notes.append(
-                f"{model.name} reads {model.clip.context_length} tokens, and {cut:,} texts of classes are cut."
+                f"{model.name} reads at most {model.clip.context_length} tokens, so {cut:,} texts of classes are cut."
             )
     return notes
 
 
-def _give_support(models: Sequence[Asked], seen: Look, support: Sequence[Shard], config: ZeroShotConfig) -> list[str]:
-    """Has the models look at the support pictures; what a reader must know of these."""
-    number = {label: at for at, label in enumerate(seen.classes.labels)}
-    records = (record for shard in support for record in shard)
-    shots, held = draw_shots(records, number, config.shots, config.seed, seen.hashes)
-    columns = described(shots, config.column)
+def _add_support(
+    models: Sequence[Classifier], survey: LabelSurvey, support: Sequence[Shard], *, config: ZeroShotConfig
+) -> list[str]:
+    """Add the support pictures to all models, and return notes on these pictures for the reader."""
+    class_indices = {label: index for index, label in enumerate(survey.classes.labels)}
+    records = itertools.chain.from_iterable(support)
+    shots, left_out = draw_shots(records, class_indices, config.shots, seed=config.seed, input_hashes=survey.hashes)
+    columns = read_descriptions(shots, config.column)
     for model in models:
-        model.learn(shots, columns, config.batch_size)
+        model.add_support(shots, columns, config.batch_size)
     counts = Counter(shot.label for shot in shots)
-    few = sum(counts[one] < config.shots for one in range(len(number)))
-    return [
-        *([f"{held:,} pictures of --support are among those of --input, and do not help."] if held else []),
-        *(
-            [f"{few:,} of {len(number):,} classes have fewer than {config.shots} pictures in --support."]
-            if few
-            else []
-        ),
-    ]
-
-
-@torch.inference_mode()
-def ask(
-    models: Sequence[Asked], shards: Sequence[Shard], seen: Look, config: ZeroShotConfig
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """All models answer for all pictures, each decoded once; the numbers of the pictures' classes, and a row a record."""
-    number = {label: at for at, label in enumerate(seen.classes.labels)}
-    records = (record for shard in shards for record in shard)
-    transforms = [model.clip.transform for model in models]
-    labels, rows = [], []
-    with Progress(total=seen.pictures, desc="asking", unit="picture", mininterval=1) as progress:
-        for batch in prepared(records, transforms, config.batch_size, workers(config.num_workers)):
-            rows += [{"key": one.record.key, "label": one.record.label, "error": masked(one.error)} for one in batch]
-            good = [one for one in batch if not one.error]
-            right = [number[one.record.label or ""] for one in good]
-            labels += right
-            for at, model in enumerate(models if good else ()):
-                model.ask(torch.stack([one.pixels[at] for one in good]), good, right)
-            progress.update(len(batch))
-    return np.array(labels, int), rows
-
-
-def _predictions(rows: Sequence[dict[str, Any]], models: Sequence[Asked], labels: Sequence[str]) -> list[str]:
-    """Each picture's class, and the best answers of each model with their probabilities; or the reason why there are none.
-
-    With a hierarchy, `agreement` is the share of templates that alone give the first answer, and `reranked` the classes of those
-    pictures that the model is unsure of, ranked anew.
-    """
-    found = {model.name: iter(zip(*model.answers, strict=True)) for model in models}
-    doubts = {model.name: iter(zip(*of, strict=True)) for model in models if (of := model.doubts)}
-    lines = []
-    for row in rows:
-        said: dict[str, Any] = {"answers": {}} | ({"agreement": {}, "reranked": {}} if doubts else {})
-        if not row["error"]:
-            said["answers"] = {name: _named(*next(of), labels) for name, of in found.items()}
-            for name, of in doubts.items():
-                unsure, agreement, ranked = next(of)
-                said["agreement"][name] = round(float(agreement), 6)
-                if unsure:
-                    said["reranked"][name] = [labels[one] for one in ranked.tolist()]
-        lines.append(json.dumps(row | said, ensure_ascii=False) + "\n")
-    return lines
-
-
-def _named(classes: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
-    return [
-        {"class": labels[one], "probability": round(probability, 6)}
-        for one, probability in zip(classes.tolist(), probabilities.tolist(), strict=True)
-    ]
-
-
-def _notes(seen: Look, config: ZeroShotConfig) -> list[str]:
-    """What a reader must know of the classes."""
+    incomplete = sum(counts[index] < config.shots for index in range(len(class_indices)))
     notes = []
-    if not config.class_names and all(NO_NAME.fullmatch(name) for name in seen.classes.names):
+    if left_out:
+        notes.append(f"{left_out:,} pictures of --support are also in --input, and are not used as support.")
+    if incomplete:
         notes.append(
-            f"The models are asked for {', '.join(map(repr, seen.classes.names[:2]))} and the like, as the set calls its classes: "
-            "--class-names says what these are."
-        )
-    empty = [name for name, pictures in zip(seen.classes.names, seen.classes.pictures, strict=True) if not pictures]
-    if empty:
-        more = ", …" if len(empty) > 3 else ""
-        notes.append(
-            f"{len(empty):,} of {len(seen.classes.names):,} classes have no picture ({', '.join(empty[:3])}{more}): they are "
-            "among the answers, and not in the mean over classes."
+            f"{incomplete:,} of {len(class_indices):,} classes have fewer than {config.shots} pictures in --support."
         )
     return notes
 
 
-def _all_or_told(*calls: Callable[[], Any]) -> list[Any]:
-    """What the calls return; ValueError with what is wrong with any of them."""
-    found, problems = [], []
+@torch.inference_mode()
+def classify(
+    models: Sequence[Classifier], shards: Sequence[Shard], survey: LabelSurvey, *, config: ZeroShotConfig
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Classify all pictures with all models, decoding each picture once.
+
+    Returns the right classes of the usable pictures, as indices (P,), and a row for each record.
+    """
+    class_indices = {label: index for index, label in enumerate(survey.classes.labels)}
+    records = itertools.chain.from_iterable(shards)
+    transforms = [model.clip.transform for model in models]
+    threads = workers(config.num_workers)
+    labels, rows = [], []
+    with Progress(total=survey.pictures, desc="classifying", unit="picture", mininterval=1) as progress:
+        for batch in prepare_batches(records, transforms, batch_size=config.batch_size, threads=threads):
+            for picture in batch:
+                record = picture.record
+                rows.append({"key": record.key, "label": record.label, "error": masked(picture.error)})
+            usable = [picture for picture in batch if not picture.error]
+            right = [class_indices[picture.record.label or ""] for picture in usable]
+            labels += right
+            if usable:
+                for index, model in enumerate(models):
+                    model.classify(torch.stack([picture.pixels[index] for picture in usable]), usable, right)
+            progress.update(len(batch))
+    return np.array(labels, int), rows
+
+
+def _predictions(rows: Sequence[dict[str, Any]], models: Sequence[Classifier], labels: Sequence[str]) -> list[str]:
+    """Return a line of JSON for each picture: its class and each model's best answers, or why it cannot be used.
+
+    With a hierarchy, `agreement` is the share of templates that give the first answer when used alone, and `reranked`
+    has the reranked classes of the pictures that the model is unsure of.
+    """
+    answers = {model.name: iter(zip(*model.answers, strict=True)) for model in models}
+    doubts = {model.name: iter(zip(*model.doubts, strict=True)) for model in models if model.doubts}
+    lines = []
+    for row in rows:
+        prediction: dict[str, Any] = {"answers": {}}
+        if doubts:
+            prediction |= {"agreement": {}, "reranked": {}}
+        if not row["error"]:
+            for name, model_answers in answers.items():
+                classes, probabilities = next(model_answers)
+                prediction["answers"][name] = _answer_rows(classes, probabilities, labels)
+            for name, model_doubts in doubts.items():
+                unsure, agreement, ranked = next(model_doubts)
+                prediction["agreement"][name] = round(float(agreement), 6)
+                if unsure:
+                    prediction["reranked"][name] = [labels[index] for index in ranked.tolist()]
+        lines.append(json.dumps(row | prediction, ensure_ascii=False) + "\n")
+    return lines
+
+
+def _answer_rows(classes: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"class": labels[index], "probability": round(probability, 6)}
+        for index, probability in zip(classes.tolist(), probabilities.tolist(), strict=True)
+    ]
+
+
+def _class_notes(survey: LabelSurvey, config: ZeroShotConfig) -> list[str]:
+    """Return notes on the classes for the reader."""
+    notes, names = [], survey.classes.names
+    if not config.class_names and all(NO_NAME.fullmatch(name) for name in names):
+        notes.append(
+            f"The models are asked for {', '.join(map(repr, names[:2]))} and the like, because the set calls its "
+            "classes so: give their names by --class-names."
+        )
+    empty = [name for name, pictures in zip(names, survey.classes.pictures, strict=True) if not pictures]
+    if empty:
+        more = ", …" if len(empty) > 3 else ""
+        notes.append(
+            f"{len(empty):,} of {len(names):,} classes have no picture ({', '.join(empty[:3])}{more}): a model may "
+            "answer them, but they do not count in the mean over classes."
+        )
+    return notes
+
+
+def _call_all(*calls: Callable[[], Any]) -> list[Any]:
+    """Return the results of all calls; raises one ValueError with the problems of all calls that fail."""
+    results, problems = [], []
     for call in calls:
         try:
-            found.append(call())
+            results.append(call())
         except ValueError as error:
             problems.append(str(error))
     if problems:
         raise ValueError("\n  ".join(problems))
-    return found
+    return results
 
 
 def _check_output(config: ZeroShotConfig) -> None:
-    """Raises ValueError unless the folder is empty or new, or holds an earlier report that `--overwrite` replaces."""
+    """Raise ValueError unless the folder is new, empty, or holds an earlier report that `--overwrite` replaces."""
     folder = config.output
-    if not folder.exists() or (
-        folder.is_dir() and {one.name for one in folder.iterdir()} <= {LOCK, REPORT + UNFINISHED}
-    ):
+    if not folder.exists():
+        return
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK, REPORT + UNFINISHED}:
         return
     if not is_report(folder / REPORT):
-        raise ValueError(f"--output {folder}: not empty, and no report of {KIND}; choose another folder")
+        raise ValueError(f"--output {folder}: is not empty and has no report of {KIND}; choose another folder")
     if not config.overwrite:
         raise ValueError(f"--output {folder}: holds a report; --overwrite replaces it, or choose another folder")
 
 
 def is_report(path: Path) -> bool:
-    """Whether the file is the report of such a run."""
+    """Return whether the file is a report of `capsmith zero-shot`."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))["kind"] == KIND
     except (OSError, ValueError, KeyError, TypeError):

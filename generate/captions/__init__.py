@@ -1,1 +1,1 @@
-"""`capsmith generate`: pictures in, caption columns out."""
+"""`capsmith generate`: captions pictures, and writes the captions in columns of records."""

@@ -1,4 +1,4 @@
-"""How an answer is read: as a text, as its first line, or as JSON whose fields go to columns."""
+"""Reads an answer as a text, as one line, or as JSON whose fields go to columns."""
 
 import json
 import re
@@ -10,20 +10,21 @@ from captioners.replies import CUTS, bare_reply, read_reply
 from imagetext import limits
 from imagetext.columns import is_tags
 
-_STRING = r'"(?:[^"\\]|\\.?)*+(?:"|\Z)'  # an unfinished one reaches to the end, so that it is looked at once
+_STRING = r'"(?:[^"\\]|\\.?)*+(?:"|\Z)'  # an unfinished string reaches to the end, so that no character is read twice
 _BRACKET = re.compile(rf"{_STRING}|[{{}}\[\]]", re.DOTALL)
 _LAST_COMMA = re.compile(rf"({_STRING})|,(?=\s*+[}}\]])", re.DOTALL)
 _NUMBER = re.compile(r"\A\d{1,3}[.)]\s+")
 _BETWEEN_TAGS = re.compile(r"[,;、，；|\n]")
 
-Object = tuple[tuple[str, Any], ...]  # of JSON, with fields that stand twice
+Object = tuple[tuple[str, Any], ...]  # a JSON object as (field, value) pairs; a field may occur twice
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an answer says, for each of its columns ("" where it has but one), and which of `replies.CUTS` were cut off it.
+    """The texts of an answer, by column ("" where there is only one column).
 
-    finished: whether something followed it, so that it is whole even where the length limit ended the answer.
+    cut: which of `replies.CUTS` were removed from the answer.
+    finished: whether the texts are whole even if the length limit ended the answer, because something follows them.
     """
 
     texts: dict[str, tuple[str, ...]]
@@ -32,12 +33,13 @@ class Answer:
 
 
 def read_answer(text: str, answer: Literal["text", "line", "json"], fields: Mapping[str, str]) -> Answer:
-    """The answer without what a model wraps round it; `fields`: which of its JSON fields goes to which column.
+    """Return the texts of an answer, without what a model wraps round them.
 
-    A field has a text, or a list of texts; one of a column of tags may have them with commas between, and none is no fault.
-    JSON may stand in a fence or among words; where several objects have all the fields and differ, none is taken.
+    fields: the column of each field of a JSON answer. A field is a text or a list of texts. For a column of tags, one
+    text may hold several tags with commas between them, and an empty list is allowed.
+    JSON may be in a code fence or between other words. If several objects have all the fields, they must be equal.
 
-    Raises: ValueError, which says why, where the answer is asked for as JSON and is none that has the fields.
+    Raises: ValueError, with the reason, where JSON is expected and the answer has no such object.
     """
     if answer == "json":
         return _read_json(text, fields)
@@ -49,56 +51,66 @@ def _read_json(text: str, fields: Mapping[str, str]) -> Answer:
     if len(text) > limits.TEXT:
         raise ValueError(f"an answer of more than {limits.TEXT:,} characters")
     text, thoughts = bare_reply(text)
-    start, end, whole = _only_one(text, fields)
-    before, after = (bool(part.strip("`[] \n")) for part in (text[:start].replace("```json", ""), text[end:]))
-    cut = {*thoughts, *["fence"] * ("```" in text), *["preamble"] * before, *["rest"] * after}
+    start, end, values = _find_object(text, fields)
+    has_text_before = bool(text[:start].replace("```json", "").strip("`[] \n"))
+    has_text_after = bool(text[end:].strip("`[] \n"))
+    cut = {*thoughts, *["fence"] * ("```" in text), *["preamble"] * has_text_before, *["rest"] * has_text_after}
     texts = {}
     for field, column in fields.items():
-        replies = [read_reply(one) for one in _texts(field, whole[field], tags=is_tags(column))]
+        replies = [read_reply(value) for value in _texts_of_field(field, values[field], tags=is_tags(column))]
         cut.update(*(reply.cut for reply in replies))
         reply_texts = [reply.text for reply in replies]
         texts[column] = _tags(reply_texts) if is_tags(column) else tuple(reply_texts)
     return Answer(texts, tuple(name for name in CUTS if name in cut), finished=True)
 
 
-def _only_one(text: str, fields: Mapping[str, str]) -> tuple[int, int, dict[str, Any]]:
-    """Where the one object with all the fields stands, and these; names may have other capitals, and blanks or dashes for `_`."""
-    wanted = {_plain(field): field for field in fields}
-    whole: list[tuple[int, int, dict[str, Any]]] = []
+def _find_object(text: str, fields: Mapping[str, str]) -> tuple[int, int, dict[str, Any]]:
+    """Return start and end of the JSON object that has all the fields, and the values of these fields.
+
+    Names of fields match whatever their capitals, and with blanks or dashes for `_`.
+    Raises: ValueError where no object has all the fields, or several objects have them and differ.
+    """
+    field_of = {_normalized(field): field for field in fields}
+    complete: list[tuple[int, int, dict[str, Any]]] = []
     problem = "no finished JSON object"
     for start, end, pairs in _objects(text):
-        named = [(wanted[name], value) for given, value in pairs if (name := _plain(given)) in wanted]
-        values = dict(named)
-        twice = sorted({name for name, value in named if value != values[name]})
+        known_fields = [(field_of[_normalized(name)], value) for name, value in pairs if _normalized(name) in field_of]
+        values = dict(known_fields)
+        contradicted = sorted({name for name, value in known_fields if value != values[name]})
         missing = [name for name in fields if name not in values]
-        if twice or missing:
-            problem = f"twice: {', '.join(twice)}" if twice else f"missing: {', '.join(missing)}"
-        elif values not in [others for *_, others in whole]:
-            whole.append((start, end, values))
-    if len(whole) > 1:
-        raise ValueError(f"{len(whole)} JSON objects that differ")
-    if not whole:
+        if contradicted:
+            problem = f"twice: {', '.join(contradicted)}"
+        elif missing:
+            problem = f"missing: {', '.join(missing)}"
+        elif values not in [other_values for *_, other_values in complete]:
+            complete.append((start, end, values))
+    if len(complete) > 1:
+        raise ValueError(f"{len(complete)} JSON objects that differ")
+    if not complete:
         raise ValueError(problem)
-    return whole[0]
+    return complete[0]
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def _objects(text: str) -> Iterator[tuple[int, int, Object]]:
-    """The JSON objects in a text, with where they start and end; none within others, nor what is unfinished or nested too deep."""
+    """Yield the JSON objects in a text, with their start and end.
+
+    Objects within other objects are left out, and so is all from an object on that is unfinished or nested too deep.
+    """
     start = text.find("{")
-    while start >= 0 and (end := _end(text, start)) is not None:
+    while start >= 0 and (end := _closing_brace(text, start)) is not None:
         try:
-            yield start, end, _loaded(text[start:end])
+            yield start, end, _parse_object(text[start:end])
         except ValueError:
-            pass  # braces in the words round it
+            pass  # braces between other words
         start = text.find("{", end)
 
 
-def _end(text: str, start: int) -> int | None:
-    """Where the brace that opens at the start is closed; None where it is not, or is too deep."""
+def _closing_brace(text: str, start: int) -> int | None:
+    """Return the end of the object whose brace is at `start`; None if it is unfinished or nested too deep."""
     depth = 0
     for bracket in _BRACKET.finditer(text, start):
         if bracket[0] in "{[":
@@ -112,19 +124,20 @@ def _end(text: str, start: int) -> int | None:
     return None
 
 
-def _loaded(text: str) -> Object:
-    """The object that a text is; line feeds may stand in its strings, and commas after the last of its fields."""
+def _parse_object(text: str) -> Object:
+    """Parse a JSON object that may have line feeds in its strings and a comma after its last field."""
     try:
         return json.loads(text, strict=False, object_pairs_hook=tuple)
     except ValueError:
-        return json.loads(_LAST_COMMA.sub(lambda found: found[1] or "", text), strict=False, object_pairs_hook=tuple)
+        without_last_commas = _LAST_COMMA.sub(lambda match: match[1] or "", text)
+        return json.loads(without_last_commas, strict=False, object_pairs_hook=tuple)
 
 
-def _texts(field: str, value: Any, *, tags: bool) -> Sequence[str]:
-    """The texts of a field; ValueError where it has another type."""
+def _texts_of_field(field: str, value: Any, *, tags: bool) -> Sequence[str]:
+    """Return the texts of a field. Raises: ValueError where its value is neither a text nor a list of texts."""
     if isinstance(value, str):
         return _BETWEEN_TAGS.split(value) if tags else [value]
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"{field}: expected texts, got {json.dumps(value)[:40]}")
     if not value and not tags:
         raise ValueError(f"{field}: an empty list")
@@ -132,7 +145,7 @@ def _texts(field: str, value: Any, *, tags: bool) -> Sequence[str]:
 
 
 def _tags(texts: Iterable[str]) -> tuple[str, ...]:
-    """The tags, each once, as it was first written."""
+    """Return the tags, each once, in the capitals of its first occurrence."""
     tags: dict[str, str] = {}
     for text in texts:
         if tag := _NUMBER.sub("", text).strip(" .#,"):

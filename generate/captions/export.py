@@ -1,6 +1,6 @@
-"""A finished set's captions as IDEA reads them: of each class a text file, with a picture, a blank and a caption in a line.
+"""Exports the captions of a finished set in IDEA's format: a text file for each class, with lines `picture caption`.
 
-IDEA: arXiv 2501.08816. Its reader splits a line at the first blank, so names of pictures have %20 for theirs.
+IDEA: arXiv 2501.08816. Its reader splits a line at the first blank, so blanks in the names of pictures become %20.
 """
 
 import json
@@ -17,13 +17,16 @@ from imagetext.sample import Record, is_caption_column
 from imagetext.sources import read_records
 from imagetext.stores import is_remote, join, plain_path
 
-LISTED = ".capsmith-export.json"  # the files of the export, so that a later one may replace them
+LISTED = ".capsmith-export.json"  # lists the files of the export, so that a later export may replace them
 PART = ".part"
 LONGEST = 200  # bytes of a file's name
 
 
 def check_folder(folder: str, output: str) -> None:
-    """Raises ValueError where the folder cannot take the files: it is in a store, is the set's, or holds something else."""
+    """Check that the folder can take the files of an export.
+
+    Raises: ValueError where the folder is in a store, is the set's own, or holds anything but an earlier export.
+    """
     problem = ""
     if is_remote(folder):
         problem = "must be a folder on this machine"
@@ -32,7 +35,8 @@ def check_folder(folder: str, output: str) -> None:
     elif os.path.exists(folder) and not os.path.isdir(folder):
         problem = "is no folder"
     elif os.path.isdir(folder):
-        others = sorted(name for name in {*os.listdir(folder)} - _listed(folder) - {LISTED} if not name.endswith(PART))
+        unlisted = {*os.listdir(folder)} - _listed_files(folder) - {LISTED}
+        others = sorted(name for name in unlisted if not name.endswith(PART))
         if others:
             problem = f"holds {others[0]!r}, which is no export of ours; give another folder"
     if problem:
@@ -40,46 +44,49 @@ def check_folder(folder: str, output: str) -> None:
 
 
 def export_by_class(output: str, markers: Sequence[Mapping[str, Any]], folder: str) -> tuple[int, int]:
-    """Write the files of a set whose shards have these markers, each whole under its name; returns how many lines and classes.
+    """Write the files of a set whose shards have these markers; returns how many lines and classes were written.
 
-    What an earlier export has written there and this one has not is removed.
+    Each file appears under its name once it is complete. Files of an earlier export that this one lacks are removed.
     """
     columns = [name for name in expect_run(output)["columns"] if is_caption_column(name)]
     os.makedirs(folder, exist_ok=True)
     for name in os.listdir(folder):
         if name.endswith(PART):  # of a run that was killed
             os.unlink(os.path.join(folder, name))
-    lines = 0
+    line_count = 0
     files: dict[str, None] = {}
     for marker in markers:
-        of_class: dict[str, list[str]] = defaultdict(list)
+        lines_of_class: dict[str, list[str]] = defaultdict(list)
         for record in read_records(join(plain_path(output), marker["file"]), check=False):
-            of_class[file_of(label_of(record))] += _lines(record, columns)
-        for name, found in of_class.items():
-            if found:
+            lines_of_class[file_of(label_of(record))] += _lines(record, columns)
+        for name, lines in lines_of_class.items():
+            if lines:
                 with open(os.path.join(folder, name + PART), "a", encoding="utf-8", newline="\n") as file:
-                    file.writelines(found)
+                    file.writelines(lines)
                 files[name] = None
-                lines += len(found)
-    earlier = _listed(folder)
-    write_file(os.path.join(folder, LISTED), json.dumps(sorted(earlier.union(files))).encode())
+                line_count += len(lines)
+    earlier_files = _listed_files(folder)
+    write_file(os.path.join(folder, LISTED), json.dumps(sorted(earlier_files.union(files))).encode())
     for name in files:
         os.replace(os.path.join(folder, name + PART), os.path.join(folder, name))
-    for name in earlier.difference(files):
+    for name in earlier_files.difference(files):
         if os.path.isfile(os.path.join(folder, name)):
             os.unlink(os.path.join(folder, name))
     write_file(os.path.join(folder, LISTED), json.dumps(sorted(files)).encode())
-    return lines, len(files)
+    return line_count, len(files)
 
 
 def label_of(record: Record) -> str:
-    """The class in one of our records; "" where there is none."""
+    """Return the class of one of our records; "" where it has none."""
     return str(record.label or record.meta.get("label") or "")
 
 
 def file_of(label: str) -> str:
-    """The name of a class's file, no two alike: what no file should have in its name stands as %XX."""
-    name = re.sub(r"[\x00-\x1f\x7f%/\\:*?\"<>|]|^[.\s]|[.\s]$", lambda found: f"%{ord(found[0]):02X}", label)
+    """Return the file name of a class; different classes have different files.
+
+    Characters that do not belong in a file name become %XX.
+    """
+    name = re.sub(r"[\x00-\x1f\x7f%/\\:*?\"<>|]|^[.\s]|[.\s]$", lambda match: f"%{ord(match[0]):02X}", label)
     if len(name.encode()) > LONGEST:
         name = f"{name.encode()[: LONGEST - 20].decode(errors='ignore')}%{name_hash(label):016x}"
     return name + ".txt"
@@ -88,14 +95,14 @@ def file_of(label: str) -> str:
 def _lines(record: Record, columns: Sequence[str]) -> Iterator[str]:
     if record.error or not label_of(record):
         return
-    image = re.sub(r"\s", lambda found: f"%{ord(found[0]):02X}", str(record.meta.get("source") or record.key))
+    image = re.sub(r"\s", lambda match: f"%{ord(match[0]):02X}", str(record.meta.get("source") or record.key))
     for name in columns:
         for text in record.columns.get(name, ()):
             yield f"{image} {' '.join(text.split())}\n"
 
 
-def _listed(folder: str) -> set[str]:
-    """The names of the files that an earlier export has written."""
+def _listed_files(folder: str) -> set[str]:
+    """Return the names of the files that an earlier export has written."""
     try:
         with open(os.path.join(folder, LISTED), "rb") as file:
             names = json.load(file)

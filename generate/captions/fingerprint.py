@@ -1,4 +1,4 @@
-"""All that decides the bytes of a set of captions, as `run.json` keeps it."""
+"""The fingerprint of a run of `capsmith generate`: all settings that decide the bytes of the set, for `run.json`."""
 
 import hashlib
 import json
@@ -7,19 +7,19 @@ from importlib.metadata import version
 from typing import Any
 
 from generate.captions.config import GenerateConfig
-from generate.captions.stages import Column
+from generate.captions.settled_column import SettledColumn
 from generate.captions.tasks import Task
 from generate.runs.manifest import RULES
 from imagetext.readers.labels import read_class_names
 
-ASIDE = ("format", "captions_only", "replace_columns", "drop_text_embeddings", "text_from_synthetic", "limit")
+SETTINGS = ("format", "captions_only", "replace_columns", "drop_text_embeddings", "text_from_synthetic", "limit")
 
 
-def fingerprint(columns: Sequence[Column], config: GenerateConfig) -> dict[str, Any]:
-    """All that, with a shard's samples, decides the shard's bytes; not devices, ranks or workers.
+def fingerprint(columns: Sequence[SettledColumn], config: GenerateConfig) -> dict[str, Any]:
+    """Return all settings that, with the samples of a shard, decide its bytes; devices, ranks and workers do not.
 
-    Its `columns` have captioner, weights, task, sampling, gate, dtype and batch size of each by its name, in the run's order; those
-    that the answers in JSON of one captioner go to have the same.
+    `columns` has an entry for each column that is written, in the run's order: captioner, weights, task, sampling,
+    gate, dtype and batch size. Columns that the JSON answers of one captioner go to have equal entries.
     """
     versions = {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "open_clip_torch", "capsmith")}
     return {
@@ -34,19 +34,19 @@ def fingerprint(columns: Sequence[Column], config: GenerateConfig) -> dict[str, 
                 "dtype": column.dtype,
                 "batch_size": column.batch_size,
                 **({"task": column.task.fingerprint(looks=column.looks)} if column.task != Task() else {}),
-                **({"extra_body": asked.extra_body} if asked.extra_body else {}),
+                **({"extra_body": column_config.extra_body} if column_config.extra_body else {}),
             }
-            for column, asked in zip(columns, config.column_configs)
+            for column, column_config in zip(columns, config.column_configs)
             for name in column.writes
         },
-        **{name: getattr(config, name) for name in ASIDE},
+        **{name: getattr(config, name) for name in SETTINGS},
         **_labels(config),
         "versions": versions,
     }
 
 
 def _labels(config: GenerateConfig) -> dict[str, Any]:
-    """Where the pictures' classes stand, and a hash of their names, where these are asked for."""
+    """Return where the classes of the pictures are read from, and a hash of their names; {} without --label."""
     if not config.label:
         return {}
     names = json.dumps(read_class_names(config.class_names) if config.class_names else None)

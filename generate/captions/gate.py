@@ -1,4 +1,4 @@
-"""The gate: each caption is cut to whole sentences and judged from its own picture's record alone."""
+"""The gate: cuts each caption to whole sentences, and judges it by the record of its own picture alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,47 +14,55 @@ from diversity.words.written import Source, written_reasons
 
 
 class Gate(BaseModel):
-    """What becomes of a caption once it is drawn."""
+    """Which generated captions are accepted, and what happens to those that are not."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sentences: Literal["all", "first"] = Field(
         default="all",
-        description="keep all whole sentences or the first; an unfinished last one is dropped unless it stands alone",
+        description="sentences to keep of a caption: all, or only the first; an unfinished last sentence is dropped, "
+        "unless it is the only one",
     )
     min_similarity: float | None = Field(
-        default=None, ge=-1, le=1, description="least CoCa similarity with the picture, at one text pass"
+        default=None,
+        ge=-1,
+        le=1,
+        description="refuse captions with a lower CoCa similarity with the picture, which costs one more text pass",
     )
     redraws: int = Field(
-        default=2, ge=0, le=100, description="times that a degenerate caption is drawn anew; sampling only"
+        default=2, ge=0, le=100, description="how often a refused caption is drawn again; only with --strategy sample"
     )
     on_degenerate: Literal["drop", "keep"] = Field(
-        default="drop", description="captions still degenerate: left out, or kept and flagged"
+        default="drop", description="captions still refused after all redraws: drop them, or keep them with flags"
     )
-    max_words: int | None = Field(default=None, gt=0, description="most words of a caption")
+    max_words: int | None = Field(default=None, gt=0, description="refuse captions with more words")
     max_clip_tokens: int | None = Field(
         default=None,
         gt=2,
-        description="most tokens of a caption by CLIP's tokenizer, start and end included: CLIP reads 77",
+        description="refuse captions with more CLIP tokens, start and end included; CLIP reads 77",
     )
     must_change: bool = Field(
-        default=False, description="refuse captions with no other words than the caption they were made of"
+        default=False, description="refuse captions with the same words as the caption they were written from"
     )
     keep_facts: bool = Field(
         default=False,
-        description="refuse captions with numbers, colours or names that what they were made of has not; English",
+        description="refuse captions with numbers, colours or names that are not in the text they were written from; "
+        "for English",
     )
     min_overlap: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="of a negative: least share of the true caption's words, so that little is changed",
+        description="refuse negatives that keep a smaller share of the true caption's words, so that little changes",
     )
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A caption as the gate cut it, and why it is refused: names of `REASONS` and `WRITTEN`, `duplicate`, `unlike`."""
+    """A caption as the gate cut it, with the reasons why it is refused.
+
+    flags: names of `REASONS` and `WRITTEN`, and `duplicate`, `unlike`, `unparsed`.
+    """
 
     text: str
     drawn: Caption
@@ -64,9 +72,9 @@ class Judged:
 
 
 def cut_sentences(caption: Caption, keep: Literal["all", "first"]) -> tuple[str, bool]:
-    """The text with the sentences to keep, and whether it still ends where the length limit cut it.
+    """Return the sentences to keep as text, and whether the text still ends where the length limit cut it.
 
-    A limit counts tokens, several of which may be one character: what it left of the last one is dropped.
+    The limit counts tokens, and one character may take several: a replacement character at the cut is dropped.
     """
     parts = sentences(caption.text.rstrip("\ufffd") if caption.truncated else caption.text)
     unfinished = caption.truncated and bool(parts) and not is_finished(parts[-1])
@@ -78,20 +86,21 @@ def cut_sentences(caption: Caption, keep: Literal["all", "first"]) -> tuple[str,
 
 
 def judge(caption: Caption, siblings: Sequence[Judged], gate: Gate, source: Source | None = None) -> Judged:
-    """The caption as the gate cuts it, with its flags.
+    """Return the caption as the gate cuts it, with its flags.
 
-    siblings: the picture's other captions that stand before it. source: what it was written of, where it was.
+    siblings: the earlier captions of the same picture. source: what the caption was written from, if it was.
     """
-    tag = source is not None and source.tag
-    text, truncated = (" ".join(caption.text.split()), False) if tag else cut_sentences(caption, gate.sentences)
+    is_tag = source is not None and source.tag
+    if is_tag:
+        text, truncated = " ".join(caption.text.split()), False
+    else:
+        text, truncated = cut_sentences(caption, gate.sentences)
     text_words = words(text)
-    flags = tag_reasons(text, text_words) if tag else degenerate_reasons(text, truncated, text_words)
-    if (
-        "short" in flags
-        and source is not None
-        and any(len(words(line)) <= len(text_words) for line in source.positive.splitlines())
-    ):
-        flags = tuple(flag for flag in flags if flag != "short")  # what changes a short caption is as short
+    flags = tag_reasons(text, text_words) if is_tag else degenerate_reasons(text, truncated, text_words)
+    if "short" in flags and source is not None:
+        # A negative of a short caption may be as short.
+        if any(len(words(line)) <= len(text_words) for line in source.positive.splitlines()):
+            flags = tuple(flag for flag in flags if flag != "short")
     flags += written_reasons(
         text,
         source,
@@ -106,9 +115,9 @@ def judge(caption: Caption, siblings: Sequence[Judged], gate: Gate, source: Sour
         flags += ("duplicate",)
     if gate.min_similarity is not None and (caption.similarity is None or caption.similarity < gate.min_similarity):
         flags += ("unlike",)
-    return Judged(text, caption, truncated, flags, text_words)
+    return Judged(text, caption, truncated, flags=flags, words=text_words)
 
 
 def unparsed(caption: Caption) -> Judged:
-    """An answer that `answers.read_answer` cannot read."""
-    return Judged(caption.text, caption, caption.truncated, ("unparsed",))
+    """Return an answer that `answers.read_answer` cannot read as a refused caption."""
+    return Judged(caption.text, caption, caption.truncated, flags=("unparsed",))

@@ -1,4 +1,4 @@
-"""What columns ask of the input, told before any captioner is loaded: pictures, captions, classes, columns that are read."""
+"""Checks that the input has the pictures, captions, classes and columns needed, before a captioner is loaded."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +18,10 @@ RECORDS_LOOKED_AT = 100  # of the first shard, for columns that are read
 
 
 def labels_of(config: GenerateConfig) -> Labels | None:
-    """Where the pictures' classes stand, if they are asked for; ValueError where their names cannot be read."""
+    """Return where the classes of the pictures are read from, and their names; None without --label.
+
+    Raises: ValueError where the names cannot be read.
+    """
     if not config.label:
         return None
     if not config.class_names:
@@ -29,7 +32,7 @@ def labels_of(config: GenerateConfig) -> Labels | None:
 
 
 def needs_of(config: GenerateConfig) -> list[Need]:
-    """What tables must have for the columns: pictures where one is looked at, captions where one is named."""
+    """Return what tables must have: pictures if a column looks at them, captions if an instruction needs one."""
     needs: list[Need] = []
     if any(map(may_look, config.column_configs)):
         needs.append("pictures")
@@ -39,7 +42,7 @@ def needs_of(config: GenerateConfig) -> list[Need]:
 
 
 def may_look(column: ColumnConfig) -> bool:
-    """Whether the column's captioner is shown pictures, as far as can be told before it is loaded."""
+    """Return whether the column's captioner may be shown pictures, as far as that is known before it is loaded."""
     if not column.can_look or column.instruction is None or column.of_server:
         return column.can_look
     if not is_transformers(column.captioner):
@@ -50,37 +53,47 @@ def may_look(column: ColumnConfig) -> bool:
 
 
 def check_columns_read(config: GenerateConfig, shards: Sequence[Shard]) -> None:
-    """Raises ValueError where a column is read that neither this run writes nor one of the input's first records has."""
+    """Check that each column that is read is written by this run or is in one of the input's first records.
+
+    Raises: ValueError that names the columns that are neither.
+    """
     configs = config.column_configs
-    if not all(column.named_columns for column in configs[:-1]):  # it may be one that has its captioner's name
+    if not all(
+        column.named_columns for column in configs[:-1]
+    ):  # a captioner may give its column the name that is read
         return
-    wanted = {name for column in configs for name in column.task.columns_read}
-    wanted -= {name for column in configs for name in column.named_columns}
-    seen: set[str] = set()
-    for shard in shards[:1] if wanted else ():
-        with suppress(OSError, ValueError):  # which its turn tells of
+    missing = {name for column in configs for name in column.task.columns_read}
+    missing -= {name for column in configs for name in column.named_columns}
+    in_input: set[str] = set()
+    for shard in shards[:1] if missing else ():
+        with suppress(OSError, ValueError):  # reported when the shard is captioned
             for record in islice(shard, RECORDS_LOOKED_AT):
-                seen |= record.columns.keys()
-                if wanted <= seen:
+                in_input |= record.columns.keys()
+                if missing <= in_input:
                     return
-    if wanted - seen:
-        has = f"it has {', '.join(sorted(seen))}" if seen else "it has no columns of captions"
+    missing -= in_input
+    if missing:
+        has = f"it has {', '.join(sorted(in_input))}" if in_input else "it has no columns of captions"
         raise ValueError(
-            f"instruction or fallback: reads {', '.join(sorted(wanted - seen))}, which is neither made earlier in this run nor in "
-            f"the first {RECORDS_LOOKED_AT} records of the input; {has}"
+            f"instruction or fallback: reads {', '.join(sorted(missing))}, which is neither made earlier in this run "
+            f"nor in the first {RECORDS_LOOKED_AT} records of the input; {has}"
         )
 
 
-def told_of_drawn_shapes(config: GenerateConfig, shards: Sequence[Shard]) -> str:
-    """What there is to say where the built-in captioner gets other pictures than it knows, by the first of some shards."""
+def warning_about_photographs(config: GenerateConfig, shards: Sequence[Shard]) -> str:
+    """Return a warning where the built-in captioner, which knows drawn shapes only, gets other pictures; else "".
+
+    The first record of each of the first shards is looked at.
+    """
     names = [column.model for column in config.column_configs if column.model in shipped_models()]
     if not names:
         return ""
     for shard in [shard for shard in shards if not shard.path.startswith("scenes:")][:SHARDS_LOOKED_AT]:
-        with suppress(OSError, ValueError):  # which its turn tells of
-            if (first := next(iter(shard.samples), None)) is not None and "scene" not in first.meta:
+        with suppress(OSError, ValueError):  # reported when the shard is captioned
+            first = next(iter(shard.samples), None)
+            if first is not None and "scene" not in first.meta:
                 return (
-                    f"{names[0]} knows drawn shapes alone, those of scenes:…, and {first.key} is none: what it says of it "
-                    f"means nothing. For photographs, say --model {FOR_PHOTOGRAPHS}"
+                    f"{names[0]} knows only the drawn shapes of scenes:…, and {first.key} is no such picture, so its "
+                    f"captions will mean nothing. For photographs, use --model {FOR_PHOTOGRAPHS}"
                 )
     return ""

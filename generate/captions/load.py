@@ -1,4 +1,4 @@
-"""From configurations to columns: captioners loaded once each, tasks read, batch sizes and dtypes settled."""
+"""From configurations to settled columns: loads each captioner once, reads tasks, settles batch sizes and dtypes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,42 +11,48 @@ from captioners.base import Captioner
 from captioners.load import load_captioner
 from captioners.rules.negatives import NEGATIVES
 from captioners.server.config import ServerConfig
-from generate.captions.column import Column
 from generate.captions.config import ColumnConfig, GenerateConfig
+from generate.captions.settled_column import SettledColumn
 from generate.captions.tasks import Task, problems_of_order
 from imagetext.shards import check_column
 
 
-def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], device: str) -> list[Column]:
-    """The columns, those of one model with one captioner and batch size; what the run has settled stays as it is.
+def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], device: str) -> list[SettledColumn]:
+    """Load the captioners and return the columns; columns with the same model share captioner and batch size.
 
-    settled: an entry for each column that is written, several of a column whose answers are JSON.
-    Raises: ValueError where a model cannot be loaded, a task or sampling does not fit it, or two columns have one name.
+    settled: what an earlier start of the run has settled, one entry for each column that is written (a column whose
+    answers are JSON has several). It stays as it is.
+    Raises: ValueError where a model cannot be loaded, a task or sampling does not fit it, or two columns have one
+    name.
     """
     configs = config.column_configs
-    before = _by_column(configs, settled)
-    columns: list[Column] = []
-    loaded: dict[tuple, Captioner] = {}
+    earlier_settings = _settings_by_config(configs, settled)
+    columns: list[SettledColumn] = []
+    captioners: dict[tuple, Captioner] = {}
     tasks: dict[str, Task] = {}
-    for asked, known in zip(configs, before):
-        dtype = asked.dtype or known.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")
-        server = asked.server if asked.of_server else ServerConfig()
-        model = (asked.captioner, asked.pretrained, asked.base, dtype, str(server))
-        if model not in loaded:
-            loaded[model] = load_captioner(
-                asked.captioner, asked.pretrained, base=asked.base, device=device, dtype=dtype, server=server
+    for column_config, earlier in zip(configs, earlier_settings):
+        dtype = column_config.dtype or earlier.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")
+        server = column_config.server if column_config.of_server else ServerConfig()
+        model = (column_config.captioner, column_config.pretrained, column_config.base, dtype, str(server))
+        if model not in captioners:
+            captioners[model] = load_captioner(
+                column_config.captioner,
+                column_config.pretrained,
+                base=column_config.base,
+                device=device,
+                dtype=dtype,
+                server=server,
             )
-        captioner = loaded[model]
-        kind = "neg_text_" if asked.model == NEGATIVES else "syn_text_"
-        task = asked.task.model_dump_json()
+        captioner = captioners[model]
+        task = column_config.task.model_dump_json()
         if task not in tasks:
-            tasks[task] = asked.task.settled()
-        column = Column(
-            asked.named_columns[0] if asked.named_columns else check_column(f"{kind}{captioner.name}"),
+            tasks[task] = column_config.task.settled()
+        column = SettledColumn(
+            _column_name(column_config, captioner),
             captioner,
-            asked.sampling,
-            asked.gate,
-            similarity=asked.similarity,
+            column_config.sampling,
+            gate=column_config.gate,
+            similarity=column_config.similarity,
             dtype=dtype,
             batch_size=captioner.batch_size,
             task=tasks[task],
@@ -55,24 +61,33 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
         columns.append(column)
     if problems := problems_of_order([(column.writes, column.task.columns_read) for column in columns]):
         raise ValueError("; ".join(problems))
-    sizes = [
-        asked.batch_size
-        or known.get("batch_size")
-        or (
-            column.captioner.batch_size
-            if asked.of_server  # a server makes its own batches
-            else fitting_batch_size(len(columns) * column.captioner.bytes_per_picture(column.sampling), device)
-        )
-        for asked, known, column in zip(configs, before, columns)
-    ]
-    smallest: dict[int, int] = {}  # of each captioner's columns
-    for column, size in zip(columns, sizes):
-        smallest[id(column.captioner)] = min(size, smallest.get(id(column.captioner), size))
+    smallest: dict[int, int] = {}  # batch size by the id of the captioner
+    for column_config, earlier, column in zip(configs, earlier_settings, columns):
+        size = column_config.batch_size or earlier.get("batch_size")
+        if not size and column_config.of_server:  # a server makes its own batches
+            size = column.captioner.batch_size
+        elif not size:
+            bytes_per_picture = len(columns) * column.captioner.bytes_per_picture(column.sampling)
+            size = fitting_batch_size(bytes_per_picture, device)
+        captioner_id = id(column.captioner)
+        smallest[captioner_id] = min(size, smallest.get(captioner_id, size))
     return [replace(column, batch_size=smallest[id(column.captioner)]) for column in columns]
 
 
-def _by_column(configs: Sequence[ColumnConfig], settled: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """What the run has settled of each column, by the first of those that it writes; nothing where these are other columns."""
+def _column_name(config: ColumnConfig, captioner: Captioner) -> str:
+    if config.named_columns:
+        return config.named_columns[0]
+    prefix = "neg_text_" if config.model == NEGATIVES else "syn_text_"
+    return check_column(f"{prefix}{captioner.name}")
+
+
+def _settings_by_config(
+    configs: Sequence[ColumnConfig], settled: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Return what is settled for each configuration, from the first column that it writes.
+
+    Where the number of columns differs, these are other columns, and nothing is settled.
+    """
     counts = [len(column.fields) or 1 for column in configs]
     if len(settled) != sum(counts):
         return [{} for _ in configs]
@@ -80,7 +95,7 @@ def _by_column(configs: Sequence[ColumnConfig], settled: Sequence[Mapping[str, A
 
 
 def fitting_batch_size(bytes_per_picture: int, device: str) -> int:
-    """How many pictures in flight half of the free memory holds, but not more than make a step faster per picture."""
+    """Return how many pictures fit into half of the free memory, but not more than make a step faster per picture."""
     if device.startswith("cuda"):
         free, most = torch.cuda.mem_get_info(device)[0], 256
     else:

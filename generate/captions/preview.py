@@ -1,4 +1,4 @@
-"""A look before a long run: the first pictures of an input, and what all of it would take."""
+"""A preview before a long run: captions only the first pictures, and estimates what the whole input would take."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -9,19 +9,19 @@ from typing import NamedTuple
 
 from captioners.base import Request
 from captioners.server.captioner import BLANK, ServerCaptioner
-from generate.captions.column import Column
 from generate.captions.config import GenerateConfig
+from generate.captions.settled_column import SettledColumn
 from imagetext.readers.tars import TarRows
 from imagetext.sample import Record, Shard
 from imagetext.shards import read_markers
 
-LOOKED_AT = 100  # samples of the first shard of unknown length, whose size stands for all
-BLOCK = 512  # bytes, of a tar
+LOOKED_AT = 100  # samples of the first shard of unknown length; their size is taken as that of all
+BLOCK = 512  # bytes of a block in a tar
 
 
 @dataclass(frozen=True)
 class First:
-    """The first `count` records."""
+    """The first `count` records of the samples."""
 
     samples: Iterable[Record]
     count: int
@@ -31,19 +31,19 @@ class First:
 
 
 def first_pictures(shards: Sequence[Shard], limit: int) -> list[Shard]:
-    """The first shards, the last of them cut, that hold `limit` samples together."""
+    """Return the first shards that hold `limit` samples together; the last of them is cut."""
     chosen = []
     for shard in shards:
-        held = sum(1 for _ in islice(shard, limit))
-        chosen.append(replace(shard, samples=First(shard.samples, held)))
-        limit -= held
+        count = sum(1 for _ in islice(shard, limit))
+        chosen.append(replace(shard, samples=First(shard.samples, count)))
+        limit -= count
         if not limit:
             break
     return chosen
 
 
 class Count(NamedTuple):
-    """How many pictures an input has, exactly or about; None where neither is known."""
+    """How many pictures an input has, exactly or estimated; `pictures` is None where no estimate is possible."""
 
     pictures: int | None
     shards: int
@@ -52,72 +52,70 @@ class Count(NamedTuple):
     def __str__(self) -> str:
         if self.pictures is None:
             return f"pictures of unknown number in {self.shards:,} shards"
-        about = "" if self.exact else "about "
-        return f"{about}{self.pictures:,} pictures in {self.shards:,} shards" + (
-            "" if self.exact else ", estimated by bytes"
-        )
+        count = f"{self.pictures:,} pictures in {self.shards:,} shards"
+        return count if self.exact else f"about {count}, estimated by bytes"
 
 
 def count_pictures(shards: Sequence[Shard]) -> Count:
-    """The pictures of an input: of lists by their length, of tars by their bytes and those of the first samples."""
-    known = sum(len(shard.samples) for shard in shards if isinstance(shard.samples, Sized))
-    unknown = [shard for shard in shards if not isinstance(shard.samples, Sized)]
-    if not unknown:
-        return Count(known, len(shards), True)
-    if not all(isinstance(shard.samples, TarRows) for shard in unknown):
+    """Count the pictures of an input: lists by their length, tars by their bytes and the size of the first samples."""
+    counted = sum(len(shard.samples) for shard in shards if isinstance(shard.samples, Sized))
+    uncounted = [shard for shard in shards if not isinstance(shard.samples, Sized)]
+    if not uncounted:
+        return Count(counted, len(shards), True)
+    if not all(isinstance(shard.samples, TarRows) for shard in uncounted):
         return Count(None, len(shards), False)
-    sizes = [_size_in_tar(sample) for sample in islice(unknown[0], LOOKED_AT)]
-    rows = sum(shard.stamp["size"] for shard in unknown) / max(1, sum(sizes)) * len(sizes)
-    return Count(known + round(rows), len(shards), False)
+    sizes = [_size_in_tar(sample) for sample in islice(uncounted[0], LOOKED_AT)]
+    rows = sum(shard.stamp["size"] for shard in uncounted) / max(1, sum(sizes)) * len(sizes)
+    return Count(counted + round(rows), len(shards), False)
 
 
-def costs_of(columns: Sequence[tuple[Column, ServerCaptioner]], shards: Sequence[Shard]) -> list[str]:
-    """What the shards cost each of these columns, which servers make; nothing where they cannot be counted.
+def costs_of(columns: Sequence[tuple[SettledColumn, ServerCaptioner]], shards: Sequence[Shard]) -> list[str]:
+    """Return a line on what the shards cost for each column of a server; [] where the pictures cannot be counted.
 
-    The first records stand for all.
+    The requests of the first records are taken as those of all.
     """
     count = count_pictures(shards).pictures if columns else None
     if count is None:
         return []
-    first = list(islice(shards[0], LOOKED_AT)) if shards else []
+    records = list(islice(shards[0], LOOKED_AT)) if shards else []
     return [
-        captioner.cost(count, column.sampling, column.gate.redraws, _requests(column, first))
+        captioner.cost(count, column.sampling, redraws=column.gate.redraws, like=_requests(column, records))
         for column, captioner in columns
     ]
 
 
-def _requests(column: Column, records: Sequence[Record]) -> list[Request]:
-    """What the column asks of records, as far as that is known before the columns are made that it reads."""
+def _requests(column: SettledColumn, records: Sequence[Record]) -> list[Request]:
+    """Return the column's requests for records, as far as they are known before any column is written."""
     picture, requests = BLANK.picture if column.looks else None, []
     for record in records:
         with suppress(ValueError):
-            asked = column.task.instruct(record, {}, column.name, column.sampling.seed)
-            requests.append(Request(record.key, picture, asked.instruction))
+            instructed = column.task.instruct(record, {}, column=column.name, seed=column.sampling.seed)
+            requests.append(Request(record.key, picture, instructed.instruction))
     return requests or [Request("", picture, column.task.instruction)]
 
 
 def _size_in_tar(record: Record) -> int:
-    """Bytes of the record's files with their headers and padding."""
-    texts = [*record.captions[:1], *([json.dumps(dict(record.columns))] if record.columns else [])]
+    """Return the bytes of the record's files in a tar, with headers and padding."""
+    texts = list(record.captions[:1])
+    if record.columns:
+        texts.append(json.dumps(dict(record.columns)))
     files = [record.image or b"", *record.members.values(), *(text.encode("utf-8", "replace") for text in texts)]
     return sum(BLOCK - (-len(data) // BLOCK) * BLOCK for data in files)
 
 
 def outlook(shards: Sequence[Shard], config: GenerateConfig, pictures_per_second: float) -> str:
-    """What captioning all of the input would take, judged by the pictures that are done."""
+    """Return a line with the estimated time and bytes of captioning the whole input, by the pictures that are done."""
     markers = read_markers(config.output)
     done = [markers[shard.name] for shard in shards if shard.name in markers]
     rows, size = (sum(marker[name] for marker in done) for name in ("rows", "size"))
-    whole = count_pictures(shards)
-    if not rows or whole.pictures is None:
-        return f"the whole input: {whole}"
-    took = (
-        f"{_duration(whole.pictures / pictures_per_second)} in one process like this one, "
-        if pictures_per_second
-        else ""
-    )
-    written = _bytes(size / rows * whole.pictures)
-    return f"the whole input: {whole}; about {took}{written} of shards, estimated from {rows:,} pictures"
+    total = count_pictures(shards)
+    if not rows or total.pictures is None:
+        return f"the whole input: {total}"
+    duration = ""
+    if pictures_per_second:
+        duration = f"{_duration(total.pictures / pictures_per_second)} in one process like this one, "
+    written = _bytes(size / rows * total.pictures)
+    return f"the whole input: {total}; about {duration}{written} of shards, estimated from {rows:,} pictures"
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A record while its columns are made, what is kept of the answers, and the record that is written in the end."""
+"""A record while its columns are made, which of its captions are kept, and the finished record."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from captioners.base import Caption
-from generate.captions.column import Column
 from generate.captions.gate import Judged
-from generate.captions.said import Said
+from generate.captions.judged_answers import JudgedAnswer
+from generate.captions.settled_column import SettledColumn
 from generate.captions.tasks import Instructed
 from imagetext.fields import CUT, FALLBACK, KIND
 from imagetext.sample import Record, is_caption_column
@@ -19,90 +19,108 @@ from imagetext.writers.record_fields import has_captions
 
 @dataclass
 class PendingRecord:
-    """A record on its way: its pixels for each captioner, or why there are none, what was asked of it, and what was said so far."""
+    """A record while its columns are made; all mappings are by the name of a `SettledColumn`.
+
+    pixels: (3, H, W) for each column, None for columns that do not look at the picture.
+    error: why the picture cannot be captioned. instructions: what was asked. answers: the judged answers so far.
+    refused: why a column has no answers. kept: the captions to write, for each column that the answers write.
+    """
 
     record: Record
-    pixels: Sequence[Tensor | None] = ()  # (3, H, W) for each column that looks at them
+    pixels: Sequence[Tensor | None] = ()
     error: str = ""
-    asked: dict[str, Instructed] = field(default_factory=dict)  # of each column, by its name
-    said: dict[str, Future[list[Said]]] = field(default_factory=dict)
-    refused: dict[str, str] = field(
-        default_factory=dict
-    )  # why a column has no answers, where nothing could be asked or said
-    kept: dict[str, Mapping[str, Sequence[Judged]]] = field(default_factory=dict)  # what goes into each of its columns
+    instructions: dict[str, Instructed] = field(default_factory=dict)
+    answers: dict[str, Future[list[JudgedAnswer]]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, Mapping[str, Sequence[Judged]]] = field(default_factory=dict)
 
-    def failing(self, column: Column) -> bool:
-        return column.name in self.said and any(said.failing for said in self.said[column.name].result())
+    def is_failing(self, column: SettledColumn) -> bool:
+        """Return whether an answer of the column is refused."""
+        return column.name in self.answers and any(answer.failing for answer in self.answers[column.name].result())
 
     @property
     def written(self) -> dict[str, list[str]]:
-        """The texts of the columns that are made."""
-        return {name: [one.text for one in kept] for columns in self.kept.values() for name, kept in columns.items()}
+        """The texts of the columns that are finished."""
+        return {
+            name: [caption.text for caption in captions]
+            for columns in self.kept.values()
+            for name, captions in columns.items()
+        }
 
 
-def keep(picture: PendingRecord, column: Column) -> Mapping[str, Sequence[Judged]]:
-    """What goes into each column that the answers write: what passes, or may be kept; else what captions fall back to."""
-    if column.name not in picture.kept:
-        said = picture.said[column.name].result() if column.name in picture.said else []
+def keep(pending: PendingRecord, column: SettledColumn) -> Mapping[str, Sequence[Judged]]:
+    """Settle and return what is written to each column that the answers write.
+
+    These are the accepted captions, and with `on_degenerate` "keep" the refused ones, too. Where there are none, a
+    column of captions gets its fallback.
+    """
+    if column.name not in pending.kept:
+        answers = pending.answers[column.name].result() if column.name in pending.answers else []
         kept: dict[str, Sequence[Judged]] = {}
         for name in column.writes:
             kept[name] = [
-                replace(part, flags=(*part.flags, *_told(one, part)))
-                for one in said
-                for part in one.parts[name]
-                if part.text.strip()
-                and "unparsed" not in part.flags
-                and not (part.flags and column.gate.on_degenerate == "drop")
+                replace(text, flags=(*text.flags, *_notes(answer, text)))
+                for answer in answers
+                for text in answer.texts[name]
+                if _is_kept(text, column)
             ]
             if not kept[name] and is_caption_column(name):
-                kept[name] = _fallen_back(picture, column)
-        picture.kept[column.name] = kept
-    return picture.kept[column.name]
+                kept[name] = _fallback(pending, column)
+        pending.kept[column.name] = kept
+    return pending.kept[column.name]
 
 
-def _told(said: Said, part: Judged) -> Iterator[str]:
-    """Flags that refuse nothing: what was cut off the answer, and how a negative was made false."""
-    yield from (CUT + what for what in dict.fromkeys((*part.drawn.cut, *said.cut)))
-    if part.drawn.kind:
-        yield KIND + part.drawn.kind
+def _is_kept(caption: Judged, column: SettledColumn) -> bool:
+    if not caption.text.strip() or "unparsed" in caption.flags:
+        return False
+    return not caption.flags or column.gate.on_degenerate == "keep"
 
 
-def _fallen_back(picture: PendingRecord, column: Column) -> list[Judged]:
-    fallback = column.task.fall_back(picture.record, picture.written, column.name, column.sampling.seed)
-    return (
-        [Judged(fallback[1], Caption(fallback[1], None, False), flags=(FALLBACK + fallback[0],))] if fallback else []
-    )
+def _notes(answer: JudgedAnswer, caption: Judged) -> Iterator[str]:
+    """Yield flags that are no reason to refuse: what was cut off the answer, and how a negative was made false."""
+    yield from (CUT + part for part in dict.fromkeys((*caption.drawn.cut, *answer.cut)))
+    if caption.drawn.kind:
+        yield KIND + caption.drawn.kind
 
 
-def record_of(picture: PendingRecord, columns: Sequence[Column]) -> Record:
-    """The picture's record, an error where it has one, or where no caption is left in any column."""
-    if picture.error:
-        return replace(picture.record, error=picture.error)
+def _fallback(pending: PendingRecord, column: SettledColumn) -> list[Judged]:
+    fallback = column.task.fall_back(pending.record, pending.written, column=column.name, seed=column.sampling.seed)
+    if fallback is None:
+        return []
+    name, text = fallback
+    return [Judged(text, Caption(text, None, False), flags=(FALLBACK + name,))]
+
+
+def record_of(pending: PendingRecord, columns: Sequence[SettledColumn]) -> Record:
+    """Return the finished record: with an error where its picture has one, or where no column has a caption."""
+    if pending.error:
+        return replace(pending.record, error=pending.error)
     captions, scores, refused = {}, {}, {}
     for column in columns:
-        for name, kept in keep(picture, column).items():
+        for name, kept in keep(pending, column).items():
             if kept:
-                captions[name] = tuple(one.text for one in kept)
+                captions[name] = tuple(caption.text for caption in kept)
+                scores[name] = _scores(kept)
             else:
-                refused[name] = masked(_why_none(picture, column, name))
-            scores[name] = _scores(kept) if kept else {"logprob": [], "truncated": [], "flags": [refused[name]]}
+                refused[name] = masked(_why_none(pending, column, name))
+                scores[name] = {"logprob": [], "truncated": [], "flags": [refused[name]]}
     names = [name for column in columns for name in column.writes]
-    made = {**picture.record.columns, **captions}
+    all_columns = {**pending.record.columns, **captions}
     makes_captions = any(map(is_caption_column, names))
-    if makes_captions and not captions or not has_captions(made, picture.record.captions, names):
-        return replace(picture.record, error=", ".join(f"{name}: {why}" for name, why in refused.items()))
-    return replace(picture.record, columns=made, scores={**picture.record.scores, **scores})
+    if makes_captions and not captions or not has_captions(all_columns, pending.record.captions, names):
+        return replace(pending.record, error=", ".join(f"{name}: {reason}" for name, reason in refused.items()))
+    return replace(pending.record, columns=all_columns, scores={**pending.record.scores, **scores})
 
 
-def _why_none(picture: PendingRecord, column: Column, name: str) -> str:
-    if reason := picture.refused.get(column.name):
+def _why_none(pending: PendingRecord, column: SettledColumn, name: str) -> str:
+    if reason := pending.refused.get(column.name):
         return reason
-    judged = [part for one in picture.said[column.name].result() for part in one.parts[name]]
-    return f"no caption passed: {'; '.join(_reasons(judged))}"
+    refused = [text for answer in pending.answers[column.name].result() for text in answer.texts[name]]
+    return f"no caption passed: {'; '.join(_reasons(refused))}"
 
 
 def _scores(kept: Sequence[Judged]) -> dict[str, list]:
-    """What a record says of a column's captions, a list of each with one entry a caption; flags are words with spaces between."""
+    """Return the scores of a column's captions: lists with one entry a caption; flags are joined with blanks."""
     scores: dict[str, list] = {
         "logprob": [None if judged.drawn.logprob is None else round(judged.drawn.logprob, 4) for judged in kept],
         "truncated": [judged.truncated for judged in kept],
@@ -114,6 +132,6 @@ def _scores(kept: Sequence[Judged]) -> dict[str, list]:
     return scores
 
 
-def _reasons(judged: Sequence[Judged]) -> list[str]:
-    """The refused captions, each with its flags, a few words of them."""
-    return [f"{' '.join(one.flags)} {one.text[:40]!r}" for one in judged]
+def _reasons(refused: Sequence[Judged]) -> list[str]:
+    """Return the flags of each refused caption, and its first 40 characters."""
+    return [f"{' '.join(caption.flags)} {caption.text[:40]!r}" for caption in refused]

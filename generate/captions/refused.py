@@ -1,53 +1,56 @@
-"""How many answers the gate refused, or did not come at all, and why: counts that fit into a shard's marker and add up over shards."""
+"""How many answers the gate refused, or never came, and why: counts that fit into a marker and add up over shards."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from generate.captions.said import Said
+from generate.captions.judged_answers import JudgedAnswer
 
-EXAMPLE = 300  # characters of a reason
+EXAMPLE = 300  # characters of an example's reason
 
 
 class Refused:
-    """Of each column: its answers, those that were drawn anew included, and how many were refused for each reason."""
+    """For each column: its answers, redraws included, and how many of them were refused for each reason.
+
+    missing: records without an answer, because they lack what the instruction names, for instance.
+    example: the first of these records, with its reason.
+    """
 
     def __init__(self) -> None:
-        self.answers: Counter[str] = Counter()  # by column
+        self.answers: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.reasons: dict[str, Counter[str]] = {}
-        self.missing: Counter[str] = (
-            Counter()
-        )  # records of which no answer came: they lack what the instruction names, say
-        self.example: dict[str, str] = {}  # the first of these, with its reason
+        self.missing: Counter[str] = Counter()
+        self.example: dict[str, str] = {}
 
-    def update(self, column: str, said: Iterable[Said]) -> None:
-        """Counts the answers to one request."""
-        for one in said:
-            refused = [*one.refused, *([one.reasons] if one.failing else [])]
-            self.answers[column] += len(one.refused) + 1
+    def update(self, column: str, answers: Iterable[JudgedAnswer]) -> None:
+        """Count the answers to one request."""
+        for answer in answers:
+            refused = [*answer.refused, *([answer.reasons] if answer.failing else [])]
+            self.answers[column] += len(answer.refused) + 1
             self.refused[column] += len(refused)
             for reasons in refused:
                 self.reasons.setdefault(column, Counter()).update(reasons)
 
-    def without(self, column: str, example: str) -> None:
-        """Counts a record to which there is no answer; example: its key and the reason."""
+    def add_missing(self, column: str, example: str) -> None:
+        """Count a record without an answer; example: its key and the reason."""
         self.missing[column] += 1
         self.example.setdefault(column, example[:EXAMPLE])
 
     def state(self) -> dict[str, dict[str, object]]:
-        """All of it, in JSON's types."""
-        return {
-            column: {
+        """Return all counts as JSON types."""
+        state = {}
+        for column in self.answers | self.missing:
+            state[column] = {
                 "answers": self.answers[column],
                 "refused": self.refused[column],
                 "reasons": dict(sorted(self.reasons.get(column, Counter()).items())),
             }
-            | ({"missing": self.missing[column], "example": self.example[column]} if self.missing[column] else {})
-            for column in self.answers | self.missing
-        }
+            if self.missing[column]:
+                state[column] |= {"missing": self.missing[column], "example": self.example[column]}
+        return state
 
     def add(self, state: Mapping[str, Mapping]) -> None:
-        """Adds what another's `state` gave."""
+        """Add the counts of another `state`."""
         for column, counts in state.items():
             self.answers[column] += counts["answers"]
             self.refused[column] += counts["refused"]
@@ -57,7 +60,7 @@ class Refused:
                 self.example.setdefault(column, counts["example"])
 
     def lines(self) -> Sequence[str]:
-        """In words, a line for each column of which answers were refused, and one for each of which some did not come."""
+        """Return a sentence for each column with refused answers, and for each column with missing ones."""
         lines = []
         for column, answers in self.answers.items():
             if refused := self.refused[column]:

@@ -1,4 +1,4 @@
-"""`capsmith generate`: every shard without a done-marker is captioned and written; the same command again resumes."""
+"""`capsmith generate`: captions and writes every shard without a done-marker; the same command again resumes."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -10,16 +10,16 @@ from captioners.device import check_device
 from captioners.ranks import Rank
 from captioners.server.captioner import ServerCaptioner
 from captioners.server.journal import answers_kept, forget_answers
-from generate.captions.column import Column
 from generate.captions.config import GenerateConfig
 from generate.captions.export import check_folder
 from generate.captions.fingerprint import fingerprint
-from generate.captions.input_checks import check_columns_read, labels_of, needs_of, told_of_drawn_shapes
+from generate.captions.input_checks import check_columns_read, labels_of, needs_of, warning_about_photographs
 from generate.captions.load import load_columns
 from generate.captions.overlap import Overlap
 from generate.captions.preview import costs_of, count_pictures, first_pictures, outlook
 from generate.captions.records import PendingRecord, record_of
 from generate.captions.refused import Refused
+from generate.captions.settled_column import SettledColumn
 from generate.captions.stages import REDRAWN_AT_ONCE, caption_pictures, workers_for
 from generate.captions.summary import finish
 from generate.runs.engines import engine_of
@@ -39,88 +39,95 @@ from imagetext.shown import say
 from imagetext.sources import read_samples
 from imagetext.stores import is_remote
 
-# Pictures at most that wait to be written: so many come at once, and the captioners go on.
+# Most pictures that wait to be written. A redraw releases many at once, and the captioners go on meanwhile.
 WRITTEN_BEHIND = 2 * REDRAWN_AT_ONCE
 
 
 def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = None) -> int:
     """Caption the pictures of `config.input` into `config.output`, or this process's share of them.
 
-    `rank` and `begun` come from `launch`, which starts the others once the first has begun the run.
+    `rank` and `begun` come from `launch`, which starts the other processes once the first has begun the run.
     Returns: 0 done, 1 some shards failed, 3 done but more pictures failed than `max_error_rate` allows.
     Raises: ValueError for a bad input, model, column or output folder, before anything is written.
     """
     rank = rank or own_rank(config)
     if config.dry_run:
         return _run(config, rank, begun)
-    check_own(config.output, "generate")  # then not even a lock is written there
+    check_own(config.output, "generate")  # before the lock, so that nothing is written to another command's folder
     with FolderLock(config.output) as lock:
-        return _run(config, rank, begun, lock.job)
+        return _run(config, rank, begun, job=lock.job)
 
 
-def _run(config: GenerateConfig, rank: Rank, begun: Event | None, job: str = "") -> int:
-    """The run, of which the folder is locked for this job."""
-    if config.engine == "embedded":  # the workers of a cluster look at their own machines
-        check_device(config.device)
-    if config.push_to_hub and is_remote(config.output):
-        raise ValueError(f"--push-to-hub: uploads what is on this machine, not {config.output}")
-    if config.export_by_class:
-        check_folder(config.export_by_class, config.output)
+def _run(config: GenerateConfig, rank: Rank, begun: Event | None, *, job: str = "") -> int:
+    """Do the run. job: the job that has locked the output folder."""
+    _check_before_reading(config)
     if rank.number and not config.dry_run:
-        wait_for_run(config.output)  # so that a mistake in the command is told once
-    whole = read_samples(
+        wait_for_run(config.output)  # so that only the first process reports a mistake in the command
+    all_shards = read_samples(
         config.input, config.images, labels=labels_of(config), columns=config.table, needs=needs_of(config)
     )
-    check_columns_read(config, whole)
-    shards = first_pictures(whole, config.limit) if config.limit else whole
-    look = config.dry_run or config.limit  # is for one process
-    if rank.count == 1 and not look and (processes := processes_wanted(config)) > 1:
-        code = launch(
-            "generate", config.model_copy(update={"push_to_hub": None}), processes, job
-        )  # once, when all have ended
-        return code if code == 2 or code and read_run(config.output) is None else finish(config)
-    if not rank.number and (told := told_of_drawn_shapes(config, shards)):
-        say(told)
+    check_columns_read(config, all_shards)
+    shards = first_pictures(all_shards, config.limit) if config.limit else all_shards
+    is_preview = config.dry_run or config.limit  # done by one process
+    if rank.count == 1 and not is_preview and (processes := processes_wanted(config)) > 1:
+        # The upload happens once, when all processes have ended.
+        code = launch("generate", config.model_copy(update={"push_to_hub": None}), processes, job=job)
+        was_never_begun = code and read_run(config.output) is None
+        return code if code == 2 or was_never_begun else finish(config)
+    if not rank.number and (warning := warning_about_photographs(config, shards)):
+        say(warning)
     work = Captioning(config)
     with engine_of(config, rank) as engine:
-        prepared = prepare(work, engine, shards, rank, begun)
+        prepared = prepare(work, engine, shards, rank=rank, begun=begun)
         if config.dry_run:
-            say(
-                f"{count_pictures(whole)}; {len(prepared.to_do):,} of {len(prepared.shards):,} shards to do; nothing was written"
-            )
+            to_do = f"{len(prepared.to_do):,} of {len(prepared.shards):,} shards to do"
+            say(f"{count_pictures(all_shards)}; {to_do}; nothing was written")
             for cost in costs_of(work.servers, prepared.to_do):
                 say(cost)
             return 0
         if config.overwrite:
             forget_answers(config.output)
-        begin(config.output, prepared, rank, begun)
+        begin(config.output, prepared, rank, begun=begun)
         pace = engine.do(work, prepared.to_do)
     code = finish(config, rank, prepared.shards)
     if config.limit:
-        say(outlook(whole, config, pace.pictures_per_second))
+        say(outlook(all_shards, config, pace.pictures_per_second))
     return code
+
+
+def _check_before_reading(config: GenerateConfig) -> None:
+    if config.engine == "embedded":  # workers of a cluster check the devices of their own machines
+        check_device(config.device)
+    if config.push_to_hub and is_remote(config.output):
+        raise ValueError(f"--push-to-hub: uploads from this machine only, and the output is {config.output}")
+    if config.export_by_class:
+        check_folder(config.export_by_class, config.output)
 
 
 @dataclass
 class Captioning:
-    """The work of `capsmith generate`."""
+    """The work of `capsmith generate`, as `generate.runs.protocol.Work` describes it."""
 
     config: GenerateConfig
-    columns: Sequence[Column] = ()
+    columns: Sequence[SettledColumn] = ()
     workers: Workers | None = None  # from the first shard on
     doing = "captioning"
     unit = "picture"
     instead = (
-        f"{ANOTHER}: all that the input holds goes there, too, and new captions in a column of their own (--column)"
+        f"{ANOTHER}: everything that the input holds is copied there; give the new captions a column of their own "
+        "(--column)"
     )
 
     def load(self, device: str, settled: Mapping[str, Any]) -> Loaded:
         self.columns = load_columns(self.config, list(settled.get("columns", {}).values()), device)
-        models = dict.fromkeys(map(_described, self.columns))
+        models = dict.fromkeys(map(_description, self.columns))
         return Loaded(fingerprint(self.columns, self.config), list(models))
 
     def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
-        """Caption and write one shard; out of memory, it is begun anew with half the batches, and its marker says so."""
+        """Caption and write one shard.
+
+        Out of memory, the shard is begun anew with half the batch sizes, and its marker says so.
+        """
         if self.workers is None:
             self.workers = workers_for(
                 self.columns,
@@ -128,27 +135,27 @@ class Captioning:
                 overwrite=self.config.replace_columns,
                 drop_text_embeddings=self.config.drop_text_embeddings or self.config.captions_only,
             )
-        settled, workers = _batch_sizes(self.columns), self.workers
+        settled_sizes, workers = _batch_sizes(self.columns), self.workers
 
         def write(sizes: Sequence[int]) -> None:
-            size_of = dict(zip(settled, sizes))
+            size_of = dict(zip(settled_sizes, sizes))
             columns = [replace(column, batch_size=size_of[column.batch_size]) for column in self.columns]
             write_shard(
                 shard,
                 columns,
                 self.config,
-                workers,
-                pace,
-                following,
-                {} if sizes == settled else {"batch_sizes": sizes},
+                workers=workers,
+                pace=pace,
+                following=following,
+                info={} if sizes == settled_sizes else {"batch_sizes": sizes},
             )
 
         with answers_kept([captioner for _, captioner in self.servers], self.config.output, shard.name):
-            with_halved_batches(write, settled, "pictures in flight", shard, pace)
+            with_halved_batches(write, settled_sizes, "pictures in flight", shard=shard, pace=pace)
 
     @property
-    def servers(self) -> list[tuple[Column, ServerCaptioner]]:
-        """The columns whose captioners are servers', with these."""
+    def servers(self) -> list[tuple[SettledColumn, ServerCaptioner]]:
+        """The columns whose captioners are models of a server, with these captioners."""
         return [(column, column.captioner) for column in self.columns if isinstance(column.captioner, ServerCaptioner)]
 
     def close(self) -> None:
@@ -157,32 +164,36 @@ class Captioning:
         self.workers = None
 
 
-def _described(column: Column) -> str:
-    """What is printed of the column's captioner: of a server, what is sent to it."""
+def _description(column: SettledColumn) -> str:
+    """Return what is printed about the column's captioner; for a server, this says what is sent to it."""
     if isinstance(column.captioner, ServerCaptioner) and not column.looks:
         return column.captioner.description_by_words
     return column.captioner.description
 
 
-def _batch_sizes(columns: Sequence[Column]) -> list[int]:
-    """One for each captioner: its columns share it."""
+def _batch_sizes(columns: Sequence[SettledColumn]) -> list[int]:
+    """Return the batch size of each captioner, which its columns share."""
     return list({id(column.captioner): column.batch_size for column in columns}.values())
 
 
 def write_shard(
     shard: Shard,
-    columns: Sequence[Column],
+    columns: Sequence[SettledColumn],
     config: GenerateConfig,
+    *,
     workers: Workers,
     pace: Pace,
     following: Shard | None,
     info: Mapping[str, Any],
 ) -> None:
-    """Caption and write one shard; its marker gets `info`, and what the summary adds up: repeats, overlap, refusals, licences."""
+    """Caption and write one shard.
+
+    Its marker gets `info`, and what the summary adds up over shards: repeats, overlap, refused answers, licences.
+    """
     names = [name for column in columns for name in column.writes]
     repeats = {name: Repeats() for name in names if is_caption_column(name)}
     overlap, refused, licences, failures = Overlap(), Refused(), Repeats(), Failures()
-    before = read_marker(config.output, shard.name)
+    earlier_marker = read_marker(config.output, shard.name)
     with (
         ShardWriter(
             config.output,
@@ -193,33 +204,34 @@ def write_shard(
             input=input_of(shard),
             text_from_synthetic=config.text_from_synthetic,
         ) as writer,
-        closing(Background()) as clerk,
+        closing(Background()) as background,
     ):
 
-        def write(picture: PendingRecord) -> tuple[bool, int]:
-            record = record_of(picture, columns)
+        def write(pending: PendingRecord) -> tuple[bool, int]:
+            """Write a record; returns whether it failed, and how many texts it has."""
+            record = record_of(pending, columns)
             writer.write(record)
             texts = {name: () if record.error else record.columns.get(name, ()) for name in names}
             captions = {name: texts[name] for name in repeats}
-            for name, of_column in repeats.items():
-                of_column.update(captions[name])
+            for name, column_repeats in repeats.items():
+                column_repeats.update(captions[name])
             overlap.update(captions)
-            for name, said in picture.said.items():
-                refused.update(name, said.result())
-            for name, reason in picture.refused.items():
-                refused.without(name, f"{record.key}: {reason}")
+            for name, answers in pending.answers.items():
+                refused.update(name, answers.result())
+            for name, reason in pending.refused.items():
+                refused.add_missing(name, f"{record.key}: {reason}")
             licences.update([str(record.meta.get("license") or "")])
-            failures.update(record.error, picture.refused.values(), record.failed_before)
+            failures.update(record.error, pending.refused.values(), record.failed_before)
             return bool(record.error), sum(map(len, texts.values()))
 
-        pictures = caption_pictures(shard, columns, workers, clerk, pace, following)
-        for failed, captions in clerk.map(write, pictures, ahead=WRITTEN_BEHIND):
+        pictures = caption_pictures(shard, columns, workers, judge=background, stopwatch=pace, following=following)
+        for failed, captions in background.map(write, pictures, ahead=WRITTEN_BEHIND):
             pace.count(failed, captions)
         writer.info |= {
             **info,
             **hash_of(shard),
-            **failures.in_marker(before),
-            "repeats": {name: of_column.state() for name, of_column in repeats.items()},
+            **failures.in_marker(earlier_marker),
+            "repeats": {name: column_repeats.state() for name, column_repeats in repeats.items()},
             "overlap": overlap.state(),
             "refused": refused.state(),
             "licences": licences.state(),

@@ -1,9 +1,9 @@
-"""From records to records with captions, in stages that each take records in order and hand them on in order.
+"""From records to records with captions, in stages that each take records in order and yield them in order.
 
-prepare pictures (workers) -> a column's captions -> redraws of what its gate refuses -> the next column's … -> records
+prepare pictures (workers) -> captions of a column -> redraws of refused captions -> the next column … -> records
 
-A column may be made of those before it. What is said of a record is judged in another thread, so that the one that calls the
-captioners goes on.
+A column may be written from the columns before it. Answers are judged in another thread, so that the thread that calls
+the captioners does not wait for that.
 
 H, W: height and width of the pictures that a captioner takes
 """
@@ -20,31 +20,33 @@ from PIL import Image
 from torch import Tensor
 
 from captioners.base import Captioned, Request
-from generate.captions.column import Column
 from generate.captions.records import PendingRecord, keep, record_of
+from generate.captions.settled_column import SettledColumn
 from generate.runs.workers import Background, Stopwatch, Workers, decoding
 from imagetext.sample import Record, decode_image, image_size
 from imagetext.sets.room import room_for
 
-REDRAWN_AT_ONCE = 256  # pictures, good ones among them, that a redraw waits for: more fill its batches, and memory
+# Pictures that a redraw waits for, also those with accepted captions: more fill its batches better, but take memory.
+REDRAWN_AT_ONCE = 256
 
 
 def caption_samples(
-    samples: Iterable[Record], columns: Sequence[Column], *, num_workers: int = 0, **room: bool
+    samples: Iterable[Record], columns: Sequence[SettledColumn], *, num_workers: int = 0, **room: bool
 ) -> Iterator[Record]:
-    """A record for each sample, in order: as `caption_pictures`, for samples that are no run's; `room` is for `workers_for`."""
+    """Caption samples outside a run; yields a record for each, in order. room: keywords of `workers_for`."""
     with closing(workers_for(columns, num_workers, **room)) as workers, closing(Background()) as judge:
-        for picture in caption_pictures(samples, columns, workers, judge, Stopwatch()):
-            yield record_of(picture, columns)
+        for pending in caption_pictures(samples, columns, workers, judge=judge, stopwatch=Stopwatch()):
+            yield record_of(pending, columns)
 
 
 def workers_for(
-    columns: Sequence[Column], count: int, *, overwrite: bool = False, drop_text_embeddings: bool = False
+    columns: Sequence[SettledColumn], count: int, *, overwrite: bool = False, drop_text_embeddings: bool = False
 ) -> Workers[Record, tuple[bytes | None, str], tuple[list[Tensor | None], str]]:
-    """Workers that prepare records' pictures for the columns.
+    """Return workers that prepare the pictures of records for the columns.
 
-    overwrite, drop_text_embeddings: what may go from a record to make room for the columns, as in `imagetext.sets.room.room_for`;
-    where more must, reading it raises ColumnClash. Where no column looks at pictures, one that cannot be read is no error.
+    overwrite, drop_text_embeddings: what may be removed from a record for the new columns, as in
+    `imagetext.sets.room.room_for`; where more has to be removed, reading the record raises ColumnClash.
+    Where no column looks at pictures, a picture that cannot be read is no error.
     """
     names = [name for column in columns for name in column.writes]
     preprocess = [column.captioner.preprocess if column.looks else None for column in columns]
@@ -62,13 +64,15 @@ def workers_for(
 
 
 def _prepare(
-    preprocess: Sequence[Callable[[Image.Image], Tensor] | None], asked: tuple[bytes | None, str]
+    preprocess: Sequence[Callable[[Image.Image], Tensor] | None], request: tuple[bytes | None, str]
 ) -> tuple[list[Tensor | None], str]:
-    """Pixels (3, H, W) for each column that looks, or the reason for none, which may be known; columns of one captioner share theirs.
+    """Return pixels (3, H, W) for each column, None for columns that do not look; or none, and the reason.
 
-    A picture that no column looks at is not decoded, and may be missing; one that is none is an error all the same.
+    preprocess: of each column; columns with the same one share its pixels.
+    request: the encoded picture, and the reason where it is known already that there can be no pixels.
+    Where no column looks at the picture, it is not decoded and may be missing; a damaged one is still an error.
     """
-    encoded, error = asked
+    encoded, error = request
     if error:
         return [], error
     try:
@@ -78,41 +82,44 @@ def _prepare(
             return [None for _ in preprocess], ""
         with decoding(encoded):
             image = decode_image(encoded)
-            pixels = {one: one(image) for one in dict.fromkeys(preprocess) if one}
+            pixels = {function: function(image) for function in dict.fromkeys(preprocess) if function}
             del image
     except ValueError as undecodable:
         return [], str(undecodable)
-    return [pixels[one] if one else None for one in preprocess], ""
+    return [pixels[function] if function else None for function in preprocess], ""
 
 
 def caption_pictures(
     samples: Iterable[Record],
-    columns: Sequence[Column],
+    columns: Sequence[SettledColumn],
     workers: Workers,
+    *,
     judge: Background,
     stopwatch: Stopwatch,
     following: Iterable[Record] | None = None,
 ) -> Iterator[PendingRecord]:
-    """The samples' pictures, in order, with their captions, while about two batches are prepared ahead.
+    """Yield the samples in order with their captions, while about two batches of pictures are prepared ahead.
 
-    A picture that does not decode has an error. following: samples of which the first are prepared once these all are.
-    Raises: whatever reading the samples, preparing them, judging captions or the captioners raise.
+    A picture that does not decode gets an error. following: the samples to prepare next, once all of these are
+    prepared.
+    Raises: whatever reading and preparing the samples, judging captions, and the captioners raise.
     """
-    pictures = _prepared(samples, columns, workers, stopwatch, following)
-    for number, column in enumerate(columns):
-        pictures = _draw(pictures, column, number, judge)
+    pictures = _prepared(samples, columns, workers, stopwatch=stopwatch, following=following)
+    for index, column in enumerate(columns):
+        pictures = _draw(pictures, column, index, judge=judge)
         if column.gate.redraws and column.sampling.strategy == "sample":
-            pictures = _redraw(pictures, column, number, judge)
-        pictures = _keep(pictures, column, following=columns[number + 1 :])
-    for picture in pictures:
-        picture.pixels = ()  # while it waits to be written, it holds none
-        yield picture
+            pictures = _redraw(pictures, column, index, judge=judge)
+        pictures = _keep(pictures, column, later_columns=columns[index + 1 :])
+    for pending in pictures:
+        pending.pixels = ()  # frees their memory while the record waits to be written
+        yield pending
 
 
 def _prepared(
     samples: Iterable[Record],
-    columns: Sequence[Column],
+    columns: Sequence[SettledColumn],
     workers: Workers,
+    *,
     stopwatch: Stopwatch,
     following: Iterable[Record] | None,
 ) -> Iterator[PendingRecord]:
@@ -124,82 +131,101 @@ def _prepared(
         start = time.monotonic()
 
 
-def _draw(pictures: Iterable[PendingRecord], column: Column, at: int, judge: Background) -> Iterator[PendingRecord]:
-    """The pictures with the column's captions, judged; `at` is its place among the columns."""
+def _draw(
+    pictures: Iterable[PendingRecord], column: SettledColumn, index: int, *, judge: Background
+) -> Iterator[PendingRecord]:
+    """Yield the pictures with the column's captions, judged. index: of the column among all columns."""
 
-    def can_be_asked(picture: PendingRecord) -> bool:
-        if picture.error:
+    def can_be_asked(pending: PendingRecord) -> bool:
+        if pending.error:
             return False
         try:
-            picture.asked[column.name] = column.task.instruct(
-                picture.record, picture.written, column.name, column.sampling.seed
+            instructed = column.task.instruct(
+                pending.record, pending.written, column=column.name, seed=column.sampling.seed
             )
-        except ValueError as lacking:
-            picture.refused[column.name] = str(lacking)
-        return column.name in picture.asked
+        except ValueError as error:
+            pending.refused[column.name] = str(error)
+            return False
+        pending.instructions[column.name] = instructed
+        return True
 
-    for picture, captioned in _captioned(pictures, column, at, can_be_asked):
+    for pending, captioned in _captioned(pictures, column, index, needs_captions=can_be_asked):
         if captioned is not None:
-            asked = picture.asked[column.name]
-            picture.said[column.name] = judge.submit(column.reading.judge_all, captioned.captions, asked)
+            instructed = pending.instructions[column.name]
+            pending.answers[column.name] = judge.submit(column.answer_reader.judge_all, captioned.captions, instructed)
             if captioned.error:
-                picture.refused[column.name] = captioned.error
-        yield picture
+                pending.refused[column.name] = captioned.error
+        yield pending
 
 
-def _redraw(pictures: Iterable[PendingRecord], column: Column, at: int, judge: Background) -> Iterator[PendingRecord]:
-    """The pictures, in which each failing caption is drawn anew until one passes, at most `redraws` times."""
+def _redraw(
+    pictures: Iterable[PendingRecord], column: SettledColumn, index: int, *, judge: Background
+) -> Iterator[PendingRecord]:
+    """Yield the pictures, after each refused answer was drawn again until one passes, at most `redraws` times."""
+
+    def is_failing(pending: PendingRecord) -> bool:
+        return pending.is_failing(column)
+
     pictures = iter(pictures)
-    while together := list(islice(pictures, REDRAWN_AT_ONCE)):
+    while group := list(islice(pictures, REDRAWN_AT_ONCE)):
         for redraw in range(1, column.gate.redraws + 1):
-            for picture, captioned in _captioned(
-                together, column, at, lambda picture: picture.failing(column), redraw
-            ):
+            for pending, captioned in _captioned(group, column, index, needs_captions=is_failing, redraw=redraw):
                 if captioned is not None:
-                    said, asked = picture.said[column.name].result(), picture.asked[column.name]
-                    picture.said[column.name] = judge.submit(
-                        column.reading.replace_failing, said, captioned.captions, asked
+                    answers = pending.answers[column.name].result()
+                    instructed = pending.instructions[column.name]
+                    pending.answers[column.name] = judge.submit(
+                        column.answer_reader.replace_failing, answers, captioned.captions, instructed
                     )
-        yield from together
+        yield from group
 
 
-def _keep(pictures: Iterable[PendingRecord], column: Column, following: Sequence[Column]) -> Iterator[PendingRecord]:
-    """The pictures, in which what is kept of the column is settled where a following one reads it; else the record's maker does."""
-    read = {name for other in following for name in other.task.columns_read}.intersection(column.writes)
-    for picture in pictures:
-        if read:
-            keep(picture, column)
-        yield picture
+def _keep(
+    pictures: Iterable[PendingRecord], column: SettledColumn, later_columns: Sequence[SettledColumn]
+) -> Iterator[PendingRecord]:
+    """Yield the pictures; where a later column reads this one, it is settled now which captions are kept.
+
+    For all other columns, `record_of` settles that, in the thread that writes.
+    """
+    read_later = {name for later in later_columns for name in later.task.columns_read}
+    is_read_later = not read_later.isdisjoint(column.writes)
+    for pending in pictures:
+        if is_read_later:
+            keep(pending, column)
+        yield pending
 
 
 def _captioned(
     pictures: Iterable[PendingRecord],
-    column: Column,
-    at: int,
-    wanted: Callable[[PendingRecord], bool],
+    column: SettledColumn,
+    index: int,
+    *,
+    needs_captions: Callable[[PendingRecord], bool],
     redraw: int = 0,
 ) -> Iterator[tuple[PendingRecord, Captioned | None]]:
-    """Each picture, in order, with what the column's captioner says of it where it is wanted."""
-    waiting: deque[tuple[PendingRecord, bool]] = deque()  # those the captioner has taken, and the others between them
+    """Yield each picture, in order, with the captioner's result where it needs captions, else with None."""
+    # Pictures in order, with whether the captioner has been asked for them.
+    waiting: deque[tuple[PendingRecord, bool]] = deque()
 
-    def taken() -> Iterator[Request]:
-        for picture in pictures:
-            waiting.append((picture, asked := wanted(picture)))
-            if asked:
-                yield Request(picture.record.key, picture.pixels[at], picture.asked[column.name].instruction)
+    def requests() -> Iterator[Request]:
+        for pending in pictures:
+            is_asked = needs_captions(pending)
+            waiting.append((pending, is_asked))
+            if is_asked:
+                instruction = pending.instructions[column.name].instruction
+                yield Request(pending.record.key, pending.pixels[index], instruction)
 
-    def others() -> Iterator[tuple[PendingRecord, None]]:
+    def not_asked() -> Iterator[tuple[PendingRecord, None]]:
         while waiting and not waiting[0][1]:
             yield waiting.popleft()[0], None
 
-    for captioned in column.caption(taken(), redraw):
-        yield from others()
-        picture, _ = waiting.popleft()
-        if captioned.key != picture.record.key:
+    for captioned in column.caption(requests(), redraw):
+        yield from not_asked()
+        pending, _ = waiting.popleft()
+        if captioned.key != pending.record.key:
             raise RuntimeError(
-                f"captioner {column.captioner.name}: captions of {captioned.key!r} came for {picture.record.key!r}"
+                f"captioner {column.captioner.name}: captions of {captioned.key!r} came for {pending.record.key!r}"
             )
-        yield picture, captioned
-    yield from others()
+        yield pending, captioned
+    yield from not_asked()
     if waiting:
         raise RuntimeError(f"captioner {column.captioner.name}: no captions came for {waiting[0][0].record.key!r}")

@@ -1,4 +1,4 @@
-"""The end of a run: what its records hold, by their markers, and what goes with a set that is whole."""
+"""The end of a run: prints what the shards hold, and writes the card, the export and the gallery of a complete set."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,62 +20,71 @@ from imagetext.shown import say
 from imagetext.sources import Shard
 from imagetext.stores import join, plain_path
 
-SHARE_TOLD = 0.01  # a caption that stands for this share of the pictures is told of
-MOST_TOLD = 3  # captions of a column
+REPEATED_SHARE = 0.01  # a caption is reported if at least this share of the pictures has it
+MOST_REPEATED = 3  # captions of a column that are reported
 
 
 def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] = ()) -> int:
-    """Print what the run's shards hold, or of several processes this one's; write the card where all are done; the exit code."""
+    """Print what the shards hold, write what belongs to a complete set, and return the exit code.
+
+    Where several processes work on the run, only this process's shards are printed; `shards` are those of all
+    processes.
+    """
     folder = plain_path(config.output)
     markers, names = read_markers(folder), expect_shards(folder)
-    whole = markers.keys() >= set(names)
-    own = names if rank.count == 1 else [shard.name for shard in rank.share(shards)]
-    missing = [name for name in own if name not in markers]
-    done = [markers[name] for name in own if name in markers]
-    pictures, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
-    captions = ", ".join(
-        f"{sum(marker['captions'].get(column, 0) for marker in done):,} {'tags' if is_tags(column) else 'captions'} in {column}"
-        for column in expect_run(folder)["columns"]
-    )
-    say(
-        f"{folder}: {captions} of {pictures:,} pictures, {failed:,} without ({failed / max(pictures, 1):.1%}), "
-        f"in {len(done):,} {config.format} shards"
-    )
-    rate = share_failed(done)
+    is_complete = markers.keys() >= set(names)
+    own_names = names if rank.count == 1 else [shard.name for shard in rank.share(shards)]
+    missing = [name for name in own_names if name not in markers]
+    done = [markers[name] for name in own_names if name in markers]
+    _say_totals(folder, config, done)
+    failed_share = share_failed(done)
     overlap, refused = Overlap(), Refused()
     for marker in done:
         overlap.add(marker.get("overlap", ()))
         refused.add(marker.get("refused", {}))
-    for line in [*refused.lines(), *repeated(done), *overlap.lines()]:
+    for line in [*refused.lines(), *repeated_captions(done), *overlap.lines()]:
         say(line)
-    if whole:
-        of_all = [markers[name] for name in names]
-        write_card(folder, config.input, of_all)
+    if is_complete:
+        all_markers = [markers[name] for name in names]
+        write_card(folder, config.input, all_markers)
         if config.export_by_class and rank.count == 1:
-            lines, classes = export_by_class(folder, of_all, config.export_by_class)
-            say(f"{config.export_by_class}: {lines:,} captions of {classes:,} classes, a file each")
+            lines, classes = export_by_class(folder, all_markers, config.export_by_class)
+            say(f"{config.export_by_class}: {lines:,} captions of {classes:,} classes, one file for each class")
         elif config.export_by_class:
-            say("--export-by-class: is written by one process; the same command in one writes it")
+            say("--export-by-class: needs a single process; run the same command in one process to write the files")
         if config.limit:
-            places = dict.fromkeys(place for shard in shards for place in (shard.path, os.path.dirname(shard.path)))
-            write_set_gallery(folder, join(folder, GALLERY), images=[*config.images, *places])
+            folders = dict.fromkeys(path for shard in shards for path in (shard.path, os.path.dirname(shard.path)))
+            write_set_gallery(folder, join(folder, GALLERY), images=[*config.images, *folders])
     if missing:
-        say(f"{len(missing)} of {len(own)} shards failed: {', '.join(missing)}; the same command tries them again")
+        names_of_missing = ", ".join(missing)
+        say(f"{len(missing)} of {len(own_names)} shards failed: {names_of_missing}; the same command tries them again")
         return 1
-    if rate > config.max_error_rate:
+    if failed_share > config.max_error_rate:
         say(
-            f"{rate:.1%} of the pictures failed, more than --max-error-rate {config.max_error_rate:.1%}; "
+            f"{failed_share:.1%} of the pictures failed, more than --max-error-rate {config.max_error_rate:.1%}; "
             "the records say why, under `error`"
         )
         return 3
-    if config.push_to_hub and whole:
+    if config.push_to_hub and is_complete:
         push(folder, config.push_to_hub)
         say(f"uploaded to the data set {config.push_to_hub}")
     return 0
 
 
-def repeated(markers: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A line for each caption that stands for many pictures of a set, by the shards' markers."""
+def _say_totals(folder: str, config: GenerateConfig, markers: Sequence[Mapping[str, Any]]) -> None:
+    pictures, failed = (sum(marker[name] for marker in markers) for name in ("rows", "failed"))
+    counts = []
+    for column in expect_run(folder)["columns"]:
+        count = sum(marker["captions"].get(column, 0) for marker in markers)
+        counts.append(f"{count:,} {'tags' if is_tags(column) else 'captions'} in {column}")
+    say(
+        f"{folder}: {', '.join(counts)} of {pictures:,} pictures, {failed:,} without "
+        f"({failed / max(pictures, 1):.1%}), in {len(markers):,} {config.format} shards"
+    )
+
+
+def repeated_captions(markers: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each caption that many pictures of the set have, by the shards' markers."""
     columns: dict[str, Repeats] = {}
     for marker in markers:
         for name, state in marker["repeats"].items():
@@ -83,9 +92,8 @@ def repeated(markers: Iterable[Mapping[str, Any]]) -> list[str]:
     lines = []
     for name, repeats in columns.items():
         pictures = repeats.pictures
-        for caption, count in repeats.most(MOST_TOLD):
-            if count > 2 and count >= SHARE_TOLD * pictures:
-                lines.append(
-                    f"  {name}: {caption!r} stands for at least {count:,} of {pictures:,} pictures ({count / pictures:.1%})"
-                )
+        for caption, count in repeats.most(MOST_REPEATED):
+            if count > 2 and count >= REPEATED_SHARE * pictures:
+                share = count / pictures
+                lines.append(f"  {name}: at least {count:,} of {pictures:,} pictures ({share:.1%}) have {caption!r}")
     return lines

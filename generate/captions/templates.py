@@ -1,7 +1,8 @@
-"""Templates of instructions, and expressions: Jinja2's sandbox with what is needed to say something of a record, bounded.
+"""Templates of instructions, and expressions over a record: Jinja2's sandbox, reduced to what is needed, and bounded.
 
-There are no calls in them, and no arithmetic but that of numbers in expressions, so nothing can grow but by a filter, `~` and loops,
-and these are counted. All is bounded by counts, never by a clock, so that a template gives the same on every machine.
+Neither has calls, and only expressions have arithmetic, on numbers alone. So a text can grow only by filters, `~` and
+loops, and these are counted. All bounds are counts, never a time, so that a template gives the same result on every
+machine.
 """
 
 import json
@@ -23,25 +24,33 @@ ALLOWED = (
     *(nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.CondExpr, nodes.Concat),
     *(nodes.List, nodes.Tuple),
 )
-NUMBERS = {  # what an expression may have of arithmetic
+ARITHMETIC = {  # allowed in expressions: the filter that replaces the operator, and what it computes
     nodes.Add: ("_plus", operator.add),
     nodes.Sub: ("_minus", operator.sub),
     nodes.Mul: ("_times", operator.mul),
     nodes.Div: ("_over", operator.truediv),
 }
-CALLED = {nodes.Call: "calls", nodes.Mul: "*", nodes.Add: "+ (~ puts texts together)", nodes.Pow: "**"}
-OF_LOOP = ("index", "index0", "revindex", "revindex0", "first", "last", "length")
+NODE_NAMES = {  # what messages call nodes
+    nodes.Call: "calls",
+    nodes.Mul: "*",
+    nodes.Add: "+ (~ puts texts together)",
+    nodes.Pow: "**",
+}
+LOOP_FIELDS = ("index", "index0", "revindex", "revindex0", "first", "last", "length")
 TESTS = ("defined", "undefined", "string", "number", "mapping", "sequence", "in", "eq", "ne", "lt", "le", "gt", "ge")
-STEPS = "_steps"  # the name of the render's counter
-OF_TEMPLATES = "a template has names, if, for, set, ~ and filters"
-OF_EXPRESSIONS = "an expression has names, and, or, not, in, comparisons, if, ~, + - * / of numbers, and filters"
-VALUE = "value"  # the name that an expression's value gets
+STEPS = "_steps"  # the name of the counter of steps in a rendering
+IN_TEMPLATES = "a template has names, if, for, set, ~ and filters"
+IN_EXPRESSIONS = "an expression has names, and, or, not, in, comparisons, if, ~, + - * / of numbers, and filters"
+VALUE = "value"  # the name that an expression's value is assigned to
 
 
 class Template:
-    """An instruction's template; `names` are those that it takes from the record, `needed` those of which it never asks whether they are there.
+    """The template of an instruction.
 
-    Raises: ValueError, which says what is wrong with it and in which line.
+    names: what the template takes from the record. needed: those names that it uses without a test whether the record
+    has them, and without a default.
+
+    Raises: ValueError that says what is wrong with the template and in which line.
     """
 
     def __init__(self, source: str):
@@ -51,15 +60,18 @@ class Template:
             tree = ENVIRONMENT.parse(source)
             _check(tree)
             self.names: frozenset[str] = frozenset(meta.find_undeclared_variables(tree))
-            self.needed = self.names.difference(_asked_for(tree))
-            self._template = ENVIRONMENT.from_string(_Counted().visit(tree))
+            self.needed = self.names.difference(_tested_names(tree))
+            self._template = ENVIRONMENT.from_string(_BoundedTree().visit(tree))
         except TemplateError as error:
             raise ValueError(f"line {getattr(error, 'lineno', 1)}: {error.message}") from error
-        except (RecursionError, MemoryError, SyntaxError) as error:  # of the parser, or of Python's
+        except (RecursionError, MemoryError, SyntaxError) as error:  # of Jinja's parser, or of Python's
             raise ValueError("is a template that is nested too deep") from error
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """The instruction; ValueError, with the reason, where a name has no value, or the template says too much."""
+        """Return the instruction.
+
+        Raises: ValueError, with the reason, where a name has no value, or where the instruction becomes too long.
+        """
         parts, length = [], 0
         try:
             for part in self._template.generate({**values, STEPS: _Steps()}):
@@ -67,15 +79,15 @@ class Template:
                 if length > INSTRUCTION:
                     raise ValueError(f"has more than {INSTRUCTION:,} characters")
                 parts.append(part)
-        except Exception as error:  # whatever a value of this kind does not bear
+        except Exception as error:  # any error that a value of the record can cause
             raise ValueError(f"instruction: {error}") from error
         return "".join(parts)
 
 
 class Expression:
-    """An expression over a record; `names` and `needed` as a template has them. Beside what templates have, it has numbers' + - * /.
+    """An expression over a record, with `names` and `needed` as in a Template, and + - * / of numbers.
 
-    Raises: ValueError, which says what is wrong with it.
+    Raises: ValueError that says what is wrong with the expression.
     """
 
     def __init__(self, source: str):
@@ -83,101 +95,108 @@ class Expression:
             raise ValueError(f"is an expression of {len(source):,} characters, more than {INSTRUCTION:,}")
         try:
             parser = Parser(ENVIRONMENT, source, state="variable")
-            said = parser.parse_expression()
+            expression = parser.parse_expression()
             if not parser.stream.eos:
                 raise TemplateSyntaxError(f"goes on after its end: {parser.stream.current}", 1)
-            tree = nodes.Template([nodes.Assign(nodes.Name(VALUE, "store"), said, lineno=1)], lineno=1)
+            tree = nodes.Template([nodes.Assign(nodes.Name(VALUE, "store"), expression, lineno=1)], lineno=1)
             tree.set_environment(ENVIRONMENT)
-            _check(tree, (*ALLOWED, *NUMBERS), OF_EXPRESSIONS)
+            _check(tree, allowed=(*ALLOWED, *ARITHMETIC), what_is_allowed=IN_EXPRESSIONS)
             self.source = source
             self.names: frozenset[str] = frozenset(meta.find_undeclared_variables(tree))
-            self.needed = self.names.difference(_asked_for(tree))
-            self._template = ENVIRONMENT.from_string(_Counted().visit(tree))
+            self.needed = self.names.difference(_tested_names(tree))
+            self._template = ENVIRONMENT.from_string(_BoundedTree().visit(tree))
         except TemplateError as error:
             raise ValueError(error.message) from error
         except (RecursionError, MemoryError, SyntaxError) as error:
             raise ValueError("is an expression that is nested too deep") from error
 
     def value(self, values: Mapping[str, Any]) -> Any:
-        """What it comes to; ValueError, with the reason, where a name has no value or one that does not fit."""
+        """Return the value of the expression.
+
+        Raises: ValueError, with the reason, where a name has no value or one of a wrong type.
+        """
         context = self._template.new_context(dict(values))
         try:
             for _ in self._template.root_render_func(context):
                 pass
-            found = context.vars[VALUE]
-            if isinstance(found, Undefined):
-                str(found)  # raises what is missing
-            return found
-        except Exception as error:  # whatever a value of this kind does not bear
+            value = context.vars[VALUE]
+            if isinstance(value, Undefined):
+                str(value)  # raises an error that says what is missing
+            return value
+        except Exception as error:  # any error that a value of the record can cause
             raise ValueError(str(error)) from error
 
 
-# ---- what a template may have ------------------------------------------------------------------------------------
+# ---- what is allowed in a template -------------------------------------------------------------------------------
 
 
-def _check(tree: nodes.Template, allowed: tuple[type[nodes.Node], ...] = ALLOWED, has: str = OF_TEMPLATES) -> None:
-    """Raises ValueError for the first thing in the template that is none of those that are bounded."""
-    everything = list(tree.find_all(nodes.Node))
-    if len(everything) > TEMPLATE_NODES:
-        raise ValueError(f"is a template of {len(everything):,} parts, more than {TEMPLATE_NODES:,}")
-    for node in everything:
+def _check(
+    tree: nodes.Template,
+    allowed: tuple[type[nodes.Node], ...] = ALLOWED,
+    what_is_allowed: str = IN_TEMPLATES,
+) -> None:
+    """Raise ValueError for the first node in the template that is not allowed."""
+    all_nodes = list(tree.find_all(nodes.Node))
+    if len(all_nodes) > TEMPLATE_NODES:
+        raise ValueError(f"is a template of {len(all_nodes):,} parts, more than {TEMPLATE_NODES:,}")
+    for node in all_nodes:
         where = f"line {node.lineno}"
         if not isinstance(node, allowed) or isinstance(node, nodes.For) and node.recursive:
-            what = CALLED.get(type(node), type(node).__name__.lower())
-            raise ValueError(f"{where}: no {what}: {has}")
+            name = NODE_NAMES.get(type(node), type(node).__name__.lower())
+            raise ValueError(f"{where}: no {name}: {what_is_allowed}")
         if isinstance(node, nodes.Name) and (node.name.startswith("_") or node.name == "self"):
-            raise ValueError(f"{where}: {node.name}: is no name of a record's")
+            raise ValueError(f"{where}: {node.name}: is no name of a record")
         if isinstance(node, nodes.Filter | nodes.Test):
             kind, known = ("filter", FILTERS) if isinstance(node, nodes.Filter) else ("test", TESTS)
             if node.name not in known:
                 raise ValueError(f"{where}: no {kind} {node.name}; there is {', '.join(known)}")
         if isinstance(node, nodes.List) or isinstance(node, nodes.Tuple) and node.ctx == "load":
             if not all(isinstance(item, nodes.Const) for item in node.items):
-                raise ValueError(f"{where}: a list is of texts and numbers that stand in the template")
+                raise ValueError(f"{where}: a list may hold only texts and numbers that are written in the template")
 
 
-def _asked_for(tree: nodes.Template) -> set[str]:
-    """The names that are tested for being there, or have a default."""
+def _tested_names(tree: nodes.Template) -> set[str]:
+    """Return the names that are tested for being defined, or that have a default."""
     tests = [
         node for node in tree.find_all((nodes.Test, nodes.Filter)) if node.name in ("defined", "undefined", "default")
     ]
     return {node.node.name for node in tests if isinstance(node.node, nodes.Name)}
 
 
-class _Counted(NodeTransformer):
-    """Loops that count what is done in them, and `~` and arithmetic as filters, which are bounded as all are."""
+class _BoundedTree(NodeTransformer):
+    """Makes loops count their steps, and replaces `~` and arithmetic by filters, which bound their results."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
-        within = sum(
-            1 for part in (*node.body, *([node.test] if node.test else [])) for _ in part.find_all(nodes.Node)
-        )
+        parts = [*node.body, node.test] if node.test else node.body
+        node_count = sum(1 for part in parts for _ in part.find_all(nodes.Node))
         self.generic_visit(node)
-        node.iter = nodes.Filter(node.iter, "_counted", [nodes.Const(within + 1)], [], None, None, lineno=node.lineno)
+        steps = nodes.Const(node_count + 1)
+        node.iter = nodes.Filter(node.iter, "_counted", [steps], [], None, None, lineno=node.lineno)
         return node
 
     def visit_BinExpr(self, node: nodes.BinExpr) -> nodes.Expr:
         self.generic_visit(node)
-        name, _ = NUMBERS[type(node)]
+        name, _ = ARITHMETIC[type(node)]
         return nodes.Filter(node.left, name, [node.right], [], None, None, lineno=node.lineno)
 
     visit_Add = visit_Sub = visit_Mul = visit_Div = visit_BinExpr
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:
         self.generic_visit(node)
-        first, *others = node.nodes
+        joined, *others = node.nodes
         for other in others:
-            first = nodes.Filter(first, "_then", [other], [], None, None, lineno=node.lineno)
-        return first
+            joined = nodes.Filter(joined, "_concat", [other], [], None, None, lineno=node.lineno)
+        return joined
 
 
 class _Steps:
-    """How many parts of a template's loops one rendering has gone through."""
+    """Counts the steps of all loops in one rendering."""
 
-    done = 0
+    count = 0
 
     def add(self, steps: int) -> None:
-        self.done += steps
-        if self.done > TEMPLATE_STEPS:
+        self.count += steps
+        if self.count > TEMPLATE_STEPS:
             raise ValueError(f"its loops take more than {TEMPLATE_STEPS:,} steps")
 
 
@@ -185,7 +204,7 @@ class _Steps:
 
 
 class Texts(tuple[str, ...]):
-    """Captions, of which the one that `shown` names stands for all where they are printed."""
+    """Captions; a template that prints them prints the one with the index `shown`."""
 
     shown: int = 0
 
@@ -194,7 +213,7 @@ class Texts(tuple[str, ...]):
 
 
 class Missing(StrictUndefined):
-    """A value that a record lacks: whatever is done with it but asking whether it is there is an error."""
+    """A value that the record lacks; every use of it is an error, except a test whether it is defined."""
 
     @property
     def _undefined_message(self) -> str:
@@ -202,25 +221,28 @@ class Missing(StrictUndefined):
 
 
 def bounded(value: Any, name: str) -> Any:
-    """A record's value as a template may have it; where it is larger than an instruction, one that says so where it is used."""
-    if isinstance(value, str) and len(value) <= INSTRUCTION:  # as most are
+    """Return the value for a template; if it is larger than an instruction, a Missing that says so when it is used."""
+    if isinstance(value, str) and len(value) <= INSTRUCTION:  # the usual case
         return value
-    waiting, size = [value], 0
-    while waiting:
-        one = waiting.pop()
-        size += 1 + (len(one) if isinstance(one, str | list | tuple | dict) else 0)
+    stack, size = [value], 0
+    while stack:
+        part = stack.pop()
+        size += 1 + (len(part) if isinstance(part, str | list | tuple | dict) else 0)
         if size > INSTRUCTION:
             return Missing(hint=f"{name} holds more than {INSTRUCTION:,} characters")
-        waiting += (*one, *one.values()) if isinstance(one, dict) else one if isinstance(one, list | tuple) else ()
+        if isinstance(part, dict):
+            stack += (*part, *part.values())
+        elif isinstance(part, list | tuple):
+            stack += part
     return value
 
 
 def _text(value: Any) -> str:
-    """A value as an instruction has it: what is no text as JSON."""
+    """Return the value as it appears in an instruction: a text as it is, anything else as JSON."""
     if isinstance(value, Texts | str | Undefined):
         return str(value)
     if value is None or isinstance(value, LoopContext):
-        raise ValueError("a value that is none")
+        raise ValueError("a value is null; give it a default")
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
@@ -232,13 +254,13 @@ def _replace(value: Any, old: str, new: str) -> str:
 
 
 def _join(value: Iterable[Any], between: str = "") -> str:
-    texts = [_text(one) for one in value]
+    texts = [_text(item) for item in value]
     if sum(map(len, texts)) + len(between) * len(texts) > INSTRUCTION:
         raise ValueError(f"join gives more than {INSTRUCTION:,} characters")
     return between.join(texts)
 
 
-def _then(value: Any, other: Any) -> str:
+def _concat(value: Any, other: Any) -> str:
     return _join((value, other))
 
 
@@ -247,17 +269,17 @@ def _default(value: Any, instead: Any = "") -> Any:
 
 
 def _tojson(value: Any) -> str:
-    said = json.dumps(str(value) if isinstance(value, Texts) else value, ensure_ascii=False, default=_text)
-    if len(said) > INSTRUCTION:  # escapes make a text longer, again and again
+    text = json.dumps(str(value) if isinstance(value, Texts) else value, ensure_ascii=False, default=_text)
+    if len(text) > INSTRUCTION:  # tojson of tojson escapes again, and so makes a text ever longer
         raise ValueError(f"tojson gives more than {INSTRUCTION:,} characters")
-    return said
+    return text
 
 
-def _of_numbers(operation: Callable[[float, float], float]) -> Callable[[Any, Any], float]:
+def _on_numbers(operation: Callable[[float, float], float]) -> Callable[[Any, Any], float]:
     def number(value: Any) -> float:
         if not isinstance(value, int | float | Undefined):
             raise ValueError(f"{_text(value)[:100]!r} is no number")
-        return float(value)  # of which none takes more room than others
+        return float(value)  # floats all have the same size; integers could grow
 
     return lambda left, right: operation(number(left), number(right))
 
@@ -271,7 +293,7 @@ def _counted(context: Context, value: Iterable[Any], steps: int) -> Iterator[Any
 
 
 FILTERS = {
-    "oneline": lambda value: " ".join(_text(value).split()),  # for formats of one line
+    "oneline": lambda value: " ".join(_text(value).split()),
     "first_words": lambda value, count: " ".join(_text(value).split()[:count]),
     "trim": lambda value: _text(value).strip(),
     "lower": lambda value: _text(value).lower(),
@@ -289,26 +311,26 @@ FILTERS = {
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox in which names after a dot are fields and nothing of Python's."""
+    """The sandbox in which a name after a dot is a field of the record, never an attribute of a Python object."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        if isinstance(obj, LoopContext) and attribute in OF_LOOP:
+        if isinstance(obj, LoopContext) and attribute in LOOP_FIELDS:
             return getattr(obj, attribute)
         return self.getitem(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         if isinstance(obj, Undefined):
-            return obj  # which says what is missing wherever it is used
-        found = None
+            return obj  # keeps the message about the value that is missing
+        value = None
         if isinstance(obj, dict) and isinstance(argument, str):
-            found = obj.get(argument)
+            value = obj.get(argument)
         elif isinstance(obj, Texts | list | tuple | str) and isinstance(argument, int):
-            found = obj[argument] if -len(obj) <= argument < len(obj) else None
-        if isinstance(found, Undefined):
-            return found
-        if found is None or found != found:  # null, and what tables write for it
+            value = obj[argument] if -len(obj) <= argument < len(obj) else None
+        if isinstance(value, Undefined):
+            return value
+        if value is None or value != value:  # null, or NaN, which tables write for null
             return self.undefined(hint=f"the record has no such value as {argument}")
-        return found
+        return value
 
 
 ENVIRONMENT = _Environment(
@@ -317,8 +339,8 @@ ENVIRONMENT = _Environment(
 ENVIRONMENT.globals.clear()
 ENVIRONMENT.filters = {
     **FILTERS,
-    **{name: _of_numbers(operation) for name, operation in NUMBERS.values()},
+    **{name: _on_numbers(operation) for name, operation in ARITHMETIC.values()},
     "_counted": _counted,
-    "_then": _then,
+    "_concat": _concat,
 }
 ENVIRONMENT.tests = {name: ENVIRONMENT.tests[name] for name in TESTS}

@@ -1,1 +1,1 @@
-"""`capsmith reinforce`: views of pictures, and teachers' embeddings of them and of their captions."""
+"""`capsmith reinforce`: adds views of the pictures, and teachers' embeddings of views and captions, to records."""

@@ -1,6 +1,6 @@
-"""Views of a picture, drawn by name: a random resized crop, then RandAugment. `imagetext/reinforced/views.py` makes their pixels.
+"""Draws views of a picture: a random resized crop, then RandAugment.
 
-Dimensions: S side of a view.
+`imagetext/reinforced/views.py` makes the pixels of a view.
 """
 
 import math
@@ -12,61 +12,70 @@ from captioners.decoding.sampling import sample_key
 from imagetext.reinforced.views import OPERATIONS, View
 
 RATIO = (3 / 4, 4 / 3)  # width to height of a crop
-CROPS = 10  # tries at a crop that fits, before the largest one in the middle is taken
-PER_VIEW = 2  # operations
-SIGNED = OPERATIONS[1:10]
-DRAW = 1 << 32  # marks the Philox counters of views; those of captions have an attempt there, a small number
+CROPS = 10  # crops that are drawn until one fits; if none does, the largest central crop is taken
+OPERATIONS_PER_VIEW = 2
+SIGNED = OPERATIONS[1:10]  # operations whose magnitude is positive or negative
+DRAW = 1 << 32  # sets the Philox counters of views apart from those of captions, which have a small number here
 
 
-def draw_views(seed: int, key: str, count: int, size: tuple[int, int], side: int, crop_area: float) -> list[View]:
-    """The first `count` views of a picture, the same whatever else is drawn; size is its width and height in pixels.
+def draw_views(seed: int, key: str, count: int, *, size: tuple[int, int], side: int, crop_area: float) -> list[View]:
+    """Draw the first `count` views of a picture; they depend only on the arguments, whatever else is drawn.
 
-    A crop has `crop_area` of the picture's area at least. The distribution is that of torchvision's RandomResizedCrop, and of
-    its RandAugment (Cubuk et al. 2019) with its defaults: two operations of magnitude 9 of 30.
+    key: of the record. size: width and height of the picture in pixels. side: of a view in pixels.
+    crop_area: least share of the picture's area that a crop has.
+    The distribution is that of torchvision's RandomResizedCrop, and of its RandAugment (Cubuk et al. 2019) with
+    default
+    settings: two operations of magnitude 9 of 30.
     """
     philox_key = np.array(sample_key(seed, key), dtype=np.int64).view(np.uint64)
     views = []
     for number in range(count):
         random = np.random.Philox(key=philox_key, counter=[0, DRAW, 0, number])
         *tries, (first, first_sign, second, second_sign) = (
-            random.random_raw(4 * CROPS + 2 * PER_VIEW).reshape(-1, 4).tolist()
+            random.random_raw(4 * CROPS + 2 * OPERATIONS_PER_VIEW).reshape(-1, 4).tolist()
         )
         operations = [_draw_operation(first, first_sign, side), _draw_operation(second, second_sign, side)]
-        views.append([_draw_crop(tries, *size, crop_area), operations])
+        views.append([_draw_crop(tries, *size, least_area=crop_area), operations])
     return views
 
 
-def _draw_crop(tries: Sequence[Sequence[int]], width: int, height: int, least: float) -> list[int]:
-    """Top, left, height and width of a crop, from four random words for each try."""
+def _draw_crop(tries: Sequence[Sequence[int]], width: int, height: int, *, least_area: float) -> list[int]:
+    """Return top, left, height and width of a crop, from four random words for each try."""
     for area_word, ratio_word, top_word, left_word in tries:
-        area = width * height * (least + (1 - least) * _uniform(area_word))
+        area = width * height * (least_area + (1 - least_area) * _uniform(area_word))
         ratio = RATIO[0] * (RATIO[1] / RATIO[0]) ** _uniform(ratio_word)
-        across, down = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < across <= width and 0 < down <= height:
-            return [_below(height - down + 1, top_word), _below(width - across + 1, left_word), down, across]
-    across, down = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
-    return [(height - down) // 2, (width - across) // 2, down, across]
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top, left = _below(height - crop_height + 1, top_word), _below(width - crop_width + 1, left_word)
+            return [top, left, crop_height, crop_width]
+    crop_width, crop_height = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
+    return [(height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width]
 
 
 def _draw_operation(word: int, sign_word: int, side: int) -> list:
+    """Return the number of an operation and its magnitude."""
     number = _below(len(OPERATIONS), word)
     name = OPERATIONS[number]
-    return [number, -magnitude(name, side) if name in SIGNED and _below(2, sign_word) else magnitude(name, side)]
+    is_negative = name in SIGNED and _below(2, sign_word)
+    return [number, -magnitude(name, side) if is_negative else magnitude(name, side)]
 
 
 def _uniform(word: int) -> float:
-    """A 64-bit word as a number in [0, 1)."""
+    """Return a 64-bit word as a number in [0, 1)."""
     return (word >> 11) * 2.0**-53
 
 
 def _below(limit: int, word: int) -> int:
-    """A 64-bit word as an integer below the limit; uneven by less than limit / 2**64."""
+    """Return a 64-bit word as an integer below the limit; its bias is less than limit / 2**64."""
     return word * limit >> 64
 
 
 def magnitude(name: str, side: int) -> float:
-    """Magnitude 9 of 30 of an operation, without its sign: a slope, pixels of a view, degrees, a factor's distance from 1,
-    bits, or the value from which on a pixel is inverted."""
+    """Return magnitude 9 of 30 of an operation, without its sign.
+
+    The unit depends on the operation: a slope, pixels of a view, degrees, a factor's distance from 1, bits, or the
+    value from which on a pixel is inverted.
+    """
     match name:
         case "ShearX" | "ShearY":
             return 0.09

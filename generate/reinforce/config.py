@@ -1,4 +1,4 @@
-"""The configuration of `capsmith reinforce`; imports no torch, so that --help is quick."""
+"""The configuration of `capsmith reinforce`. This module imports no torch, so that --help is quick."""
 
 from typing import Annotated, Literal, Self
 
@@ -10,7 +10,10 @@ from imagetext.sets.room import check_pattern
 
 
 class ReinforceConfig(RunConfig, TableFlags):
-    """Add views of the pictures and teachers' embeddings to captioned records. The same command again resumes."""
+    """Add augmented views of the pictures, and teachers' embeddings of views and captions, to captioned records.
+
+    Teachers are CLIP models. The same command again resumes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -19,41 +22,44 @@ class ReinforceConfig(RunConfig, TableFlags):
     )
     teacher: list[str] = Field(
         [],
-        description="a CLIP model: coca_tiny, open_clip's ARCHITECTURE:TAG or ARCHITECTURE:FILE, "
-        "a folder, org/name; repeatable, embeddings are joined in this order",
+        description="CLIP model whose embeddings are added: coca_tiny, ARCHITECTURE:TAG or ARCHITECTURE:FILE of "
+        "open_clip, a folder, or org/name; repeatable, the embeddings of several teachers are joined in this order",
     )
-    views: int = Field(30, gt=0, description="augmented views of each picture")
-    size: int | None = Field(None, gt=0, description="side of a view in pixels; the largest teacher's unless given")
+    views: int = Field(30, gt=0, description="augmented views to draw of each picture")
+    size: int | None = Field(
+        None, gt=0, description="side of a view in pixels (default: what the teacher with the largest pictures takes)"
+    )
     crop_area: float = Field(0.08, gt=0, le=1, description="least share of a picture's area that a view shows")
     columns: Annotated[str, AfterValidator(check_pattern)] = Field(
-        "^syn_text", description="regular expression that the names of the caption columns to embed start with"
+        "^syn_text", description="caption columns to embed: a regular expression for the beginning of their names"
     )
     embeddings: Literal["npz", "pth.gz", "none"] = Field(
         "npz",
-        description="npz in float32, pth.gz in bfloat16, or none: only views, for teachers run beside the student",
+        description="file format of the embeddings: npz (float32), pth.gz (bfloat16), or none, to write only views "
+        "for training with the teachers beside the student",
     )
     convert: bool = Field(
         False,
-        description="put records that are reinforced already, in the older layout, into the newer one; "
-        "no teacher is needed",
+        description="convert records that are reinforced already from the older layout to the newer one, which needs "
+        "no teacher",
     )
-    seed: int = Field(0, ge=0, lt=2**64, description="of the views, with each record's key")
+    seed: int = Field(0, ge=0, lt=2**64, description="random seed for the views, used with each record's key")
     dtype: Literal["fp32", "bf16", "fp16"] | None = Field(
-        None, description="that the teachers compute in; chosen once for a run unless given: bf16 on a GPU, else fp32"
+        None, description="number type that the teachers compute in (default: bf16 on a GPU, else fp32)"
     )
     batch_size: int | None = Field(
-        None, gt=0, description="views or texts at a time; chosen once for a run unless given"
+        None, gt=0, description="views or texts that a teacher embeds at a time (default: 256 on a GPU, else 32)"
     )
     text_from_synthetic: bool = Field(
-        False, description="the first synthetic caption as `txt`, not the first original"
+        False, description="write the first synthetic caption as `txt`, instead of the first original caption"
     )
     max_error_rate: float = Field(
-        0.1, ge=0, le=1, description="share of records that may fail before the exit code is 3"
+        0.1, ge=0, le=1, description="share of records that may fail; if more fail, the exit code is 3"
     )
     report: bool = Field(
         False,
-        description="once all is done, how well each teacher and all together find captions and pictures "
-        "again, and which logit scale fits: a table, and report.json",
+        description="when all is done, measure how well each teacher and all together match captions and pictures, "
+        "and which logit scale fits; print a table and write report.json",
     )
 
     @model_validator(mode="after")
@@ -61,15 +67,15 @@ class ReinforceConfig(RunConfig, TableFlags):
         problems = self.engine_problems()
         unused = "--embeddings none" if self.embeddings == "none" else "--convert" if self.convert else ""
         if not self.teacher and not unused:
-            problems.append("--teacher: required, but with --convert or --embeddings none")
+            problems.append("--teacher: required, except with --convert or --embeddings none")
         if self.teacher and unused:
             problems.append(f"--teacher: {', '.join(self.teacher)}: not used with {unused}")
         if self.report and not self.teacher:
-            problems.append(f"--report: is of teachers, and there are none with {unused or 'no --teacher'}")
+            problems.append(f"--report: needs teachers, and there are none with {unused or 'no --teacher'}")
         if self.convert and self.embeddings == "none":
             problems.append("--embeddings: none leaves nothing to --convert")
-        twice = sorted({name for name in self.teacher if self.teacher.count(name) > 1})
-        problems += [f"--teacher: {name} given twice" for name in twice]
+        repeated = sorted({name for name in self.teacher if self.teacher.count(name) > 1})
+        problems += [f"--teacher: {name} given twice" for name in repeated]
         if problems:
             raise ValueError("; ".join(problems))
         return self

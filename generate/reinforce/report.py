@@ -1,8 +1,9 @@
-"""What teachers know of a reinforced set: do they agree, do they find a picture's caption again, and which logit scale fits.
+"""The report on the teachers of a reinforced set: agreement, retrieval, and the best logit scale.
 
-All is of stored embeddings; no model is needed. A picture is the mean of its views. Captions with the same words are one answer.
+Everything is computed from the stored embeddings, without a model. The embedding of a picture is the mean over its
+views. Equal captions count as one answer.
 
-Dimensions: R pictures, A answers: captions of different words, D embedding of all teachers joined.
+Dimensions: R pictures, A answers (different captions), D embedding of all teachers joined.
 """
 
 import json
@@ -24,21 +25,24 @@ from imagetext.sources import read_records
 from imagetext.stores import join, plain_path
 
 REPORT = "report.json"
-COMPARED = 2000  # records, about, from all over the set
+COMPARED = 2000  # about how many records are compared, from all over the set
 SCALES = tuple(map(float, range(10, 101, 10)))
-RANKS = (1, 5)  # at which a caption or picture counts as found
+RANKS = (1, 5)  # a caption or picture counts as found among so many best ones
 ENSEMBLE = "ensemble"
 
 
 def write_report(folder: str | os.PathLike, teachers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Measure the set in a folder, print a table and write `report.json`; `teachers` as `config.json` lists them.
+    """Measure the set in a folder, print a table, write `report.json`, and return the report.
 
+    teachers: as `config.json` lists them.
     Raises: ValueError where no record has embeddings of all these teachers.
     """
     pictures, captions = read_set(folder, sum(teacher["dimension"] for teacher in teachers))
     report = {
         "records": len(pictures),
-        "captions": {name: measure(pictures, texts, rows, teachers) for name, (texts, rows) in captions.items()},
+        "captions": {
+            name: measure(pictures, texts, rows, teachers=teachers) for name, (texts, rows) in captions.items()
+        },
     }
     write_file(join(plain_path(folder), REPORT), json.dumps(report, indent=1).encode())
     say(*table(report))
@@ -46,14 +50,15 @@ def write_report(folder: str | os.PathLike, teachers: Sequence[Mapping[str, Any]
 
 
 def read_set(folder: str | os.PathLike, dimension: int) -> tuple[Tensor, dict[str, tuple[list[str], Tensor]]]:
-    """Pictures (R, D); and for `txt` and each column the first caption of every picture, and its embedding (R, D).
+    """Return the embeddings of the pictures (R, D), and the texts and embeddings (R, D) of their captions.
 
-    Pictures without a caption of a kind have an empty text there, and no direction.
+    The captions are the first of each column and, under "txt", the original. Where a picture has none, the text is
+    empty and the embedding is zero.
     """
-    pictures, texts, rows, found = [], [], [], []
-    for record in evenly(folder):
+    pictures, captions_of_pictures = [], []
+    for record in sample_records(folder):
         embeddings = unpack(record.members)
-        if "image_emb" not in embeddings:  # it failed
+        if "image_emb" not in embeddings:  # the record failed
             continue
         if embeddings["image_emb"].shape[1] != dimension:
             raise ValueError(
@@ -61,22 +66,31 @@ def read_set(folder: str | os.PathLike, dimension: int) -> tuple[Tensor, dict[st
                 f"teachers have {dimension}"
             )
         pictures.append(embeddings["image_emb"].mean(0))
-        of_columns = {name: (of[0], embeddings.get(f"{name}_emb")) for name, of in record.syn_text.items()}
         original = next((text for text in record.captions if text.strip()), "")
-        found.append({"txt": (original, embeddings.get("text_emb")), **of_columns})
+        captions = {"txt": (original, embeddings.get("text_emb"))}
+        for name, texts in record.syn_text.items():
+            captions[name] = texts[0], embeddings.get(f"{name}_emb")
+        captions_of_pictures.append(captions)
     if not pictures:
         raise ValueError(f"{folder}: no record has embeddings")
-    nothing, captions = torch.zeros(dimension), {}
-    for name in dict.fromkeys(name for of in found for name in of):
-        some = [of.get(name, ("", None)) for of in found]
-        texts = [text if rows is not None and len(rows) else "" for text, rows in some]
-        rows = torch.stack([rows[0] if text else nothing for text, (_, rows) in zip(texts, some)])
-        captions[name] = texts, rows
-    return torch.stack(pictures), {name: of for name, of in captions.items() if any(of[0])}
+    result = {}
+    for name in dict.fromkeys(name for captions in captions_of_pictures for name in captions):
+        texts, rows = [], []
+        for captions in captions_of_pictures:
+            text, embedded = captions.get(name, ("", None))
+            if text and embedded is not None and len(embedded):
+                texts.append(text)
+                rows.append(embedded[0])
+            else:
+                texts.append("")
+                rows.append(torch.zeros(dimension))
+        if any(texts):
+            result[name] = texts, torch.stack(rows)
+    return torch.stack(pictures), result
 
 
-def evenly(folder: str | os.PathLike) -> Iterator[Record]:
-    """About COMPARED records of the finished shards: the first few of each, or of every so-manieth shard."""
+def sample_records(folder: str | os.PathLike) -> Iterator[Record]:
+    """Yield about COMPARED records: the first few of each finished shard, or of every n-th of many shards."""
     markers = list(read_markers(folder).values())
     markers = markers[:: -(-len(markers) // COMPARED) or 1]
     for marker in Progress(markers, desc="reading embeddings", unit="shard", disable=None):
@@ -86,102 +100,120 @@ def evenly(folder: str | os.PathLike) -> Iterator[Record]:
 
 
 def measure(
-    pictures: Tensor, texts: Sequence[str], rows: Tensor, teachers: Sequence[Mapping[str, Any]]
+    pictures: Tensor, texts: Sequence[str], rows: Tensor, *, teachers: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Agreement, retrieval and the sweep of logit scales on pictures (R, D) and a caption of each (R, D)."""
-    kept = [number for number, text in enumerate(texts) if text]
-    answers = {text: number for number, text in enumerate(dict.fromkeys(texts[at] for at in kept))}
-    wanted = torch.tensor([answers[texts[at]] for at in kept])  # (R,), the caption of each picture
-    first = [kept[wanted.tolist().index(answer)] for answer in range(len(answers))]
+    """Measure agreement, retrieval and logit scales.
+
+    pictures: embeddings (R, D). texts: a caption of each picture, "" for those without one. rows: its embedding (R,
+    D).
+    """
+    with_text = [index for index, text in enumerate(texts) if text]
+    answer_of = {text: answer for answer, text in enumerate(dict.fromkeys(texts[index] for index in with_text))}
+    answers = torch.tensor([answer_of[texts[index]] for index in with_text])  # (R,), the answer of each picture
+    first_index = [with_text[answers.tolist().index(answer)] for answer in range(len(answer_of))]
     dimensions = [teacher["dimension"] for teacher in teachers]
+    picture_parts = pictures[with_text].split(dimensions, 1)
+    answer_parts = rows[first_index].split(dimensions, 1)
     cosines = {
-        teacher["name"]: F.normalize(of, dim=1) @ F.normalize(to, dim=1).T
-        for teacher, of, to in zip(
-            teachers, pictures[kept].split(dimensions, 1), rows[first].split(dimensions, 1), strict=True
-        )
+        teacher["name"]: F.normalize(picture_part, dim=1) @ F.normalize(answer_part, dim=1).T
+        for teacher, picture_part, answer_part in zip(teachers, picture_parts, answer_parts, strict=True)
     }
     scales = {teacher["name"]: teacher["logit_scale"] for teacher in teachers}
-    results = {name: retrieval(cosine, wanted) for name, cosine in cosines.items()}
+    results = {name: retrieval(cosine, answers) for name, cosine in cosines.items()}
     if len(teachers) > 1:
-        results[ENSEMBLE] = ensemble_retrieval([scales[name] * cosine for name, cosine in cosines.items()], wanted)
+        results[ENSEMBLE] = ensemble_retrieval([scales[name] * cosine for name, cosine in cosines.items()], answers)
     return {
-        "pictures": len(kept),
-        "answers": len(answers),
+        "pictures": len(with_text),
+        "answers": len(answer_of),
         "retrieval": results,
         "agreement": [
-            {"teachers": [one, other], **agreement(scales[one] * cosines[one], scales[other] * cosines[other])}
-            for one, other in combinations(cosines, 2)
+            {
+                "teachers": [first, second],
+                **agreement(scales[first] * cosines[first], scales[second] * cosines[second]),
+            }
+            for first, second in combinations(cosines, 2)
         ],
-        "logit_scale": {name: sweep(cosine, wanted, scales[name]) for name, cosine in cosines.items()},
+        "logit_scale": {name: sweep(cosine, answers, scales[name]) for name, cosine in cosines.items()},
     }
 
 
-def retrieval(scores: Tensor, wanted: Tensor) -> dict[str, float]:
-    """Share of pictures whose caption is among the best k of all, by scores (R, A), and of captions with one of their pictures.
+def retrieval(scores: Tensor, answers: Tensor) -> dict[str, float]:
+    """Return the share of pictures with their answer among the k best, and of answers with one of their pictures.
 
-    Of wrong ones with the same score half come before, so that a teacher that tells nothing apart finds nothing.
+    scores: (R, A). answers: (R,), the answer of each picture.
+    Half of the wrong candidates with the same score count as better, so a teacher that gives equal scores finds
+    nothing.
     """
-    wrong = wanted[:, None] != torch.arange(scores.shape[1])  # (R, A)
-    own = scores.gather(1, wanted[:, None])  # (R, 1)
-    theirs = scores.masked_fill(wrong, -torch.inf).amax(0)  # (A,), of the best of their pictures
-    before = {
-        way: ((scores > right) & wrong).sum(over) + ((scores == right) & wrong).sum(over) / 2
-        for way, right, over in (("image_to_text", own, 1), ("text_to_image", theirs, 0))
-    }
-    return {f"{way}@{k}": (rank < k).float().mean().item() for way, rank in before.items() for k in RANKS}
+    wrong = answers[:, None] != torch.arange(scores.shape[1])  # (R, A)
+    score_of_answer = scores.gather(1, answers[:, None])  # (R, 1)
+    score_of_picture = scores.masked_fill(wrong, -torch.inf).amax(0)  # (A,), the best of an answer's pictures
+    shares = {}
+    for direction, right, dim in (("image_to_text", score_of_answer, 1), ("text_to_image", score_of_picture, 0)):
+        better, equal = ((scores > right) & wrong).sum(dim), ((scores == right) & wrong).sum(dim)
+        rank = better + equal / 2
+        for k in RANKS:
+            shares[f"{direction}@{k}"] = (rank < k).float().mean().item()
+    return shares
 
 
-def ensemble_retrieval(logits: Sequence[Tensor], wanted: Tensor) -> dict[str, float]:
-    """As `retrieval`, by the mean of the teachers' softmax: what a student is taught."""
-    to_text = retrieval(torch.stack([one.softmax(1) for one in logits]).mean(0), wanted)
-    to_image = retrieval(torch.stack([one.softmax(0) for one in logits]).mean(0), wanted)
+def ensemble_retrieval(logits: Sequence[Tensor], answers: Tensor) -> dict[str, float]:
+    """Return `retrieval` by the mean of the teachers' softmax, which is what a student learns. logits: (R, A) each."""
+    to_text = retrieval(torch.stack([matrix.softmax(1) for matrix in logits]).mean(0), answers)
+    to_image = retrieval(torch.stack([matrix.softmax(0) for matrix in logits]).mean(0), answers)
     return {name: (to_text if name.startswith("image") else to_image)[name] for name in to_text}
 
 
-def agreement(one: Tensor, other: Tensor) -> dict[str, float]:
-    """How often two teachers choose the same caption for a picture, and the mean Jensen-Shannon divergence (nats) of their
-    softmax over captions, from logits (R, A) each."""
-    same = (one.argmax(1) == other.argmax(1)).float().mean().item()
-    p, q = one.log_softmax(1), other.log_softmax(1)
+def agreement(first: Tensor, second: Tensor) -> dict[str, float]:
+    """Return how often two teachers choose the same caption for a picture, and how much their probabilities differ.
+
+    first, second: logits (R, A). The difference is the mean Jensen-Shannon divergence (nats) of the softmax over
+    captions.
+    """
+    same = (first.argmax(1) == second.argmax(1)).float().mean().item()
+    p, q = first.log_softmax(1), second.log_softmax(1)
     middle = torch.logaddexp(p, q) - torch.log(torch.tensor(2.0))
     divergence = ((p.exp() * (p - middle)).sum(1) + (q.exp() * (q - middle)).sum(1)) / 2
     return {"same_top1": same, "js_divergence": divergence.mean().item()}
 
 
-def sweep(cosines: Tensor, wanted: Tensor, own: float) -> dict[str, Any]:
-    """For logit scales, the teacher's own among them: nats that a picture's caption costs, and how many captions share the
-    probability (perplexity), from cosines (R, A); and the scale at which the caption costs least."""
+def sweep(cosines: Tensor, answers: Tensor, own_scale: float) -> dict[str, Any]:
+    """Return, for several logit scales, the loss of the pictures' answers (nats) and the perplexity over all answers.
+
+    cosines: (R, A). own_scale: the teacher's own logit scale, which is one of them. `best` is the scale with the least
+    loss.
+    """
     rows = []
-    for scale in sorted({*SCALES, own}):
-        logs = (scale * cosines).log_softmax(1)
+    for scale in sorted({*SCALES, own_scale}):
+        log_probabilities = (scale * cosines).log_softmax(1)
+        entropy = -(log_probabilities.exp() * log_probabilities).sum(1)
         rows.append(
             {
                 "logit_scale": scale,
-                "nats": -logs.gather(1, wanted[:, None]).mean().item(),
-                "perplexity": (-(logs.exp() * logs).sum(1)).exp().mean().item(),
+                "nats": -log_probabilities.gather(1, answers[:, None]).mean().item(),
+                "perplexity": entropy.exp().mean().item(),
             }
         )
-    return {"own": own, "best": min(rows, key=lambda row: row["nats"])["logit_scale"], "sweep": rows}
+    return {"own": own_scale, "best": min(rows, key=lambda row: row["nats"])["logit_scale"], "sweep": rows}
 
 
 def table(report: Mapping[str, Any]) -> list[str]:
-    """The report as lines of text."""
+    """Return the report as lines of text."""
     lines = [f"{report['records']:,} records compared"]
-    for name, found in report["captions"].items():
+    for name, measured in report["captions"].items():
         lines += [
             "",
-            f"{name}: {found['pictures']:,} pictures, {found['answers']:,} captions; found among the first 1 and 5",
+            f"{name}: {measured['pictures']:,} pictures, {measured['answers']:,} captions; "
+            "found among the first 1 and 5",
             f"  {'teacher':40}   text of a picture   picture of a text  own scale  best scale",
         ]
-        for teacher, of in found["retrieval"].items():
-            shares = "".join(f"{share:10.1%}" for share in of.values())
-            scale = found["logit_scale"].get(teacher)
-            lines.append(
-                f"  {teacher[-40:]:40}{shares}" + (f"{scale['own']:11.4g}{scale['best']:12.4g}" if scale else "")
-            )
+        for teacher, shares in measured["retrieval"].items():
+            line = f"  {teacher[-40:]:40}" + "".join(f"{share:10.1%}" for share in shares.values())
+            if scale := measured["logit_scale"].get(teacher):
+                line += f"{scale['own']:11.4g}{scale['best']:12.4g}"
+            lines.append(line)
         lines += [
             f"  {' and '.join(pair['teachers'])}: the same caption first for {pair['same_top1']:.1%} of the pictures, "
             f"Jensen-Shannon divergence {pair['js_divergence']:.3f} nats"
-            for pair in found["agreement"]
+            for pair in measured["agreement"]
         ]
     return lines

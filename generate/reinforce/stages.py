@@ -1,8 +1,9 @@
-"""From records to reinforced ones: views of a picture, teachers' embeddings of them and of the record's texts.
+"""From records to reinforced records: makes views of the pictures, and teachers embed the views and the texts.
 
-decode, draw and make the views (workers) -> embed a group of pictures' views and new texts, teacher by teacher -> records
+decode, draw and make views (workers) -> embed views and new texts of a group, teacher by teacher -> records
 
-Dimensions: S side of a view, V views of a picture, N all views of a group, T texts, D embedding of all teachers joined.
+Dimensions: S side of a view, V views of a picture, N all views of a group, T texts, D embedding of all teachers
+joined.
 """
 
 import re
@@ -24,20 +25,20 @@ from imagetext.reinforced.embeddings import named_texts, pack, to_newer_layout, 
 from imagetext.reinforced.views import View, decode_stored, read_views, replay, write_views
 from imagetext.sample import Record, image_size
 
-GROUP = 64  # pictures whose views are held, and embedded by one teacher before the next
-CACHED_TEXTS = 50_000  # of a shard, whose embeddings are held: the last that were new
+GROUP = 64  # pictures whose views are embedded by one teacher before the next
+CACHED_TEXTS = 50_000  # texts of a shard whose embeddings stay in memory: the last new ones
 
 
-class Settled(NamedTuple):
-    """What a run has settled, where its configuration leaves it open."""
+class ViewSettings(NamedTuple):
+    """What a run has settled where its configuration leaves it open."""
 
     size: int  # side of a view in pixels
     batch_size: int  # views or texts at a time
 
 
 @dataclass(frozen=True)
-class Texts:
-    """The texts of a record: `txt`, all original captions, and the columns, those to embed among them."""
+class RecordTexts:
+    """The texts of a record: its `txt`, all original captions, its columns, and the names of the columns to embed."""
 
     text: str | None
     captions: tuple[str, ...]
@@ -45,15 +46,18 @@ class Texts:
     chosen: tuple[str, ...]
 
     def named(self) -> dict[str, Sequence[str]]:
-        """The texts to embed, by the name of their embeddings."""
+        """Return the texts to embed, by the name of their embeddings."""
         return named_texts(self.text, self.captions, {name: self.columns[name] for name in self.chosen})
 
 
 class PendingViews(NamedTuple):
-    """A record on its way: texts, views and, where a teacher is to see them, their pixels (V, 3, S, S), uint8; or an error."""
+    """A record before it is embedded: its texts and views; or an error.
+
+    pixels: of the views, (V, 3, S, S), uint8; None where no teacher sees them.
+    """
 
     record: Record
-    texts: Texts
+    texts: RecordTexts
     views: list[View] = []
     pixels: Tensor | None = None
     error: str = ""
@@ -63,53 +67,65 @@ def reinforce_samples(
     samples: Iterable[Record],
     teachers: Sequence[Teacher],
     config: ReinforceConfig,
-    settled: Settled,
+    *,
+    batch_size: int,
     workers: Workers,
     following: Iterable[Record] | None = None,
 ) -> Iterator[tuple[Record, str | None]]:
-    """Each record reinforced, in order, with its `txt`; texts that repeat are embedded once.
+    """Yield each record reinforced, in order, with its `txt`; a repeated text is embedded once.
 
-    One without a picture that decodes, or without captions to embed, is a record with an error.
-    following: records of which the first are prepared once these all are.
+    A record whose picture does not decode, or that has no captions to embed, gets an error.
+    batch_size: views or texts at a time. following: the records to prepare next, once all of these are prepared.
     Raises: ValueError where a teacher gives no finite numbers, and whatever `samples` or the teachers raise.
     """
     pictures = (
-        PendingViews(record, texts, views, pixels, error)
+        PendingViews(record, texts, views, pixels=pixels, error=error)
         for (record, texts), (views, pixels, error) in workers.prepared(samples, GROUP, following)
     )
-    known: dict[str, Tensor] = {}
+    embedded_texts: dict[str, Tensor] = {}
     while group := list(islice(pictures, GROUP)):
-        embedded = embed_group(group, teachers, known, settled.batch_size) if teachers else ({} for _ in group)
+        if teachers:
+            embedded = embed_group(group, teachers, embedded_texts, batch_size=batch_size)
+        else:
+            embedded = [{} for _ in group]
         for picture, embeddings in zip(group, embedded, strict=True):
             yield reinforced(picture, embeddings, config), picture.texts.text
-        for text in list(islice(known, max(0, len(known) - CACHED_TEXTS))):
-            del known[text]
+        for text in list(islice(embedded_texts, max(0, len(embedded_texts) - CACHED_TEXTS))):
+            del embedded_texts[text]
 
 
 def workers_for(
     config: ReinforceConfig, size: int, count: int
-) -> Workers[tuple[Record, Texts], tuple[str, bytes | None, str], tuple]:
-    """Workers that make views of records' pictures, `size` pixels wide; a picture is decoded once for all of them."""
+) -> Workers[tuple[Record, RecordTexts], tuple[str, bytes | None, str], tuple]:
+    """Return workers that make views of records' pictures, `size` pixels wide; each picture is decoded once."""
 
-    def requests(samples: Iterable[Record]) -> Iterator[tuple[tuple[Record, Texts], tuple[str, bytes | None, str]]]:
+    def requests(
+        samples: Iterable[Record],
+    ) -> Iterator[tuple[tuple[Record, RecordTexts], tuple[str, bytes | None, str]]]:
         for record in samples:
             texts, error = read_texts(record, config)
             yield (record, texts), (record.key, record.image, error)
 
-    return Workers(requests, partial(_make_views, config, size), count, message=1)  # all views of one are large enough
+    return Workers(
+        requests, partial(_make_views, config, size), count, message=1
+    )  # the views of one picture are large enough
 
 
 def _make_views(
-    config: ReinforceConfig, size: int, asked: tuple[str, bytes | None, str]
+    config: ReinforceConfig, size: int, request: tuple[str, bytes | None, str]
 ) -> tuple[list[View], Tensor | None, str]:
-    """Views of a picture and their pixels, by its key, encoded bytes, and why there can be none."""
-    key, encoded, error = asked
+    """Return the views of a picture, their pixels, and the reason where there are none.
+
+    request: the record's key, the encoded picture, and the reason where it is known already that there can be no
+    views.
+    """
+    key, encoded, error = request
     if error:
         return [], None, error
     try:
         with decoding(encoded):
             image = decode_stored(encoded)
-            views = draw_views(config.seed, key, config.views, image.size, size, config.crop_area)
+            views = draw_views(config.seed, key, config.views, size=image.size, side=size, crop_area=config.crop_area)
             if config.embeddings == "none":  # no teacher sees them
                 return views, None, ""
             return views, torch.stack([replay(view, image, size) for view in views]), ""
@@ -117,50 +133,64 @@ def _make_views(
         return [], None, str(undecodable)
 
 
-def read_texts(record: Record, config: ReinforceConfig) -> tuple[Texts, str]:
-    """The record's texts, and what is known to be wrong with it before its picture is decoded."""
+def read_texts(record: Record, config: ReinforceConfig) -> tuple[RecordTexts, str]:
+    """Return the record's texts, and what is wrong with it as far as that is known before its picture is decoded."""
     columns = {name: texts for name, texts in record.syn_text.items() if any(map(str.strip, texts))}
     chosen = tuple(name for name in columns if re.match(config.columns, name))
     captions = tuple(map(well_formed, record.captions))
     synthetic = columns.values() if config.text_from_synthetic else ()
     text = next((text for texts in (*synthetic, captions) for text in texts if text.strip()), None)
-    without = config.embeddings == "none" and text is not None  # nothing is to be embedded
-    error = record.error or ("" if chosen or without else f"no captions in columns like {config.columns!r}")
-    return Texts(text, captions, columns, chosen), error
+    needs_no_column = config.embeddings == "none" and text is not None
+    error = record.error
+    if not error and not chosen and not needs_no_column:
+        error = f"no captions in columns like {config.columns!r}"
+    return RecordTexts(text, captions, columns, chosen=chosen), error
 
 
 def embed_group(
-    group: Sequence[PendingViews], teachers: Sequence[Teacher], known: dict[str, Tensor], batch_size: int
+    group: Sequence[PendingViews],
+    teachers: Sequence[Teacher],
+    embedded_texts: dict[str, Tensor],
+    *,
+    batch_size: int,
 ) -> list[dict[str, Tensor]]:
-    """Each picture's embeddings by name, rows (V or T, D) in float32; `known` has those of texts (D,), and gets the new ones."""
+    """Return each picture's embeddings by name, (V or T, D) in float32; {} for a picture with an error.
+
+    embedded_texts: embeddings (D,) of texts, which are not embedded again; the new ones are added.
+    """
     good = [picture for picture in group if not picture.error]
     if not good:
         return [{} for _ in group]
-    named = [picture.texts.named() for picture in good]
-    new = list(dict.fromkeys(text for texts in named for some in texts.values() for text in some if text not in known))
+    named_texts_of = [picture.texts.named() for picture in good]
+    all_texts = [text for named in named_texts_of for texts in named.values() for text in texts]
+    new_texts = [text for text in dict.fromkeys(all_texts) if text not in embedded_texts]
     pixels = torch.cat([picture.pixels for picture in good if picture.pixels is not None])  # (N, 3, S, S)
-    embedded = [teacher.embed(pixels, new, batch_size) for teacher in teachers]
-    of_views, of_texts = (torch.cat(parts, dim=1) for parts in zip(*embedded, strict=True))  # (N, D), (T, D)
-    known.update(zip(new, of_texts, strict=True))
-    rows = iter(of_views.split([len(picture.views) for picture in good]))  # (V, D) each
-    texts = (
-        {name: torch.stack([known[text] for text in some]) if some else of_texts[:0] for name, some in texts.items()}
-        for texts in named
-    )
-    return [{} if picture.error else {"image_emb": next(rows), **next(texts)} for picture in group]
+    parts = [teacher.embed(pixels, new_texts, batch_size) for teacher in teachers]
+    view_parts, text_parts = zip(*parts, strict=True)
+    view_rows, text_rows = torch.cat(view_parts, dim=1), torch.cat(text_parts, dim=1)  # (N, D), (T, D)
+    embedded_texts.update(zip(new_texts, text_rows, strict=True))
+    embeddings_of_good = []
+    rows_of_pictures = view_rows.split([len(picture.views) for picture in good])  # (V, D) each
+    for rows, named in zip(rows_of_pictures, named_texts_of, strict=True):
+        embeddings = {"image_emb": rows}
+        for name, texts in named.items():
+            embeddings[name] = torch.stack([embedded_texts[text] for text in texts]) if texts else text_rows[:0]
+        embeddings_of_good.append(embeddings)
+    good_embeddings = iter(embeddings_of_good)
+    return [{} if picture.error else next(good_embeddings) for picture in group]
 
 
 def convert_samples(samples: Iterable[Record], config: ReinforceConfig) -> Iterator[tuple[Record, str | None]]:
-    """Each record that is reinforced already, in either layout, with its views and embeddings in the newer one.
+    """Yield each record, which is reinforced already in either layout, with views and embeddings in the newer layout.
 
-    One without them, or whose embeddings are not of its texts, is a record with an error.
+    A record without them, or whose embeddings are not those of its texts, gets an error.
     """
     for record in samples:
         texts, error = read_texts(record, config)
         views, embeddings = [], {}
         try:
             if not error:
-                image_size(record.image)  # that there is one
+                image_size(record.image)  # raises where there is no picture
                 views = read_views(record.members.get("paug.json", b"{}"))
                 embeddings = to_newer_layout(unpack(record.members), len(views), texts.named())
         except ValueError as problem:
@@ -169,7 +199,7 @@ def convert_samples(samples: Iterable[Record], config: ReinforceConfig) -> Itera
 
 
 def reinforced(picture: PendingViews, embeddings: Mapping[str, Tensor], config: ReinforceConfig) -> Record:
-    """The record with `paug.json` and its embeddings in the place of those it may have had."""
+    """Return the record with `paug.json` and its embeddings, in place of any that it had."""
     members = {
         name: data for name, data in picture.record.members.items() if name not in ("paug.json", "npz", "pth.gz")
     }

@@ -1,4 +1,4 @@
-"""Teachers: CLIP models of open_clip, our captioners among them, and their embeddings of views and texts.
+"""Teachers: CLIP models of open_clip, or our own captioners, which embed views and texts.
 
 Dimensions: N views, T texts, L tokens of a text, S side of a view, E embedding of a teacher.
 """
@@ -24,14 +24,14 @@ from imagetext.reinforced.views import normalise
 
 @dataclass(frozen=True)
 class Teacher:
-    """A CLIP model in eval mode, its tokenizer, and how it takes pictures.
+    """A CLIP model in eval mode, with its tokenizer and the pictures that it takes.
 
-    `size` is height and width in pixels; `logit_scale` the factor of the cosines it was trained with; `in_turn`: the model is
-    on its device only while it is used.
+    size: height and width in pixels. logit_scale: the factor of the cosines that it was trained with.
+    in_turn: whether the model is on its device only while it is used.
     """
 
     name: str
-    model: Any  # CLIP, CustomTextCLIP or CoCa of open_clip, which have no class in common but torch's
+    model: Any  # CLIP, CustomTextCLIP or CoCa of open_clip; their only common class is torch's
     tokenizer: Any
     size: tuple[int, int]
     mean: Sequence[float]
@@ -48,7 +48,7 @@ class Teacher:
         return self.model.logit_scale.dtype
 
     def describe(self) -> dict[str, Any]:
-        """What a run's files say of a teacher."""
+        """Return what the files of a run record of the teacher."""
         return {
             "name": self.name,
             "dimension": self.dimension,
@@ -61,38 +61,40 @@ class Teacher:
         }
 
     def embed(self, views: Tensor, texts: Sequence[str], batch_size: int) -> tuple[Tensor, Tensor]:
-        """Embeddings (N, E) and (T, E) of views (N, 3, S, S), uint8, and texts; float32, each of length 1.
+        """Embed views (N, 3, S, S), uint8, and texts; returns (N, E) and (T, E), float32, each row of length 1.
 
-        A teacher that takes smaller pictures than S sees the views resized. Texts are cut to its context by its own tokenizer.
+        Views are resized for a teacher that takes smaller pictures than S. Its tokenizer cuts texts to its context.
         Raises: ValueError where the embeddings are no finite numbers.
         """
         self.model.to(self.device)
         try:
-            # not inference_mode, in which linear layers come whole to fast_products, and pass it by
+            # Not inference_mode: in it, fast_products would not see the products within linear layers.
             with torch.no_grad(), fast_products() if self.device == "cpu" else nullcontext():
-                of_views = [self._encode_views(batch) for batch in views.split(batch_size) if len(batch)]
-                of_texts = [
+                view_batches = [self._encode_views(batch) for batch in views.split(batch_size) if len(batch)]
+                text_batches = [
                     self._encode_texts(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size)
                 ]
         finally:
             if self.in_turn:
                 self.model.to("cpu")
-        return self._joined(of_views), self._joined(of_texts)
+        return self._normalized(view_batches), self._normalized(text_batches)
 
-    def _joined(self, batches: list[Tensor]) -> Tensor:
-        """Batches (n, E) of embeddings of any length, on the device, as one (N, E)."""
+    def _normalized(self, batches: list[Tensor]) -> Tensor:
+        """Join batches (n, E) on the device to one tensor (N, E) on the CPU, with rows of length 1."""
         if not batches:
             return torch.zeros(0, self.dimension)
-        # Each teacher's embeddings have length 1 before teachers are joined: so the losses on reinforced sets take them.
+        # Each teacher's part has length 1 before teachers are joined: the losses on reinforced sets expect this.
         embeddings = F.normalize(torch.cat(batches), dim=-1).cpu()
         if not embeddings.isfinite().all():
-            raise ValueError(f"teacher {self.name}: embeddings that are no finite numbers; does {self.dtype} fit it?")
+            raise ValueError(
+                f"teacher {self.name}: its embeddings are no finite numbers; try another --dtype than {self.dtype}"
+            )
         return embeddings
 
     def _encode_views(self, views: Tensor) -> Tensor:
         pixels = normalise(views.to(self.device), self.mean, self.std)
         if tuple(pixels.shape[-2:]) != self.size:
-            pixels = F.interpolate(pixels, self.size, mode="bicubic")  # as the reference: without antialiasing
+            pixels = F.interpolate(pixels, self.size, mode="bicubic")  # without antialiasing, as in the reference
         return self.model.encode_image(pixels.to(self.dtype), normalize=False).float()
 
     def _encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -100,27 +102,32 @@ class Teacher:
 
 
 def encode_texts(model: Any, tokens: Tensor) -> Tensor:
-    """Embeddings (T, E), of any length, of tokens (T, L); a CLIP reads them up to the last end alone.
+    """Embed tokens (T, L); returns (T, E), not normalized.
 
-    Its attention is causal and its embedding that of the end, so what is behind tells it nothing, and most texts are short.
+    A CLIP model gets the tokens only up to the last end token in the batch, which saves time because most texts are
+    short.
+    The result is the same: its attention is causal, and the embedding is that of the end token.
     """
-    if not _reads_to_the_end(model):
+    if not _stops_at_the_end_token(model):
         return model.encode_text(tokens, normalize=False)
     ends = tokens if model.text_pool_type == "argmax" else (tokens == model.text_eos_id).int()
     length = int(ends.argmax(dim=1).max()) + 1
-    cut = {"positional_embedding": model.positional_embedding[:length], "attn_mask": model.attn_mask[:length, :length]}
-    return functional_call(model, cut, kwargs={"text": tokens[:, :length]})[1]
+    shortened = {
+        "positional_embedding": model.positional_embedding[:length],
+        "attn_mask": model.attn_mask[:length, :length],
+    }
+    return functional_call(model, shortened, kwargs={"text": tokens[:, :length]})[1]
 
 
-def _reads_to_the_end(model: Any) -> bool:
-    """Whether the model is a CLIP whose attention to texts is causal and whose embedding is that of their end."""
+def _stops_at_the_end_token(model: Any) -> bool:
+    """Return whether the model is a CLIP with causal attention whose text embedding is that of the end token."""
     return isinstance(model, CLIP) and model.attn_mask is not None and model.text_pool_type in ("argmax", "eos")
 
 
 def load_teachers(names: Sequence[str], device: str, dtype: str) -> list[Teacher]:
-    """The teachers, in this order; where a GPU's free memory does not hold twice all of them, they use it in turn.
+    """Load the teachers, in this order. If a GPU's free memory does not hold twice their weights, they use it in turn.
 
-    Raises: ValueError that names every teacher that cannot be had, and why.
+    Raises: ValueError that names every teacher that cannot be loaded, and why.
     """
     teachers, problems = [], []
     for name in names:
@@ -136,7 +143,10 @@ def load_teachers(names: Sequence[str], device: str, dtype: str) -> list[Teacher
 
 
 def load_teacher(name: str, device: str = "cpu", dtype: str = "fp32") -> Teacher:
-    """The teacher of that name: one of ours, or as `clip_source` says; ValueError where there is none."""
+    """Load the teacher of that name: a shipped captioner, or a CLIP model as `captioners.clip.find_clip` names it.
+
+    Raises: ValueError where there is none, or it cannot be loaded.
+    """
     try:
         source = find_clip(str(SHIPPED / name) if name in shipped_models() else name)
     except ValueError as error:
@@ -148,8 +158,8 @@ def load_teacher(name: str, device: str = "cpu", dtype: str = "fp32") -> Teacher
     cfg = model.visual.preprocess_cfg
     height, width = (cfg["size"], cfg["size"]) if isinstance(cfg["size"], int) else cfg["size"]
     bias = getattr(model, "logit_bias", None)
-    with torch.inference_mode():  # of the weights as they are stored: in bf16, a scale of 100 is 98.9
-        known: dict[str, Any] = {
+    with torch.inference_mode():  # before the weights become bf16, where a scale of 100 would be 98.9
+        measured: dict[str, Any] = {
             "dimension": model.eval().encode_text(tokenizer([""])).shape[-1],
             "logit_scale": model.logit_scale.exp().item(),
             "logit_bias": None if bias is None else bias.item(),
@@ -159,9 +169,9 @@ def load_teacher(name: str, device: str = "cpu", dtype: str = "fp32") -> Teacher
         name,
         model.to(DTYPES[dtype]),
         tokenizer,
-        (height, width),
-        tuple(cfg["mean"]),
-        tuple(cfg["std"]),
-        **known,
+        size=(height, width),
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        **measured,
         device=device,
     )

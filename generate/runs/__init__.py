@@ -1,1 +1,1 @@
-"""Runs over shards, whatever is made of them: what a run is, what it reads, who works, and on which engine."""
+"""Runs over shards, for all commands: their settings, inputs, folders, processes and engines."""

@@ -1,4 +1,4 @@
-"""What every run over shards takes; imports no torch, so that --help is quick."""
+"""The settings of every run over shards. This module imports no torch, so that --help is quick."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from imagetext.stores import plain_path
 
-# a folder on this machine or in a store; as text, because a Path spoils URLs
+# A folder on this machine or in a store, as text: a Path would change the slashes of URLs.
 Folder = Annotated[
     str,
     BeforeValidator(lambda path: os.fspath(path) if isinstance(path, os.PathLike) else path),
@@ -16,66 +16,66 @@ Folder = Annotated[
 ]
 
 
-def _check_concurrency(asked: str) -> str:
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)?", asked):
+def _check_concurrency(value: str) -> str:
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)?", value):
         raise ValueError("is neither a number of workers nor MIN,MAX")
-    least, _, most = asked.partition(",")
+    least, _, most = value.partition(",")
     if most and int(most) < int(least):
-        raise ValueError(f"at least {least} workers, and at most {most}")
-    return asked
+        raise ValueError(f"MIN is {least}, which is more than MAX, {most}")
+    return value
 
 
 def _check_gpus(number: float) -> float:
     if number > 1 and number % 1:
-        raise ValueError("is neither whole GPUs nor a share of one")
+        raise ValueError("is neither a whole number of GPUs nor a share of one")
     return number
 
 
 class RunConfig(BaseModel):
-    """Where a run writes, and on which devices by how many processes it is done."""
+    """Where a run writes, and on which devices and by how many processes the work is done."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     output: Folder = Field(
-        description="folder for the records, one file per input shard; here or s3://…, gs://…, hf://…; the nodes "
-        "of a cluster must all see it"
+        description="folder for the records, one file per input shard; local or s3://…, gs://…, hf://…; all nodes of "
+        "a cluster must see it"
     )
-    format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="of the records")
+    format: Literal["webdataset", "jsonl", "parquet"] = Field("webdataset", description="file format of the records")
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier run")
     trust_input: bool = Field(
         False,
-        description="take inputs of the same size for the same, though their time is another, without "
-        "reading them again",
+        description="when resuming, take inputs as unchanged if their size is the same, even if their time is not, "
+        "instead of reading them again",
     )
     verify_done: bool = Field(
         False,
-        description="hash the shards that are done before they are believed; else only those whose file is "
+        description="when resuming, check the hashes of all finished shards, instead of only those whose file is "
         "newer than its marker",
     )
     retry_failed: bool = Field(
         False,
-        description="make shards anew in which rows failed for a passing reason: a missing file, a "
-        "server; the old ones stay until the new are whole",
+        description="make those shards again in which records failed for a reason that may pass (a missing file, a "
+        "server); an old shard stays until its new one is complete",
     )
-    device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
+    device: str | None = Field(None, description="cpu, cuda, … (default: the best that this machine has)")
     num_processes: int | None = Field(
-        None, gt=0, description="processes, each with shards of its own; one per GPU unless given"
+        None, gt=0, description="processes that share the shards (default: one for each GPU, or one)"
     )
     num_workers: int | None = Field(
         None,
         ge=0,
-        description="processes that prepare pictures, for each process; 0: none; one less "
-        "than it has cores unless given, but at least 2, and 2 for a Ray worker",
+        description="worker processes that prepare pictures, for each process; 0 for none (default: the process's CPU "
+        "cores less one, at least 2; with Ray, 2)",
     )
     engine: Literal["embedded", "ray"] = Field(
         "embedded",
-        description="embedded: processes on this machine; ray: workers of a Ray cluster, which replaces those that die",
+        description="embedded: processes on this machine; ray: workers of a Ray cluster, which replaces dead ones",
     )
     ray_address: str | None = Field(
         None,
         pattern=r"^(auto|[\w.-]+:\d+)$",
-        description="auto: the cluster that this machine belongs "
-        "to; or host:port of one; without, this machine is one for the time of the run",
+        description="Ray cluster to use: host:port, or auto for the one that this machine belongs to (default: start "
+        "one on this machine for the run)",
     )
     concurrency: (
         Annotated[
@@ -84,18 +84,20 @@ class RunConfig(BaseModel):
             AfterValidator(_check_concurrency),
         ]
         | None
-    ) = Field(None, description="Ray workers, or MIN,MAX of them; as many as there is room for unless given")
+    ) = Field(None, description="number of Ray workers, or MIN,MAX (default: as many as the cluster has room for)")
     gpus_per_worker: Annotated[float, AfterValidator(_check_gpus)] | None = Field(
         None,
         ge=0,
-        description="GPUs of a Ray worker, or the share of one; 1 where the cluster has any unless given, else 0",
+        description="GPUs for each Ray worker, or a share of one (default: 1 if the cluster has GPUs, else 0)",
     )
 
     def engine_problems(self) -> list[str]:
-        """What does not go with the engine."""
+        """Return a line for each setting that does not belong to the engine."""
         if self.engine == "ray":
             return (
-                ["--num-processes: is for --engine embedded; --concurrency is for ray"] if self.num_processes else []
+                ["--num-processes: is for --engine embedded; with --engine ray, use --concurrency"]
+                if self.num_processes
+                else []
             )
         return [
             f"--{name.replace('_', '-')}: {value} is for --engine ray"

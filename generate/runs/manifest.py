@@ -1,4 +1,4 @@
-"""What a run is: `run.json` with the fingerprint of all that decides its bytes, and with the shards that there are to be."""
+"""The manifest of a run, `run.json`: the fingerprint of all settings that decide its bytes, and its shards."""
 
 import json
 import os
@@ -16,17 +16,15 @@ from imagetext.shown import masked_values
 from imagetext.stores import entry, files_below, is_remote, join, listing, plain_path, read_bytes
 
 GALLERY = "gallery.html"
-REJECTED, ALL_REJECTED = (
-    ".rejected",
-    "rejected.jsonl",
-)  # what a selection leaves out: of a shard, behind its name, and of all
-LIMITS, SELECTION, DRY_RUN = "limits.npz", "select.html", "dry_run.html"  # what it has settled, and its pages
-BEGAN = {"join": "join", "select": "select", "embedded_columns": "reinforce"}  # by a field of a run's, the command
-RULES = 2  # the version of gate, draws and grouping: raised where one of them changes what is written
+REJECTED = ".rejected"  # suffix of the list of records that a selection left out of a shard
+ALL_REJECTED = "rejected.jsonl"  # the records that a selection left out, of all shards
+LIMITS, SELECTION, DRY_RUN = "limits.npz", "select.html", "dry_run.html"  # limits and pages of a selection
+COMMAND_OF_FIELD = {"join": "join", "select": "select", "embedded_columns": "reinforce"}  # else generate
+RULES = 2  # version of gate, draws and grouping; raised when a change in them changes what is written
 
 
 def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """The fingerprint of the run in the folder, or None where there is none yet.
+    """Return the fingerprint of the run in the folder, or None where there is none yet.
 
     Raises: ValueError where the folder holds something that is not a run of ours.
     """
@@ -41,28 +39,32 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
         pass
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"output {folder}: its {RUN} is not one of ours: {error}") from error
-    others = sorted({os.path.basename(one.path) for one in listing(folder)} - {RUN + UNFINISHED, LOCK, DRY_RUN})
+    others = {os.path.basename(file.path) for file in listing(folder)} - {RUN + UNFINISHED, LOCK, DRY_RUN}
     if others:
         raise ValueError(
-            f"output {folder}: is not empty ({others[0]!r}) and holds no {RUN}, so it is no run of ours; give another "
-            "folder"
+            f"output {folder}: is not empty ({min(others)!r}) and holds no {RUN}, so it is no run of ours; give "
+            "another folder"
         )
     return None
 
 
 def check_own(folder: str | os.PathLike, command: str) -> None:
-    """Raises ValueError where the folder holds something that is not a run of this command: `--overwrite` would remove it."""
-    if (run := read_run(folder)) is None:
+    """Check that the folder holds no run of another command, which `--overwrite` would remove.
+
+    Raises: ValueError where it does, or where it holds something that is not a run of ours.
+    """
+    run = read_run(folder)
+    if run is None:
         return
-    began = next((command for field, command in BEGAN.items() if field in run), "generate")
+    began = next((name for field, name in COMMAND_OF_FIELD.items() if field in run), "generate")
     if began != command:
         raise ValueError(
-            f"output {folder}: holds a run that capsmith {command} did not begin, but capsmith {began}; give another folder"
+            f"output {folder}: holds a run of capsmith {began}, and this is capsmith {command}; give another folder"
         )
 
 
 def expect_run(folder: str | os.PathLike) -> dict[str, Any]:
-    """The fingerprint of the run in the folder; raises ValueError where it holds none."""
+    """Return the fingerprint of the run in the folder. Raises: ValueError where there is none."""
     run = read_run(folder) if entry(join(plain_path(folder), RUN)) else None
     if run is None:
         raise ValueError(f"{folder}: holds no {RUN}, so it is no run of ours")
@@ -70,7 +72,10 @@ def expect_run(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def expect_shards(folder: str | os.PathLike) -> list[str]:
-    """The names of the shards that the run in the folder is to have; raises ValueError where it does not say."""
+    """Return the names of all shards of the run in the folder, finished or not.
+
+    Raises: ValueError where the run does not name them.
+    """
     names = read_shards(folder)
     if names is None:
         raise ValueError(f"{folder}: holds no {RUN} that names its shards")
@@ -78,7 +83,7 @@ def expect_shards(folder: str | os.PathLike) -> list[str]:
 
 
 def wait_for_run(folder: str | os.PathLike, seconds: float = 900) -> None:
-    """Returns once the run stands there that the first process begins."""
+    """Wait until the first process has written `run.json`. Raises: ValueError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not entry(join(plain_path(folder), RUN)):
         if time.monotonic() > deadline:
@@ -87,78 +92,85 @@ def wait_for_run(folder: str | os.PathLike, seconds: float = 900) -> None:
 
 
 def check_rules(folder: str | os.PathLike, earlier: Mapping[str, Any]) -> None:
-    """Raises ValueError where the run that the folder holds was begun by other rules: no set mixes two."""
+    """Check that the run in the folder was begun with the same version of the rules, because no set may mix two.
+
+    Raises: ValueError where it was not.
+    """
     if earlier.get("rules") != RULES:
         began = f"capsmith {earlier.get('versions', {}).get('capsmith', '0.1')}"
         raise ValueError(
-            f"output {folder}: {began} began this run, by other rules; finish it with {began}, or --overwrite to "
-            "start anew"
+            f"output {folder}: {began} began this run, with other rules; finish it with {began}, or use --overwrite "
+            "to start anew"
         )
 
 
-def check_same(folder: str | os.PathLike, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises ValueError, naming each field that differs, where this is not the run that the folder holds."""
-    if differing := differences(earlier, now):
-        raise ValueError(
-            "\n  ".join(
-                [
-                    f"output {folder}: holds a run of other settings; give another folder, or --overwrite "
-                    "to start anew:",
-                    *differing,
-                ]
-            )
+def check_same(folder: str | os.PathLike, earlier: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
+    """Check that the run in the folder has the same fingerprint.
+
+    Raises: ValueError that names each field that differs.
+    """
+    if differing := differences(earlier, fingerprint):
+        first_line = (
+            f"output {folder}: holds a run of other settings; give another folder, or --overwrite to start anew:"
         )
+        raise ValueError("\n  ".join([first_line, *differing]))
 
 
-def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A line for each field in which two fingerprints differ, but in secrets: `run.json` has none."""
-    earlier, now = masked_values(earlier), masked_values(now)
-    if list(earlier["columns"]) != list(now["columns"]):  # then there is nothing to compare within them
-        earlier, now = ({**run, "columns": list(run["columns"])} for run in (earlier, now))
-    there, here = _flat(earlier), _flat(now)
+def differences(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> list[str]:
+    """Return a line for each field in which two fingerprints differ; secrets do not count, `run.json` has none."""
+    earlier, later = masked_values(earlier), masked_values(later)
+    if list(earlier["columns"]) != list(later["columns"]):  # then their names are all that can be compared
+        earlier, later = ({**run, "columns": list(run["columns"])} for run in (earlier, later))
+    earlier_fields, fields = _flat(earlier), _flat(later)
     return [
-        f"{name}: {there.get(name)!r} there, {here.get(name)!r} now"
-        for name in sorted(there | here)
-        if there.get(name) != here.get(name)
+        f"{name}: {earlier_fields.get(name)!r} there, {fields.get(name)!r} now"
+        for name in sorted(earlier_fields | fields)
+        if earlier_fields.get(name) != fields.get(name)
     ]
 
 
 def write_run(folder: str | os.PathLike, run: Mapping[str, Any], shards: Sequence[str] = ()) -> None:
-    """Write the run's fingerprint and the names of all shards that there are to be, whole or not at all."""
-    write_file(
-        join(plain_path(folder), RUN),
-        json.dumps({"fingerprint": masked_values(run), "shards": list(shards)}, indent=1).encode(),
-    )
+    """Write `run.json`, with the run's fingerprint and the names of all its shards, whole or not at all."""
+    content = {"fingerprint": masked_values(run), "shards": list(shards)}
+    write_file(join(plain_path(folder), RUN), json.dumps(content, indent=1).encode())
 
 
 def any_done(folder: str | os.PathLike) -> bool:
-    """Whether the folder has a done-marker."""
-    return any(one.path.endswith(MARKER) for one in listing(plain_path(folder)))
+    """Return whether the folder has a done-marker."""
+    return any(file.path.endswith(MARKER) for file in listing(plain_path(folder)))
 
 
 def clear_run(folder: str | os.PathLike) -> None:
-    """Remove all that a run has written, by its `run.json` and its markers: shards, pictures, pages, `run.json` last."""
-    folder, there = plain_path(folder), {os.path.basename(one.path): one for one in listing(plain_path(folder))}
+    """Remove everything that a run has written, by its `run.json` and its markers; `run.json` is removed last."""
+    folder = plain_path(folder)
+    entries = {os.path.basename(file.path): file for file in listing(folder)}
     suffix = SUFFIXES.get((read_run(folder) or {}).get("format", ""), "")
-    names = {*(read_shards(folder) or ()), *(name.removesuffix(MARKER) for name in there if name.endswith(MARKER))}
-    own = {CARD, GALLERY, PICTURES, ALL_REJECTED, LIMITS, SELECTION, DRY_RUN}
-    own |= {name + end for name in names for end in (suffix, MARKER, REJECTED)}
-    for name in own | {name + UNFINISHED for name in own}:
-        if name in there and not there[name].is_folder:
-            remove(there[name].path)
-    for name in (name + end for name in names for end in (".images", ".images" + UNFINISHED)):
-        if name in there and there[name].is_folder:
-            if is_remote(folder):
-                for picture in files_below(there[name].path):
-                    remove(picture.path)
-            elif os.path.islink(there[name].path):  # what it leads to may be anybody's
-                os.unlink(there[name].path)
-            else:
-                shutil.rmtree(there[name].path)  # which follows no links
+    shards = {*(read_shards(folder) or ()), *(name.removesuffix(MARKER) for name in entries if name.endswith(MARKER))}
+    files = {CARD, GALLERY, PICTURES, ALL_REJECTED, LIMITS, SELECTION, DRY_RUN}
+    files |= {shard + end for shard in shards for end in (suffix, MARKER, REJECTED)}
+    for name in files | {name + UNFINISHED for name in files}:
+        if name in entries and not entries[name].is_folder:
+            remove(entries[name].path)
+    for shard in shards:
+        for name in (shard + ".images", shard + ".images" + UNFINISHED):
+            if name in entries and entries[name].is_folder:
+                _remove_pictures(entries[name].path)
     remove(join(folder, RUN))
 
 
+def _remove_pictures(folder: str) -> None:
+    """Remove the folder of a shard's pictures; what a link leads to stays, because it may belong to somebody else."""
+    if is_remote(folder):
+        for picture in files_below(folder):
+            remove(picture.path)
+    elif os.path.islink(folder):
+        os.unlink(folder)
+    else:
+        shutil.rmtree(folder)  # follows no links
+
+
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested fields as one mapping, with names like columns.x.sampling."""
     flat = {}
     for name, value in fields.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}

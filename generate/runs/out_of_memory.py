@@ -1,4 +1,4 @@
-"""What a run does out of memory: a shard is begun anew with smaller batches, and no shard after it."""
+"""What a run does when memory runs out: it begins the shard anew with smaller batches; later shards keep theirs."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,10 +12,13 @@ logger = logging.getLogger(__name__)
 
 
 def with_halved_batches(
-    write: Callable[[Sequence[int]], None], sizes: Sequence[int], unit: str, shard: Shard, pace: Pace
+    write: Callable[[Sequence[int]], None], sizes: Sequence[int], unit: str, *, shard: Shard, pace: Pace
 ) -> None:
-    """Write a shard with batches of these sizes, of what `unit` says; out of memory, anew with half of each, down to 1."""
-    before = pace.counts
+    """Write a shard with batches of these sizes; when memory runs out, begin anew with half of each, down to 1.
+
+    unit: what the sizes count, for the warning.
+    """
+    counts_before = pace.counts
     while True:
         try:
             return write(sizes)
@@ -23,6 +26,6 @@ def with_halved_batches(
             if max(sizes) == 1:
                 raise
         sizes = [max(1, size // 2) for size in sizes]
-        pace.counts = before
+        pace.counts = counts_before
         logger.warning("shard %s: out of memory, begun anew with %s %s", shard.name, ", ".join(map(str, sizes)), unit)
-        torch.cuda.empty_cache()  # nothing without a GPU
+        torch.cuda.empty_cache()  # does nothing without a GPU

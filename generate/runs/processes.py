@@ -1,4 +1,4 @@
-"""Several processes on one run: each owns every n-th shard, and they share nothing."""
+"""Several processes on one run: each does every n-th shard, and they share nothing."""
 
 import importlib
 import multiprocessing
@@ -14,78 +14,83 @@ from imagetext.lock import JOB
 from imagetext.shown import at_terminal, say_error
 from imagetext.stops import STOPPED, end_with_parent, exit_code, interrupt_once
 
-STOPPED_CODES = [128 + number for number in (signal.SIGINT, *STOPPED)]  # of a rank that was asked to end
-RUNS = {
+STOPPED_CODES = [128 + number for number in (signal.SIGINT, *STOPPED)]  # exit codes of a process that a signal ended
+RUNS = {  # the module of each command, by name, because a spawned process imports it anew
     "generate": "generate.captions.run",
     "reinforce": "generate.reinforce.run",
     "select": "generate.select.run",
-}  # by name: a process comes to them on its own
+}
 
 
 def own_rank(config: RunConfig) -> Rank:
-    """This process's rank; ValueError where a launcher started it, and the command asks for what one of several cannot do."""
+    """Return this process's rank.
+
+    Raises: ValueError where a launcher started this process as one of several, and the command asks for something that
+    only a single process can do.
+    """
     rank = Rank.of_this_process()
-    asked = {
+    needs_one_process = {
         "--overwrite": config.overwrite,
         "--num-processes": config.num_processes,
         "--engine ray": config.engine == "ray",
     }
-    if rank.count > 1 and any(asked.values()):
+    flags = [flag for flag, is_given in needs_one_process.items() if is_given]
+    if rank.count > 1 and flags:
         raise ValueError(
-            f"{', '.join(name for name in asked if asked[name])}: a launcher has started this process as number "
-            f"{rank.number} of {rank.count}, and none of them can begin anew or start others"
+            f"{', '.join(flags)}: a launcher has started this process as number {rank.number} of {rank.count}, and "
+            "none of them can begin the run anew or start other processes"
         )
     return rank
 
 
-def launch(command: str, config: RunConfig, count: int, job: str) -> int:
-    """Run the command in `count` processes; 2 where one of them found a mistake in the command, 1 where one failed, else 0.
+def launch(command: str, config: RunConfig, count: int, *, job: str) -> int:
+    """Run the command in `count` processes, and return its exit code.
 
-    The first begins the run, then the others start: so a mistake is told once. One that dies leaves the others to finish.
-    job: has the lock of the folder, which they share.
-    Raises: KeyboardInterrupt, once all have stopped.
+    The first process begins the run, then the others start, so that a mistake in the command is reported once. If a
+    process dies, the others finish their shards. job: the job that has locked the output folder; the processes share
+    its lock.
+    Returns: 2 where a process found a mistake in the command, 1 where one failed, else 0.
+    Raises: KeyboardInterrupt, once all processes have stopped.
     """
     context = multiprocessing.get_context("spawn")
     begun = context.Event()
-    others = config.model_copy(update={"overwrite": False})
-    told = [
-        (command, config, Rank(0, count), begun, job),
-        *((command, others, Rank(number, count, number), None, job) for number in range(1, count)),
-    ]
-    ranks = [context.Process(target=_run_rank, args=what) for what in told]
-    started = ranks[:1]
+    other_config = config.model_copy(update={"overwrite": False})
+    arguments: list[tuple] = [(command, config, Rank(0, count), begun, job)]
+    for number in range(1, count):
+        arguments.append((command, other_config, Rank(number, count, number), None, job))
+    processes = [context.Process(target=_run_rank, args=rank_arguments) for rank_arguments in arguments]
+    started = processes[:1]
     try:
-        ranks[0].start()
-        while ranks[0].is_alive() and not begun.wait(0.1):
+        processes[0].start()
+        while processes[0].is_alive() and not begun.wait(0.1):
             pass
         if begun.is_set():
-            for rank in ranks[1:]:
-                rank.start()
-                started.append(rank)
-        for rank in started:
-            rank.join()
+            for process in processes[1:]:
+                process.start()
+                started.append(process)
+        for process in started:
+            process.join()
     except KeyboardInterrupt:
-        for rank in started:
-            if rank.is_alive() and rank.pid is not None:
-                os.kill(rank.pid, signal.SIGINT)
-        for rank in started:
-            rank.join()
+        for process in started:
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, signal.SIGINT)
+        for process in started:
+            process.join()
         raise
-    codes = [rank.exitcode for rank in started]
-    if stopped := [code - 128 for code in codes if code in STOPPED_CODES]:
-        raise KeyboardInterrupt(signal.Signals(stopped[0]))
+    codes = [process.exitcode for process in started]
+    if signals := [code - 128 for code in codes if code in STOPPED_CODES]:
+        raise KeyboardInterrupt(signal.Signals(signals[0]))
     return 2 if 2 in codes else int(any(codes))
 
 
 def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None, job: str) -> None:
-    """What a process does that `launch` started."""
+    """Run the command as one of the processes that `launch` started."""
     os.environ[JOB] = job
-    os.environ["LOCAL_WORLD_SIZE"] = str(rank.count)  # as torchrun says how many processes share a machine
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // rank.count))
-    )  # before torch comes
+    os.environ["LOCAL_WORLD_SIZE"] = str(rank.count)  # torchrun's variable for the processes that share a machine
+    threads = max(1, len(os.sched_getaffinity(0)) // rank.count)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before torch is imported
     for number in (signal.SIGINT, *STOPPED):
-        signal.signal(number, interrupt_once)  # a terminal's Ctrl-C comes twice: from the terminal and from `launch`
+        signal.signal(number, interrupt_once)  # Ctrl-C comes twice: from the terminal and from `launch`
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         with at_terminal():

@@ -1,4 +1,4 @@
-"""What a run does to its shards, whichever engine does it; and the embedded engine, which does it in this process."""
+"""The protocol between a command and the engine that runs it, and the embedded engine, which works in this process."""
 
 import errno
 import logging
@@ -24,20 +24,25 @@ from imagetext.sources import Shard
 
 logger = logging.getLogger(__name__)
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-MOST_WORKERS = 32  # that prepare pictures, unless more are asked for; an H100 needs about 16
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+MOST_WORKERS = 32  # workers that prepare pictures, unless more are asked for; an H100 needs about 16
 
 
 @dataclass
 class Pace(Stopwatch):
-    """How fast a run goes, from its first picture on."""
+    """What a run has done so far, and how fast.
+
+    start: time of the first picture. busy: seconds that all processes together have worked; None where only this one
+    does.
+    tell: is called after each picture.
+    """
 
     pictures: int = 0
     captions: int = 0
     failed: int = 0
     start: float = field(default_factory=time.monotonic)
-    busy: float | None = None  # seconds of all processes together; of this one unless given
-    tell: Callable[[], None] = lambda: None  # is called at each picture
+    busy: float | None = None
+    tell: Callable[[], None] = lambda: None
 
     def count(self, failed: bool, captions: int = 0) -> None:
         self.pictures += 1
@@ -71,7 +76,11 @@ class Pace(Stopwatch):
 
 
 class Loaded(NamedTuple):
-    """What a process has loaded: the run's fingerprint as it came out there, a line on each model, and files that go beside `run.json`."""
+    """What loading the models gives.
+
+    fingerprint: of the run, with all that was settled while loading. models: some lines on each model, to be printed.
+    beside: files to write beside `run.json`, by name.
+    """
 
     fingerprint: dict[str, Any]
     models: list[str]
@@ -79,48 +88,50 @@ class Loaded(NamedTuple):
 
 
 class Work(Protocol):
-    """What is done to a shard, by a process that has loaded the models for it; before that, it can travel to another."""
+    """What a command does to each shard. Before its models are loaded, it can be sent to another process."""
 
-    doing: str  # in the progress bar
-    unit: str  # one of a shard's samples
-    instead: str  # of an output that is the input: the way that works
+    doing: str  # what it does, for the progress bar, such as "captioning"
+    unit: str  # what a sample of a shard is called
+    instead: str  # what to do instead, where the output is the input
 
     @property
     def config(self) -> RunConfig:
-        """What the run was asked for."""
+        """The configuration of the run."""
         ...
 
     def load(self, device: str, settled: Mapping[str, Any]) -> Loaded:
-        """Load the models; what the run has `settled` in its fingerprint stays as it is.
+        """Load the models.
 
-        Raises: ValueError where one cannot be loaded, or does not fit the configuration.
+        settled: the fingerprint of the run if it was begun earlier, else {}; what stands there is used again.
+        Raises: ValueError where a model cannot be loaded, or does not fit the configuration.
         """
         ...
 
     def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
-        """Write one shard, counting its samples; ColumnClash, LockLost and Spent end the run, any other exception fails the shard.
+        """Write one shard, and count its samples.
 
-        following: the next shard, of which the first samples may be read once this one is read to its end.
+        ColumnClash, LockLost and Spent end the run; any other exception fails the shard.
+        following: the next shard; its first samples may be read once this shard is read to its end.
         """
 
     def close(self) -> None:
-        """End what was started to write shards."""
+        """End the processes and threads that were started to write shards."""
 
 
 class Engine(Protocol):
-    """Where and by how many processes the work is done."""
+    """Where, and by how many processes, the work is done."""
 
     def load(self, work: Work, settled: Mapping[str, Any]) -> Loaded:
-        """As of the work, in a process of those that will do it."""
+        """Call the work's `load` in one of the processes that will do the work."""
         ...
 
     def do(self, work: Work, shards: Sequence[Shard]) -> Pace:
-        """Write the shards; one that fails is logged and left for the next run."""
+        """Write the shards. A shard that fails is logged and left for the next run."""
         ...
 
 
 class Embedded:
-    """This process, which does one shard after the other."""
+    """The engine that does one shard after the other in this process."""
 
     def __init__(self, rank: Rank):
         self.rank = rank
@@ -145,17 +156,13 @@ class Embedded:
                 progress.set_description(f"{work.doing} {shard.name} ({number}/{len(shards)})")
                 try:
                     work.write(shard, pace, following)
-                except (ColumnClash, LockLost, Spent, BrokenPipeError):  # of the terminal's: nobody reads on
+                except (ColumnClash, LockLost, Spent, BrokenPipeError):  # BrokenPipeError: nobody reads the terminal
                     raise
                 except Exception as error:  # a store, a damaged file, the model: the shard fails, the run goes on
-                    logger.error(
-                        "shard %s of %s failed: %s",
-                        shard.name,
-                        shard.path,
-                        error,
-                        exc_info=not isinstance(error, (OSError, ValueError)),
-                    )
-                    if is_full(error):  # the other shards would fail as well
+                    is_unexpected = not isinstance(error, (OSError, ValueError))
+                    message = "shard %s of %s failed: %s"
+                    logger.error(message, shard.name, shard.path, error, exc_info=is_unexpected)
+                    if is_full(error):  # all other shards would fail as well
                         raise
         if pace.pictures:
             say(pace)
@@ -163,20 +170,22 @@ class Embedded:
 
 
 def is_full(error: Exception) -> bool:
-    """Whether a disk, or the user's part of it, is full."""
-    return isinstance(error, OSError) and error.errno in FULL
+    """Return whether the error says that a disk, or the user's quota, is full."""
+    return isinstance(error, OSError) and error.errno in DISK_FULL
 
 
 def processes_wanted(config: RunConfig) -> int:
-    """How many processes the run is for on this machine."""
+    """Return how many processes are to work on this machine: as configured, or one for each GPU."""
     if config.engine == "ray":
         return 1
     return config.num_processes or max(1, torch.cuda.device_count() if config.device in (None, "cuda") else 1)
 
 
 def workers_wanted(config: RunConfig) -> int:
-    """How many processes prepare pictures for this one: as asked for, or one less than its share of the machine's cores."""
-    if config.num_workers is not None or config.engine == "ray":
-        return 2 if config.num_workers is None else config.num_workers
+    """Return how many workers prepare pictures for this process: as configured, or its share of the cores less one."""
+    if config.num_workers is not None:
+        return config.num_workers
+    if config.engine == "ray":
+        return 2
     cores = len(os.sched_getaffinity(0)) // processes_here()
     return min(max(2, cores - 1), MOST_WORKERS)

@@ -1,8 +1,9 @@
-"""The scale-out engine: Ray Data's elastic pool of workers takes the shards, on this machine or on the nodes of a cluster.
+"""The Ray engine: an elastic pool of workers of Ray Data does the shards, on this machine or on a cluster.
 
-settle what the run is, on a worker's place -> the shards to do, a row and a block each -> workers -> how each ended
+load the models once where a worker would run -> the shards to do, one row and block each -> workers -> how each ended
 
-Ray replaces a worker that dies and has its shard tried again, for ever; after some deaths on one shard, the next worker sets it aside.
+Ray replaces a worker that dies and tries its shard again without end. After DEATHS deaths on one shard, the next
+worker sets the shard aside.
 """
 
 import logging
@@ -33,19 +34,19 @@ from imagetext.sources import Shard
 
 logger = logging.getLogger(__name__)
 
-BUSY = 0.75  # share of the workers from which on more come, while shards wait and there is room
-CPUS = 1  # of a worker
-OBJECT_STORE = 10**8  # bytes, of a cluster of this machine alone: only names of shards lie in it
-PATIENCE = 30  # seconds that workers have to leave their shards where a run is stopped, and a head to be there again
-ANSWER = 5  # seconds that the tally has to answer, or the head
+BUSY = 0.75  # if this share of the workers is busy, more are started, while shards wait and there is room
+CPUS = 1  # CPUs of a worker
+OBJECT_STORE = 10**8  # bytes; in a cluster of this machine alone, where it holds only the names of shards
+PATIENCE = 30  # seconds that workers have to leave their shards when a run is stopped, and a lost head to come back
+ANSWER = 5  # seconds in which the tally, or the head, has to answer
 HOW_TO_CONNECT = """\
   A cluster begins with `ray start --head --port 6379` on one node and `ray start --address HOST:6379` on each other.
-  If it was begun with a token, set RAY_AUTH_MODE=token here and on each node, and copy ~/.ray/auth_token of the first node to them
-  (or set RAY_AUTH_TOKEN): without it Ray says no more than that it failed to connect."""
+  If it was begun with a token, set RAY_AUTH_MODE=token here and on each node, and copy ~/.ray/auth_token of the first
+  node to them (or set RAY_AUTH_TOKEN). Without the token, Ray says only that it failed to connect."""
 
 
 class Cluster:
-    """The engine, as a context manager: connected to a cluster, or with one that is this machine and ends with it."""
+    """The Ray engine; as a context manager, it connects to a cluster, or starts one on this machine until the exit."""
 
     def __init__(self, config: RunConfig):
         self.config = config
@@ -66,9 +67,9 @@ class Cluster:
             ray.shutdown()
 
     def load(self, work: Work, settled: Mapping[str, Any]) -> Loaded:
-        """As of the work, at a worker's place, so that what is settled there suits a worker.
+        """Call the work's `load` in a process like a worker's, so that what is settled there fits the workers.
 
-        Raises: ChildProcessError where that process dies.
+        Raises: as the work's `load`; ChildProcessError where that process dies.
         """
         task = ray.remote(Place.load).options(num_cpus=CPUS, num_gpus=self.place.gpus, max_retries=0)
         try:
@@ -81,15 +82,15 @@ class Cluster:
             ) from error
 
     def do(self, work: Work, shards: Sequence[Shard]) -> Pace:
-        """Write the shards; one that fails, or kills its workers, is logged and left for the next run.
+        """Write the shards. A shard that fails, or whose workers die, is logged and left for the next run.
 
-        Raises: ColumnClash; ValueError where a worker has other weights or versions than the run, or does not see its folder;
-        OSError where no other shard could be written either, or the cluster's head is gone.
+        Raises: ColumnClash; ValueError where a worker has other weights or versions than the run, or does not see its
+        folder; OSError where no other shard could be written either, or the cluster's head is gone.
         """
         pace = Pace(busy=0.0)
         if not shards:
             return pace
-        tally, ends, head = Tally.on_this_node(), queue.SimpleQueue(), Head()
+        tally, ends, head = Tally.on_this_node(), queue.SimpleQueue(), ClusterHead()
         feeder = threading.Thread(target=self._feed, args=(work, shards, tally, ends), daemon=True)
         feeder.start()
         try:
@@ -97,23 +98,22 @@ class Cluster:
                 for end in _until_none(ends):
                     head.check()
                     if end:
-                        _tell(end)
+                        _log(end)
                         progress.update()
-                    with suppress(
-                        ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError
-                    ):  # the head is looked at again
+                    # Where the tally does not answer, the next turn checks the head again.
+                    with suppress(ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
                         if total := ray.get(tally.total.remote(), timeout=ANSWER):
                             pictures, captions, failed, pace.waited, pace.busy = total
                             pace.counts = int(pictures), int(captions), int(failed)
-                    if not pace.pictures:  # the workers are on their way
+                    if not pace.pictures:  # the workers are still starting
                         pace.start = time.monotonic()
                     progress.set_postfix_str(f"{pace.pictures:,} {work.unit}s, {pace}")
-        except ConnectionError:  # the head has gone, and with it whoever could stop a worker
+        except ConnectionError:  # without the head, no worker can be stopped
             raise
-        except BaseException as error:  # interrupted, or the run cannot go on: no shard is left half written
-            if isinstance(error, ray.exceptions.RayError):  # of the pool, which may just have noticed sooner
+        except BaseException as error:  # interrupted, or the run cannot go on: let workers leave their shards
+            if isinstance(error, ray.exceptions.RayError):  # the pool may have noticed first that the head is gone
                 head.wait_for_answer()
-            with suppress(ray.exceptions.RayError):  # some may have died
+            with suppress(ray.exceptions.RayError):  # some workers may have died
                 ray.get(tally.stop.remote(), timeout=PATIENCE)
                 feeder.join(PATIENCE)
             raise
@@ -123,9 +123,9 @@ class Cluster:
     def _feed(
         self, work: Work, shards: Sequence[Shard], tally: "ray.actor.ActorHandle[Tally]", ends: queue.SimpleQueue
     ) -> None:
-        """Give the shards to the pool; how each ended goes into the queue, and at last None, or what ended the pool."""
+        """Give the shards to the pool, and put into the queue how each ended; at last None, or the pool's error."""
         try:
-            # of workers with one shard each at most 100 % are busy, and Ray's own threshold is 175 %; from ours on, a third more come
+            # Workers with one shard each are busy to at most 100 %; Ray's default threshold is 175 %.
             ray.data.DataContext.get_current().autoscaling_config.actor_pool_util_upscaling_threshold = BUSY
             pool = ray.data.ActorPoolStrategy(
                 min_size=min(self.least, len(shards)),
@@ -152,20 +152,21 @@ class Cluster:
 
 
 def connect(address: str | None) -> None:
-    """Connect to the cluster, or start one on this machine that ends with this process; ValueError where there is none."""
+    """Connect to the cluster, or start one on this machine that ends with this process.
+
+    Raises: ValueError where there is no cluster at the address.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(
-        "RAY_BACKEND_LOG_LEVEL", "fatal"
-    )  # what else is said in this process stays in Ray's own files
-    alone = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # all other messages are in Ray's own log files
+    own_cluster = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
     try:
-        if address not in (None, "auto"):  # Ray itself tries for many minutes
+        if address not in (None, "auto"):  # Ray itself would try for many minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=10).close()
         handler = signal.getsignal(signal.SIGTERM)
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own_cluster)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process, and say nothing
+            signal.signal(signal.SIGTERM, handler)  # Ray's handler would end this process without a message
     except (OSError, ray.exceptions.RayError) as error:
         raise ValueError(f"--ray-address: {address}: {error}\n{HOW_TO_CONNECT}") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -173,61 +174,66 @@ def connect(address: str | None) -> None:
 
 
 def plan(config: RunConfig, nodes: Sequence[Mapping[str, Any]]) -> tuple[Place, int, int]:
-    """What a worker gets, and how many there are at least and at most, on these nodes as `ray.nodes()` lists them; told, too.
+    """Return what a worker gets, and the least and greatest number of workers, and print them.
 
-    Raises: ValueError where there is no room for the least, which Ray would wait for without end.
+    nodes: as `ray.nodes()` lists them.
+    Raises: ValueError where there is no room for the least number, which Ray would wait for without end.
     """
-    held = [node["Resources"] for node in nodes if node["Alive"]]
-    cpus, all_gpus = (sum(resources.get(kind, 0) for resources in held) for kind in ("CPU", "GPU"))
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    cpus, all_gpus = (sum(resources.get(kind, 0) for resources in alive) for kind in ("CPU", "GPU"))
     gpus = config.gpus_per_worker if config.gpus_per_worker is not None else float(all_gpus > 0)
-    room = sum(_room(resources, gpus) for resources in held)
+    room = sum(_room(resources, gpus) for resources in alive)
     least, _, most = (config.concurrency or str(max(1, room))).partition(",")
     least, most = int(least), int(most or least)
-    cluster = f"{len(held)} nodes with {cpus:g} CPUs and {all_gpus:g} GPUs"
+    cluster = f"{len(alive)} nodes with {cpus:g} CPUs and {all_gpus:g} GPUs"
     if least > room:
-        instead = (
-            f"say --concurrency {room}" if room else "say --gpus-per-worker 0" if gpus and cpus else "add nodes to it"
-        )
+        if room:
+            advice = f"use --concurrency {room}"
+        elif gpus and cpus:
+            advice = "use --gpus-per-worker 0"
+        else:
+            advice = "add nodes to it"
         raise ValueError(
-            f"--concurrency: {least} workers, each with {CPUS} CPU and {gpus:g} GPUs, would wait for ever: the cluster "
-            f"has {cluster}, room for {room}; {instead}"
+            f"--concurrency: {least} workers, each with {CPUS} CPU and {gpus:g} GPUs, would wait for ever: the "
+            f"cluster has {cluster}, room for {room}; {advice}"
         )
-    say(
-        f"cluster: {cluster}; {least if least == most else f'{least} to {most}'} workers, each with {CPUS} CPU and {gpus:g} GPUs"
-    )
+    number = least if least == most else f"{least} to {most}"
+    say(f"cluster: {cluster}; {number} workers, each with {CPUS} CPU and {gpus:g} GPUs")
     return Place(gpus, os.getcwd(), job_of(config.output)), least, most
 
 
 def _room(resources: Mapping[str, float], gpus: float) -> int:
-    """How many workers a node holds."""
-    by_cpus, held = int(resources.get("CPU", 0) // CPUS), int(resources.get("GPU", 0))
+    """Return how many workers a node has room for. A worker's share of a GPU is on a single GPU."""
+    by_cpus, node_gpus = int(resources.get("CPU", 0) // CPUS), int(resources.get("GPU", 0))
     if not gpus:
         return by_cpus
-    return min(
-        by_cpus, held * int(round(1 / gpus, 6)) if gpus < 1 else int(held // gpus)
-    )  # the shares of one GPU lie on it
+    by_gpus = node_gpus * int(round(1 / gpus, 6)) if gpus < 1 else int(node_gpus // gpus)
+    return min(by_cpus, by_gpus)
 
 
-class Head:
-    """The head of the cluster: 60 seconds after it has gone, Ray ends this process without a word."""
+class ClusterHead:
+    """The head of the cluster. 60 seconds after it has gone, Ray would end this process without a message."""
 
     def __init__(self) -> None:
-        self.address, self.seen = ray.get_runtime_context().gcs_address, time.monotonic()
+        self.address, self.last_answer = ray.get_runtime_context().gcs_address, time.monotonic()
 
     def wait_for_answer(self) -> None:
-        """Returns once the head is there; raises ConnectionError as `check` does."""
+        """Wait until the head answers. Raises: ConnectionError as `check` does."""
         while not self.check():
             time.sleep(1)
 
     def check(self) -> bool:
-        """Whether the head is there, or one that was begun again; ConnectionError where it has been gone for PATIENCE seconds."""
+        """Return whether the head, or a new one at its address, answers.
+
+        Raises: ConnectionError where there has been no answer for PATIENCE seconds.
+        """
         host, _, port = self.address.rpartition(":")
         try:
             socket.create_connection((host, int(port)), timeout=ANSWER).close()
-            self.seen = time.monotonic()
+            self.last_answer = time.monotonic()
             return True
         except OSError as error:
-            if time.monotonic() - self.seen >= PATIENCE:
+            if time.monotonic() - self.last_answer >= PATIENCE:
                 raise ConnectionError(
                     f"the head of the Ray cluster, {self.address}, has gone: {error}; what is done stays, and "
                     "the same command goes on once a cluster is there"
@@ -236,7 +242,10 @@ class Head:
 
 
 def _until_none(ends: queue.SimpleQueue) -> Iterator[Mapping[str, str] | None]:
-    """What comes through the queue, None in every second without anything; raises what comes as an exception."""
+    """Yield the items of the queue up to None; yields None after each second without an item.
+
+    Raises: an item that is an exception.
+    """
     while True:
         try:
             end = ends.get(timeout=1)
@@ -250,8 +259,8 @@ def _until_none(ends: queue.SimpleQueue) -> Iterator[Mapping[str, str] | None]:
         yield end
 
 
-def _tell(end: Mapping[str, str]) -> None:
-    """Log how a shard ended, as if it had been done here; raise what ends the run."""
+def _log(end: Mapping[str, str]) -> None:
+    """Log how a shard ended, as if it had been done in this process. Raises: the errors that end the run."""
     if end["warnings"]:
         for line in end["warnings"].split("\n"):
             logger.warning("%s", line)
@@ -262,7 +271,7 @@ def _tell(end: Mapping[str, str]) -> None:
     if end["how"] in ("failed", "over"):
         first, *others = end["why"].split("\n")
         logger.error("shard %s of %s failed: %s", end["shard"], end["path"], first)
-        for line in others:  # of a traceback
+        for line in others:  # a traceback
             logger.error("  %s", line)
     if end["how"] == "over":
         raise OSError(end["why"])

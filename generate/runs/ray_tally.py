@@ -1,4 +1,7 @@
-"""What the workers of a cluster have done, and which died at what: kept in a process beside the driver, which outlives them."""
+"""What the workers of a cluster have done, and on which shards workers died.
+
+The tally is kept in a process beside the driver, which outlives the workers.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,47 +12,54 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class Tally:
-    """Counts of all workers by shard, so that those of a worker that died are its successor's; and the deaths on each."""
+    """Counts of pictures by shard, and the workers that died on each shard.
+
+    Because counts belong to shards, the worker that takes over the shard of a dead one replaces its counts.
+    """
 
     def __init__(self) -> None:
-        self._at: dict[str, str] = {}  # the shards that are being written, and by whom
+        self._writer_of: dict[str, str] = {}  # the worker that is writing each shard
         self._deaths: dict[str, list[str]] = defaultdict(list)
         self._counts: dict[str, Sequence[float]] = {}
         self._stopped = False
 
     @classmethod
-    def on_this_node(cls) -> Any:  # an ActorHandle[Self], which Ray's own types do not say
-        """A tally in a process of its own, on the node of this one."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        return ray.remote(cls).options(num_cpus=0, scheduling_strategy=here).remote()
+    def on_this_node(cls) -> Any:  # an ActorHandle[Self], which Ray's type hints do not say
+        """Start a tally in a process of its own, on the node of this process."""
+        this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        return ray.remote(cls).options(num_cpus=0, scheduling_strategy=this_node).remote()
 
     def begin(self, shard: str, worker: str) -> list[str] | None:
-        """A worker comes to a shard: the workers that have died on it, or None where no more shards are to be begun."""
+        """Note that a worker begins a shard.
+
+        Returns: the workers that have died on this shard, or None where the run is stopped and the shard must not be
+        begun.
+        """
         if self._stopped:
             return None
-        if shard in self._at:  # it was begun and never left
-            self._deaths[shard].append(self._at[shard])
-        self._at[shard] = worker
+        if shard in self._writer_of:  # the worker that began it has never ended it
+            self._deaths[shard].append(self._writer_of[shard])
+        self._writer_of[shard] = worker
         return self._deaths[shard]
 
     def count(self, shard: str, counts: Sequence[float]) -> bool:
-        """A shard's counts, those before included; returns whether it is to be left."""
+        """Set a shard's counts, from its beginning on; returns whether the worker must leave the shard."""
         self._counts[shard] = counts
         return self._stopped
 
     def end(self, shard: str, counts: Sequence[float]) -> None:
-        """A worker leaves a shard, whatever became of it."""
+        """Note that a worker has ended a shard, whether it was written or failed."""
         self._counts[shard] = counts
-        self._at.pop(shard, None)
+        self._writer_of.pop(shard, None)
 
     def total(self) -> list[float]:
-        """The counts of all shards together."""
+        """Return the sums of the counts of all shards."""
         return [sum(column) for column in zip(*self._counts.values())]
 
     def stop(self) -> None:
-        """No more shards are to be begun, and those that are begun are to be left."""
+        """Stop the run: no more shards are begun, and workers leave those that they have begun."""
         self._stopped = True
 
     def busy(self) -> bool:
-        """Whether a shard is being written."""
-        return bool(self._at)
+        """Return whether a shard is being written."""
+        return bool(self._writer_of)

@@ -1,4 +1,4 @@
-"""A worker of a Ray cluster: what it has of its node, and how it writes the shards that it is given, one at a time."""
+"""A worker of a Ray cluster: what it gets of its node, and how it writes shards, one at a time."""
 
 import logging
 import os
@@ -28,39 +28,39 @@ from imagetext.shards import read_marker
 from imagetext.shown import at_terminal
 from imagetext.sources import Shard
 
-DEATHS = 3  # of workers on one shard, which is then set aside
+DEATHS = 3  # if so many workers have died on one shard, it is set aside
 
 
 class Place(NamedTuple):
-    """What a worker has of its node beside a CPU, from where relative paths lead, and whose lock of the output it shares."""
+    """What a worker gets: GPUs of its node, the folder that relative paths start from, and a share in the lock."""
 
     gpus: float
     folder: str
-    job: str = ""
+    job: str = ""  # the job whose lock of the output folder the worker shares
 
     def load(self, work: Work, settled: Mapping[str, Any]) -> Loaded:
-        """Load the models, one process of a node after the other: so the first fetches weights for all."""
-        with suppress(OSError):  # a node that lacks it may need none of its files
+        """Load the models, one process of a node after the other, so that only the first downloads weights."""
+        with suppress(OSError):  # a node without the folder may need none of its files
             os.chdir(self.folder)
         with FileLock(os.path.join(tempfile.gettempdir(), f"capsmith-{os.getuid()}.lock")):
             return work.load(choose_device(work.config.device or ("cuda" if self.gpus else "cpu")), settled)
 
 
 class Worker:
-    """A process of the pool: it loads the models once, then writes the shards that it is given, one at a time."""
+    """A process of the pool: it loads the models once, and then writes one shard at a time."""
 
     def __init__(self, work: Work, place: Place, tally: "ray.actor.ActorHandle[Tally]"):
         self.work, self.place, self.tally = work, place, tally
         self.name = f"process {os.getpid()} on {socket.gethostname()}"
-        self.loaded, self.told = False, 0.0
-        at_terminal().__enter__()  # which it leaves when it ends
+        self.is_loaded, self.last_report = False, 0.0
+        at_terminal().__enter__()  # until the process ends
         self.warnings = _Warnings()
         logging.getLogger().addHandler(self.warnings)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list]:
-        """A shard's name and path, how it ended, why, and what was warned of on the way."""
+        """Write a shard; returns its name and path, how it ended and why, and the warnings that were logged."""
         shard = cloudpickle.loads(batch["shard"][0])
-        how, why = self.take(shard)
+        how, why = self.write(shard)
         return {
             "shard": [shard.name],
             "path": [shard.path],
@@ -69,25 +69,20 @@ class Worker:
             "warnings": ["\n".join(self.warnings.drain())],
         }
 
-    def take(self, shard: Shard) -> tuple[str, str]:
-        """Write a shard unless it is done: how that ended, and why so."""
-        pace = Pace(tell=lambda: self.tell(shard, pace))
-        deaths = ray.get(
-            self.tally.begin.remote(shard.name, self.name)
-        )  # counted before anything can kill this process
+    def write(self, shard: Shard) -> tuple[str, str]:
+        """Write a shard unless it is done; returns how that ended, and why."""
+        pace = Pace(tell=lambda: self.report(shard, pace))
+        deaths = ray.get(self.tally.begin.remote(shard.name, self.name))  # before anything can kill this process
         if deaths is None:
             return "stopped", ""
         try:
             if len(deaths) >= DEATHS:
-                return (
-                    "failed",
-                    f"set aside: {len(deaths)} workers died on it, killed or out of memory: {', '.join(deaths)}",
-                )
+                names = ", ".join(deaths)
+                return "failed", f"set aside: {len(deaths)} workers died on it, killed or out of memory: {names}"
             self.load()
-            again = self.work.config.retry_failed
-            if (
-                again or read_marker(self.work.config.output, shard.name) is None
-            ):  # else it was done by one that died after that
+            # A worker that has died since may have finished the shard before.
+            is_done = read_marker(self.work.config.output, shard.name) is not None
+            if self.work.config.retry_failed or not is_done:
                 self.work.write(hashed(shard), pace)
             return "done", ""
         except _Stopped:
@@ -98,47 +93,50 @@ class Worker:
             return "clash", str(error)
         except Exception as error:
             how = "over" if isinstance(error, (LockLost, Spent)) or is_full(error) else "failed"
-            return how, f"{error}" if isinstance(
-                error, (OSError, ValueError)
-            ) else f"{error}\n{traceback.format_exc()}"
+            is_expected = isinstance(error, (OSError, ValueError))
+            return how, str(error) if is_expected else f"{error}\n{traceback.format_exc()}"
         finally:
             ray.get(self.tally.end.remote(shard.name, _counts(pace)))
 
     def load(self) -> None:
-        """Load the models, the first time; they, and the versions here, must be those of `run.json`."""
-        if self.loaded:
+        """Load the models, if this has not been done yet.
+
+        Raises: _Refused where models or versions are not those of `run.json`, or the output folder is not there.
+        """
+        if self.is_loaded:
             return
         folder = self.work.config.output
         try:
             run = read_run(folder)
             if run is None:
                 raise ValueError(f"finds no run in {folder}, which all nodes must see")
-            if others := differences(run, self.place.load(self.work, run).fingerprint):
-                raise ValueError("\n  ".join([f"has loaded what the run in {folder} is not made with:", *others]))
+            if differing := differences(run, self.place.load(self.work, run).fingerprint):
+                first_line = f"has loaded other models, versions or settings than the run in {folder} has:"
+                raise ValueError("\n  ".join([first_line, *differing]))
             if self.place.job:
-                FolderLock(folder, guest_of=self.place.job).__enter__()  # which it leaves when it ends
+                FolderLock(folder, guest_of=self.place.job).__enter__()  # until the process ends
         except (ValueError, OSError) as error:
             raise _Refused(str(error)) from error
-        self.loaded = True
+        self.is_loaded = True
 
-    def tell(self, shard: Shard, pace: Pace) -> None:
-        """Once a second, have the shard's pictures counted, and hear whether to leave it."""
-        if time.monotonic() - self.told > 1:
-            self.told = time.monotonic()
+    def report(self, shard: Shard, pace: Pace) -> None:
+        """Once a second, report the shard's counts to the tally. Raises: _Stopped where the run is stopped."""
+        if time.monotonic() - self.last_report > 1:
+            self.last_report = time.monotonic()
             if ray.get(self.tally.count.remote(shard.name, _counts(pace))):
                 raise _Stopped
 
 
 class _Stopped(Exception):
-    """The run is stopped: the shard is left, and nothing of it."""
+    """The run is stopped: the worker leaves the shard, and nothing of it is kept."""
 
 
 class _Refused(ValueError):
-    """A worker that cannot do as the others do."""
+    """The worker would not write the same as the others."""
 
 
 class _Warnings(logging.Handler):
-    """What is warned of in a process that has no terminal."""
+    """Collects warnings in a process that has no terminal."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

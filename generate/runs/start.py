@@ -1,4 +1,4 @@
-"""How a run starts: what its folder holds already, and which shards are to do; then `run.json` is written."""
+"""The start of a run: compares it with its folder, settles which shards are to do, and writes `run.json`."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from captioners.ranks import Rank
 from generate.runs.inputs import (
-    as_kept,
-    disbelieved,
+    keep_pictures_in_place,
+    keep_rows_in_place,
     pictures_in,
     read_pictures,
     shards_to_do,
-    with_new_rows,
+    shards_with_other_bytes,
     write_pictures,
 )
 from generate.runs.manifest import any_done, check_rules, check_same, clear_run, read_run, write_run
@@ -24,81 +24,111 @@ from imagetext.shards import MARKER, SUFFIXES, read_markers, read_shards
 from imagetext.shown import say
 from imagetext.stores import join, listing
 
-NAMES_TOLD = 10  # in a line
+NAMES_IN_LINE = 10  # names that one line lists
 
 
-class Prepared(NamedTuple):
-    """A run whose models are loaded, and of which nothing is written yet."""
+class PreparedRun(NamedTuple):
+    """A run whose models are loaded, before anything of it is written.
+
+    beside: files to write beside `run.json`, by name.
+    names: of all shards of the run, also of those whose inputs only an earlier command named.
+    pictures: in each shard that is made of a folder of pictures.
+    shards: of the inputs that this command names. to_do: those that this process is to write.
+    damaged: names of shards whose bytes are not those of their markers.
+    anew: whether the run begins anew, in place of all that an earlier one left.
+    """
 
     fingerprint: dict[str, Any]
-    beside: Mapping[str, bytes]  # files that go beside `run.json`, by name
-    names: Sequence[str]  # of all shards that there are to be, those of inputs that an earlier command named included
-    pictures: Mapping[str, Sequence[str]]  # in the shards that are made of folders
-    shards: Sequence[Shard]  # of the inputs that are named now
-    to_do: Sequence[Shard]  # by this process
-    disbelieved: Sequence[str]  # the shards whose bytes are not those of their markers
+    beside: Mapping[str, bytes]
+    names: Sequence[str]
+    pictures: Mapping[str, Sequence[str]]
+    shards: Sequence[Shard]
+    to_do: Sequence[Shard]
+    damaged: Sequence[str]
     anew: bool
 
 
-class Held(NamedTuple):
-    """What a folder holds of a run."""
+class EarlierRun(NamedTuple):
+    """What a folder holds of a run: markers of finished shards; names, pictures and damaged as in PreparedRun."""
 
-    markers: Mapping[str, Mapping[str, Any]] = {}  # of the shards that are done
-    names: Sequence[str] = ()  # of all shards that there are to be
-    pictures: Mapping[str, Sequence[str]] = {}  # in the shards that are made of folders
-    disbelieved: Sequence[str] = ()  # the shards whose bytes are not those of their markers
+    markers: Mapping[str, Mapping[str, Any]] = {}
+    names: Sequence[str] = ()
+    pictures: Mapping[str, Sequence[str]] = {}
+    damaged: Sequence[str] = ()
 
 
-def held_by(folder: str, verify_done: bool) -> Held:
-    """What the folder holds of a run; shards are done where their bytes may be believed to be those of their markers."""
+def read_earlier_run(folder: str, verify_done: bool) -> EarlierRun:
+    """Return what the folder holds of a run. A shard whose bytes are not those of its marker counts as not finished.
+
+    verify_done: check the bytes of all shards, instead of only those whose file is newer than its marker.
+    """
     markers = read_markers(folder)
-    wrong = disbelieved(folder, markers, verify_done)
-    return Held(
-        {name: marker for name, marker in markers.items() if name not in wrong},
+    damaged = shards_with_other_bytes(folder, markers, verify_done)
+    return EarlierRun(
+        {name: marker for name, marker in markers.items() if name not in damaged},
         read_shards(folder) or [],
         read_pictures(folder),
-        wrong,
+        damaged=damaged,
     )
 
 
-def prepare(work: Work, engine: Engine, shards: Sequence[Shard], rank: Rank, begun: Event | None) -> Prepared:
-    """Load the models, and compare the run and its inputs with what the output folder holds; what is gone of these is told.
+def prepare(work: Work, engine: Engine, shards: Sequence[Shard], *, rank: Rank, begun: Event | None) -> PreparedRun:
+    """Load the models, and compare the run and its inputs with what the output folder holds.
 
-    Raises: ValueError where the folder has other rules or settings, files of somebody else in the shards' places, or the inputs
-    themselves, where inputs have changed, and as `load` does.
+    Prints a line on each model, and on shards and pictures that are not there any more or must be made again.
+    Raises: ValueError where the folder holds a run with other rules or settings, other files with the shards' names,
+    or the inputs themselves; where inputs have changed; and as `Work.load` does.
     """
     config, folder = work.config, work.config.output
     check_apart(folder, [shard.path for shard in shards], work.instead)
-    earlier = read_run(folder)
-    # While nothing is done that could differ, a run begins anew; one of several knows only of those that it comes before.
-    anew = (rank.count == 1 or begun is not None) and (config.overwrite or not any_done(folder))
-    settled = earlier if earlier and not anew else {}
+    earlier_fingerprint = read_run(folder)
+    # While no shard is done, the run may begin anew: by its single process, or the one that starts the others.
+    is_first = rank.count == 1 or begun is not None
+    anew = is_first and (config.overwrite or not any_done(folder))
+    settled = earlier_fingerprint if earlier_fingerprint and not anew else {}
     if settled:
         check_rules(folder, settled)
-    now, models, beside = engine.load(work, settled)
+    fingerprint, models, beside = engine.load(work, settled)
     if settled:
-        check_same(folder, settled, now)
-    held = Held() if anew else held_by(folder, config.verify_done)
-    shards, gone = as_kept(held.pictures, with_new_rows(shards, held.markers))
-    check_places(folder, [shard.name + SUFFIXES[config.format] for shard in shards], earlier)
+        check_same(folder, settled, fingerprint)
+    earlier = EarlierRun() if anew else read_earlier_run(folder, config.verify_done)
+    shards, gone = keep_pictures_in_place(earlier.pictures, keep_rows_in_place(shards, earlier.markers))
+    check_file_names(folder, [shard.name + SUFFIXES[config.format] for shard in shards], earlier_fingerprint)
     to_do = shards_to_do(
-        folder, rank.share(shards), held.markers, gone=gone, trust=config.trust_input, retry=config.retry_failed
+        folder, rank.share(shards), earlier.markers, gone=gone, trust=config.trust_input, retry=config.retry_failed
     )
     if not rank.number:
-        say(*(line for model in models for line in model.split("\n")), *_told(held, shards, gone))
-    named = [shard.name for shard in shards]
-    # Shards of which all pictures are gone cannot be made.
-    lost = {name for name in gone if name not in {*named, *held.markers}}
-    names = dict.fromkeys(name for name in [*held.names, *named] if name not in lost)
-    pictures = {name: kept for name, kept in held.pictures.items() if name in held.markers or name not in named}
-    return Prepared(now, beside, list(names), pictures_in(shards) | pictures, shards, to_do, held.disbelieved, anew)
+        model_lines = [line for model in models for line in model.split("\n")]
+        say(*model_lines, *_changes(earlier, shards, gone))
+    shard_names = [shard.name for shard in shards]
+    # A shard that was not finished and has lost all its pictures cannot be made any more.
+    impossible = {name for name in gone if name not in {*shard_names, *earlier.markers}}
+    names = dict.fromkeys(name for name in [*earlier.names, *shard_names] if name not in impossible)
+    earlier_pictures = {
+        name: pictures
+        for name, pictures in earlier.pictures.items()
+        if name in earlier.markers or name not in shard_names
+    }
+    return PreparedRun(
+        fingerprint,
+        beside,
+        list(names),
+        pictures=pictures_in(shards) | earlier_pictures,
+        shards=shards,
+        to_do=to_do,
+        damaged=earlier.damaged,
+        anew=anew,
+    )
 
 
-def begin(folder: str, run: Prepared, rank: Rank, begun: Event | None) -> None:
-    """Write `run.json`, where the run begins anew in place of all that an earlier one has left; the other ranks may start."""
+def begin(folder: str, run: PreparedRun, rank: Rank, *, begun: Event | None) -> None:
+    """Write `run.json` and let the other processes start.
+
+    If the run begins anew, everything that an earlier run has left is removed first.
+    """
     if run.anew and read_run(folder):
         clear_run(folder)
-    for name in run.disbelieved:
+    for name in run.damaged:
         remove(join(folder, name + MARKER))
     if not rank.number:
         for name, data in run.beside.items():
@@ -109,34 +139,42 @@ def begin(folder: str, run: Prepared, rank: Rank, begun: Event | None) -> None:
         begun.set()
 
 
-def check_places(folder: str, files: Sequence[str], earlier: Mapping[str, Any] | None) -> None:
-    """Raises ValueError where one of the files is there, and neither `run.json` nor a marker says that it is a run's."""
-    if earlier is None or (known := read_shards(folder)) is None:  # then there is nothing, or a run of 0.1
+def check_file_names(folder: str, files: Sequence[str], earlier: Mapping[str, Any] | None) -> None:
+    """Check that the files to write do not exist yet, except as files of this run.
+
+    earlier: the fingerprint of the run in the folder. A file is of this run if `run.json` names it, or it has a
+    marker.
+    Raises: ValueError that names the other files.
+    """
+    if earlier is None or (names := read_shards(folder)) is None:  # there is nothing, or a run of version 0.1
         return
-    present = {os.path.basename(one.path) for one in listing(folder)}
-    strange = [
-        file
-        for file in files
-        if file in present and (name := os.path.splitext(file)[0]) not in known and name + MARKER not in present
-    ]
-    if strange:
+    present = {os.path.basename(file.path) for file in listing(folder)}
+    foreign = []
+    for file in files:
+        name = os.path.splitext(file)[0]
+        if file in present and name not in names and name + MARKER not in present:
+            foreign.append(file)
+    if foreign:
         raise ValueError(
-            f"output {folder}: {_some(strange)}: would be written over, and is no file of this run; move it, or give "
-            "another folder"
+            f"output {folder}: {_first_names(foreign)}: would be overwritten, and is no file of this run; move it, "
+            "or give another folder"
         )
 
 
-def _told(held: Held, shards: Sequence[Shard], gone: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """In words, which shards are of inputs that are not named now, which pictures are not where they were, and what is wrong."""
-    named = {shard.name for shard in shards}
-    if left := [name for name in held.names if name not in named and name not in gone]:
-        yield f"of inputs that are not named now, and left as they are: {len(left):,} of the run's shards: {_some(left)}"
+def _changes(earlier: EarlierRun, shards: Sequence[Shard], gone: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield lines on shards whose inputs are not named now, on pictures that are gone, and on damaged shards."""
+    shard_names = {shard.name for shard in shards}
+    if unnamed := [name for name in earlier.names if name not in shard_names and name not in gone]:
+        yield (
+            f"{len(unnamed):,} shards of the run come from inputs that this command does not name, and are left as "
+            f"they are: {_first_names(unnamed)}"
+        )
     for name, pictures in gone.items():
-        yield f"not there any more: {len(pictures):,} of the pictures of shard {name}: {_some(pictures)}"
-    for name in held.disbelieved:
-        yield f"made again, for its bytes are not those that its marker vouches for: {name}"
+        yield f"{len(pictures):,} pictures of shard {name} are not there any more: {_first_names(pictures)}"
+    for name in earlier.damaged:
+        yield f"{name}: its bytes are not those that its marker gives the hash of; it is made again"
 
 
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - NAMES_TOLD
-    return ", ".join(names[:NAMES_TOLD]) + (f" and {more:,} more" if more > 0 else "")
+def _first_names(names: Sequence[str]) -> str:
+    more = len(names) - NAMES_IN_LINE
+    return ", ".join(names[:NAMES_IN_LINE]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,6 +1,8 @@
-"""What goes on beside the model: processes that prepare pictures, kept from shard to shard, and threads that read and write.
+"""What runs beside the model: processes that prepare pictures, and threads that read and write.
 
-samples -> read (a thread) -> messages of several pictures -> prepared (processes) -> the same samples, in their order
+samples -> read (a thread) -> messages of several pictures -> prepared (processes) -> the same samples, in order
+
+The processes are kept from shard to shard.
 """
 
 import threading
@@ -24,27 +26,30 @@ from imagetext.pools import Pool
 from imagetext.sample import Record
 from imagetext.stops import become_worker
 
-MESSAGE = 16  # pictures that travel to a process and back together, so that what a message costs is shared
-PATIENCE = 5  # seconds that the end of a run waits for a thread that waits for a store
+MESSAGE = 16  # pictures that are sent to a worker and back in one message, which costs less than one message each
+PATIENCE = 5  # seconds that the end of a run waits for a thread that is reading from a store
 
 Kept = TypeVar("Kept")  # what this process keeps of a sample
-Asked = TypeVar("Asked")  # what a worker is told of it
-Made = TypeVar("Made")  # what comes back
+Sent = TypeVar("Sent")  # what a worker gets of the sample
+Made = TypeVar("Made")  # what the worker returns
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Stopwatch:
-    """How long the captioners waited for pictures, in seconds."""
+    """How long the captioners have waited for pictures, in seconds."""
 
     waited = 0.0
 
 
 class Background:
-    """A thread that makes calls one after the other."""
+    """A thread that does calls one after the other.
+
+    patience: seconds that `close` waits for the call that has begun; None: as long as it takes.
+    """
 
     def __init__(self, patience: float | None = None):
-        self._patience = patience  # seconds that `close` waits; None: as long as it takes
+        self._patience = patience
         self._calls: SimpleQueue[tuple[Future, Callable, tuple] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -55,7 +60,7 @@ class Background:
         return future
 
     def map(self, call: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
-        """What the calls return, in order, while at most `ahead` items wait; raises what a call raises."""
+        """Yield the results of the calls in order, while at most `ahead` items wait; raises what a call raises."""
         waiting: deque[Future[Result]] = deque()
         for item in items:
             waiting.append(self.submit(call, item))
@@ -64,7 +69,7 @@ class Background:
         yield from (future.result() for future in waiting)
 
     def close(self) -> None:
-        """Drops the calls that have not begun, and waits for the one that has."""
+        """Drop the calls that have not begun, and wait for the one that has."""
         with suppress(Empty):
             while True:
                 if waiting := self._calls.get_nowait():
@@ -73,63 +78,69 @@ class Background:
         self._thread.join(self._patience)
 
     def _run(self) -> None:
-        while (asked := self._calls.get()) is not None:
-            future, call, arguments = asked
+        while (queued := self._calls.get()) is not None:
+            future, call, arguments = queued
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(call(*arguments))
-                except BaseException as error:  # an interruption, too, is for the thread that waits
+                except BaseException as error:  # an interruption, too, belongs to the thread that waits for the result
                     future.set_exception(error)
-            del asked, future, call, arguments  # while it waits, it holds nothing
+            del queued, future, call, arguments  # so that nothing stays in memory while this thread waits
 
 
-class Workers(Generic[Kept, Asked, Made]):
-    """`count` processes that prepare pictures, until they are closed; with none, the thread that reads does it.
+class Workers(Generic[Kept, Sent, Made]):
+    """`count` processes that prepare pictures until they are closed; with 0, the thread that reads prepares them.
 
-    requests: what this process keeps of each sample, and what is told to the worker that prepares its picture.
-    message: pictures at most that travel together.
-    prepare: what the worker makes of that. Tensors come back as copies, not in shared memory, of which containers have 64 MB.
+    requests: yields, for each record, what this process keeps of it and what is sent to a worker.
+    prepare: what the worker makes of that. Tensors come back as copies: shared memory is too small in containers (64
+    MB).
+    message: most pictures in one message.
     """
 
     def __init__(
         self,
-        requests: Callable[[Iterable[Record]], Iterator[tuple[Kept, Asked]]],
-        prepare: Callable[[Asked], Made],
+        requests: Callable[[Iterable[Record]], Iterator[tuple[Kept, Sent]]],
+        prepare: Callable[[Sent], Made],
         count: int,
+        *,
         message: int = MESSAGE,
     ):
         self.requests, self.prepare, self.count, self.message = requests, prepare, count, message
         self._processes: Pool | None = None
-        self._start()  # before there is a thread: a fork of a process that has some may hang
-        self._reading = Background(PATIENCE)
-        self._next: _Ahead[Kept, Made] | None = None
+        self._start()  # before the thread is started: a fork of a process with threads may hang
+        self._reader = Background(PATIENCE)
+        self._next: _ReadAhead[Kept, Made] | None = None
 
     def prepared(
         self, samples: Iterable[Record], ahead: int, following: Iterable[Record] | None = None
     ) -> Iterator[tuple[Kept, Made]]:
-        """What is kept of each sample, with its picture as prepared, in order, while about `ahead` more are read and prepared.
+        """Yield what is kept of each sample, and its prepared picture, in order.
 
-        Once all samples are given out, those that are `following` are begun, so that they are ready when they are asked for.
-        Raises what `samples` and `prepare` raise; RuntimeError where a process dies, others then prepare the next samples.
+        About `ahead` more samples are read and prepared meanwhile. When all are yielded, the first samples of
+        `following` are read and prepared, so that they are ready when they are asked for.
+        Raises: what `samples` and `prepare` raise; RuntimeError where a process dies, after which new processes start.
         """
-        begun = self._next if self._next and self._next.samples is samples else self._begin(samples, ahead)
-        if begun is self._next:
-            self._next = None
+        if self._next and self._next.samples is samples:
+            read_ahead, self._next = self._next, None
+        else:
+            read_ahead = self._begin(samples, ahead)
         try:
-            yield from begun
+            yield from read_ahead
             if following is not None and self._next is None:
                 self._next = self._begin(following, ahead)
         except BrokenProcessPool as error:
             self._processes = None
             raise RuntimeError("a process that prepares pictures has died, killed or out of memory") from error
         finally:
-            begun.drop()
+            read_ahead.drop()
 
-    def _begin(self, samples: Iterable[Record], ahead: int) -> "_Ahead[Kept, Made]":
+    def _begin(self, samples: Iterable[Record], ahead: int) -> "_ReadAhead[Kept, Made]":
         if self._processes is None:
             self._start()
         size = max(1, min(self.message, ahead // (2 * max(1, self.count))))
-        return _Ahead(samples, self.requests(samples), self._ask, self._reading, size, -(-ahead // size))
+        return _ReadAhead(
+            samples, self.requests(samples), self._prepare, reader=self._reader, size=size, count=-(-ahead // size)
+        )
 
     def _start(self) -> None:
         if self.count:
@@ -138,45 +149,48 @@ class Workers(Generic[Kept, Asked, Made]):
             )
             self._processes.submit(abs, 0)  # starts all of them
 
-    def _ask(self, asked: list[Asked]) -> Callable[[], list[Made]]:
-        """Have these prepared; the answer waits for it."""
+    def _prepare(self, message: list[Sent]) -> Callable[[], list[Made]]:
+        """Have a message prepared; the function that is returned waits for the result and returns it."""
         if self._processes is not None:
-            return partial(self._processes.answer, self._processes.submit(_prepare, asked))
-        made = list(map(self.prepare, asked))
-        return lambda: made
+            return partial(self._processes.answer, self._processes.submit(_prepare_in_worker, message))
+        prepared = list(map(self.prepare, message))
+        return lambda: prepared
 
     def close(self) -> None:
-        self._reading.close()
+        self._reader.close()
         if self._processes is not None:
             self._processes.shutdown(cancel_futures=True)
 
 
-class _Ahead(Generic[Kept, Made]):
-    """Samples that are read and prepared in messages of `size`, `count` of them ahead of where they are given out."""
+class _ReadAhead(Generic[Kept, Made]):
+    """Samples that are read and prepared in messages of `size`, `count` messages ahead."""
 
     def __init__(
         self,
         samples: Iterable[Record],
         requests: Iterator[tuple[Kept, Any]],
-        ask: Callable[[list[Any]], Callable[[], list[Made]]],
-        reading: Background,
+        prepare: Callable[[list[Any]], Callable[[], list[Made]]],
+        *,
+        reader: Background,
         size: int,
         count: int,
     ):
-        self.samples, self.requests, self.ask, self.reading, self.size = samples, requests, ask, reading, size
-        self.messages = deque(reading.submit(self._read) for _ in range(count))
+        self.samples, self.requests, self.prepare, self.reader, self.size = samples, requests, prepare, reader, size
+        self.messages = deque(reader.submit(self._read) for _ in range(count))
 
     def _read(self) -> tuple[list[Kept], Callable[[], list[Made]]]:
-        message = list(islice(self.requests, self.size))
-        return [kept for kept, _ in message], self.ask([asked for _, asked in message]) if message else list
+        requests = list(islice(self.requests, self.size))
+        if not requests:
+            return [], list
+        return [kept for kept, _ in requests], self.prepare([sent for _, sent in requests])
 
     def __iter__(self) -> Iterator[tuple[Kept, Made]]:
         while True:
-            kept, made = self.messages.popleft().result()
+            kept, wait_for_prepared = self.messages.popleft().result()
             if not kept:
                 return
-            self.messages.append(self.reading.submit(self._read))
-            yield from zip(kept, made(), strict=True)
+            self.messages.append(self.reader.submit(self._read))
+            yield from zip(kept, wait_for_prepared(), strict=True)
 
     def drop(self) -> None:
         """Read no more."""
@@ -184,26 +198,26 @@ class _Ahead(Generic[Kept, Made]):
             message.cancel()
 
 
-_pixels: Pixels | None = None  # of a worker: what it shares with the others
+_pixels: Pixels | None = None  # in a worker: the limit on decoded pixels that it shares with the other workers
 
 
 def decoding(encoded: bytes | None) -> AbstractContextManager[None]:
-    """A block in which a picture is decoded, in a worker or not; ValueError as of `decode_image`."""
+    """Return a context in which to decode a picture, in a worker or not. Raises: ValueError as `decode_image` does."""
     return _pixels.held(encoded) if _pixels else nullcontext()
 
 
 def _begin_worker(prepare: Callable, pixels: Pixels) -> None:
-    """What a worker does first; it has what it needs of this process by then, without a copy."""
-    global _of_this_worker, _pixels
-    _of_this_worker, _pixels = prepare, pixels
-    torch.set_num_threads(1)  # workers are as many as there are cores
-    ForkingPickler.register(Tensor, _as_array)
+    """Set up a worker. It was forked, so `prepare` needs no copy."""
+    global _prepare_picture, _pixels
+    _prepare_picture, _pixels = prepare, pixels
+    torch.set_num_threads(1)  # there are as many workers as cores
+    ForkingPickler.register(Tensor, _reduce_as_array)
     become_worker()
 
 
-def _prepare(asked: list) -> list:
-    return list(map(_of_this_worker, asked))
+def _prepare_in_worker(message: list) -> list:
+    return list(map(_prepare_picture, message))
 
 
-def _as_array(tensor: Tensor) -> tuple:
+def _reduce_as_array(tensor: Tensor) -> tuple:
     return torch.from_numpy, (tensor.numpy(),)

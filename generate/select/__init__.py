@@ -1,1 +1,1 @@
-"""`capsmith select`: captions and records chosen by their scores, by share of the set, and by how often one may stand."""
+"""`capsmith select`: chooses captions and records by their scores, and limits how often a caption or class occurs."""

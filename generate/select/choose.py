@@ -1,4 +1,7 @@
-"""The second pass: a record with what stays of it, or why nothing does. Scores and embeddings stay beside their captions."""
+"""The second pass: reduces each record to the captions that are kept, or gives the reason why none is kept.
+
+Scores and embeddings stay with their captions.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,19 +11,20 @@ from typing import NamedTuple
 import torch
 
 from generate.select.config import ORIGINALS
-from generate.select.judge import Judge, Judged, Lacking, class_of, same_text, tie_of
-from generate.select.settle import KEPT, LACKING, UNUSABLE, Settled, best_by_text, class_hash
+from generate.select.judge import Judge, JudgedCaption, Lacking, class_of, text_hash, tie_of
+from generate.select.settle import KEPT, LACKING, UNUSABLE, SettledLimits, best_by_text, class_hash
 from imagetext.reinforced.embeddings import named_texts, pack, to_newer_layout, unpack
 from imagetext.sample import Record
 from imagetext.sets.room import text_embeddings
 
-Places = Mapping[str, Sequence[int]]  # of the captions that stay, by column
+Indices = Mapping[str, Sequence[int]]  # of the captions that are kept, by column
 
 
 class Chosen(NamedTuple):
-    """What stays of a record: the record and its `txt`, or None, which of FATES that is, and why.
+    """What is kept of a record.
 
-    left_out: how many captions do not stay, by what asked for that.
+    record: with the kept captions; None where none is kept. text: its `txt`. kind: one of FATES.
+    reason: why no caption is kept. left_out: how many captions are not kept, by the flag that excludes them.
     """
 
     record: Record | None
@@ -30,126 +34,149 @@ class Chosen(NamedTuple):
     left_out: Mapping[str, int] = {}
 
 
-def choose(record: Record, shard: str, judge: Judge, settled: Settled, *, text_from_synthetic: bool = False) -> Chosen:
-    """The captions that pass all that is asked for and settled; a function of the record, its shard's name and what is settled."""
+def choose(
+    record: Record, shard: str, judge: Judge, *, settled: SettledLimits, text_from_synthetic: bool = False
+) -> Chosen:
+    """Return the record with the captions that pass all conditions and limits.
+
+    The result depends only on the record, its shard's name, the configuration and the settled limits.
+    """
     try:
         judged = judge.captions(record)
     except ValueError as error:
         return Chosen(None, kind=LACKING if isinstance(error, Lacking) else UNUSABLE, reason=str(error))
-    judged, reason = _within_limits(judged, record, tie_of(record, shard), judge, settled)
-    left_out = Counter(one.reason.partition(":")[0] for one in judged if one.reason)
+    judged, reason = _within_limits(judged, record, tie_of(record, shard), judge=judge, settled=settled)
+    left_out = Counter(caption.reason.partition(":")[0] for caption in judged if caption.reason)
     if reason:
         return Chosen(None, kind="max-per-class", reason=reason, left_out=left_out)
-    if all(one.reason for one in judged):
-        return Chosen(None, None, *_why(judged, judge, settled), left_out)
-    places: dict[str, list[int]] = {one.column: [] for one in judged}
-    for one in judged:
-        if not one.reason:
-            places[one.column].append(one.place)
+    if all(caption.reason for caption in judged):
+        kind, reason = _why_none(judged, judge, settled)
+        return Chosen(None, kind=kind, reason=reason, left_out=left_out)
+    indices: dict[str, list[int]] = {caption.column: [] for caption in judged}
+    for caption in judged:
+        if not caption.reason:
+            indices[caption.column].append(caption.index)
     try:
-        return Chosen(*with_captions(record, places, text_from_synthetic=text_from_synthetic), left_out=left_out)
+        reduced, text = with_captions(record, indices, text_from_synthetic=text_from_synthetic)
     except ValueError as error:
         return Chosen(None, kind=UNUSABLE, reason=str(error))
+    return Chosen(reduced, text, left_out=left_out)
 
 
 def _within_limits(
-    judged: Sequence[Judged], record: Record, tie: int, judge: Judge, settled: Settled
-) -> tuple[list[Judged], str]:
-    """The captions, each with the reason for which it does not stay, if it does not; and that of the record as a whole."""
-    best = best_by_text([one for one in judged if not one.reason]) if judge.config.max_per_caption else {}
-    over = {text for text, score in best.items() if not settled.of_captions.passes(text, score, tie)}
-    judged = [
-        one._replace(reason="max-per-caption") if over and not one.reason and same_text(one.text) in over else one
-        for one in judged
-    ]
-    scores = [one.score for one in judged if not one.reason]
+    judged: Sequence[JudgedCaption], record: Record, tie: int, *, judge: Judge, settled: SettledLimits
+) -> tuple[list[JudgedCaption], str]:
+    """Return the captions, with a reason for each that a limit excludes; and the reason if one excludes the record."""
+    if judge.config.max_per_caption:
+        best = best_by_text([caption for caption in judged if not caption.reason])
+        excluded = {text for text, score in best.items() if not settled.of_captions.passes(text, score, tie)}
+        judged = [
+            caption._replace(reason="max-per-caption")
+            if excluded and not caption.reason and text_hash(caption.text) in excluded
+            else caption
+            for caption in judged
+        ]
+    scores = [caption.score for caption in judged if not caption.reason]
     name = class_of(record)
     if scores and judge.config.max_per_class and name is not None:
         if not settled.of_classes.passes(class_hash(name), max(scores), tie):
             most = judge.config.max_per_class
-            return judged, f"{most:,} records of the class {name!r} are worth more than {max(scores):.4g}"
-    least = settled.threshold
-    return [
-        one._replace(reason="top") if least and not one.reason and not least.passes(one.score, tie) else one
-        for one in judged
-    ], ""
+            return [*judged], f"{most:,} records of the class {name!r} have a better score than {max(scores):.4g}"
+    threshold = settled.threshold
+    if threshold:
+        judged = [
+            caption._replace(reason="top")
+            if not caption.reason and not threshold.passes(caption.score, tie)
+            else caption
+            for caption in judged
+        ]
+    return [*judged], ""
 
 
-def _why(judged: Sequence[Judged], judge: Judge, settled: Settled) -> tuple[str, str]:
-    """Which of FATES it is that no caption stays, and why; of those that fell, the best has come farthest."""
-    reasons = [one.reason for one in judged]
+def _why_none(judged: Sequence[JudgedCaption], judge: Judge, settled: SettledLimits) -> tuple[str, str]:
+    """Return why no caption of a record is kept: which of FATES, and the reason of the caption that came farthest."""
+    reasons = [caption.reason for caption in judged]
     if "top" in reasons and settled.threshold:
-        best = max(one.score for one in judged if one.reason == "top")
-        return "top", f"worth {best:.4g} at best, and the threshold is {settled.threshold.score:.4g}"
+        best = max(caption.score for caption in judged if caption.reason == "top")
+        return "top", f"its best score is {best:.4g}, and the threshold is {settled.threshold.score:.4g}"
     if "max-per-caption" in reasons:
         most = judge.config.max_per_caption
-        return "max-per-caption", f"{most:,} records with captions of these words are worth more"
+        return "max-per-caption", f"{most:,} records with captions of these words have a better score"
     (commonest, _), *_ = Counter(reasons).most_common()
-    why = f"is {judge.config.where}" if commonest == "where" else f"passes: {commonest}"
-    return "where", f"none of {len(judged)} captions {why}"
+    condition = f"meets {judge.config.where}" if commonest == "where" else f"passes: {commonest}"
+    return "where", f"none of {len(judged)} captions {condition}"
 
 
-def with_captions(record: Record, places: Places, *, text_from_synthetic: bool = False) -> tuple[Record, str | None]:
-    """The record with only the captions at these places of these columns, and its `txt`.
+def with_captions(record: Record, indices: Indices, *, text_from_synthetic: bool = False) -> tuple[Record, str | None]:
+    """Return the record with only the captions at these indices of these columns, and its `txt`.
 
-    Scores and embeddings of the others go with them: of `npz`, `pth.gz` and fields with one vector for each caption. A column of which
-    nothing stays goes. Raises: ValueError where it cannot be told which embeddings are whose.
+    Scores and embeddings of all other captions are removed: from `npz`, `pth.gz`, and fields with one vector for each
+    caption. A column without captions left is removed.
+    Raises: ValueError where it cannot be told which embedding belongs to which caption.
     """
-    of_column = {**record.columns, ORIGINALS: record.captions}
-    fewer = {name: kept for name, kept in places.items() if len(kept) < len(of_column[name])}
-    texts = {name: tuple(of_column[name][place] for place in kept) for name, kept in fewer.items()}
+    texts_of = {**record.columns, ORIGINALS: record.captions}
+    reduced = {name: kept for name, kept in indices.items() if len(kept) < len(texts_of[name])}
+    texts = {name: tuple(texts_of[name][index] for index in kept) for name, kept in reduced.items()}
     captions = texts.pop(ORIGINALS, record.captions)
-    columns = {name: of for name, of in {**record.columns, **texts}.items() if of}
-    scores = {
-        name: _taken(of, fewer[name], len(of_column[name])) if name in fewer else of
-        for name, of in record.scores.items()
-        if name in columns or name not in fewer
-    }
+    columns = {name: column_texts for name, column_texts in {**record.columns, **texts}.items() if column_texts}
+    scores = {}
+    for name, column_scores in record.scores.items():
+        if name not in reduced:
+            scores[name] = column_scores
+        elif name in columns:
+            scores[name] = _kept_scores(column_scores, reduced[name], len(texts_of[name]))
     chosen = replace(record, captions=captions, columns=columns, scores=scores)
-    text = _text(chosen, text_from_synthetic)
-    if fewer:
-        chosen = _with_embeddings(record, chosen, text, fewer, text_from_synthetic)
+    text = _txt_of(chosen, text_from_synthetic)
+    if reduced:
+        chosen = _with_embeddings(record, chosen, text, reduced=reduced, text_from_synthetic=text_from_synthetic)
     return chosen, text
 
 
-def _taken(scores: Mapping[str, object], kept: Sequence[int], count: int) -> dict[str, object]:
-    """The scores of the captions that stay; what is none of each caption stays as it is."""
+def _kept_scores(scores: Mapping[str, object], kept: Sequence[int], count: int) -> dict[str, object]:
+    """Return the scores of the kept captions; a score without a value for each of `count` captions stays as it is."""
     return {
-        name: [values[place] for place in kept] if isinstance(values, list) and len(values) == count else values
+        name: [values[index] for index in kept] if isinstance(values, list) and len(values) == count else values
         for name, values in scores.items()
     }
 
 
-def _text(record: Record, from_synthetic: bool) -> str | None:
-    synthetic = record.syn_text.values() if from_synthetic else ()
+def _txt_of(record: Record, text_from_synthetic: bool) -> str | None:
+    synthetic = record.syn_text.values() if text_from_synthetic else ()
     return next((text for texts in (*synthetic, record.captions) for text in texts if text.strip()), None)
 
 
-def _with_embeddings(before: Record, record: Record, text: str | None, fewer: Places, from_synthetic: bool) -> Record:
-    """The record with the embeddings of its captions, in the newer layout, where it had some of all."""
+def _with_embeddings(
+    before: Record, record: Record, text: str | None, *, reduced: Indices, text_from_synthetic: bool
+) -> Record:
+    """Return the record with the embeddings of its captions, in the newer layout, if it had text embeddings `before`.
+
+    text: its `txt`. reduced: the indices of the kept captions, for the columns that lost some.
+    """
     meta = dict(record.meta)
-    for name, kept in fewer.items():
+    for name, kept in reduced.items():
         field, count = f"{name}_emb", len(before.columns.get(name, before.captions))
         if field in meta:
             if not isinstance(meta[field], list) or len(meta[field]) != count:
-                raise ValueError(f"{field}: no vector for each of {count} captions, and some of these do not stay")
-            meta[field] = [meta[field][place] for place in kept]
+                raise ValueError(f"{field}: has no vector for each of the {count} captions, and some are left out")
+            meta[field] = [meta[field][index] for index in kept]
     record = replace(record, meta=meta)
     kind = next((kind for kind in ("npz", "pth.gz") if kind in record.members), None)
     if kind is None or not text_embeddings(replace(record, meta={})):
         return record
     embeddings = unpack(record.members)
-    columns = {name: of for name, of in before.syn_text.items() if any(map(str.strip, of))}
-    if any(f"{name}_emb" in embeddings for name in columns):  # not of all columns, in the newer layout
-        columns = {name: of for name, of in columns.items() if f"{name}_emb" in embeddings}
-    texts = named_texts(_text(before, from_synthetic), before.captions, columns)
-    rows = to_newer_layout(embeddings, len(embeddings.get("image_emb", ())), texts)
-    row_of = {text: row for name, of in texts.items() for text, row in zip(of, rows[name], strict=True)}
-    wanted = named_texts(
-        text, record.captions, {name: record.columns[name] for name in columns if name in record.columns}
-    )
-    if lacking := [one for of in wanted.values() for one in of if one not in row_of]:
-        raise ValueError(f"{kind}: no embedding of its text: {lacking[0]!r}")
-    views = rows["image_emb"]
-    packed = {name: torch.stack([row_of[one] for one in of]) if of else views[:0] for name, of in wanted.items()}
-    return replace(record, members={**record.members, kind: pack({"image_emb": views, **packed}, kind)})
+    columns = {name: texts for name, texts in before.syn_text.items() if any(map(str.strip, texts))}
+    if any(f"{name}_emb" in embeddings for name in columns):  # the newer layout, which may embed only some columns
+        columns = {name: texts for name, texts in columns.items() if f"{name}_emb" in embeddings}
+    texts_before = named_texts(_txt_of(before, text_from_synthetic), before.captions, columns)
+    rows = to_newer_layout(embeddings, len(embeddings.get("image_emb", ())), texts_before)
+    row_of = {}
+    for name, texts in texts_before.items():
+        row_of.update(zip(texts, rows[name], strict=True))
+    columns_left = {name: record.columns[name] for name in columns if name in record.columns}
+    texts_left = named_texts(text, record.captions, columns_left)
+    if lacking := [text for texts in texts_left.values() for text in texts if text not in row_of]:
+        raise ValueError(f"{kind}: has no embedding of its text {lacking[0]!r}")
+    packed = {"image_emb": rows["image_emb"]}
+    for name, texts in texts_left.items():
+        packed[name] = torch.stack([row_of[text] for text in texts]) if texts else rows["image_emb"][:0]
+    return replace(record, members={**record.members, kind: pack(packed, kind)})

@@ -1,4 +1,4 @@
-"""A record's captions, each judged by itself: whether it passes, and what it is worth."""
+"""Judges the captions of a record, each by itself: whether it passes, and its score."""
 
 import math
 from collections import Counter
@@ -13,101 +13,112 @@ from generate.select.config import ORIGINALS, SelectConfig
 from imagetext.hashes import name_hash
 from imagetext.sample import Record, Shard, image_size, is_caption_column
 
-OF_CAPTION = ("text", "column")  # what an expression has beside the scores of a caption,
-OF_RECORD = ("label", "key", "json")  # and of its record
+# Names in an expression, beside the scores of a caption: those of the caption, and those of its record.
+CAPTION_NAMES = ("text", "column")
+RECORD_NAMES = ("label", "key", "json")
 SHARDS_LOOKED_AT = 3
 RECORDS_LOOKED_AT = 100  # of each of these shards
 
 
-class Judged(NamedTuple):
-    """A caption: where it stands, its text, what it is worth, and why it does not pass, if it does not."""
+class JudgedCaption(NamedTuple):
+    """A caption with its score and, where it does not pass, the reason. index: of the caption in its column."""
 
     column: str
-    place: int
+    index: int
     text: str
     score: float = 0.0
     reason: str = ""
 
 
 class Lacking(ValueError):
-    """A record has nothing to be judged by, which is no fault of it."""
+    """A record has nothing to be judged by; that is no fault of the record."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Judges captions as the configuration says; a function of the record alone."""
+    """Judges captions by the configuration; the result depends on the record alone."""
 
     config: SelectConfig
 
-    def captions(self, record: Record) -> list[Judged]:
-        """The captions that are to be judged; ValueError, with the reason, where it cannot be used, Lacking where it has none."""
+    def captions(self, record: Record) -> list[JudgedCaption]:
+        """Return the record's captions, judged.
+
+        Raises: ValueError, with the reason, where the record cannot be used; Lacking where it has no captions or no
+        class.
+        """
         if record.error:
             raise ValueError(record.error)
         if record.image is not None:
             image_size(record.image)
         if self.config.max_per_class and class_of(record) is None:
             raise Lacking("no class")
-        found = [
-            self._judged(record, column, place, text)
+        judged = [
+            self._judge(record, column, index, text=text)
             for column, texts in judged_columns(record, self.config.column).items()
-            for place, text in enumerate(texts)
+            for index, text in enumerate(texts)
         ]
-        if not found:
+        if not judged:
             raise Lacking(f"no captions in {', '.join(self.config.column) or 'any column'}")
-        return found
+        return judged
 
-    def _judged(self, record: Record, column: str, place: int, text: str) -> Judged:
+    def _judge(self, record: Record, column: str, index: int, *, text: str) -> JudgedCaption:
         if not text.strip():
-            return Judged(column, place, text, reason="is empty")
+            return JudgedCaption(column, index, text, reason="is empty")
         score, reason = 0.0, ""
         for name, expression in self.config.expressions.items():
             try:
-                value = expression.value(values_of(expression, record, column, place, text))
+                value = expression.value(values_of(expression, record, column, index=index, text=text))
                 if name == "by":
                     score = _number(value)
                 elif not value:
                     reason = name
             except ValueError as error:
                 reason = reason or f"{name}: {error}"
-        return Judged(column, place, text, score, reason)
+        return JudgedCaption(column, index, text, score=score, reason=reason)
 
 
-def judged_columns(record: Record, asked: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The columns whose captions are judged: those that are asked for, or all of synthetic captions."""
-    if not asked:
+def judged_columns(record: Record, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the columns whose captions are judged: those with the names, or all synthetic captions without names."""
+    if not names:
         return record.syn_text
     columns = {**record.columns, ORIGINALS: record.captions}
-    return {name: columns[name] for name in asked if name in columns}
+    return {name: columns[name] for name in names if name in columns}
 
 
-def values_of(expression: Expression, record: Record, column: str, place: int, text: str) -> dict[str, Any]:
-    """What the expression's names stand for, those that there are."""
+def values_of(expression: Expression, record: Record, column: str, *, index: int, text: str) -> dict[str, Any]:
+    """Return the values of the expression's names, as far as the record has them."""
     values: dict[str, Any] = {"text": bounded(text, "text"), "column": column, "key": record.key}
     if "label" in expression.names and (label := class_of(record)) is not None:
         values["label"] = label
     if "json" in expression.names:
         values["json"] = {name: bounded(value, f"json.{name}") for name, value in record.meta.items()}
     scores = record.scores.get(column) or {}
-    for name in expression.names - {*OF_CAPTION, *OF_RECORD}:
-        of_caption = scores.get(name)
-        if isinstance(of_caption, list) and place < len(of_caption) and of_caption[place] is not None:
-            values[name] = bounded(of_caption[place], name)
+    for name in expression.names - {*CAPTION_NAMES, *RECORD_NAMES}:
+        column_scores = scores.get(name)
+        if isinstance(column_scores, list) and index < len(column_scores) and column_scores[index] is not None:
+            values[name] = bounded(column_scores[index], name)
     return values
 
 
 def class_of(record: Record) -> str | None:
-    """The record's class: its label, or the one that an earlier run wrote."""
+    """Return the record's class: its label, or the label that an earlier run wrote; None where it has none."""
     label = record.meta.get("label") if record.label is None else record.label
     return str(label) if isinstance(label, str | int) else None
 
 
-def same_text(text: str) -> int:
-    """A number that captions of the same words share, whatever their case and marks; of those without words, the same texts. 63 bits."""
+def text_hash(text: str) -> int:
+    """Return a 63-bit hash that captions with the same words share, whatever their case and punctuation.
+
+    Texts without words share it if they are equal.
+    """
     return name_hash(" ".join(words(text)) or text, "caption") >> 1
 
 
 def tie_of(record: Record, shard: str) -> int:
-    """What settles ties: a hash of the record's key, and of its shard, for keys of two shards may be the same. 63 bits."""
+    """Return a 63-bit hash of the record's key and shard, which orders records with the same score.
+
+    Keys of different shards may be the same, so the shard is part of it.
+    """
     return name_hash(f"{shard}\n{record.key}", "select") >> 1
 
 
@@ -117,51 +128,63 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-# ---- before any work -----------------------------------------------------------------------------------------------------
+# ---- before any work ----------------------------------------------------------------------------------------------
 
 
-def look(shards: Sequence[Shard], config: SelectConfig) -> list[str]:
-    """The columns of captions in the first records of a few shards.
+def check_first_records(shards: Sequence[Shard], config: SelectConfig) -> list[str]:
+    """Check that the first records of a few shards have what the configuration names; returns their caption columns.
 
-    Raises: ValueError, with every problem, where none of these records has what the configuration names.
+    Raises: ValueError, with every problem, where none of these records has it.
     """
     columns: Counter[str] = Counter()
     scores: set[str] = set()
-    classes = looked_at = 0
-    for record in _first(shards):
-        looked_at += 1
-        classes += class_of(record) is not None
+    class_count = record_count = 0
+    for record in _first_records(shards):
+        record_count += 1
+        class_count += class_of(record) is not None
         columns.update([*record.columns, *[ORIGINALS] * bool(record.captions)])
         for column in judged_columns(record, config.column):
             scores |= (record.scores.get(column) or {}).keys()
-    if looked_at:
-        _check(config, columns, scores, classes, f"of the first {looked_at} records that are looked at")
+    if record_count:
+        _check(
+            config,
+            columns,
+            scores,
+            class_count=class_count,
+            records=f"of the first {record_count} records that are looked at",
+        )
     return sorted(columns.keys() - {ORIGINALS})
 
 
-def _check(config: SelectConfig, columns: Mapping[str, int], scores: set[str], classes: int, looked_at: str) -> None:
+def _check(
+    config: SelectConfig, columns: Mapping[str, int], scores: set[str], *, class_count: int, records: str
+) -> None:
     has = f"they have {', '.join(sorted(columns)) or 'none'}"
-    problems = [f"--column: {name}: none {looked_at} has it; {has}" for name in config.column if name not in columns]
+    problems = [f"--column: {name}: none {records} has it; {has}" for name in config.column if name not in columns]
     if not config.column and not any(map(is_caption_column, columns)):
         problems.append(
-            f"--column: none {looked_at} has synthetic captions; {has}, where {ORIGINALS} is the original captions"
+            f"--column: none {records} has synthetic captions; {has}, where {ORIGINALS} is the original captions"
         )
     for field, expression in config.expressions.items() if not problems else ():
-        if missing := sorted(expression.needed - {*OF_CAPTION, *OF_RECORD} - scores):
-            problems.append(
-                f"--{field}: {expression.source}: names {', '.join(missing)}, which no caption {looked_at} has; there is "
-                f"{', '.join((*sorted(scores), *OF_CAPTION, *OF_RECORD))}, and other fields of a record are json.x"
-                + ("; capsmith generate --similarity scores captions" if "similarity" in missing else "")
-                + ("; where chance is to decide, --by 0" if field == "by" else "")
+        if missing := sorted(expression.needed - {*CAPTION_NAMES, *RECORD_NAMES} - scores):
+            problem = (
+                f"--{field}: {expression.source}: names {', '.join(missing)}, which no caption {records} has; there "
+                f"is {', '.join((*sorted(scores), *CAPTION_NAMES, *RECORD_NAMES))}, and other fields of a record are "
+                "json.x"
             )
-    if config.needs_class and not classes:
-        problems.append(f"--label: none {looked_at} has a class; --label says where it stands")
+            if "similarity" in missing:
+                problem += "; capsmith generate --similarity scores captions"
+            if field == "by":
+                problem += "; to choose at random, use --by 0"
+            problems.append(problem)
+    if config.needs_class and not class_count:
+        problems.append(f"--label: none {records} has a class; use --label to say where it is")
     if problems:
-        raise ValueError("\n  ".join(["nothing can be chosen so:", *problems]))
+        raise ValueError("\n  ".join(["the input lacks what the command names:", *problems]))
 
 
-def _first(shards: Sequence[Shard]) -> Iterator[Record]:
-    """The first records of a few shards that have not failed; a shard that cannot be read is told of in its turn."""
+def _first_records(shards: Sequence[Shard]) -> Iterator[Record]:
+    """Yield the first records of a few shards, except failed ones; a shard that cannot be read is reported later."""
     for shard in shards[:: max(1, len(shards) // SHARDS_LOOKED_AT)][:SHARDS_LOOKED_AT]:
         try:
             yield from islice((record for record in shard if not record.error), RECORDS_LOOKED_AT)

@@ -1,4 +1,4 @@
-"""The page of a selection: how worth is spread over the records, where the threshold lies, and what stays, in numbers."""
+"""The page of a selection: the distribution of the scores, the threshold, and how many records are kept."""
 
 from pathlib import Path
 
@@ -8,27 +8,27 @@ from markupsafe import Markup
 from diversity.page import page as diversity_page
 from diversity.page.plots import COLOURS, INK, REFERENCE_COLOUR, plot, svg
 from generate.select.config import SelectConfig
-from generate.select.settle import FATES, Settled, Spread
+from generate.select.settle import FATES, ScoreHistogram, SettledLimits
 from imagetext.pages import render_page
 
 TEMPLATE = Path(__file__).parent / "templates" / "select.html"
-STYLE = diversity_page.TEMPLATE.with_suffix(".css")  # of all reports
+STYLE = diversity_page.TEMPLATE.with_suffix(".css")  # shared by all reports
 COLOUR_OF: dict[str, str] = dict(
     zip(FATES, (COLOURS[2], REFERENCE_COLOUR, COLOURS[3], COLOURS[4], COLOURS[1], COLOURS[7], COLOURS[5]), strict=True)
 )
 
 
-def render(config: SelectConfig, settled: Settled, spread: Spread) -> str:
-    """The whole page, which asks for nothing outside it."""
+def render(config: SelectConfig, settled: SettledLimits, histogram: ScoreHistogram) -> str:
+    """Return the HTML of the page, which loads nothing from elsewhere."""
     rows = [
-        (name, said, COLOUR_OF[name], f"{count:,}", f"{100 * count / max(1, spread.records):.1f} %")
-        for name, said in _said(config, settled).items()
-        if (count := spread.fates[name])
+        (name, meaning, COLOUR_OF[name], f"{count:,}", f"{100 * count / max(1, histogram.records):.1f} %")
+        for name, meaning in _meanings(config, settled).items()
+        if (count := histogram.fates[name])
     ]
     return render_page(
         TEMPLATE,
         style=Markup(STYLE.read_text(encoding="utf-8")),
-        answer=told(config, settled, spread)[0],
+        answer=summary(config, settled, histogram)[0],
         by=config.by,
         where=config.where,
         inputs=config.input,
@@ -37,50 +37,56 @@ def render(config: SelectConfig, settled: Settled, spread: Spread) -> str:
         threshold=None if settled.threshold is None else f"{settled.threshold.score:.6g}",
         limited=(len(settled.of_captions.names), len(settled.of_classes.names)),
         rows=rows,
-        records=f"{spread.records:,}",
+        records=f"{histogram.records:,}",
         dry_run=config.dry_run,
-        figure=_figure(config, settled, spread),
+        figure=_figure(config, settled, histogram),
     )
 
 
-def told(config: SelectConfig, settled: Settled, spread: Spread) -> list[str]:
-    """In words, what stays and by what the rest falls; the first line says it all."""
-    stay, share = spread.fates[FATES[0]], spread.fates[FATES[0]] / max(1, spread.records)
+def summary(config: SelectConfig, settled: SettledLimits, histogram: ScoreHistogram) -> list[str]:
+    """Return lines on how many records are kept, and why the others are not; the first line is the result."""
+    kept, share = histogram.fates[FATES[0]], histogram.fates[FATES[0]] / max(1, histogram.records)
     threshold = f"; the threshold of {config.by} is {settled.threshold.score:.6g}" if settled.threshold else ""
-    said = _said(config, settled)
+    meanings = _meanings(config, settled)
     return [
-        f"{stay:,} of {spread.records:,} records stay ({share:.1%}){threshold}",
-        *(f"  {spread.fates[name]:,}: {said[name]}" for name in FATES[1:] if spread.fates[name]),
+        f"{kept:,} of {histogram.records:,} records are kept ({share:.1%}){threshold}",
+        *(f"  {histogram.fates[name]:,}: {meanings[name]}" for name in FATES[1:] if histogram.fates[name]),
     ]
 
 
-def _said(config: SelectConfig, settled: Settled) -> dict[str, str]:
-    """Each of FATES in words."""
+def _meanings(config: SelectConfig, settled: SettledLimits) -> dict[str, str]:
+    """Return each of FATES in words."""
     threshold = f" of {settled.threshold.score:.4g}" if settled.threshold else ""
-    words = (
-        "stay",
+    meanings = (
+        "kept",
         f"below the threshold{threshold}",
         f"of a class with {config.max_per_class or 0:,} better records",
         f"of captions with {config.max_per_caption or 0:,} better records",
-        f"no caption is {config.where}" if config.where else f"no caption has {config.by}",
+        f"no caption meets {config.where}" if config.where else f"no caption has {config.by}",
         "no captions, or no class",
         "cannot be used",
     )
-    return dict(zip(FATES, words, strict=True))
+    return dict(zip(FATES, meanings, strict=True))
 
 
-def _figure(config: SelectConfig, settled: Settled, spread: Spread) -> Markup:
-    """How many records have which worth, by what becomes of them; those that stay stand on the axis."""
+def _figure(config: SelectConfig, settled: SettledLimits, histogram: ScoreHistogram) -> Markup:
+    """Draw the histogram of the scores: bars stacked by the fates of the records, kept records at the bottom."""
     figure, axes = plot(5.0, 3.0)
-    below = np.zeros(len(spread.counts))
-    for at, name in enumerate(FATES):
+    bottom = np.zeros(len(histogram.counts))
+    for index, name in enumerate(FATES):
+        counts = histogram.counts[:, index]
         axes.bar(
-            spread.edges[:-1], spread.counts[:, at], np.diff(spread.edges), below, align="edge", color=COLOUR_OF[name]
+            histogram.edges[:-1],
+            counts,
+            np.diff(histogram.edges),
+            bottom=bottom,
+            align="edge",
+            color=COLOUR_OF[name],
         )
-        below += spread.counts[:, at]
+        bottom += counts
     if settled.threshold:
         axes.axvline(settled.threshold.score, color=INK, linewidth=1.3, linestyle=(0, (4, 2)))
-        right = settled.threshold.score < (spread.edges[0] + spread.edges[-1]) / 2
+        right = settled.threshold.score < (histogram.edges[0] + histogram.edges[-1]) / 2
         axes.annotate(
             f"threshold {settled.threshold.score:.4g}",
             (settled.threshold.score, 1),
@@ -92,7 +98,7 @@ def _figure(config: SelectConfig, settled: Settled, spread: Spread) -> Markup:
             color=INK,
             size=9,
         )
-    axes.set_ylim(0, 1.12 * max(1, below.max()))
+    axes.set_ylim(0, 1.12 * max(1, bottom.max()))
     axes.set_xlabel(f"best {config.by[:60]} of a record's captions")
     axes.set_ylabel("records")
-    return svg(figure, "How the records' worth is spread")
+    return svg(figure, "Distribution of the records' scores")

@@ -1,4 +1,4 @@
-"""`capsmith select`: what is settled over the whole set, then shard by shard what stays; the same command again resumes."""
+"""`capsmith select`: settles limits over the whole set, then chooses shard by shard; the same command resumes."""
 
 import hashlib
 import json
@@ -28,12 +28,12 @@ from generate.runs.manifest import (
 )
 from generate.runs.processes import launch, own_rank
 from generate.runs.protocol import Loaded, Pace, processes_wanted
-from generate.runs.start import NAMES_TOLD, begin, prepare
+from generate.runs.start import NAMES_IN_LINE, begin, prepare
 from generate.select.choose import Chosen, choose
 from generate.select.config import ORIGINALS, SelectConfig
-from generate.select.judge import Judge, look
-from generate.select.page import render, told
-from generate.select.settle import UNUSABLE, Settled, settle
+from generate.select.judge import Judge, check_first_records
+from generate.select.page import render, summary
+from generate.select.settle import UNUSABLE, SettledLimits, settle
 from imagetext.apart import ANOTHER
 from imagetext.columns import TAKEN, is_column
 from imagetext.fields import json_object
@@ -48,116 +48,139 @@ from imagetext.sources import read_samples
 from imagetext.stores import join, open_file, read_bytes
 
 DAY = 24 * 3600  # seconds that the first of a launcher's processes may take to settle a run
-CONFIG = "config.json"  # of a reinforced set: its teachers, which trainers read
+CONFIG = "config.json"  # describes the teachers of a reinforced set, for trainers
+# The settings that decide which records are kept.
 DECIDING = (
     set(SelectConfig.model_fields) - set(RunConfig.model_fields) - {"input", "images", "dry_run", "max_error_rate"}
 )
-REINFORCED = ("embedded_columns", "views", "embeddings", "convert", "text_from_synthetic", "teachers")  # of its run
+# Fields of a reinforced set's fingerprint that a selection from it keeps.
+REINFORCED = ("embedded_columns", "views", "embeddings", "convert", "text_from_synthetic", "teachers")
 
 
 def run(config: SelectConfig, rank: Rank | None = None, begun: Event | None = None) -> int:
     """Choose from the records of `config.input` into `config.output`, or do this process's share of them.
 
-    `rank` and `begun` come from `launch`, which starts the others once the first has begun the run.
-    Returns: 0 done, 1 some shards failed or nothing stays, 3 done but more records are unusable than `max_error_rate` allows.
+    `rank` and `begun` come from `launch`, which starts the other processes once the first has begun the run.
+    Returns: 0 done, 1 some shards failed or nothing is kept, 3 done but more records are unusable than
+    `max_error_rate` allows.
     Raises: ValueError for a bad input, name or output folder, before anything is written.
     """
     rank = rank or own_rank(config)
-    check_own(config.output, "select")  # then not even a lock is written there
+    check_own(config.output, "select")  # before the lock, so that nothing is written to another command's folder
     with FolderLock(config.output) as lock:
-        return _run(config, rank, begun, lock.job)
+        return _run(config, rank, begun, job=lock.job)
 
 
-def _run(config: SelectConfig, rank: Rank, begun: Event | None, job: str) -> int:
-    """The run, of which the folder is locked for this job."""
+def _run(config: SelectConfig, rank: Rank, begun: Event | None, *, job: str) -> int:
+    """Do the run. job: the job that has locked the output folder."""
     if rank.number:
         wait_for_run(config.output, DAY if config.settles else 900)
     names = read_class_names(config.class_names) if config.class_names else None
     labels = Labels(config.label, names) if config.label else None
     shards = read_samples(config.input, config.images, labels=labels, columns=config.table, needs=("captions",))
     if config.dry_run:
-        look(shards, config)
-        settled = settle(shards, config)
-        write_file(join(config.output, DRY_RUN), render(config, *settled))
-        say(*told(config, *settled), f"nothing was written but {join(config.output, DRY_RUN)}")
+        check_first_records(shards, config)
+        settled, histogram = settle(shards, config)
+        write_file(join(config.output, DRY_RUN), render(config, settled, histogram))
+        say(*summary(config, settled, histogram), f"nothing was written but {join(config.output, DRY_RUN)}")
         return 0
     if rank.count == 1 and (processes := processes_wanted(config)) > 1:
-        code = launch("select", config, processes, job)
-        return code if code == 2 or code and read_run(config.output) is None else finish(config)
+        code = launch("select", config, processes, job=job)
+        was_never_begun = code and read_run(config.output) is None
+        return code if code == 2 or was_never_begun else finish(config)
     work = Selecting(config, shards)
     with engine_of(config, rank) as engine:
-        prepared = prepare(work, engine, shards, rank, begun)
+        prepared = prepare(work, engine, shards, rank=rank, begun=begun)
         if prepared.anew:
             remove(join(config.output, CONFIG))
-        begin(config.output, prepared, rank, begun)
+        begin(config.output, prepared, rank, begun=begun)
         engine.do(work, prepared.to_do)
     return finish(config, rank, prepared.shards)
 
 
 @dataclass
 class Selecting:
-    """The work of `capsmith select`; all shards are for the process that settles the run over them."""
+    """The work of `capsmith select`, as `generate.runs.protocol.Work` describes it.
+
+    shards: all shards of the input; the process that settles the limits reads them all.
+    columns: names of the columns that the output may have.
+    """
 
     config: SelectConfig
     shards: Sequence[Shard]
-    settled: Settled = field(default_factory=Settled)
+    settled: SettledLimits = field(default_factory=SettledLimits)
     columns: Sequence[str] = ()
     text_from_synthetic: bool = False
     doing = "selecting"
     unit = "record"
-    instead = f"{ANOTHER}: all of the input that stays goes there"
+    instead = f"{ANOTHER}: everything of the input that is kept is written there"
 
     def load(self, device: str, settled: Mapping[str, Any]) -> Loaded:
-        """What the run has settled, or a first pass over all shards; ValueError where these are others than at first."""
-        seen = look(self.shards, self.config)
+        """Read what the run has settled, or settle it in a first pass over all shards.
+
+        Raises: ValueError where the inputs are not those that the limits were settled over.
+        """
+        columns_in_input = check_first_records(self.shards, self.config)
         reinforced, beside = reinforcement(self.shards)
-        earlier = settled.get("select") or {"columns": [*filter(_can_be_written, seen)]}
+        earlier = settled.get("select") or {"columns": [*filter(_can_be_written, columns_in_input)]}
         self.columns = earlier["columns"]
         self.text_from_synthetic = self.config.text_from_synthetic or reinforced.get("text_from_synthetic", False)
-        over, lines = inputs_of(self.shards) if self.config.settles else {}, []
-        if self.config.settles and earlier.get("over"):
-            self.settled = self._settled_before(earlier, over)
-        elif self.config.settles:
-            self.settled, spread = settle(self.shards, self.config)
-            beside |= {LIMITS: self.settled.packed(), SELECTION: render(self.config, self.settled, spread).encode()}
-            lines = told(self.config, self.settled, spread)
-        now = {
+        inputs, lines, limits = {}, [], b""
+        if self.config.settles:
+            inputs = inputs_of(self.shards)
+            if earlier.get("over"):
+                self.settled = self._read_settled(earlier, inputs)
+                limits = self.settled.packed()
+            else:
+                self.settled, histogram = settle(self.shards, self.config)
+                limits = self.settled.packed()
+                page = render(self.config, self.settled, histogram)
+                beside |= {LIMITS: limits, SELECTION: page.encode()}
+                lines = summary(self.config, self.settled, histogram)
+        selection = {
             **self.config.model_dump(mode="json", include=DECIDING),
             "columns": list(self.columns),
-            "over": over,
+            "over": inputs,
             "threshold": self.settled.threshold and list(self.settled.threshold),
-            "limits_sha256": hashlib.sha256(self.settled.packed()).hexdigest() if self.config.settles else "",
+            "limits_sha256": hashlib.sha256(limits).hexdigest() if limits else "",
         }
-        versions = {"capsmith": ".".join(version("capsmith").split(".")[:2])}
-        run = {
+        fingerprint = {
             "rules": RULES,
             "columns": {},
-            "select": now,
+            "select": selection,
             "format": self.config.format,
             **reinforced,
-            "versions": versions,
+            "versions": {"capsmith": ".".join(version("capsmith").split(".")[:2])},
         }
-        return Loaded(run, lines, beside)
+        return Loaded(fingerprint, lines, beside)
 
-    def _settled_before(self, earlier: Mapping[str, Any], over: Mapping[str, str]) -> Settled:
-        """What stands in the folder, if it is whole and of these inputs; ValueError otherwise."""
+    def _read_settled(self, earlier: Mapping[str, Any], inputs: Mapping[str, str]) -> SettledLimits:
+        """Return the limits that are in the output folder.
+
+        earlier: what the fingerprint says of the selection. inputs: the present ones, as `inputs_of` gives them.
+        Raises: ValueError where the limits were settled over other inputs, or their file has changed.
+        """
         folder = self.config.output
-        before = earlier["over"]
-        if others := sorted(name for name in before | over if before.get(name) != over.get(name)):
+        earlier_inputs = earlier["over"]
+        names = sorted(earlier_inputs | inputs)
+        if changed := [name for name in names if earlier_inputs.get(name) != inputs.get(name)]:
             raise ValueError(
-                f"output {folder}: --top and caps were settled over other inputs: {', '.join(others[:NAMES_TOLD])}"
-                f"{' and more' * (len(others) > NAMES_TOLD)}; give another folder, or --overwrite to start anew"
+                f"output {folder}: --top and limits were settled over other inputs: "
+                f"{', '.join(changed[:NAMES_IN_LINE])}"
+                f"{' and more' * (len(changed) > NAMES_IN_LINE)}; give another folder, or --overwrite to start anew"
             )
         try:
             data = read_bytes(join(folder, LIMITS))
         except FileNotFoundError:
             data = b""
         if hashlib.sha256(data).hexdigest() != earlier["limits_sha256"]:
-            raise ValueError(f"{join(folder, LIMITS)}: is not what this run has settled; --overwrite starts anew")
-        return Settled.unpacked(data, earlier["threshold"])
+            raise ValueError(
+                f"{join(folder, LIMITS)}: is not what this run has settled; use --overwrite to start anew"
+            )
+        return SettledLimits.unpacked(data, earlier["threshold"])
 
     def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
-        """Choose of one shard; what does not stay is listed in a file of its own, before the shard is done."""
+        """Choose from one shard; before its marker, a file of its own lists the records that are left out."""
         judge, counts, rejected, left_out = Judge(self.config), Counter[str](), Counter[str](), Counter[str]()
         with (
             ShardWriter(
@@ -168,19 +191,25 @@ class Selecting:
                 originals=ORIGINALS in self.config.column,
                 input=input_of(shard),
             ) as writer,
-            closing(Listed(join(self.config.output, shard.name + REJECTED))) as others,
+            closing(RejectedList(join(self.config.output, shard.name + REJECTED))) as rejected_list,
         ):
             for record in shard:
-                chosen = choose(record, shard.name, judge, self.settled, text_from_synthetic=self.text_from_synthetic)
+                chosen = choose(
+                    record,
+                    shard.name,
+                    judge,
+                    settled=self.settled,
+                    text_from_synthetic=self.text_from_synthetic,
+                )
                 if chosen.record is not None:
                     writer.write(chosen.record, chosen.text)
                 else:
-                    others.add(record.key, shard.name, chosen)
+                    rejected_list.add(record.key, shard.name, chosen)
                     rejected[chosen.kind] += 1
                 left_out.update(chosen.left_out)
                 counts.update(["read", *["failed_before"] * record.failed_before])
                 pace.count(chosen.kind == UNUSABLE)
-            others.finish()
+            rejected_list.finish()
             writer.info |= {
                 **hash_of(shard),
                 "read": counts["read"],
@@ -193,8 +222,8 @@ class Selecting:
         pass
 
 
-class Listed:
-    """The records that do not stay, a line each: key, shard, reason."""
+class RejectedList:
+    """A file that lists the records that are left out: a line of JSON for each, with key, shard, kind and reason."""
 
     def __init__(self, path: str):
         self.file = Output(path)
@@ -218,7 +247,7 @@ def _can_be_written(column: str) -> bool:
 
 
 def inputs_of(shards: Sequence[Shard]) -> dict[str, str]:
-    """By shard, a hash of the size and a sample of the bytes of its input, wherever that lies."""
+    """Return, by shard, a hash of the size and a sample of the bytes of its input; its path does not matter."""
     samples = {path: sample_hash(path) for path in {shard.path for shard in shards}}
     return {
         shard.name: hashlib.sha256(
@@ -229,67 +258,76 @@ def inputs_of(shards: Sequence[Shard]) -> dict[str, str]:
 
 
 def reinforcement(shards: Sequence[Shard]) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """What the runs beside the shards say of views and embeddings, and their `config.json`, which the records are read by.
+    """Return what is to be kept of a reinforced input: fields of its fingerprint, and its `config.json` by name.
 
-    Raises: ValueError where the shards of several folders are reinforced by others.
+    Raises: ValueError where the shards are in several folders that are reinforced with different settings.
     """
-    found: dict[str, tuple[dict[str, Any], bytes | None]] = {}
+    reinforcement_of: dict[str, tuple[dict[str, Any], bytes | None]] = {}
     for folder in dict.fromkeys(os.path.dirname(shard.path) for shard in shards if shard.stamp):
         try:
             run = json_object(read_bytes(join(folder, RUN)))["fingerprint"]
-            of_run = {name: run[name] for name in REINFORCED if name in run} if "embedded_columns" in run else {}
+            fields = {name: run[name] for name in REINFORCED if name in run} if "embedded_columns" in run else {}
         except (FileNotFoundError, ValueError, KeyError, TypeError):
-            of_run = {}
+            fields = {}
         try:
             config = read_bytes(join(folder, CONFIG))
             config = config if json_object(config).get("teachers") is not None else None
         except (FileNotFoundError, ValueError):
             config = None
-        found[folder] = of_run, config
-    (first, of_first), *others = found.items() or [("", ({}, None))]
-    if differing := [folder for folder, of in others if of != of_first]:
+        reinforcement_of[folder] = fields, config
+    if not reinforcement_of:
+        return {}, {}
+    (first, (fields, config)), *others = reinforcement_of.items()
+    if differing := [folder for folder, other in others if other != (fields, config)]:
         raise ValueError(
-            f"--input: {differing[0]} and {first} are reinforced by others; choose from one of them at a time"
+            f"--input: {differing[0]} and {first} are reinforced with different settings; choose from one at a time"
         )
-    run, config = of_first
-    return run, {} if config is None else {CONFIG: config}
+    return fields, {} if config is None else {CONFIG: config}
 
 
 def finish(config: SelectConfig, rank: Rank = Rank(), shards: Sequence[Shard] = ()) -> int:
-    """Print what stays, or of several processes what this one's shards hold; list the rest where all are done; the exit code."""
-    there = read_markers(config.output)
-    markers = {name: there.get(name) for name in read_shards(config.output) or ()}
-    own = list(markers) if rank.count == 1 else [shard.name for shard in rank.share(shards)]
-    missing = [name for name in own if markers[name] is None]
-    done = [marker for name in own if (marker := markers[name])]
+    """Print what is kept, list what is left out where all shards are done, and return the exit code.
+
+    Where several processes work on the run, only this process's shards are printed; `shards` are those of all
+    processes.
+    """
+    all_markers = read_markers(config.output)
+    markers = {name: all_markers.get(name) for name in read_shards(config.output) or ()}
+    own_names = list(markers) if rank.count == 1 else [shard.name for shard in rank.share(shards)]
+    missing = [name for name in own_names if markers[name] is None]
+    done = [marker for name in own_names if (marker := markers[name])]
     counts = {name: sum(marker[name] for marker in done) for name in ("rows", "read", "failed_before")}
-    rejected, left_out = (
-        sum((Counter(one[name]) for one in done), Counter[str]()) for name in ("rejected", "captions_left_out")
-    )
+    rejected = sum((Counter(marker["rejected"]) for marker in done), Counter[str]())
+    left_out = sum((Counter(marker["captions_left_out"]) for marker in done), Counter[str]())
     say(
-        f"{config.output}: {counts['rows']:,} of {counts['read']:,} records stay, in {len(done):,} {config.format} shards"
+        f"{config.output}: {counts['rows']:,} of {counts['read']:,} records are kept, in {len(done):,} "
+        f"{config.format} shards"
     )
-    say(*(f"  {count:,} records do not: {kind}" for kind, count in rejected.most_common()))
-    say(*(f"  {count:,} captions do not: {kind}" for kind, count in left_out.most_common()))
+    say(*(f"  {count:,} records are left out: {kind}" for kind, count in rejected.most_common()))
+    say(*(f"  {count:,} captions are left out: {kind}" for kind, count in left_out.most_common()))
     if None not in markers.values():
         list_rejected(config.output, list(markers))
         if rejected:
-            say(f"each with its reason: {join(config.output, ALL_REJECTED)}")
+            say(f"the reason of each record: {join(config.output, ALL_REJECTED)}")
     if missing:
-        say(f"{len(missing)} of {len(own)} shards failed: {', '.join(missing)}; the same command tries them again")
+        names_of_missing = ", ".join(missing)
+        say(f"{len(missing)} of {len(own_names)} shards failed: {names_of_missing}; the same command tries them again")
         return 1
-    rate = (rejected[UNUSABLE] - counts["failed_before"]) / max(1, counts["read"] - counts["failed_before"])
-    if rate > config.max_error_rate:
-        say(f"{rate:.1%} of the records cannot be used, more than --max-error-rate {config.max_error_rate:.1%}")
+    unusable_share = (rejected[UNUSABLE] - counts["failed_before"]) / max(1, counts["read"] - counts["failed_before"])
+    if unusable_share > config.max_error_rate:
+        say(
+            f"{unusable_share:.1%} of the records cannot be used, more than --max-error-rate "
+            f"{config.max_error_rate:.1%}"
+        )
         return 3
     return 0 if counts["rows"] or rank.count > 1 else 1
 
 
 def list_rejected(folder: str, names: Sequence[str]) -> None:
-    """Write rejected.jsonl of what the shards' own lists hold, in their order."""
-    with closing(Listed(join(folder, ALL_REJECTED))) as whole:
+    """Write rejected.jsonl: the lists of all shards, one after the other."""
+    with closing(RejectedList(join(folder, ALL_REJECTED))) as rejected_list:
         for name in names:
             with open_file(join(folder, name + REJECTED)) as part:
                 while data := part.read(1 << 20):
-                    whole.file.write(data)
-        whole.finish()
+                    rejected_list.file.write(data)
+        rejected_list.finish()

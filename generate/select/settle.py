@@ -1,11 +1,12 @@
-"""The first pass: how high a record must stand, settled over the whole set.
+"""The first pass: settles, over the whole set, which score a record needs to be kept.
 
-every caption judged -> the best so many of each text -> the best so many records of each class -> the best share of all
+judge every caption -> the best captions of each text -> the best records of each class -> the best share of all
 
-All goes by (worth, tie): the greater worth first, then the smaller hash of the key, so that order and number of processes do not
-matter. The set's numbers stand in an SQLite file that sorts on disk: a million records of five captions take about 0.2 GB where
-temporary files are and 40 MB of memory, three minutes of one core to judge and 40 seconds to settle (a tenth of them was measured). What
-is settled is a threshold, and a limit of 24 bytes for each text and class of which there are too many.
+Captions and records are ordered by (score, tie): a greater score comes first, then a smaller hash of the key. So
+neither the order of the input nor the number of processes matters. The scores of the set are sorted on disk, in an
+SQLite file. A million records with five captions take about 0.2 GB of temporary files and 40 MB of memory; one core
+judges them in three minutes and settles the limits in 40 seconds (measured with a tenth of that). The results are a
+threshold, and a limit of 24 bytes for each text and class that occurs too often.
 """
 
 import io
@@ -21,29 +22,22 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from generate.select.config import SelectConfig
-from generate.select.judge import Judge, Lacking, class_of, same_text, tie_of
+from generate.select.judge import Judge, JudgedCaption, Lacking, class_of, text_hash, tie_of
 from imagetext.hashes import name_hash
 from imagetext.picture_files import one_error
 from imagetext.sample import Record, Shard
 from imagetext.shown import Progress
 from imagetext.stores import StoreError
 
-BINS = 60  # of the picture of how worth is spread
-CAPTIONS_AT_ONCE = 10_000  # rows that are put into the file together
+BINS = 60  # bars of the histogram of scores
+RECORDS_AT_ONCE = 1_000  # records that are put into the SQLite file in one transaction
 KEPT, LACKING, UNUSABLE = "kept", "lacking", "unusable"
-FATES = (
-    KEPT,
-    "top",
-    "max-per-class",
-    "max-per-caption",
-    "where",
-    LACKING,
-    UNUSABLE,
-)  # a record stays, or what it falls by
+# What becomes of a record: it is kept, or the condition or limit that excludes it.
+FATES = (KEPT, "top", "max-per-class", "max-per-caption", "where", LACKING, UNUSABLE)
 
 
 class Limit(NamedTuple):
-    """The least of what stays: its worth, and its tie."""
+    """The last record or caption that is kept: its score and tie."""
 
     score: float
     tie: int
@@ -52,45 +46,48 @@ class Limit(NamedTuple):
         return score > self.score or score == self.score and tie <= self.tie
 
 
-class Limits:
-    """Limits by a name's hash, of those names that have one; 24 bytes each. Arrays (N,): int64 hashes, which rise, float64, int64."""
+class LimitTable:
+    """A Limit for each name that has one, in 24 bytes.
+
+    names: int64 hashes, rising; scores: float64; ties: int64; each (N,).
+    """
 
     def __init__(self, names: np.ndarray, scores: np.ndarray, ties: np.ndarray):
         self.names, self.scores, self.ties = names, scores, ties
 
     @classmethod
     def of(cls, rows: Iterator[tuple[int, float, int]]) -> Self:
-        """Those of rows (hash, score, tie), in the order of their hashes."""
-        kind = np.dtype([("name", "<i8"), ("score", "<f8"), ("tie", "<i8")])
-        found = np.fromiter(rows, kind)
-        return cls(*(np.ascontiguousarray(found[name]) for name in kind.names or ()))
+        """Return the table of rows (hash, score, tie), which are in the order of their hashes."""
+        dtype = np.dtype([("name", "<i8"), ("score", "<f8"), ("tie", "<i8")])
+        table = np.fromiter(rows, dtype)
+        return cls(*(np.ascontiguousarray(table[name]) for name in dtype.names or ()))
 
     def passes(self, name: int, score: float, tie: int) -> bool:
-        at = int(np.searchsorted(self.names, name))
-        if at == len(self.names) or self.names[at] != name:
+        index = int(np.searchsorted(self.names, name))
+        if index == len(self.names) or self.names[index] != name:
             return True
-        return Limit(float(self.scores[at]), int(self.ties[at])).passes(score, tie)
+        return Limit(float(self.scores[index]), int(self.ties[index])).passes(score, tie)
 
 
-NONE = Limits(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
+NO_LIMITS = LimitTable(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True)
-class Settled:
-    """What the first pass has settled; by default, that all may stay."""
+class SettledLimits:
+    """What the first pass has settled; by default, nothing is excluded."""
 
     threshold: Limit | None = None
-    of_captions: Limits = field(default=NONE, repr=False)
-    of_classes: Limits = field(default=NONE, repr=False)
+    of_captions: LimitTable = field(default=NO_LIMITS, repr=False)
+    of_classes: LimitTable = field(default=NO_LIMITS, repr=False)
 
     def packed(self) -> bytes:
-        """The limits as a file; the same bytes for the same limits."""
+        """Return the limits as the bytes of a file; equal limits give equal bytes."""
         file = io.BytesIO()
         np.savez(
             file,
             **{
-                f"{kind}_{part}": getattr(limits, part)
-                for kind, limits in (("captions", self.of_captions), ("classes", self.of_classes))
+                f"{kind}_{part}": getattr(table, part)
+                for kind, table in (("captions", self.of_captions), ("classes", self.of_classes))
                 for part in ("names", "scores", "ties")
             },
         )
@@ -98,20 +95,21 @@ class Settled:
 
     @classmethod
     def unpacked(cls, data: bytes, threshold: Sequence[Any] | None) -> Self:
-        """What `packed` gave, and the threshold."""
+        """Return the limits of `packed` bytes, with the threshold."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            limits = [
-                Limits(*(arrays[f"{kind}_{part}"] for part in ("names", "scores", "ties")))
+            tables = [
+                LimitTable(*(arrays[f"{kind}_{part}"] for part in ("names", "scores", "ties")))
                 for kind in ("captions", "classes")
             ]
-        return cls(Limit(*threshold) if threshold else None, *limits)
+        return cls(Limit(*threshold) if threshold else None, *tables)
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How the records' worth is spread, those that no caption gives any left out.
+class ScoreHistogram:
+    """The distribution of the records' best scores; records without a score are left out.
 
-    records: of the whole input. fates: how many records have which of FATES. edges (BINS + 1,); counts (BINS, len(FATES)).
+    records: number of all records of the input. fates: how many records have each of FATES.
+    edges (BINS + 1,); counts (BINS, len(FATES)).
     """
 
     records: int
@@ -120,9 +118,12 @@ class Spread:
     counts: np.ndarray
 
 
-def settle(shards: Sequence[Shard], config: SelectConfig) -> tuple[Settled, Spread]:
-    """Reads all records once. Raises: ValueError, naming each shard that cannot be read; StoreError where a store fails."""
-    with _tally() as tally:
+def settle(shards: Sequence[Shard], config: SelectConfig) -> tuple[SettledLimits, ScoreHistogram]:
+    """Read all records once, and settle threshold and limits.
+
+    Raises: ValueError that names each shard that cannot be read; StoreError where a store fails.
+    """
+    with _open_tally() as tally:
         problems: list[str | Exception] = []
         for shard in Progress(shards, desc="reading scores", unit="shard", delay=2):
             try:
@@ -133,11 +134,11 @@ def settle(shards: Sequence[Shard], config: SelectConfig) -> tuple[Settled, Spre
                 problems.append(error)
         if problems:
             raise one_error(problems)
-        return tally.settled(config), tally.spread()
+        return tally.settled(config), tally.histogram()
 
 
 @contextmanager
-def _tally() -> Iterator["_Tally"]:
+def _open_tally() -> Iterator["_Tally"]:
     with tempfile.TemporaryDirectory() as folder:
         tally = _Tally(os.path.join(folder, "scores.sqlite"))
         try:
@@ -147,20 +148,26 @@ def _tally() -> Iterator["_Tally"]:
 
 
 class _Tally:
-    """What the records are worth: `best` of the captions that still may stay, `shown` where none may; `fate` is a place in FATES."""
+    """The scores of all records, in an SQLite file.
+
+    best: the best score among captions that may still be kept. shown: the best of all scores, where no caption may be
+    kept.
+    fate: an index of FATES.
+    """
 
     def __init__(self, path: str):
         self.database, self.records = sqlite3.connect(path, isolation_level=None), 0
         self.database.executescript("""
             PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -32000;
-            CREATE TABLE records (id INTEGER PRIMARY KEY, tie INTEGER, class INTEGER, best REAL, shown REAL, fate INTEGER);
+            CREATE TABLE records
+                (id INTEGER PRIMARY KEY, tie INTEGER, class INTEGER, best REAL, shown REAL, fate INTEGER);
             CREATE TABLE captions (record INTEGER, tie INTEGER, text INTEGER, score REAL);""")
 
     def add(self, shard: Shard, config: SelectConfig) -> None:
         judge, records = Judge(config), iter(shard)
-        while some := list(islice(records, CAPTIONS_AT_ONCE // 10)):
+        while group := list(islice(records, RECORDS_AT_ONCE)):
             self.database.execute("BEGIN")
-            for record in some:
+            for record in group:
                 self._add(record, shard.name, judge)
             self.database.execute("COMMIT")
 
@@ -170,57 +177,61 @@ class _Tally:
         try:
             judged = judge.captions(record)
         except ValueError as error:
-            fate = LACKING if isinstance(error, Lacking) else UNUSABLE
-            self._insert("records", number, tie, None, None, None, FATES.index(fate))
+            fate = FATES.index(LACKING if isinstance(error, Lacking) else UNUSABLE)
+            self._insert("records", (number, tie, None, None, None, fate))
             return
-        passing = [one for one in judged if not one.reason]
-        scored = [one.score for one in judged if not one.reason.startswith(("by", "is empty"))]
-        best = max((one.score for one in passing), default=None)
+        passing = [caption for caption in judged if not caption.reason]
+        scored = [caption.score for caption in judged if not caption.reason.startswith(("by", "is empty"))]
+        best = max((caption.score for caption in passing), default=None)
         shown = max(scored, default=None) if best is None else best
         fate = FATES.index(KEPT if passing else "where")
         name = class_of(record) if judge.config.max_per_class else None
-        of_class = None if name is None else class_hash(name)
-        self._insert("records", number, tie, of_class, best, shown, fate)
+        class_id = None if name is None else class_hash(name)
+        self._insert("records", (number, tie, class_id, best, shown, fate))
         if judge.config.max_per_caption:
             for text, score in best_by_text(passing).items():
-                self._insert("captions", number, tie, text, score)
+                self._insert("captions", (number, tie, text, score))
 
-    def _insert(self, table: str, *values: Any) -> None:
+    def _insert(self, table: str, values: Sequence[Any]) -> None:
         self.database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
 
-    def settled(self, config: SelectConfig) -> Settled:
-        of_captions, of_classes, threshold = NONE, NONE, None
+    def settled(self, config: SelectConfig) -> SettledLimits:
+        of_captions, of_classes, threshold = NO_LIMITS, NO_LIMITS, None
         if config.max_per_caption:
-            of_captions = self._limits("text", "score", "captions", config.max_per_caption)
+            of_captions = self._limits("text", "score", "captions", count=config.max_per_caption)
             self.database.execute("CREATE TABLE left (record INTEGER PRIMARY KEY, best REAL)")
             self.database.create_function("passes", 3, of_captions.passes, deterministic=True)
             self.database.execute(
-                "INSERT INTO left SELECT record, MAX(score) FROM captions WHERE passes(text, score, tie) GROUP BY record"
+                "INSERT INTO left "
+                "SELECT record, MAX(score) FROM captions WHERE passes(text, score, tie) GROUP BY record"
             )
             self.database.execute("UPDATE records SET best = (SELECT best FROM left WHERE record = id) WHERE fate = 0")
-            self._fate("max-per-caption", "best IS NULL")
+            self._set_fate("max-per-caption", "best IS NULL")
         if config.max_per_class:
-            of_classes = self._limits("class", "best", "records WHERE fate = 0", config.max_per_class)
+            of_classes = self._limits("class", "best", "records WHERE fate = 0", count=config.max_per_class)
             self.database.create_function("of_class", 3, of_classes.passes, deterministic=True)
-            self._fate("max-per-class", "NOT of_class(class, best, tie)")
+            self._set_fate("max-per-class", "NOT of_class(class, best, tie)")
         if config.top:
             threshold = self._threshold(config.top)
         if threshold:
-            self._fate("top", "best < ?1 OR best = ?1 AND tie > ?2", *threshold)
-        return Settled(threshold, of_captions, of_classes)
+            self._set_fate("top", "best < ?1 OR best = ?1 AND tie > ?2", *threshold)
+        return SettledLimits(threshold, of_captions, of_classes)
 
     def _threshold(self, top: float) -> Limit | None:
-        """The last of the best records that may stay; None where no more than these are left. ValueError where none may."""
+        """Return the last record among the best share of all records; None where no more than these are left.
+
+        Raises: ValueError where the share is less than one record.
+        """
         count = round(top * self.records)
         if not count:
-            raise ValueError(f"--top {top:g}: of {self.records:,} records that is none")
+            raise ValueError(f"--top {top:g}: keeps none of {self.records:,} records; give a larger share")
         rows = self.database.execute(
             "SELECT best, tie FROM records WHERE fate = 0 ORDER BY best DESC, tie LIMIT 2 OFFSET ?", (count - 1,)
         ).fetchall()
         return Limit(*rows[0]) if len(rows) > 1 else None
 
-    def _limits(self, name: str, score: str, table: str, count: int) -> Limits:
-        """The `count`th best of each name that stands more often."""
+    def _limits(self, name: str, score: str, table: str, *, count: int) -> LimitTable:
+        """Return the limit of each name that occurs more than `count` times: its `count`th best row."""
         rows = self.database.execute(
             f"""SELECT {name}, {score}, tie FROM
                 (SELECT {name}, {score}, tie, ROW_NUMBER() OVER best AS place, LEAD(tie) OVER best AS next FROM {table}
@@ -228,16 +239,20 @@ class _Tally:
                 WHERE place = ? AND next IS NOT NULL ORDER BY {name}""",
             (count,),
         )
-        return Limits.of(rows)
+        return LimitTable.of(rows)
 
-    def _fate(self, fate: str, where: str, *values: Any) -> None:
+    def _set_fate(self, fate: str, where: str, *values: Any) -> None:
+        """Set the fate of the records that are still kept and meet the SQL condition."""
         self.database.execute(f"UPDATE records SET fate = {FATES.index(fate)} WHERE fate = 0 AND ({where})", values)
 
-    def spread(self) -> Spread:
+    def histogram(self) -> ScoreHistogram:
         fates = dict(self.database.execute("SELECT fate, COUNT(*) FROM records GROUP BY fate"))
         self.database.execute("UPDATE records SET shown = COALESCE(best, shown)")
         low, high = self.database.execute("SELECT MIN(shown), MAX(shown) FROM records").fetchone()
-        low, high = (0.0, 1.0) if low is None else (low, high) if low < high else (low - 0.5, low + 0.5)
+        if low is None:
+            low, high = 0.0, 1.0
+        elif low == high:
+            low, high = low - 0.5, high + 0.5
         counts = np.zeros((BINS, len(FATES)), int)
         rows = self.database.execute(
             "SELECT MIN(?3 - 1, CAST(?3 * ((shown - ?1) / (?2 - ?1)) AS INTEGER)) AS bin, fate, COUNT(*) FROM records "
@@ -246,19 +261,19 @@ class _Tally:
         )
         for bin, fate, count in rows:
             counts[bin, fate] = count
-        named = {name: fates.get(at, 0) for at, name in enumerate(FATES)}
-        return Spread(self.records, named, np.linspace(low, high, BINS + 1), counts)
+        fate_counts = {name: fates.get(index, 0) for index, name in enumerate(FATES)}
+        return ScoreHistogram(self.records, fate_counts, np.linspace(low, high, BINS + 1), counts=counts)
 
 
-def best_by_text(passing: Sequence[Any]) -> dict[int, float]:
-    """Of a record's captions, the worth of the best of each text."""
+def best_by_text(passing: Sequence[JudgedCaption]) -> dict[int, float]:
+    """Return the best score of each text among a record's captions, by `text_hash`."""
     best: dict[int, float] = {}
-    for one in passing:
-        text = same_text(one.text)
-        best[text] = max(one.score, best.get(text, -np.inf))
+    for caption in passing:
+        text = text_hash(caption.text)
+        best[text] = max(caption.score, best.get(text, -np.inf))
     return best
 
 
 def class_hash(name: str) -> int:
-    """63 bits of a class's name."""
+    """Return a 63-bit hash of a class's name."""
     return name_hash(name, "class") >> 1

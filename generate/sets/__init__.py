@@ -1,1 +1,1 @@
-"""Finished sets: verified, shown, described by a card, joined."""
+"""What is done with finished sets: verification, gallery, card, and joining captions to them."""

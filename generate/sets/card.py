@@ -16,13 +16,13 @@ from imagetext.sources import read_records
 from imagetext.stores import join
 
 MEASURES = (LENGTH, DISTINCT[0], DISTINCT[1], DIV[1], DEGENERATE)
-MEASURED_RECORDS = 1000  # of the first shard, of the middle one and of the last
-LICENCES = 20  # the commonest that are named
-KEPT_OUT = ["*.tmp", ".*"]  # of an upload
+MEASURED_RECORDS = 1000  # of the first, the middle and the last shard each
+LICENCES = 20  # the commonest licences, which are listed
+NOT_UPLOADED = ["*.tmp", ".*"]
 
 
 def write_card(folder: str, inputs: Sequence[str], markers: Sequence[Mapping[str, Any]]) -> None:
-    """Write `README.md` of a set whose shards have these markers; of paths on this machine it holds only the last part."""
+    """Write `README.md` of a set whose shards have these markers. Of local paths, it shows only the last part."""
     run = expect_run(folder)
     rows, failed = (sum(marker[name] for marker in markers) for name in ("rows", "failed"))
     settings = _settings(run["columns"])
@@ -32,11 +32,14 @@ def write_card(folder: str, inputs: Sequence[str], markers: Sequence[Mapping[str
         licences.merge(Repeats.of(marker["licences"]))
     captioners = dict.fromkeys(column["captioner"] for column in run["columns"].values())
     title = f"Captions of {', '.join(inputs)} by {', '.join(captioners)}"
-    with suppress(FileNotFoundError):  # another process has found the set whole, too, and written these very bytes
+    has_similarity = any(
+        column["similarity"] or column["gate"]["min_similarity"] is not None for column in run["columns"].values()
+    )
+    with suppress(FileNotFoundError):  # another process, which also saw the set complete, is writing the same bytes
         cards.write_card(
             folder,
             Path(__file__).parent / "templates" / "card.md",
-            front=_front(title, run, rows),
+            front=_front_matter(title, run, rows),
             settings=settings,
             groups=settings,
             captioners=", ".join(captioners),
@@ -50,38 +53,40 @@ def write_card(folder: str, inputs: Sequence[str], markers: Sequence[Mapping[str
             files=[marker["file"] for marker in markers],
             licences=licences.most(LICENCES),
             more_licences=licences.absent > 0 or len(licences.counts) > LICENCES,
-            similarity=any(
-                of["similarity"] or of["gate"]["min_similarity"] is not None for of in run["columns"].values()
-            ),
+            similarity=has_similarity,
             spread=_spread(folder, markers, [name for name in run["columns"] if not is_tags(name)]),
             measures=MEASURES,
         )
 
 
 def push(folder: str, name: str) -> None:
-    """Upload the set to the Hub's data set `org/name`, which is made where there is none."""
+    """Upload the set to the data set `org/name` on the Hub, which is created if it does not exist."""
     from huggingface_hub import HfApi
 
     HfApi().create_repo(name, repo_type="dataset", exist_ok=True)
-    HfApi().upload_folder(repo_id=name, repo_type="dataset", folder_path=folder, ignore_patterns=KEPT_OUT)
+    HfApi().upload_folder(repo_id=name, repo_type="dataset", folder_path=folder, ignore_patterns=NOT_UPLOADED)
 
 
 def _settings(columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The settings of columns; those of one answer stand once, under the names of all its columns."""
-    names: list[list[str]] = []
-    for name, of in columns.items():
-        alike = next((others for others in names if columns[others[0]] == of and name in _fields(of)), None)
-        alike.append(name) if alike else names.append([name])
-    return {", ".join(others): columns[others[0]] for others in names}
+    """Return the settings of the columns; columns of the same JSON answer share one entry, with all their names."""
+    groups: list[list[str]] = []
+    for name, settings in columns.items():
+        for group in groups:
+            if columns[group[0]] == settings and name in _columns_of_fields(settings):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return {", ".join(group): columns[group[0]] for group in groups}
 
 
-def _fields(of_column: Mapping[str, Any]) -> Collection[str]:
-    """The columns that the fields of its answers go to."""
-    return of_column.get("task", {}).get("fields", {}).values()
+def _columns_of_fields(settings: Mapping[str, Any]) -> Collection[str]:
+    """Return the columns that the fields of JSON answers go to."""
+    return settings.get("task", {}).get("fields", {}).values()
 
 
-def _front(title: str, run: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    sizes = (
+def _front_matter(title: str, run: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    size_categories = (
         ("n<1K", 1e3),
         ("1K<n<10K", 1e4),
         ("10K<n<100K", 1e5),
@@ -95,7 +100,7 @@ def _front(title: str, run: Mapping[str, Any], rows: int) -> dict[str, Any]:
         "pretty_name": title,
         "task_categories": ["image-to-text"],
         "tags": ["image-captioning", "synthetic-captions", "capsmith"],
-        "size_categories": [next((name for name, end in sizes if rows < end), "n>1B")],
+        "size_categories": [next((name for name, end in size_categories if rows < end), "n>1B")],
         "configs": [{"config_name": "default", "data_files": f"*.{suffix}"}],
     }
 
@@ -103,21 +108,24 @@ def _front(title: str, run: Mapping[str, Any], rows: int) -> dict[str, Any]:
 def _spread(
     folder: str, markers: Sequence[Mapping[str, Any]], columns: Sequence[str]
 ) -> list[tuple[str, int, list[str]]]:
-    """Each column's name, its pictures among some records of some shards, and the measures over these as text."""
+    """Return, for each column: its name, its pictures among the measured records, and the measures as text."""
     accumulators = {name: CaptionAccumulator() for name in columns}
     for number in sorted({0, len(markers) // 2, len(markers) - 1}):
         records = list(islice(read_records(join(folder, markers[number]["file"]), check=False), MEASURED_RECORDS))
         for name, accumulator in accumulators.items():
-            of_column = [
-                (texts, _cut(record.scores, name, texts)) for record in records if (texts := record.columns.get(name))
-            ]
-            accumulator.update([texts for texts, _ in of_column], [cut for _, cut in of_column])
+            texts, truncated = [], []
+            for record in records:
+                if record_texts := record.columns.get(name):
+                    texts.append(record_texts)
+                    truncated.append(_truncated(record.scores, name, record_texts))
+            accumulator.update(texts, truncated)
     results = {name: accumulator.result() for name, accumulator in accumulators.items()}
     return [
         (name, result["pictures"], [measure.text(result) for measure in MEASURES]) for name, result in results.items()
     ]
 
 
-def _cut(scores: Mapping[str, Mapping[str, Any]], name: str, texts: Sequence[str]) -> list[bool]:
+def _truncated(scores: Mapping[str, Mapping[str, Any]], name: str, texts: Sequence[str]) -> list[bool]:
+    """Return, for each text of the column, whether its scores say that it is truncated."""
     marks = (scores.get(name) or {}).get("truncated") or []
     return [bool(mark) for mark in marks] if len(marks) == len(texts) else [False] * len(texts)

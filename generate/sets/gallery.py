@@ -1,4 +1,4 @@
-"""A page of pictures with their captions: one HTML file, nothing beside it."""
+"""`capsmith gallery`: a page of pictures with their captions, in a single HTML file."""
 
 import base64
 import io
@@ -24,28 +24,32 @@ from imagetext.shown import say
 from imagetext.sources import read_records
 from imagetext.stores import join, read_head
 
-THUMBNAIL = 480  # pixels of the longer side: twice the size shown, for dense screens
+THUMBNAIL = 480  # pixels of the longer side: twice the size on the page, for high-resolution screens
 ORIGINAL = "original"
 TEMPLATE = Path(__file__).parent / "templates" / "gallery.html"
 SCORES = (("logprob", "log-probability {:.1f}"), ("similarity", "similarity {:.2f}"))
 
 
 class GalleryConfig(BaseModel):
-    """A page of pictures of a finished set, drawn at random, with original and synthetic captions, scores and flags."""
+    """Write a page of random pictures of a finished set, with original and synthetic captions, scores and flags."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: CliPositionalArg[Folder] = Field(description="what capsmith generate, join or select wrote")
-    pictures: int = Field(60, gt=0, description="how many are drawn; about 30 kB of page each")
-    seed: int = Field(0, ge=0, description="of the draw")
-    images: list[str] = Field(
-        [], description="folder, or s3://…, in which pictures lie that a JSONL set names, beside its own; repeatable"
+    folder: CliPositionalArg[Folder] = Field(
+        description="folder of a set that capsmith generate, join or select wrote"
     )
-    output: Path | None = Field(None, description=f"the page; {GALLERY} in the folder unless given")
+    pictures: int = Field(60, gt=0, description="pictures to draw; each adds about 30 kB to the page")
+    seed: int = Field(0, ge=0, description="random seed for the choice of pictures")
+    images: list[str] = Field(
+        [],
+        description="folder, local or s3://…, with the pictures of a JSONL set, if they are not in the set's own "
+        "folder; repeatable",
+    )
+    output: Path | None = Field(None, description=f"page to write (default: {GALLERY} in the folder)")
 
 
 class Line(NamedTuple):
-    """A caption as it is shown: text, why it is degenerate, what it scored."""
+    """A caption on the page: its text, why it is degenerate, and its scores in words."""
 
     text: str
     flags: tuple[str, ...] = ()
@@ -53,7 +57,7 @@ class Line(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A picture as it is shown: its captions by column, or why it has none."""
+    """A picture on the page: its captions by column, or the error why it has none."""
 
     key: str
     image: bytes | None
@@ -62,109 +66,117 @@ class Card(NamedTuple):
 
 
 def run(config: GalleryConfig) -> int:
-    """Write the page; exit code 0. Raises: ValueError where the folder holds no run of ours, no finished shard,
-    or something else stands where the page is to go."""
+    """Write the page, and return exit code 0.
+
+    Raises: ValueError where the folder holds no run of ours or no finished shard, or where the output is another file.
+    """
     path = config.output or join(config.folder, GALLERY)
-    if (
-        config.output
-        and config.output.exists()
-        and not read_head(str(config.output), 15).startswith(b"<!doctype html")
-    ):
-        raise ValueError(f"--output {config.output}: is there, and is no page; give another name")
-    write_set_gallery(config.folder, path, config.pictures, config.seed, config.images)
+    if config.output and config.output.exists() and not _is_page(config.output):
+        raise ValueError(f"--output {config.output}: exists, and is no page; give another name")
+    write_set_gallery(config.folder, path, config.pictures, seed=config.seed, images=config.images)
     say(f"written: {path}")
     return 0
 
 
-def write_set_gallery(
-    folder: str, path: str | Path, pictures: int = 60, seed: int = 0, images: Sequence[str] = ()
-) -> None:
-    """Write a page of `pictures` records of a set, drawn by the seed from all of its finished shards.
+def _is_page(path: Path) -> bool:
+    return read_head(str(path), 15).startswith(b"<!doctype html")
 
-    images: folders in which pictures lie that a JSONL set names.
+
+def write_set_gallery(
+    folder: str, path: str | Path, pictures: int = 60, *, seed: int = 0, images: Sequence[str] = ()
+) -> None:
+    """Write a page of `pictures` records of a set, which are drawn by the seed from all of its finished shards.
+
+    images: folders with the pictures that a JSONL set names.
     """
     expect_run(folder)
     markers = list(read_markers(folder).values())
     rows = sum(marker["rows"] for marker in markers)
     if not rows:
         raise ValueError(f"{folder}: holds no finished shard with records")
-    drawn = sorted(random.Random(seed).sample(range(rows), min(pictures, rows)))
-    columns = ", ".join(sorted({column for marker in markers for column in marker["captions"]}, key=_kind))
+    indices = sorted(random.Random(seed).sample(range(rows), min(pictures, rows)))
+    columns = ", ".join(sorted({column for marker in markers for column in marker["captions"]}, key=_column_order))
     write_gallery(
         path,
-        map(card_of, _records_at(folder, markers, drawn, images)),
+        map(card_of, _records_at(indices, folder, markers, images=images)),
         title=f"Captions in {columns}",
-        subtitle=f"{len(drawn):,} of {rows:,} pictures, drawn at random with seed {seed}",
+        subtitle=f"{len(indices):,} of {rows:,} pictures, drawn at random with seed {seed}",
     )
 
 
 def _records_at(
-    folder: str, markers: Iterable[Mapping[str, Any]], places: Sequence[int], images: Sequence[str]
+    indices: Sequence[int], folder: str, markers: Iterable[Mapping[str, Any]], *, images: Sequence[str]
 ) -> Iterator[Record]:
-    """The records at these places of the set, in rising order; shards without any are not read."""
+    """Yield the records with these indices in the set, in rising order; shards without any of them are not read."""
     first = 0
     for marker in markers:
-        of_shard = {place - first for place in places if first <= place < first + marker["rows"]}
+        shard_indices = {index - first for index in indices if first <= index < first + marker["rows"]}
         first += marker["rows"]
-        if of_shard:
-            records = enumerate(read_records(join(folder, marker["file"]), images))
-            yield from (record for at, record in records if at in of_shard)
+        if shard_indices:
+            records = read_records(join(folder, marker["file"]), images)
+            yield from (record for index, record in enumerate(records) if index in shard_indices)
 
 
 def card_of(record: Record) -> Card:
-    """The original captions, then those of each column with their scores and flags."""
-    lines = {
-        name: [_line(text, at, record.scores.get(name) or {}) for at, text in enumerate(record.named_columns[name])]
-        for name in sorted(record.named_columns, key=_kind)
-    }
-    return Card(record.key, record.image, {ORIGINAL: list(map(Line, record.captions)), **lines}, record.error)
+    """Return the card of a record: the original captions, then those of each column with their scores and flags."""
+    columns = {ORIGINAL: [Line(caption) for caption in record.captions]}
+    for name in sorted(record.named_columns, key=_column_order):
+        scores = record.scores.get(name) or {}
+        columns[name] = [_line(text, index, scores) for index, text in enumerate(record.named_columns[name])]
+    return Card(record.key, record.image, columns, error=record.error)
 
 
-def _kind(column: str) -> tuple[bool, bool, str]:
-    """By which captions stand before tags, and what is true before what is not."""
+def _column_order(column: str) -> tuple[bool, bool, str]:
+    """Return the sort key of a column: captions come before tags, and true texts before false ones."""
     return is_tags(column), column.startswith("neg_"), column
 
 
-def _line(text: str, at: int, scores: Mapping[str, Sequence[Any]]) -> Line:
-    of_caption = {name: values[at] for name, values in scores.items() if isinstance(values, list) and at < len(values)}
-    shown = [form.format(of_caption[name]) for name, form in SCORES if isinstance(of_caption.get(name), float | int)]
-    return Line(text, tuple(str(of_caption.get("flags") or "").split()), ", ".join(shown))
+def _line(text: str, index: int, scores: Mapping[str, Sequence[Any]]) -> Line:
+    values = {
+        name: column_scores[index]
+        for name, column_scores in scores.items()
+        if isinstance(column_scores, list) and index < len(column_scores)
+    }
+    score_texts = [form.format(values[name]) for name, form in SCORES if isinstance(values.get(name), float | int)]
+    return Line(text, tuple(str(values.get("flags") or "").split()), ", ".join(score_texts))
 
 
 def write_gallery(path: str | Path, cards: Iterable[Card], *, title: str = "Captions", subtitle: str = "") -> None:
     """Write a self-contained page of pictures with their captions, in the given order.
 
-    A picture that does not decode is shown with the reason. A caption that a column repeats stands once, with its count.
+    A picture that does not decode is shown with the reason. A caption that a column repeats is shown once, with its
+    count.
     """
-    shown = list(map(_shown, cards))
-    columns = list(dict.fromkeys(name for card in shown for name, _ in card["columns"]))
-    write_file(path, render_page(TEMPLATE, title=title, subtitle=subtitle, cards=shown, columns=columns))
+    rendered = list(map(_rendered, cards))
+    columns = list(dict.fromkeys(name for card in rendered for name, _ in card["columns"]))
+    write_file(path, render_page(TEMPLATE, title=title, subtitle=subtitle, cards=rendered, columns=columns))
 
 
-def _shown(card: Card) -> dict[str, Any]:
-    times = {name: Counter(line.text for line in lines) for name, lines in card.columns.items()}
-    firsts = {name: {line.text: line for line in reversed(lines)} for name, lines in card.columns.items()}
-    columns = [
-        (name, [(firsts[name][text], count) for text, count in of_column.items()]) for name, of_column in times.items()
-    ]
+def _rendered(card: Card) -> dict[str, Any]:
+    """Return a card as the template takes it."""
+    columns = []
+    for name, lines in card.columns.items():
+        counts = Counter(line.text for line in lines)
+        first_line = {line.text: line for line in reversed(lines)}
+        columns.append((name, [(first_line[text], count) for text, count in counts.items()]))
     flags = [flag for lines in card.columns.values() for line in lines for flag in line.flags]
-    shown = {
+    thumbnail, reason = "", card.error
+    try:
+        thumbnail = _thumbnail(decode_image(card.image))
+    except ValueError as error:
+        reason = reason or str(error)
+    return {
         "key": card.key,
-        "thumbnail": "",
-        "reason": card.error,
+        "thumbnail": thumbnail,
+        "reason": reason,
         "columns": columns,
         "error": card.error,
         "flagged": bool(card.error) or any(map(_is_fault, flags)),
     }
-    try:
-        shown["thumbnail"] = _thumbnail(decode_image(card.image))
-    except ValueError as error:
-        shown["reason"] = shown["reason"] or str(error)
-    return shown
 
 
 def _is_fault(flag: str) -> bool:
-    """Whether it says that something is amiss, and not just what was cut off an answer, or of which kind a negative is."""
+    """Return whether a flag says that something is wrong, and not just what was cut off or how a negative was made."""
     return not flag.startswith((CUT, KIND))
 
 

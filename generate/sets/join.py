@@ -1,4 +1,7 @@
-"""`capsmith join`: captions that were written apart, or with other copies of the pictures, into the pictures' own shards."""
+"""`capsmith join`: puts captions into the shards of their pictures.
+
+The captions were written without pictures, or beside other copies of the pictures.
+"""
 
 from typing import Annotated
 
@@ -20,45 +23,52 @@ def _check_text_from(text: str) -> str:
 
 
 class JoinConfig(TableFlags):
-    """Put captions into the shards of their pictures, matched by what names these, never by order."""
+    """Put captions into the shards of their pictures. Pictures and captions are matched by name, never by order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input: list[str] = Field(min_length=1, description="the pictures: shards, folder, CSV, JSONL, Parquet; repeatable")
+    input: list[str] = Field(min_length=1, description="pictures: shards, folder, CSV, JSONL, Parquet; repeatable")
     captions: list[str] = Field(
         [],
-        description="the captions: a folder that capsmith generate wrote, records, or published ones (laclip:…, vecap:…, "
-        "hq-clip:…, recap:…); repeatable",
+        description="captions to join: a folder that capsmith generate wrote, records, or a published set (laclip:…, "
+        "vecap:…, hq-clip:…, recap:…); repeatable",
     )
-    on: On = Field("uid", description="what names a picture: its uid, its key, the hash of its bytes, its URL or path")
+    on: On = Field(
+        "uid", description="what pictures and captions are matched by: uid, key, hash of the bytes, URL or path"
+    )
     output: Folder = Field(description="folder for the records, one file per input shard")
-    format: Format = Field("webdataset", description="of the records")
+    format: Format = Field("webdataset", description="file format of the records")
     text_from: Annotated[str, AfterValidator(_check_text_from)] | None = Field(
-        None, description="COLUMN:p: `txt` is a caption of this column with probability p, else the first original"
+        None,
+        description="COLUMN:p, to write a caption of this column as `txt` with probability p, and else the first "
+        "original caption",
     )
     replace_columns: bool = Field(
-        False, description="replace captions that a record has in these columns already; else an error"
+        False,
+        description="replace the captions that a record already has in the joined columns; without this flag, such "
+        "captions are an error",
     )
     drop_text_embeddings: bool = Field(
         False,
-        description="leave out a reinforced set's text embeddings, which its readers would "
-        "pair with the new column's captions; else an error",
+        description="remove the text embeddings of a reinforced set, which do not belong to the new captions; without "
+        "this flag, they are an error",
     )
-    seed: int = Field(0, ge=0, description="of the choice of texts")
+    seed: int = Field(0, ge=0, description="random seed for --text-from")
 
 
 def run(config: JoinConfig) -> int:
-    """Join and say how many pictures got captions; 0, or 1 where none of them did though there are captions.
+    """Join the captions, print how many pictures got some, and return the exit code.
 
-    Raises: ValueError for a bad input, for a column that is there already, for a folder of captions that is not whole, and for an
-    output that holds something else than joined shards.
+    Returns: 0, or 1 where captions were given and none of them was joined.
+    Raises: ValueError for a bad input, for a column that is there already, for a folder of captions that is
+    incomplete, and for an output that holds something else than joined shards.
     """
     if not config.captions and not config.text_from:
         raise ValueError("--captions: required, unless --text-from draws texts from columns that are there")
-    check_own(config.output, "join")  # then not even a lock is written there
+    check_own(config.output, "join")  # before the lock, so that nothing is written to another command's folder
     shards = read_samples(config.input, config.images, columns=config.table)
-    earlier = read_shards(config.output) or []
-    names = list(dict.fromkeys([*earlier, *(shard.name for shard in shards)]))
+    earlier_names = read_shards(config.output) or []
+    names = list(dict.fromkeys([*earlier_names, *(shard.name for shard in shards)]))
     fingerprint = {
         "rules": RULES,
         "columns": {},
@@ -84,6 +94,6 @@ def run(config: JoinConfig) -> int:
     if not config.captions or joined.matched:
         return 0
     picture, caption = joined.unlike
-    names = f": a picture has {picture!r} and captions have {caption!r}" if picture and caption else ""
-    say(f"Nothing was joined{names}. Say with --on what names a picture in both.")
+    examples = f": a picture has {picture!r} and captions have {caption!r}" if picture and caption else ""
+    say(f"Nothing was joined{examples}. Use --on to say what names a picture in both.")
     return 1

@@ -1,6 +1,7 @@
-"""`capsmith verify DIR`: is a finished set whole? Files against markers, records against counts, keys over all shards.
+"""`capsmith verify DIR`: checks a finished set: files against markers, records against counts, keys over all shards.
 
-Of a reinforced set also views and embeddings: whether they can be read, belong to their record and have the teachers' shape.
+In a reinforced set, it also checks that views and embeddings can be read, belong to their record and have the right
+shape.
 """
 
 import json
@@ -29,94 +30,100 @@ from imagetext.stores import join, listing, read_bytes
 PROBLEMS_PRINTED = 50
 MOST_COMMON = 3  # captions of a column that are printed
 CONFIG = "config.json"
-ROUNDED = (
-    0.01  # how far from 1 the length of a teacher's part may be: in bfloat16, each number is rounded by up to 0.4 %
-)
+# The length of a teacher's part may differ from 1 by this much: bfloat16 rounds each number by up to 0.4 %.
+LENGTH_TOLERANCE = 0.01
 
 
 class VerifyConfig(BaseModel):
-    """Check a finished set: files, counts, keys, every record with its embeddings, captions that repeat over many pictures."""
+    """Check a finished set: files, counts, keys, all records and embeddings, and captions that many pictures share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: CliPositionalArg[Folder] = Field(description="what capsmith generate, reinforce, join or select wrote")
-    decode: bool = Field(False, description="decode every picture, too")
+    folder: CliPositionalArg[Folder] = Field(
+        description="folder of a set that capsmith generate, reinforce, join or select wrote"
+    )
+    decode: bool = Field(False, description="also decode every picture")
     images: list[str] = Field(
-        [], description="folder, or s3://…, in which pictures lie that a JSONL set names, beside its own; repeatable"
+        [],
+        description="folder, local or s3://…, with the pictures of a JSONL set, if they are not in the set's own "
+        "folder; repeatable",
     )
     most_repeated: float = Field(
-        0.05, gt=0, le=1, description="share of the pictures; a caption that stands for it is a problem"
+        0.05, gt=0, le=1, description="share of the pictures; a caption that at least so many have is a problem"
     )
 
 
 def run(config: VerifyConfig) -> int:
-    """Print what the set holds and what is wrong with it or not there; 0 where nothing is, 1 where something is.
+    """Print what the set holds and what is wrong with it; returns 0 where nothing is wrong, else 1.
 
-    Raises: ValueError where the folder holds no run, or its rows name pictures outside that no flag names.
+    Raises: ValueError where the folder holds no run, or its rows name pictures in a folder that no flag names.
     """
     expect_run(config.folder)
-    names = sorted(os.path.basename(one.path) for one in listing(config.folder) if not one.is_folder)
+    names = sorted(os.path.basename(file.path) for file in listing(config.folder) if not file.is_folder)
     markers = [name for name in names if name.endswith(MARKER)]
     reinforcement, problems = read_reinforcement(config.folder)
     keys, rows, embedded, repeats = [], 0, 0, {}
-    for name in Progress(markers, desc="verifying", unit="shard", disable=None):
+    for marker_name in Progress(markers, desc="verifying", unit="shard", disable=None):
         try:
-            marker = json.loads(read_bytes(join(config.folder, name)))
-            read = read_shard(
-                join(config.folder, marker["file"]), marker, reinforcement, decode=config.decode, images=config.images
-            )
-        except LeadsOutside:  # the flag that it names is missing, in all shards likewise
+            marker = json.loads(read_bytes(join(config.folder, marker_name)))
+            path = join(config.folder, marker["file"])
+            shard = read_shard(path, marker, reinforcement, decode=config.decode, images=config.images)
+        except LeadsOutside:  # a flag is missing, for all shards alike
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
-            problems.append(f"{name}: {error}")
+            problems.append(f"{marker_name}: {error}")
             continue
-        problems += read.problems
-        keys.append(read.keys)
-        rows += len(read.keys)
-        embedded += read.embedded
-        for name, of_shard in read.repeats.items():
-            repeats.setdefault(name, Repeats()).merge(of_shard)
+        problems += shard.problems
+        keys.append(shard.keys)
+        rows += len(shard.keys)
+        embedded += shard.embedded
+        for column, shard_repeats in shard.repeats.items():
+            repeats.setdefault(column, Repeats()).merge(shard_repeats)
     problems += repeated_keys(keys)
-    unvouched = [
+    unmarked = [
         name
         for name in names
         if name.endswith(tuple(SUFFIXES.values()))
         and name != ALL_REJECTED
         and os.path.splitext(name)[0] + MARKER not in markers
     ]
-    problems += [
-        f"{name}: no marker vouches for it; the command that made the set makes it again" for name in unvouched
-    ]
-    problems += missing_shards(
-        read_shards(config.folder), {*markers, *(os.path.splitext(name)[0] + MARKER for name in unvouched)}
-    )
-    for name, of_column in repeats.items():
-        for caption, count in of_column.most(MOST_COMMON):
-            told = f"{name}: {caption!r} stands for at least {count:,} of {of_column.pictures:,} pictures"
-            if count > 2 and count >= config.most_repeated * of_column.pictures:
-                problems.append(told)
-            elif count > 1:
-                say(told)
+    problems += [f"{name}: has no marker; the command that made the set makes it again" for name in unmarked]
+    present = {name.removesuffix(MARKER) for name in markers} | {os.path.splitext(name)[0] for name in unmarked}
+    problems += missing_shards(read_shards(config.folder), present)
+    problems += _repeated_captions(repeats, config.most_repeated)
     if reinforcement and reinforcement.member:
-        say(
-            f"{embedded:,} of {rows:,} records ({embedded / max(rows, 1):.1%}) have embeddings in {reinforcement.member}"
-        )
+        share = embedded / max(rows, 1)
+        say(f"{embedded:,} of {rows:,} records ({share:.1%}) have embeddings in {reinforcement.member}")
     for problem in problems[:PROBLEMS_PRINTED]:
         say(f"problem: {problem}")
     if len(problems) > PROBLEMS_PRINTED:
         say(f"and {len(problems) - PROBLEMS_PRINTED:,} more")
-    say(
-        f"{config.folder}: {rows:,} records in {len(markers):,} shards; "
-        + (f"{len(problems):,} problems" if problems else "all as the markers say")
-    )
+    verdict = f"{len(problems):,} problems" if problems else "all as the markers say"
+    say(f"{config.folder}: {rows:,} records in {len(markers):,} shards; {verdict}")
     return 1 if problems else 0
+
+
+def _repeated_captions(repeats: Mapping[str, Repeats], most: float) -> list[str]:
+    """Return a line for each caption of at least this share of the pictures; print other captions that repeat."""
+    problems = []
+    for name, column_repeats in repeats.items():
+        pictures = column_repeats.pictures
+        for caption, count in column_repeats.most(MOST_COMMON):
+            line = f"{name}: at least {count:,} of {pictures:,} pictures have {caption!r}"
+            if count > 2 and count >= most * pictures:
+                problems.append(line)
+            elif count > 1:
+                say(line)
+    return problems
 
 
 class Reinforcement(NamedTuple):
     """What each record of a reinforced set has.
 
-    `views`: None of a converted set, whose records say it themselves. `member`: with the embeddings, "" where there are none.
-    `columns`: those embedded. `dimensions`: of each teacher's part of a row, () where teachers are unknown.
+    views: number of views; None for a converted set, where each record says it.
+    member: the member with the embeddings; "" where there are none.
+    columns: regular expression for the names of the embedded columns.
+    dimensions: of each teacher's part of a row; [] where the teachers are unknown.
     """
 
     views: int | None
@@ -127,39 +134,43 @@ class Reinforcement(NamedTuple):
 
 
 def read_reinforcement(folder: str) -> tuple[Reinforcement | None, list[str]]:
-    """What a set's records are reinforced with, None in a set that is not; and in what its `config.json` says otherwise."""
+    """Return what the records of a set are reinforced with, and a line for each contradiction in its `config.json`.
+
+    The first is None for a set that is not reinforced.
+    """
     run = expect_run(folder)
     if "embedded_columns" not in run:
         return None, []
     teachers = list(run["teachers"].values())
-    wanted = {
+    expected = {
         "num_samples": run["views"],
         "columns": run["embedded_columns"],
         "embeddings": run["embeddings"],
         "number of teachers": len(teachers),
-        **_by_field(teachers),
+        **_teacher_fields(teachers),
     }
     try:
         config = json_object(read_bytes(join(folder, CONFIG)))
-        described = {**config, "number of teachers": len(config["teachers"]), **_by_field(config["teachers"])}
+        described = {**config, "number of teachers": len(config["teachers"]), **_teacher_fields(config["teachers"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problems = [f"{CONFIG}: is none of a reinforced set: {error!r}"]
+        problems = [f"{CONFIG}: does not describe a reinforced set: {error!r}"]
     else:
         problems = [
             f"{CONFIG}: {field}: {described.get(field)!r}, {RUN} says {value!r}"
-            for field, value in wanted.items()
+            for field, value in expected.items()
             if described.get(field) != value
         ]
-    return Reinforcement(
-        None if run["convert"] else run["views"],
-        "" if run["embeddings"] == "none" else run["embeddings"],
-        run["embedded_columns"],
-        run["text_from_synthetic"],
-        [teacher["dimension"] for teacher in teachers],
-    ), problems
+    reinforcement = Reinforcement(
+        views=None if run["convert"] else run["views"],
+        member="" if run["embeddings"] == "none" else run["embeddings"],
+        columns=run["embedded_columns"],
+        text_from_synthetic=run["text_from_synthetic"],
+        dimensions=[teacher["dimension"] for teacher in teachers],
+    )
+    return reinforcement, problems
 
 
-def _by_field(teachers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _teacher_fields(teachers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         f"teachers.{number}.{field}": value
         for number, teacher in enumerate(teachers)
@@ -167,9 +178,12 @@ def _by_field(teachers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-class Found(NamedTuple):
-    """What a shard holds: its keys' hashes (R,) uint64, how many records have embeddings, its commonest captions by column,
-    and what is wrong."""
+class ShardContent(NamedTuple):
+    """What a shard holds, and what is wrong with it.
+
+    keys: hashes of the records' keys, (R,) uint64. embedded: how many records have embeddings.
+    repeats: the commonest captions, by column.
+    """
 
     keys: np.ndarray
     embedded: int
@@ -184,24 +198,27 @@ def read_shard(
     *,
     decode: bool,
     images: Sequence[str] = (),
-) -> Found:
-    """Reads a shard whole and holds it against its marker; OSError where its file cannot be read, LeadsOutside as `read_samples`."""
+) -> ShardContent:
+    """Read the whole shard and compare it with its marker.
+
+    Raises: OSError where its file cannot be read, LeadsOutside as `read_samples` does.
+    """
     name, problems = os.path.basename(path), []
     digest, size = file_hash(path)
     if size != marker["size"]:
         problems.append(f"{name}: {size:,} bytes, its marker says {marker['size']:,}")
     elif digest != marker["sha256"]:
-        problems.append(f"{name}: its bytes are not those that its marker vouches for")
-    keys, embedded, repeats, counted = [], 0, {}, Counter()
+        problems.append(f"{name}: its bytes are not those that its marker gives the hash of")
+    keys, embedded, repeats, counts = [], 0, {}, Counter()
     try:
         for record in read_records(path, images, check=decode) if marker["rows"] else ():
             keys.append(name_hash(record.key))
             if record.error:
-                counted["failed"] += 1
+                counts["failed"] += 1
                 continue
             for column, texts in record.named_columns.items():
-                counted[f"captions in {column}"] += len(texts)
-                if not column.startswith(("tags_", "neg_tags_")):  # many pictures show a dog
+                counts[f"captions in {column}"] += len(texts)
+                if not column.startswith(("tags_", "neg_tags_")):  # many pictures may share a tag
                     repeats.setdefault(column, Repeats()).update(texts)
             if decode and (reason := why_undecodable(record.image)):
                 problems.append(f"{name}: {record.key}: {reason}")
@@ -212,21 +229,20 @@ def read_shard(
         raise
     except ValueError as error:
         problems.append(f"{name}: after {len(keys)} records: {error}")
-    wanted = {
-        "records": marker["rows"],
-        "failed": marker["failed"],
-        **{f"captions in {column}": count for column, count in marker["captions"].items()},
-    }
-    counted["records"] = len(keys)
+    counts["records"] = len(keys)
+    expected_counts = {"records": marker["rows"], "failed": marker["failed"]}
+    for column, count in marker["captions"].items():
+        expected_counts[f"captions in {column}"] = count
     problems += [
-        f"{name}: {counted[what]:,} {what}, its marker says {count:,}"
-        for what, count in wanted.items()
-        if counted[what] != count
+        f"{name}: {counts[unit]:,} {unit}, its marker says {count:,}"
+        for unit, count in expected_counts.items()
+        if counts[unit] != count
     ]
-    return Found(np.array(keys, np.uint64), embedded, repeats, problems)
+    return ShardContent(np.array(keys, np.uint64), embedded, repeats, problems=problems)
 
 
 def why_undecodable(image: bytes | None) -> str:
+    """Return why a picture does not decode; "" where it does."""
     try:
         decode_image(image)
     except ValueError as error:
@@ -235,12 +251,9 @@ def why_undecodable(image: bytes | None) -> str:
 
 
 def why_not_reinforced(record: Record, reinforcement: Reinforcement) -> Iterator[str]:
-    """What is wrong with the views and embeddings of a record that did not fail."""
-    from imagetext.reinforced.embeddings import (  # they need torch, and other sets do not
-        check_counts,
-        named_texts,
-        unpack,
-    )
+    """Yield what is wrong with the views and embeddings of a record that did not fail."""
+    # Late: these need torch, and sets that are not reinforced do not.
+    from imagetext.reinforced.embeddings import check_counts, named_texts, unpack
     from imagetext.reinforced.views import read_views
 
     views = reinforcement.views
@@ -263,11 +276,8 @@ def why_not_reinforced(record: Record, reinforcement: Reinforcement) -> Iterator
     text = next((text for texts in (*synthetic, record.captions) for text in texts if text.strip()), None)
     try:
         embeddings = unpack({reinforcement.member: record.members[reinforcement.member]})
-        check_counts(
-            embeddings,
-            len(embeddings.get("image_emb", ())) if views is None else views,
-            named_texts(text, record.captions, columns),
-        )
+        view_count = len(embeddings.get("image_emb", ())) if views is None else views
+        check_counts(embeddings, view_count, named_texts(text, record.captions, columns))
     except ValueError as error:
         yield str(error)
         return
@@ -277,25 +287,29 @@ def why_not_reinforced(record: Record, reinforcement: Reinforcement) -> Iterator
             yield f"{name}: {rows.shape[1]} numbers in a row, {RUN}'s teachers give {sum(dimensions)}"
             continue
         for number, part in enumerate(rows.split(dimensions, dim=1)):
-            if off := [length for length in part.norm(dim=1).tolist() if abs(length - 1) > ROUNDED]:
+            lengths = [length for length in part.norm(dim=1).tolist() if abs(length - 1) > LENGTH_TOLERANCE]
+            if lengths:
                 yield (
-                    f"{name}: {len(off)} of {len(rows)} rows have no length of 1 in teacher {number}'s part, "
-                    f"the first {off[0]:.4g}"
+                    f"{name}: {len(lengths)} of {len(rows)} rows have a length other than 1 in teacher {number}'s "
+                    f"part, the first {lengths[0]:.4g}"
                 )
 
 
-def missing_shards(wanted: Sequence[str] | None, there: Collection[str]) -> list[str]:
-    """One line for each shard that there was to be and is not; `wanted` is None where an earlier version began the run."""
+def missing_shards(names: Sequence[str] | None, present: Collection[str]) -> list[str]:
+    """Return a line for each shard of the run that is missing.
+
+    names: of all shards of the run; None where an earlier version began it and does not name them.
+    """
     missing = [
-        f"{name}: is not there: it failed, or was not begun; the command that made the set makes it"
-        for name in wanted or ()
-        if name + MARKER not in there
+        f"{name}: is missing: it failed or was not begun; the command that made the set makes it"
+        for name in names or ()
+        if name not in present
     ]
-    return missing or ([] if there else ["no shard is there"])
+    return missing or ([] if present else ["no shard is there"])
 
 
 def repeated_keys(keys: Sequence[np.ndarray]) -> list[str]:
-    """One line where keys stand in the set more than once."""
+    """Return one line where several records of the set have the same key."""
     _, counts = np.unique(np.concatenate([*keys, np.zeros(0, np.uint64)]), return_counts=True)
     repeated = int((counts > 1).sum())
-    return [f"{repeated:,} keys stand in the set more than once"] if repeated else []
+    return [f"{repeated:,} keys are in the set more than once"] if repeated else []

@@ -10,7 +10,7 @@ def images_of(count: int) -> torch.Tensor:
 
 
 def tokens_of(rows: int, length: int, lowest: int = 0) -> torch.Tensor:
-    """Random tokens, pad tokens among them: a caption may hold CLIP's, which is a word piece."""
+    """Random tokens, pad tokens included: CLIP's pad token is also a word piece, which a caption may contain."""
     tokens = torch.randint(lowest, 290, (rows, length), generator=torch.Generator().manual_seed(rows))
     if lowest == 0:
         tokens[:, 1:][torch.rand(rows, length - 1, generator=torch.Generator().manual_seed(0)) < 0.2] = PAD

@@ -105,7 +105,7 @@ def scramble_parameters(model: torch.nn.Module, size: float = 0.3, seed: int = 0
 
 
 def write_hub_cache(cache: Path, repository: str, folder: Path) -> None:
-    """A copy of a folder, laid out as huggingface_hub caches the main branch of a repository."""
+    """Copies a folder to where huggingface_hub caches the main branch of a repository."""
     commit, home = "0" * 40, cache / f"models--{repository.replace('/', '--')}"
     for part in ("refs", "blobs", f"snapshots/{commit}"):
         (home / part).mkdir(parents=True)
@@ -135,7 +135,7 @@ def make_captioner(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=CONFIGS, ids=str)
 def model(request, make_captioner):
-    """A tiny CoCa in each of the forms that open_clip knows."""
+    """A tiny CoCa in each form that open_clip supports."""
     return make_captioner(**CONFIGS[request.param]).model
 
 
@@ -146,7 +146,7 @@ def captioner(make_captioner):
 
 @pytest.fixture
 def pictures():
-    """Four random pictures with their keys, as `caption` takes them."""
+    """Four random pictures with their keys, as requests."""
     generator = torch.Generator().manual_seed(7)
     return [Request(f"picture/{i}", torch.randn(3, 32, 32, generator=generator)) for i in range(4)]
 
@@ -178,7 +178,7 @@ def scramble():
 
 @pytest.fixture
 def serve():
-    """serve(takes_n=…): a fake server."""
+    """serve(takes_n=…): starts a fake server."""
     servers = []
 
     def start(**options):
@@ -198,5 +198,5 @@ def server(serve):
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """No waits between tries."""
+    """Removes the waits between tries."""
     monkeypatch.setattr(load, "FIRST_WAIT", 0)

@@ -1,4 +1,4 @@
-"""A server of captions that does what it is told, and what its tests ask of it."""
+"""A fake caption server for tests, and what tests need to use it."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ WORDS = "a red green blue small large dog cat house tree on the grass under sky 
 
 
 class FakeServer(ThreadingHTTPServer):
-    """Answers with captions that are a function of picture and seed; `spoil(request, picture)` may give another answer."""
+    """Answers with captions that depend on picture and seed; `spoil(request, picture)` may return another answer."""
 
     daemon_threads, request_queue_size = True, 128
 
@@ -32,10 +32,10 @@ class FakeServer(ThreadingHTTPServer):
         return f"openai:http://127.0.0.1:{self.server_port}#org/Fake-VLM"
 
     def seen(self, picture: bytes) -> list[dict]:
-        return [request for request, of in self.requests if of == picture]
+        return [request for request, shown_picture in self.requests if shown_picture == picture]
 
     def handle_error(self, *_):
-        """Those that ask may go away."""
+        """Clients may close their connections."""
 
     def complete(self, request, picture):
         choices = []
@@ -101,18 +101,18 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def pictures(count, first=0):
-    """What stands for encoded pictures: the fake looks at bytes only."""
+    """Requests with fake encoded pictures, of which the fake server reads only the bytes."""
     return [
         Request(f"key/{number}", torch.frombuffer(bytearray(f"picture {number}".encode()), dtype=torch.uint8))
         for number in range(first, first + count)
     ]
 
 
-def captions(model, sampling=TWO, of=None, batch_size=4, **options):
+def captions(model, sampling=TWO, requests=None, batch_size=4, **options):
     captioner = load_captioner(model)
     captioner.batch_size = batch_size
-    return list(captioner.caption(pictures(6) if of is None else of, sampling, **options))
+    return list(captioner.caption(pictures(6) if requests is None else requests, sampling, **options))
 
 
-def texts(found):
-    return {one.key: [caption.text for caption in one.captions] for one in found}
+def texts(results):
+    return {result.key: [caption.text for caption in result.captions] for result in results}

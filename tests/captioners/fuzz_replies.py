@@ -1,4 +1,4 @@
-"""Run as a script: a server on this machine sends malformed replies of every kind, byte by byte; see test_fuzz_replies.py."""
+"""A server that sends malformed replies of all kinds; test_fuzz_replies.py runs this file as a script."""
 
 import gzip
 import json
@@ -39,13 +39,13 @@ WORDS = [
 
 
 class Case:
-    """What a case draws from."""
+    """The random choices of a case."""
 
     def __init__(self, number: int):
         self.rng = random.Random(number)
 
     def value(self, depth: int = 0):
-        """Something that JSON can spell."""
+        """A random JSON value."""
         deep: list = []
         for _ in range(self.rng.choice([3, 90, 700])):
             deep = self.rng.choice([[deep], {"error": deep}])
@@ -94,7 +94,7 @@ class Case:
         return {name: self.value(depth + 1) for name in self.rng.sample(names, self.rng.randrange(6))}
 
     def completion(self) -> dict:
-        """A chat completion in which some things are not what they should be."""
+        """A chat completion in which some values are wrong."""
         choices = []
         for index in range(self.rng.choice([0, 1, 2, 2, 2, 50])):
             message = {"role": "assistant", "content": self.rng.choice(WORDS)}
@@ -104,15 +104,15 @@ class Case:
                 "finish_reason": "stop",
                 "logprobs": {"content": [{"logprob": -1.0}]},
             }
-            for one in (choice, message):
+            for part in (choice, message):
                 if self.rng.random() < 0.3:
-                    one[self.rng.choice([*one, "error"])] = self.value()
+                    part[self.rng.choice([*part, "error"])] = self.value()
             choices.append(choice)
         return {"choices": choices, **({"usage": self.value()} if self.rng.random() < 0.3 else {})}
 
     def body(self) -> bytes:
-        said = self.rng.choice([self.completion, self.completion, self.value])()
-        text = json.dumps(said).encode("utf-8", "surrogatepass")
+        content = self.rng.choice([self.completion, self.completion, self.value])()
+        text = json.dumps(content).encode("utf-8", "surrogatepass")
         others = [
             b"",
             b"[" * 100_000,
@@ -131,7 +131,7 @@ class Case:
         return self.rng.choice([text] * 14 + others)
 
     def reply(self) -> bytes:
-        """Status, headers and body, or something else."""
+        """A reply with status, headers and body, or something else."""
         body = self.body()
         status = self.rng.choice(
             [200, 200, 200, 200, 204, 301, 400, 401, 403, 404, 408, 413, 429, 500, 502, 503, 529, 599]
@@ -143,7 +143,8 @@ class Case:
             "Content-Encoding: gzip",
             "Content-Encoding: br",
             "Content-Type: text/html; charset=utf-16",
-            f"Retry-After: {self.rng.choice(['-1', 'nan', '1e999', 'Fri, 31 Dec 9999 23:59:59 GMT', 'x', '9' * 5000])}",
+            "Retry-After: "
+            + self.rng.choice(["-1", "nan", "1e999", "Fri, 31 Dec 9999 23:59:59 GMT", "x", "9" * 5000]),
             "Location: http://elsewhere.example/" + "a" * 50,
             "X: " + "y" * 9000,
             "Connection: close",
@@ -151,11 +152,12 @@ class Case:
             "no header",
         ]
         headers += self.rng.sample(more, self.rng.choice([0, 0, 1, 3]))
-        head = f"HTTP/1.1 {status} {self.rng.choice(['OK', '', 'é' * 20])}\r\n{''.join(line + chr(13) + chr(10) for line in headers)}\r\n"
-        whole = head.encode() + body
+        status_line = f"HTTP/1.1 {status} {self.rng.choice(['OK', '', 'é' * 20])}"
+        head = "".join(f"{line}\r\n" for line in [status_line, *headers, ""])
+        reply = head.encode() + body
         others = [
             b"",
-            whole[: self.rng.randrange(len(whole))],
+            reply[: self.rng.randrange(len(reply))],
             b"\r\n\r\n",
             b"SSH-2.0-OpenSSH\r\n",
             body,
@@ -163,11 +165,11 @@ class Case:
             b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 5000,
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nabc",
         ]
-        return self.rng.choice([whole] * 9 + others)
+        return self.rng.choice([reply] * 9 + others)
 
 
 class Server(threading.Thread):
-    """Sends `reply` to whoever connects, and hangs up."""
+    """Sends `reply` to every client, and closes the connection."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -186,25 +188,25 @@ class Server(threading.Thread):
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text steers nothing: no control character, no half of a character, no mark that turns the direction of writing."""
+    """Whether a text has no control characters, no lone surrogates, and no marks that change the writing direction."""
     return not any(unicodedata.category(each) in ("Cc", "Cs") or "\u202a" <= each <= "\u202e" for each in text)
 
 
 def check(number: int, folder: Path) -> None:
-    """The reply is captions or a trouble that can be shown, without a secret, and nothing else comes of it."""
+    """The reply must be read as captions, or as a trouble that can be shown and contains no secret."""
     server.reply = Case(number).reply()
     try:
         choices, trouble = connection._read(
             connection.submit(connection.send("POST", "chat/completions", b"{}")).result(30), 2
         )
-    except (aiohttp.ClientError, OSError) as error:  # as where it is asked again
+    except (aiohttp.ClientError, OSError) as error:  # errors after which the client tries again
         choices, trouble = [], Trouble("broken", connection._failure(error))
     assert trouble is not None or len(choices) == 2 and any(choice.text for choice in choices)
     for text in [*(choice.text for choice in choices), *(choice.reason for choice in choices)]:
         assert text.encode() is not None and KEY not in text and "\x1b" not in text and "\0" not in text
     if trouble:
-        told = str(trouble.error)
-        assert len(told) < 300 and is_plain(told) and KEY not in told and 0 <= trouble.asked <= 600
+        message = str(trouble.error)
+        assert len(message) < 300 and is_plain(message) and KEY not in message and 0 <= trouble.retry_after <= 600
     body = server.reply.partition(b"\r\n\r\n")[2]
     assert (
         all(map(is_plain, models_of(body))) and 0 <= seconds_to_wait({}, body[:9999].decode("utf-8", "replace")) <= 600

@@ -1,4 +1,4 @@
-"""A CUDA graph as far as a CPU can show it: what is captured is not done, a replay is the same kernels on the same memory."""
+"""CUDA graphs simulated on a CPU: capturing changes nothing, and a replay runs the same kernels on the same memory."""
 
 import contextlib
 
@@ -18,7 +18,7 @@ WAITS = {
 
 
 class Tape(TorchDispatchMode):
-    """Stands for torch.cuda.CUDAGraph; everything done within it is recorded, and its changes are undone at the end."""
+    """A fake torch.cuda.CUDAGraph that records all operations within it, and undoes their changes at the end."""
 
     def __init__(self):
         super().__init__()
@@ -45,19 +45,19 @@ class Tape(TorchDispatchMode):
     def replay(self):
         self.replays += 1
         for func, args, kwargs, output in self.calls:
-            for old, new in zip(tree_leaves(output), tree_leaves(func(*args, **kwargs)), strict=True):
-                if isinstance(old, torch.Tensor):
-                    old.copy_(new)
+            for replayed, recorded in zip(tree_leaves(output), tree_leaves(func(*args, **kwargs)), strict=True):
+                if isinstance(replayed, torch.Tensor):
+                    replayed.copy_(recorded)
 
 
 @pytest.fixture
 def tapes(monkeypatch) -> list[tuple[Tape, torch.device | None]]:
-    """All graphs that are captured from now on, each with the device that was current then."""
+    """Collects all graphs that are captured from now on, each with the device that was current then."""
     captured, current = [], []
 
     @contextlib.contextmanager
-    def device(of):
-        current.append(of)
+    def device(tensor):
+        current.append(tensor)
         yield
         current.pop()
 

@@ -15,13 +15,13 @@ def test_defaults_are_the_papers_sampling():
 
 def test_greedy_gives_one_caption_and_refuses_more():
     assert SamplingConfig(strategy="greedy").num_captions == 1
-    with pytest.raises(ValidationError, match="greedy gives one caption, num_captions is 2"):
+    with pytest.raises(ValidationError, match="greedy gives one caption, but num_captions is 2"):
         SamplingConfig(strategy="greedy", num_captions=2)
 
 
 def test_beam_search_gives_no_more_captions_than_beams():
     assert SamplingConfig(strategy="beam", num_captions=3, num_beams=4).num_beams == 4
-    with pytest.raises(ValidationError, match="at most num_beams captions, num_captions is 3"):
+    with pytest.raises(ValidationError, match="at most num_beams captions, but num_captions is 3"):
         SamplingConfig(strategy="beam", num_captions=3, num_beams=2)
 
 

@@ -1,4 +1,4 @@
-"""Beam search against transformers' own, and against a plain loop over the paper's definition of diverse groups."""
+"""Beam search, compared with transformers' and with a plain loop over the paper's definition of diverse groups."""
 
 import math
 from collections import Counter
@@ -38,7 +38,7 @@ def model():
 
 
 class Plain:
-    """Rows that keep their tokens and compute everything anew."""
+    """Rows that keep their tokens and compute everything again at each step."""
 
     def __init__(self, model, pictures):
         self.model, self.tokens = model, torch.stack(list(pictures))[:, None]
@@ -61,15 +61,15 @@ def search(model, sampling, max_length, prefix=(START,), batch_size=2):
     def begin(requests):
         return torch.zeros(len(requests), 1), Plain(model, [request.picture for request in requests])
 
-    found = list(BeamSearch(begin, requests, rules, batch_size=batch_size))
-    assert [picture.key for picture in found] == [request.key for request in requests]
-    return [picture.captions for picture in found]
+    results = list(BeamSearch(begin, requests, rules, batch_size=batch_size))
+    assert [picture.key for picture in results] == [request.key for request in requests]
+    return [picture.captions for picture in results]
 
 
 def transformers_search(model, sampling, max_length, prefix=(START,)):
     """The token lists of transformers' beam search, best first, for each picture."""
     prompts = torch.tensor([[token, *prefix] for token in PICTURES])
-    found = model.generate(
+    results = model.generate(
         prompts,
         attention_mask=torch.ones_like(prompts),
         do_sample=False,
@@ -83,13 +83,13 @@ def transformers_search(model, sampling, max_length, prefix=(START,)):
         repetition_penalty=sampling.repetition_penalty,
         no_repeat_ngram_size=sampling.no_repeat_ngram_size,
     )
-    ends = [[*row, END].index(END) for row in found.tolist()]
-    rows = [row[1:end] + [END] for row, end in zip(found.tolist(), ends, strict=True)]
+    ends = [[*row, END].index(END) for row in results.tolist()]
+    rows = [row[1:end] + [END] for row, end in zip(results.tolist(), ends, strict=True)]
     return [rows[first : first + sampling.num_captions] for first in range(0, len(rows), sampling.num_captions)]
 
 
 def logprob_of(model, picture, decoded, prefix=1):
-    """The log-probability of the tokens that were looked for, under the model alone."""
+    """The log-probability of the chosen tokens under the model alone."""
     tokens = decoded.tokens[:-1] if decoded.truncated else decoded.tokens
     with torch.no_grad():
         logprobs = model(torch.tensor([[picture, *tokens]])).logits[0].log_softmax(-1)
@@ -124,22 +124,22 @@ def test_it_is_transformers_beam_search(model, values, max_length):
 
 def test_a_prefix_is_continued_as_transformers_does(model):
     sampling, prefix = SamplingConfig(strategy="beam", num_beams=4, num_captions=3), (START, 9, 11)
-    ours = search(model, sampling, 12, prefix)
-    assert tokens_of(ours) == transformers_search(model, sampling, 12, prefix)
-    assert ours[0][0].logprob == pytest.approx(logprob_of(model, PICTURES[0], ours[0][0], 3), abs=1e-4)
+    ours = search(model, sampling, 12, prefix=prefix)
+    assert tokens_of(ours) == transformers_search(model, sampling, 12, prefix=prefix)
+    assert ours[0][0].logprob == pytest.approx(logprob_of(model, PICTURES[0], ours[0][0], prefix=3), abs=1e-4)
 
 
 def test_captions_end_at_many_lengths(model):
-    """What makes the parity above worth something."""
-    found = tokens_of(search(model, SamplingConfig(strategy="beam", num_beams=4, num_captions=4), 20))
-    assert len({len(tokens) for picture in found for tokens in picture}) > 2
+    """The comparison above is meaningful only if captions have several lengths."""
+    results = tokens_of(search(model, SamplingConfig(strategy="beam", num_beams=4, num_captions=4), 20))
+    assert len({len(tokens) for picture in results for tokens in picture}) > 2
 
 
 # Diverse groups
 
 
 def slow_diverse(model, picture, sampling, max_length):
-    """Token lists of the best captions, by the paper's definition, with lists and loops."""
+    """The token lists of the best captions, by the paper's definition, with lists and loops."""
     groups, size = sampling.num_beam_groups, sampling.num_beams // sampling.num_beam_groups
     running = [[(0.0, [START])] for _ in range(groups)]
     finished = [[] for _ in range(groups)]
@@ -188,7 +188,7 @@ def slow_diverse(model, picture, sampling, max_length):
 def test_groups_are_those_of_a_plain_loop(model, values):
     sampling = SamplingConfig(strategy="beam", **values)
     for picture, captions in zip(PICTURES, search(model, sampling, 9), strict=True):
-        assert [decoded.tokens for decoded in captions] == slow_diverse(model, picture, sampling, 9)
+        assert [decoded.tokens for decoded in captions] == slow_diverse(model, picture, sampling, max_length=9)
 
 
 def test_a_penalty_parts_the_groups_and_none_leaves_them_equal(model):

@@ -1,4 +1,4 @@
-"""CLIP models of open_clip: how they are named, what is refused before it is loaded, and what is loaded."""
+"""CLIP models of open_clip: their names, what is refused before loading, and what is loaded."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def test_what_has_no_weights_has_random_ones_only_where_that_is_allowed(tmp_path
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         ({"model_cfg": {"text_cfg": {"vocab_size": 10**7}}}, "its config asks for 2,562,454,913 weights"),
         ({"model_cfg": {"vision_cfg": {"image_size": 10**5}}}, "vision_cfg.image_size is 100000, at most 4,096"),
@@ -84,7 +84,7 @@ def test_what_has_no_weights_has_random_ones_only_where_that_is_allowed(tmp_path
         ({"preprocess_cfg": {"interpolation": "\x1b[2J"}}, ""),
     ],
 )
-def test_a_hostile_or_broken_config_is_one_line(tmp_path, change, told):
+def test_a_hostile_or_broken_config_is_one_line(tmp_path, change, message):
     folder = shutil.copytree(COCA_TINY, tmp_path / "theirs")
     config = json.loads((folder / "open_clip_config.json").read_text())
     for section, values in change.items():
@@ -93,7 +93,7 @@ def test_a_hostile_or_broken_config_is_one_line(tmp_path, change, told):
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError) as caught:
         load_clip(find_clip(str(folder)))
-    assert told in str(caught.value) and str(caught.value).isprintable()
+    assert message in str(caught.value) and str(caught.value).isprintable()
 
 
 def test_a_hub_repository_has_the_bounds_of_a_folder(tmp_path, monkeypatch):
@@ -115,11 +115,11 @@ def test_a_hub_repository_has_the_bounds_of_a_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "field, name, config, told",
+    "field, name, config, message",
     [
         ("hf_model_name", "../theirs", {}, "'../theirs', which is no org/name"),
         ("hf_tokenizer_name", "/etc/ssl", {}, "'/etc/ssl', which is no org/name"),
-        ("hf_model_name", "org/tower", {"auto_map": {"AutoModel": "x.Y"}, "model_type": "own"}, "of the kind 'own'"),
+        ("hf_model_name", "org/tower", {"auto_map": {"AutoModel": "x.Y"}, "model_type": "own"}, "has type 'own'"),
         (
             "hf_model_name",
             "org/tower",
@@ -134,7 +134,7 @@ def test_a_hub_repository_has_the_bounds_of_a_folder(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_a_text_tower_of_transformers_has_bounds(tmp_path, monkeypatch, field, name, config, told):
+def test_a_text_tower_of_transformers_has_bounds(tmp_path, monkeypatch, field, name, config, message):
     folder, tower = shutil.copytree(COCA_TINY, tmp_path / "theirs"), tmp_path / "org/tower"
     tower.mkdir(parents=True)
     (tower / "config.json").write_text(json.dumps(config))
@@ -145,7 +145,7 @@ def test_a_text_tower_of_transformers_has_bounds(tmp_path, monkeypatch, field, n
     (folder / "open_clip_config.json").write_text(json.dumps(theirs))
     with pytest.raises(ValueError) as caught:
         load_clip(find_clip(str(folder)))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_config_that_asks_for_code_to_be_run_is_refused_before_anything_is_loaded(tmp_path):

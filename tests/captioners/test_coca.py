@@ -16,7 +16,7 @@ from captioners.weights import state_sha256
 
 
 def outputs(model, tokens=((1, 5, 6, 7, 2),)):
-    """What a CoCa makes of a picture and a caption."""
+    """The outputs of a CoCa for a picture and a caption."""
     tokens = torch.tensor(tokens)
     padded = torch.nn.functional.pad(tokens, (0, 16 - tokens.shape[1]))
     image = torch.randn(len(tokens), 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -58,7 +58,7 @@ def test_open_clip_loads_what_is_saved_strictly_indeed(saved):
 
 
 def test_a_config_that_does_not_say_custom_text_says_it_when_saved(make_captioner, tmp_path):
-    """Without it open_clip builds a CLIP; a CoCa is told by its multimodal_cfg."""
+    """Without custom_text open_clip builds a CLIP; a CoCa is recognised by its multimodal_cfg."""
     captioner = make_captioner(custom_text=None)
     captioner.save(tmp_path, "plain")
     assert_same_model(open_clip.create_model(f"local-dir:{tmp_path}"), captioner.model)
@@ -105,7 +105,7 @@ def test_a_save_that_fails_leaves_what_was_there(saved, monkeypatch):
 
 @pytest.mark.parametrize("name", ["", "Tiny", "a-b", "emb", "my_embedder", "coco_captions", "a b"])
 def test_a_name_that_names_no_column_is_refused(captioner, tmp_path, name):
-    with pytest.raises(ValueError, match="must be of a-z"):
+    with pytest.raises(ValueError, match="must consist of a-z"):
         captioner.save(tmp_path / "saved", name)
     assert not (tmp_path / "saved").exists()
 
@@ -138,7 +138,7 @@ def test_the_hash_tells_weights_apart(captioner):
 
 
 def plain_layout(saved, folder, weights_name):
-    """The same model as the released captioners are laid out: a model config in config.json, and one file of weights."""
+    """The layout of the released captioners: a model config in config.json, and one file of weights."""
     folder.mkdir()
     config = json.loads((saved / "open_clip_config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config["model_cfg"]))
@@ -175,7 +175,10 @@ def test_hub_repositories_of_both_layouts_load_with_the_network_off(captioner, s
     repositories = {"some/captioner": saved, "some/released": plain_layout(saved, tmp_path / "released", "model.pt")}
     for repository, folder in repositories.items():
         fill_hub_cache(tmp_path / "hub", repository, folder)
-    code = "import sys; from captioners.coca import load_captioner as load\nfor n in sys.argv[1:]: print(load(n).weights_sha256)"
+    code = (
+        "import sys; from captioners.coca import load_captioner as load\n"
+        "for n in sys.argv[1:]: print(load(n).weights_sha256)"
+    )
     environment = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "PATH": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *repositories]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -254,24 +257,25 @@ def test_another_image_size_is_open_clips_interpolation_where_it_is_asked_for(ca
     weights = {"visual.positional_embedding": larger.model.visual.positional_embedding.data}
     save_file(load_file(saved / "open_clip_model.safetensors") | weights, saved / "open_clip_model.safetensors")
     with pytest.raises(
-        ValueError, match="36 patches of a picture, not 16 as in the config: to fine-tune them, say --image-size 32"
+        ValueError,
+        match="36 patches of a picture, but the config has 16: to fine-tune them, use --image-size 32",
     ):
         load_captioner(str(saved))
     assert load_captioner(str(saved), image_size=32).model.visual.positional_embedding.shape == (17, 48)
-    with pytest.raises(ValueError, match="image size 30: is no multiple of 8 pixels"):
+    with pytest.raises(ValueError, match="image size 30: is not a multiple of 8 pixels"):
         load_captioner(str(saved), image_size=30)
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
-        ({"embed_dim": "wide"}, "embed_dim is 'wide', no number above 0"),
-        ({"vision_cfg": {"layers": 10**9}}, "vision_cfg.layers is 1000000000, at most 1,000 can be"),
+        ({"embed_dim": "wide"}, "embed_dim is 'wide', but must be an integer of at least 1"),
+        ({"vision_cfg": {"layers": 10**9}}, "vision_cfg.layers is 1000000000, at most 1,000 is allowed"),
         (
             {"text_cfg": {"width": 10**7, "heads": 1}, "multimodal_cfg": {"width": 10**7, "heads": 1}},
             "image tokens have width",
         ),
-        ({"text_cfg": {"context_length": 10**6}}, "these weights are not this model's|cannot build"),
+        ({"text_cfg": {"context_length": 10**6}}, "these weights do not fit the model|cannot build"),
         ({"vision_cfg": {"head_width": 0}}, "cannot build a CoCa"),
         ({"vision_cfg": {"theirs": 1}}, "cannot build a CoCa"),
         (
@@ -282,13 +286,13 @@ def test_another_image_size_is_open_clips_interpolation_where_it_is_asked_for(ca
         ({"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}}, "which is never done"),
     ],
 )
-def test_a_hostile_or_broken_config_is_told_before_anything_is_built(saved, change, told):
+def test_a_hostile_or_broken_config_is_told_before_anything_is_built(saved, change, message):
     path = saved / "open_clip_config.json"
     config = json.loads(path.read_text())
     for key, value in change.items():
         config["model_cfg"][key] = config["model_cfg"][key] | value if isinstance(value, dict) else value
     path.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         load_captioner(str(saved))
 
 
@@ -312,7 +316,7 @@ def test_files_that_are_no_weights_are_refused_and_run_nothing(saved, tmp_path, 
         path.write_bytes(b"not weights")
     else:
         torch.save({"pickle": {"state_dict": Harmful()}, "list": [1, 2], "empty": {}}[content], path)
-    with pytest.raises(ValueError, match="bad.pt: (not a file of weights|holds no tensors)"):
+    with pytest.raises(ValueError, match="bad.pt: (not a file of weights|holds no named tensors)"):
         load_captioner(str(path))
     assert not (tmp_path / "harm").exists()
 
@@ -386,7 +390,7 @@ def test_preprocessing_is_open_clips(saved, size, preprocess):
 def test_a_preprocessing_that_will_not_do_is_named(saved, preprocess):
     path = saved / "open_clip_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"preprocess_cfg": preprocess}))
-    with pytest.raises(ValueError, match=f"{path}: open_clip cannot prepare pictures by its preprocess_cfg: "):
+    with pytest.raises(ValueError, match=f"{path}: open_clip cannot prepare pictures with its preprocess_cfg: "):
         load_captioner(str(saved))
 
 
@@ -407,24 +411,24 @@ SAMPLING = SamplingConfig(num_captions=3, top_p=0.95)
 
 def test_captions_come_in_input_order_with_all_that_belongs_to_them(captioner, pictures):
     captioned = list(captioner.caption(iter(pictures), SAMPLING))
-    assert [one.key for one in captioned] == [request.key for request in pictures]
-    for one, (_, picture, _) in zip(captioned, pictures, strict=True):
-        assert len(one.captions) == 3
-        assert len({caption.text for caption in one.captions}) == 3
-        for caption in one.captions:
+    assert [result.key for result in captioned] == [request.key for request in pictures]
+    for result, (_, picture, _) in zip(captioned, pictures, strict=True):
+        assert len(result.captions) == 3
+        assert len({caption.text for caption in result.captions}) == 3
+        for caption in result.captions:
             assert caption.logprob < 0
             assert caption.similarity is None
             assert not any(special in caption.text for special in ("<pad>", "<start>", "<end>"))
         with torch.no_grad():
-            torch.testing.assert_close(one.image_embedding, captioner.model.encode_image(picture[None])[0])
+            torch.testing.assert_close(result.image_embedding, captioner.model.encode_image(picture[None])[0])
 
 
 def texts(captioned):
-    return {one.key: [caption.text for caption in one.captions] for one in captioned}
+    return {result.key: [caption.text for caption in result.captions] for result in captioned}
 
 
 def test_the_same_keys_give_the_same_captions_in_any_company(captioner, pictures, monkeypatch):
-    """The model's logits are rounded differently in other batches; these draws do not turn on it."""
+    """In other batches the model's logits are rounded differently; these draws do not depend on it."""
     together = texts(captioner.caption(pictures, SAMPLING))
     for batch_size, order in ((1, [0, 1, 2, 3]), (3, [3, 1, 0, 2]), (2, [2, 0])):
         monkeypatch.setattr(captioner, "batch_size", batch_size)
@@ -444,44 +448,46 @@ def test_captions_depend_on_key_column_seed_and_index(captioner, pictures):
 
 def test_captions_are_made_as_they_are_asked_for(captioner, pictures, monkeypatch):
     monkeypatch.setattr(captioner, "batch_size", 2)
-    taken = []
-    stream = captioner.caption((taken.append(key) or Request(key, picture) for key, picture, _ in pictures), SAMPLING)
+    requested = []
+    stream = captioner.caption(
+        (requested.append(key) or Request(key, picture) for key, picture, _ in pictures), SAMPLING
+    )
     next(stream)
     assert (
-        len(taken) <= 3
+        len(requested) <= 3
     )  # the second's captions may have left, and the third picture joined, before the first's ended
     assert list(captioner.caption([], SAMPLING)) == []
 
 
 def test_a_call_may_have_another_batch_size_than_the_captioner(captioner, pictures):
-    taken = []
+    requested = []
     next(
         captioner.caption(
-            (taken.append(key) or Request(key, picture) for key, picture, _ in pictures), SAMPLING, batch_size=1
+            (requested.append(key) or Request(key, picture) for key, picture, _ in pictures), SAMPLING, batch_size=1
         )
     )
-    assert len(taken) == 1 and captioner.batch_size == 16
+    assert len(requested) == 1 and captioner.batch_size == 16
 
 
 def test_similarity_is_of_open_clips_own_features(captioner, pictures, monkeypatch):
-    """A caption too long for the text tower, as the longest are, keeps its first tokens and the end token."""
+    """Of captions that are too long for the text tower, the first tokens and the end token are embedded."""
     monkeypatch.setattr(captioner, "decode", lambda ids: " ".join(map(str, ids)))
     lengths = set()
     for max_length in (17, 9):
         sampling = SamplingConfig(num_captions=6, min_length=0, max_length=max_length)
-        for one in captioner.caption(pictures, sampling, similarity=True):
-            for caption in one.captions:
+        for result in captioner.caption(pictures, sampling, similarity=True):
+            for caption in result.captions:
                 ids = [int(token) for token in caption.text.split()]
                 lengths.add(len(ids))
                 ids = [*ids[:15], 2] if len(ids) > 16 else ids
                 with torch.no_grad():
                     features = captioner.model.encode_text(torch.tensor([ids + [0] * (16 - len(ids))]))[0]
-                assert caption.similarity == pytest.approx((features @ one.image_embedding).item(), abs=1e-5)
+                assert caption.similarity == pytest.approx((features @ result.image_embedding).item(), abs=1e-5)
     assert {9, 17} <= lengths
 
 
 def test_the_memory_of_a_picture_is_that_of_its_keys_and_values(captioner):
-    """2 + 2 self-attention layers of 32 numbers for 15 tokens of each caption, 2 cross-attention layers for 7 image tokens."""
+    """2 + 2 self-attention layers of 32 numbers for 15 tokens, per caption; 2 cross-attention layers for 7 tokens."""
     in_flight = 3 * 4 * 2 * 32 * 15 + 2 * 2 * 32 * 7
     assert captioner.bytes_per_picture(SAMPLING) == 2 * 4 * in_flight + 8 * 4 * 3 * 300
     beams = SamplingConfig(strategy="beam", num_captions=1, num_beams=6, max_length=9)
@@ -490,9 +496,9 @@ def test_the_memory_of_a_picture_is_that_of_its_keys_and_values(captioner):
 
 def test_a_prompt_is_continued(captioner, pictures):
     sampling = SAMPLING.model_copy(update={"prefix": "a red"})
-    for one in captioner.caption(pictures, sampling):
-        assert all(caption.text.startswith("a red") for caption in one.captions)
-        assert len({caption.text for caption in one.captions}) > 1
+    for result in captioner.caption(pictures, sampling):
+        assert all(caption.text.startswith("a red") for caption in result.captions)
+        assert len({caption.text for caption in result.captions}) > 1
 
 
 def test_the_models_mode_is_left_as_it_was(captioner, pictures):
@@ -512,10 +518,12 @@ def test_sampling_that_does_not_fit_is_refused_at_once(captioner):
 
 def test_beams_are_at_least_as_probable_as_the_greedy_caption(captioner, pictures):
     beam = SamplingConfig(strategy="beam", num_captions=3, num_beams=6, length_penalty=0.0)
-    greedy = {one.key: one.captions[0] for one in captioner.caption(pictures, SamplingConfig(strategy="greedy"))}
+    greedy = {
+        result.key: result.captions[0] for result in captioner.caption(pictures, SamplingConfig(strategy="greedy"))
+    }
     captioned = list(captioner.caption(pictures, beam))
-    assert [one.key for one in captioned] == [request.key for request in pictures]
-    for one in captioned:
-        logprobs = [caption.logprob for caption in one.captions]
+    assert [result.key for result in captioned] == [request.key for request in pictures]
+    for result in captioned:
+        logprobs = [caption.logprob for caption in result.captions]
         assert logprobs == sorted(logprobs, reverse=True) and len(set(logprobs)) == 3
-        assert logprobs[0] >= greedy[one.key].logprob - 1e-4
+        assert logprobs[0] >= greedy[result.key].logprob - 1e-4

@@ -1,4 +1,4 @@
-"""open_clip's own forward is the reference for every cached logit."""
+"""Cached logits, compared with those of open_clip's own forward."""
 
 import pytest
 import torch
@@ -31,20 +31,23 @@ def test_rows_may_leave_and_be_repeated(model):
         decoding.keep(torch.tensor([0, 0, 1, 2, 2, 2]))  # 2, 1 and 3 captions
         tokens[:, :4] = tokens[0, :4]
         decoding.extend(tokens[:, 4:8])
-        kept = torch.tensor([1, 4, 3, 5])  # the middle picture leaves, two rows change places
-        decoding.keep(kept)
-        logits = decoding.extend(tokens[kept, 8:])
-        expected = model(images[[0, 2, 2, 2]], tokens[kept], output_labels=False)["logits"][:, 8:]
+        remaining = torch.tensor([1, 4, 3, 5])  # the middle picture leaves, two rows change places
+        decoding.keep(remaining)
+        logits = decoding.extend(tokens[remaining, 8:])
+        expected = model(images[[0, 2, 2, 2]], tokens[remaining], output_labels=False)["logits"][:, 8:]
     assert len(decoding.cross[0][0]) == 2
     assert (logits - expected).abs().max() <= 1e-4
 
 
 def test_rows_of_unequal_length_go_on_together(model):
-    """Pictures join twice, rows leave in between, a finished row is fed past its end: the others are what they would be alone."""
+    """Pictures join twice, rows leave in between, a finished row is fed past its end.
+
+    None of this may change the other rows.
+    """
     images, tokens = images_of(4), tokens_of(5, 16)
-    own = torch.tensor([0, 0, 1, 2, 3])  # picture of each row
+    row_pictures = torch.tensor([0, 0, 1, 2, 3])
     with torch.no_grad():
-        expected = model(images[own], tokens, output_labels=False)["logits"]
+        expected = model(images[row_pictures], tokens, output_labels=False)["logits"]
         rows, fed = None, torch.zeros(5, dtype=torch.long)
         for start, pictures in ((0, [0, 1]), (3, [2]), (4, [3])):  # row numbers before, pictures that join
             joining = Decoding(model, model._encode_image(images[pictures])[1], limit=16)
@@ -69,7 +72,7 @@ def test_rows_of_unequal_length_go_on_together(model):
 
 
 def test_slots_are_begun_anew_in_place(model):
-    """The picture in the middle gives way to another: its rows begin anew, the others go on, and no memory moves."""
+    """Another picture replaces the middle one: its rows restart, the others continue, and no memory moves."""
     images, tokens = images_of(4), tokens_of(6, 14)
     with torch.no_grad():
         decoding = Decoding(model, model._encode_image(images[:3])[1], limit=16)
@@ -79,20 +82,23 @@ def test_slots_are_begun_anew_in_place(model):
         places = [tensor.data_ptr() for keys_values in decoding.cross for tensor in keys_values]
         decoding.restart(torch.tensor([1]), model._encode_image(images[3:])[1])
         fed = torch.tensor([5, 5, 0, 0, 5, 5])
-        found = torch.stack(
+        actual = torch.stack(
             [decoding.step(tokens[torch.arange(6), fed + i][:, None], 16)[:, 0] for i in range(9)], dim=1
         )
         expected = model(images[[0, 0, 3, 3, 2, 2]], tokens, output_labels=False)["logits"]
     assert [tensor.data_ptr() for keys_values in decoding.cross for tensor in keys_values] == places
     for row, first in enumerate(fed.tolist()):
-        assert (found[row] - expected[row, first : first + 9]).abs().max() <= 1e-4
+        assert (actual[row] - expected[row, first : first + 9]).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize(
     "architecture, context", [("coca_ViT-B-32", 76), ("coca_ViT-B-32", 255), ("coca_ViT-L-14", 76)]
 )
 def test_cached_logits_of_real_sizes_equal_open_clips_forward(architecture, context, scramble):
-    """Two pictures, two captions each, fed in pieces; every parameter scrambled. Two layers of the image tower are enough here."""
+    """Two pictures with two captions each, fed in pieces; all parameters are scrambled.
+
+    Two layers of the image tower suffice here.
+    """
     config = get_model_config(architecture)
     config["vision_cfg"]["layers"] = 2
     config["text_cfg"]["context_length"] = config["multimodal_cfg"]["context_length"] = context
@@ -121,7 +127,7 @@ def test_cached_logits_of_real_sizes_equal_open_clips_forward(architecture, cont
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_near(make_captioner, dtype):
-    """A mistake of the mask or of positions moves logits by more than 1; half precision by a few hundredths."""
+    """An error in mask or positions changes logits by more than 1; half precision does by a few hundredths."""
     model = make_captioner().model
     images, tokens = images_of(2), tokens_of(2, 12)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""open_clip's own forward, on padded captions of a picture each, is the reference for the trimmed one."""
+"""The trimmed forward, compared with open_clip's own forward on padded captions, one per picture."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from .coca_inputs import PAD, captions_of, images_of
 @pytest.mark.parametrize("captions", [1, 2])
 @pytest.mark.parametrize("trim", [True, False])
 def test_trimmed_forward_equals_open_clips(model, lengths, captions, trim):
-    """Of four pictures with a caption each, or two with two; without trimming, whatever the width they come in."""
+    """Four pictures with one caption each, or two with two; without trimming, at any width of the tokens."""
     pictures = 4 // captions
     images, full = images_of(pictures), captions_of(lengths, 16)
     expected = model(images.repeat_interleave(captions, 0), full)
@@ -44,13 +44,13 @@ def loss_of(image_features, text_features, logits, labels) -> torch.Tensor:
 
 @pytest.mark.parametrize("way", ["plain", "encoded before", "checkpointed"])
 def test_trimmed_forward_has_open_clips_gradients(model, way):
-    """Also where activations are computed twice, and for all but the image tower where the pictures were encoded before."""
+    """Also with gradient checkpointing and, except for the image tower, with pictures encoded before."""
     images, full, pictures = images_of(2), captions_of([5, 3, 9, 4], 16), torch.tensor([0, 0, 1, 1])
     model.zero_grad()
     theirs = model(images[pictures], full)
     real = theirs["labels"] != PAD
     loss_of(
-        theirs["image_features"], theirs["text_features"], theirs["logits"][real], theirs["labels"][real]
+        theirs["image_features"], theirs["text_features"], theirs["logits"][real], labels=theirs["labels"][real]
     ).backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -61,7 +61,7 @@ def test_trimmed_forward_has_open_clips_gradients(model, way):
     model.set_grad_checkpointing(way == "checkpointed")
     ours = forward_trimmed(model.train(), images, full.view(2, 2, -1))
     text_features = ours["text_features"].flatten(0, 1)
-    loss_of(ours["image_features"][pictures], text_features, ours["logits"], ours["labels"]).backward()
+    loss_of(ours["image_features"][pictures], text_features, ours["logits"], labels=ours["labels"]).backward()
     for name, parameter in model.named_parameters():
         if name in expected:
             scale = expected[name].abs().max().clamp(min=1)
@@ -73,7 +73,7 @@ def test_trimmed_forward_has_open_clips_gradients(model, way):
 
 
 def test_naive_trimming_would_move_the_text_features(captioner):
-    """What makes the tests above able to fail: the CLS token's position, and the pad column that it sees."""
+    """Shows that the tests above can fail: by the CLS token's position, and the pad column that it attends to."""
     model, full = captioner.model, captions_of([5, 3, 9, 4], 16)
     expected = model.encode_text(full)
     for width in (9, 10):
@@ -82,10 +82,10 @@ def test_naive_trimming_would_move_the_text_features(captioner):
 
 @pytest.mark.parametrize("trim, looks", [(True, 3), (False, 1)])
 def test_how_often_a_gpu_would_be_waited_for(model, trim, looks):
-    """Each time the host asks which tokens are no padding; for those to be predicted it must know how many there are."""
-    with Looks() as found, torch.no_grad():
+    """How often the host waits to know which tokens are not padding; it must know the number of labels."""
+    with Looks() as counter, torch.no_grad():
         forward_trimmed(model, images_of(2), captions_of([5, 3], 16).view(2, 1, 16), trim=trim)
-    assert found.count == looks
+    assert counter.count == looks
 
 
 class Looks(TorchDispatchMode):

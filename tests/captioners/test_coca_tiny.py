@@ -1,4 +1,4 @@
-"""The shipped captioner: small, loads everywhere, looks at the picture, and its tokenizer is its own."""
+"""The built-in captioner: it is small, loads everywhere, looks at the picture, and has its own tokenizer."""
 
 import open_clip
 import pytest
@@ -39,12 +39,12 @@ def test_open_clip_loads_it_strictly():
 
 def test_ids_come_from_the_tokenizer(captioner, tokenizer):
     ids = tokenizer(["A red circle"])[0]
-    own = tokenizer.tokenizer
-    assert captioner.encode_text_ids("A red circle") == ids[: (ids != own.pad_token_id).sum()].tolist()
+    inner = tokenizer.tokenizer
+    assert captioner.encode_text_ids("A red circle") == ids[: (ids != inner.pad_token_id).sum()].tolist()
     assert (captioner.start_id, captioner.end_id, captioner.pad_id) == (
-        own.bos_token_id,
-        own.eos_token_id,
-        own.pad_token_id,
+        inner.bos_token_id,
+        inner.eos_token_id,
+        inner.pad_token_id,
     )
     assert len(ids) == captioner.context_length == 76
 

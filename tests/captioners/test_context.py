@@ -1,4 +1,4 @@
-"""A longer context changes nothing for captions that fitted; open_clip's own forward is the reference."""
+"""A longer context does not change captions that fitted before; compared with open_clip's own forward."""
 
 import json
 
@@ -23,7 +23,7 @@ CONFIGS = {
 
 
 def captions(lengths, width):
-    """Random captions of these lengths, a pad token within the longer ones, as CLIP's "!" is one."""
+    """Random captions of these lengths; the longer ones contain a pad token, as CLIP's "!" is one."""
     tokens = torch.zeros(len(lengths), width, dtype=torch.long)
     for row, length in zip(tokens, lengths, strict=True):
         row[:length] = torch.randint(3, 290, (length,), generator=torch.Generator().manual_seed(length))
@@ -35,13 +35,13 @@ def captions(lengths, width):
 
 @torch.no_grad()
 def outputs(model, lengths):
-    """open_clip's forward over captions of these lengths, padded to the model's whole context, as open_clip's tokenizers do."""
+    """open_clip's forward of captions of these lengths, padded to the whole context as by open_clip's tokenizers."""
     images = torch.randn(len(lengths), 3, 32, 32, generator=torch.Generator().manual_seed(3))
     return model.eval()(images, captions(lengths, model.text.context_length))
 
 
 def rebuilt(model_cfg, state):
-    """open_clip's CoCa of a config, with these weights, all of them its own."""
+    """open_clip's CoCa of a config, with exactly these weights."""
     model = CoCa(**{key: value for key, value in model_cfg.items() if key != "custom_text"})
     model.load_state_dict(state)
     return model
@@ -64,7 +64,7 @@ def test_captions_that_fitted_have_the_same_logits_and_features(of_config, conte
 
 
 def test_of_a_caption_that_filled_the_context_only_the_feature_moves(of_config):
-    """There open_clip's pad mask, shifted by one, showed the CLS token itself; now it shows it the first pad token."""
+    """open_clip's shifted pad mask showed the CLS token itself there; now it shows the first pad token."""
     longer = rebuilt(*extend_context(of_config.model_cfg, of_config.model.state_dict(), 29))
     before, after = outputs(of_config.model, [16]), outputs(longer, [16])
     torch.testing.assert_close(after["logits"][:, :15], before["logits"], atol=1e-5, rtol=0)
@@ -72,7 +72,7 @@ def test_of_a_caption_that_filled_the_context_only_the_feature_moves(of_config):
 
 
 def test_open_clips_own_way_would_move_every_feature(captioner):
-    """What makes the tests above able to fail: open_clip's loader interpolates all positions, the CLS token's among them."""
+    """Shows that the tests above can fail: open_clip's loader interpolates all positions, the CLS token's included."""
     model_cfg, state = extend_context(captioner.model_cfg, captioner.model.state_dict(), 29)
     stretched = F.interpolate(captioner.model.text.positional_embedding.data.T[None], size=29, mode="linear")[0].T
     theirs = rebuilt(model_cfg, state | {"text.positional_embedding": stretched})
@@ -81,14 +81,14 @@ def test_open_clips_own_way_would_move_every_feature(captioner):
 
 
 def test_new_positions_are_the_last_tokens_and_the_rest_is_as_it_was(captioner):
-    old = captioner.model.state_dict()
-    kept = {key: value.clone() for key, value in old.items()}
-    model_cfg, state = extend_context(captioner.model_cfg, old, 29)
-    positions, before = state.pop("text.positional_embedding"), kept["text.positional_embedding"]
+    original = captioner.model.state_dict()
+    copies = {key: value.clone() for key, value in original.items()}
+    model_cfg, state = extend_context(captioner.model_cfg, original, 29)
+    positions, before = state.pop("text.positional_embedding"), copies["text.positional_embedding"]
     assert torch.equal(positions[:16], before[:16]) and torch.equal(positions[-1], before[-1])
     assert torch.equal(positions[16:-1], before[15].expand(12, -1))
-    assert all(value is old[key] for key, value in state.items())
-    assert all(torch.equal(value, old[key]) for key, value in kept.items())  # what was given is left alone
+    assert all(value is original[key] for key, value in state.items())
+    assert all(torch.equal(value, original[key]) for key, value in copies.items())  # what was given is left alone
     assert (
         captioner.model_cfg["text_cfg"]["context_length"]
         == captioner.model_cfg["multimodal_cfg"]["context_length"]
@@ -104,8 +104,10 @@ def test_both_causal_masks_are_as_long_and_hide_what_comes_later(captioner):
     tokens, images = captions([28, 28], 28), torch.randn(1, 3, 32, 32).expand(2, -1, -1, -1)
     tokens[1, 24] = 7
     with torch.no_grad():
-        one, other = model.eval()(images, tokens, output_labels=False)["logits"]
-    assert torch.equal(one[:24], other[:24]) and not torch.allclose(one[24:], other[24:], atol=1e-2)
+        logits, other_logits = model.eval()(images, tokens, output_labels=False)["logits"]
+    assert torch.equal(logits[:24], other_logits[:24]) and not torch.allclose(
+        logits[24:], other_logits[24:], atol=1e-2
+    )
 
 
 def test_the_same_context_is_the_same_captioner_and_a_shorter_one_is_refused(captioner):
@@ -132,7 +134,7 @@ def test_a_captioner_is_loaded_with_a_longer_context(captioner, saved, pictures,
     assert longer.weights_sha256 == state_sha256(state) != load_captioner(str(saved)).weights_sha256
     sampling = SamplingConfig(num_captions=3, min_length=29)
     captioned = longer.caption(pictures, sampling)
-    lengths = [len(longer.encode_text_ids(caption.text)) for one in captioned for caption in one.captions]
+    lengths = [len(longer.encode_text_ids(caption.text)) for result in captioned for caption in result.captions]
     assert len(lengths) == 12 and max(lengths) > CONTEXT
 
 
@@ -156,7 +158,7 @@ def test_another_context_than_the_weights_not_asked_for_is_an_error_that_says_wh
         config["model_cfg"][section]["context_length"] = configured
     path.write_text(json.dumps(config))
     with pytest.raises(
-        ValueError, match=f"a context of 17, not {configured + 1} as in the config.*--context {advised}"
+        ValueError, match=f"a context of 17, but the config has {configured + 1}:.*--context {advised}"
     ):
         load_captioner(str(saved))
     assert load_captioner(str(saved), context=advised).context_length == advised - 1

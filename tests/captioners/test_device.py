@@ -1,4 +1,4 @@
-"""The device that is asked for is used, or refused before any work; several GPUs are those of as many processes."""
+"""A command uses the requested device or refuses it before any work; processes share several GPUs."""
 
 import os
 from contextlib import nullcontext
@@ -18,7 +18,7 @@ from generate.runs.protocol import Embedded
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """A machine of two GPUs, as far as torch tells; the list of what was made the current one."""
+    """A machine with two GPUs, as far as torch reports; yields the list of devices that were made the current one."""
     current = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -29,7 +29,7 @@ def gpus(monkeypatch):
 
 
 def test_what_is_asked_for_is_what_is_given(gpus):
-    assert [check_device(asked, 1) for asked in (None, "cuda", "cuda:0", "cuda:1", "cpu")] == [
+    assert [check_device(requested, 1) for requested in (None, "cuda", "cuda:0", "cuda:1", "cpu")] == [
         "cuda:1",
         "cuda:1",
         "cuda:0",
@@ -40,43 +40,43 @@ def test_what_is_asked_for_is_what_is_given(gpus):
     assert gpus == []  # to look changes nothing
 
 
-@pytest.mark.parametrize("asked", ["cuda:2", "banana", "meta", "cuda:x", "CPU"])
-def test_what_is_not_there_is_refused_in_a_sentence(gpus, asked):
+@pytest.mark.parametrize("requested", ["cuda:2", "banana", "meta", "cuda:x", "CPU"])
+def test_what_is_not_there_is_refused_in_a_sentence(gpus, requested):
     with pytest.raises(
-        ValueError, match=f"^--device '{asked}': there is no such device; torch finds cpu, cuda:0, cuda:1$"
+        ValueError, match=f"^--device '{requested}': there is no such device; torch finds cpu, cuda:0, cuda:1$"
     ):
-        check_device(asked)
+        check_device(requested)
 
 
 def test_without_a_gpu_the_cpu_is_the_best_and_cuda_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert choose_device(None) == "cpu"
-    for asked in ("cuda", "cuda:1"):
-        with pytest.raises(ValueError, match=f"^--device '{asked}': there is no such device; torch finds cpu"):
-            choose_device(asked)
+    for requested in ("cuda", "cuda:1"):
+        with pytest.raises(ValueError, match=f"^--device '{requested}': there is no such device; torch finds cpu"):
+            choose_device(requested)
 
 
 def test_each_process_loads_and_computes_on_its_own_gpu_as_the_current_one(gpus):
-    """Where it is not the current one, graphs are captured on a stream of GPU 0, and are empty."""
-    seen = []
+    """If the GPU were not the current device, graphs would be captured on a stream of GPU 0, and be empty."""
+    devices = []
 
     class Work:
         config = GenerateConfig(input=["scenes:val,n=1"], model="coca_tiny", output="unused")
 
         def load(self, device, settled):
-            seen.append((device, gpus[-1]))
+            devices.append((device, gpus[-1]))
 
     for number in range(2):
         Embedded(Rank(number, 2, number)).load(Work(), {})
-    assert seen == [("cuda:0", "cuda:0"), ("cuda:1", "cuda:1")]
+    assert devices == [("cuda:0", "cuda:0"), ("cuda:1", "cuda:1")]
     assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_training_begins_with_its_own_gpu_as_the_current_one(gpus, monkeypatch, tmp_path):
-    seen = []
+    devices = []
 
     def state(cpu, timeout):  # of accelerate, which takes the current GPU
-        seen.append("cpu" if cpu else gpus[-1])
+        devices.append("cpu" if cpu else gpus[-1])
         return SimpleNamespace(main_process_first=nullcontext, num_processes=int(os.environ.get("WORLD_SIZE", 1)))
 
     monkeypatch.setattr("finetune.launch.PartialState", state)
@@ -92,7 +92,7 @@ def test_training_begins_with_its_own_gpu_as_the_current_one(gpus, monkeypatch, 
     }.items():
         monkeypatch.setenv(name, value)
     run_in_ranks(settings(tmp_path), lambda config, state: None)
-    assert seen == ["cuda:1", "cuda:0", "cpu", "cuda:1"]
+    assert devices == ["cuda:1", "cuda:0", "cpu", "cuda:1"]
 
 
 def settings(folder, **changes):
@@ -106,9 +106,9 @@ def settings(folder, **changes):
     [
         (
             {"device": "cuda:1", "num_processes": 2},
-            "--device 'cuda:1': is one GPU, and each of 2 processes needs its own; say cuda",
+            "--device 'cuda:1': is one GPU, and each of 2 processes needs its own; use --device cuda",
         ),
-        ({"num_processes": 3}, "--num-processes 3: each needs a GPU of its own, and torch finds 2"),
+        ({"num_processes": 3}, "--num-processes 3: each process needs a GPU of its own, and torch finds 2"),
     ],
 )
 def test_processes_that_train_have_a_gpu_each(gpus, tmp_path, changes, message):
@@ -128,13 +128,15 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("asked", ["cuda:1", "cuda", "banana"])
+@pytest.mark.parametrize("requested", ["cuda:1", "cuda", "banana"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_refuses_before_any_work(command, asked, monkeypatch, tmp_path, capsys):
-    """The input is not there, which would be the next error; nothing is written."""
+def test_every_command_refuses_before_any_work(command, requested, monkeypatch, tmp_path, capsys):
+    """The input does not exist, which would be the next error; nothing is written."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     what = "9" if command == "quickstart" else str(tmp_path / "none.tar")
-    assert main([command, *COMMANDS[command], what, "--output", str(tmp_path / "out"), "--device", asked]) == 2
-    told = capsys.readouterr().err
-    assert f"--device '{asked}': there is no such device; torch finds cpu" in told and "Traceback" not in told
+    assert main([command, *COMMANDS[command], what, "--output", str(tmp_path / "out"), "--device", requested]) == 2
+    message = capsys.readouterr().err
+    assert (
+        f"--device '{requested}': there is no such device; torch finds cpu" in message and "Traceback" not in message
+    )
     assert not list(tmp_path.rglob("*"))

@@ -1,4 +1,4 @@
-"""What only a GPU can show; the same paths are tested on the CPU in test_draw.py and test_sampling.py."""
+"""Tests that need a GPU; test_draw.py and test_sampling.py test the same paths on the CPU."""
 
 import pytest
 import torch
@@ -36,17 +36,17 @@ def test_captions_on_a_gpu_are_those_of_the_cpu(both, pictures, sampling):
     torch.backends.cuda.matmul.allow_tf32 = False
     on_cpu, on_gpu = (list(captioner.caption(pictures * 8, sampling, similarity=True)) for captioner in both)
     pairs = [
-        (one, other)
+        (caption, other)
         for ours, theirs in zip(on_cpu, on_gpu, strict=True)
-        for one, other in zip(ours.captions, theirs.captions, strict=True)
+        for caption, other in zip(ours.captions, theirs.captions, strict=True)
     ]
-    assert sum(one.text == other.text for one, other in pairs) >= 0.95 * len(pairs)
+    assert sum(caption.text == other.text for caption, other in pairs) >= 0.95 * len(pairs)
     for ours, theirs in zip(on_cpu, on_gpu, strict=True):
         torch.testing.assert_close(ours.image_embedding, theirs.image_embedding, atol=1e-4, rtol=0)
 
 
 def test_a_step_waits_for_nothing(both, pictures):
-    """From its launch to the next look at which captions have ended, the host never waits for the device."""
+    """From a launch to the next check for ended captions, the host never waits for the device."""
     _, captioner = both
     list(
         captioner.caption(
@@ -58,11 +58,11 @@ def test_a_step_waits_for_nothing(both, pictures):
     torch.cuda.set_sync_debug_mode("error")
     try:
         slots.begin(
-            list(range(slots.together)),
-            0,
-            "abcd"[: slots.together],
-            stack([picture for _, picture, _ in pictures[: slots.together]], slots.device),
-            0,
+            list(range(slots.group_size)),
+            first_number=0,
+            keys="abcd"[: slots.group_size],
+            pictures=stack([picture for _, picture, _ in pictures[: slots.group_size]], slots.device),
+            first_index=0,
         )
         for _ in range(8):
             slots.step()
@@ -71,7 +71,7 @@ def test_a_step_waits_for_nothing(both, pictures):
 
 
 def test_a_run_captures_its_graphs_once(both, pictures, monkeypatch):
-    """More pictures than slots, by several calls, and the same pictures with other draws."""
+    """More pictures than slots, in several calls, and the same pictures with other draws."""
     captures, graph = [], torch.cuda.graph
     monkeypatch.setattr(torch.cuda, "graph", lambda *args, **options: captures.append(1) or graph(*args, **options))
     captioner = both[1]
@@ -89,7 +89,7 @@ def test_a_run_captures_its_graphs_once(both, pictures, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_steps_are_open_clips_forward(both, pictures, dtype):
-    """By the kernel that attends, captions of unequal length and pictures begun anew included."""
+    """With the attention kernels, also for captions of unequal length and for restarted slots."""
     model = both[1].model.to(dtype)
     images = torch.stack([both[1].normalise(picture) for _, picture, _ in pictures]).to("cuda", dtype)
     rows = torch.arange(len(images), device="cuda").repeat_interleave(3)
@@ -110,7 +110,7 @@ def test_steps_are_open_clips_forward(both, pictures, dtype):
 
 
 def test_the_kernel_chooses_what_the_cpu_chooses():
-    """A million draws from equal logits of CLIP's vocabulary: at least 99.99 % the same, the others where rounding decides."""
+    """A million draws from logits of CLIP's vocabulary: 99.99 % are the same; rounding may decide the others."""
     same, sampling, banned = 0, SamplingConfig(), torch.tensor([0, 1], device="cuda")
     logits = 3 * torch.randn(1000, 49408, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
     weights = logits.softmax(-1).index_fill_(1, banned, 0)
@@ -124,7 +124,7 @@ def test_the_kernel_chooses_what_the_cpu_chooses():
         expected = sample_top_p(
             weights,
             sampling.top_p,
-            lambda some, attempt: exponentials(keys[some], draws[some], lengths[some], attempt, side),
+            lambda rows, attempt: exponentials(keys[rows], draws[rows], lengths[rows], attempt=attempt, side=side),
         )
         same += (tokens == expected).sum().item()
     torch.testing.assert_close(logprobs, logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0], atol=1e-4, rtol=1e-4)

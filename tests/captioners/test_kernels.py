@@ -1,4 +1,4 @@
-"""The Triton kernels, run by Triton's interpreter: in a process of its own, for Triton decides at its import how it runs."""
+"""Runs the Triton kernels in Triton's interpreter, in its own process, because Triton chooses it when imported."""
 
 import os
 import subprocess

@@ -31,9 +31,9 @@ def test_other_peoples_modules_use_it_and_give_the_same(monkeypatch):
     x, queries = torch.randn(2, 6, 16), torch.randn(2, 3, 16)
     expected = [mlp(attention(q, x, x, need_weights=False)[0]) for q in (x, queries)]
     with fast_products():
-        found = [mlp(attention(q, x, x, need_weights=False)[0]) for q in (x, queries)]
+        results = [mlp(attention(q, x, x, need_weights=False)[0]) for q in (x, queries)]
     assert len(calls) == 9  # queries, keys and values in one or two, the output, the two layers
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(results, expected)
     mlp(x)
     assert len(calls) == 9
     assert torch.backends.mha.get_fastpath_enabled()
@@ -49,6 +49,6 @@ def test_gradients_are_the_same():
         products = torch.ops.aten.mkldnn_linear_backward_input
         patch.setattr(torch.ops.aten, "mkldnn_linear_backward_input", lambda *args: used.append(1) or products(*args))
         with fast_products():
-            found = torch.autograd.grad(mlp(x).square().sum(), [x, *mlp.parameters()])
+            results = torch.autograd.grad(mlp(x).square().sum(), [x, *mlp.parameters()])
     assert len(used) == 4  # the gradients of two inputs and of two weights
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(results, expected)

@@ -1,4 +1,4 @@
-"""What a language model wraps round a caption never reaches a column."""
+"""What a language model writes around a caption never reaches a column."""
 
 import time
 
@@ -160,11 +160,11 @@ def test_plain_replies_are_read_as_all_others(monkeypatch):
         "! Let me know if you want changes.",
         ".\nNote: no",
     ]
-    texts = [one + two + three for one in before for two in inside for three in after]
-    found = [(read_reply(text), read_reply(text, line=True)) for text in texts]
+    texts = [opening + two + three for opening in before for two in inside for three in after]
+    read = [(read_reply(text), read_reply(text, line=True)) for text in texts]
     assert 30 < sum(map(replies._is_plain, texts)) < len(texts) / 2
     monkeypatch.setattr(replies, "_is_plain", lambda text: False)
-    assert found == [(read_reply(text), read_reply(text, line=True)) for text in texts]
+    assert read == [(read_reply(text), read_reply(text, line=True)) for text in texts]
 
 
 @pytest.mark.parametrize("reply", ["", " \n", "<think>Let me see", "<think>Let me see</think>", "<|im_end|>", "</s>"])

@@ -10,7 +10,7 @@ from captioners.safe_reading import attempt, reason
 
 @pytest.fixture
 def folder(tmp_path, tiny_config):
-    """A folder in open_clip's layout, with an empty file for weights."""
+    """A folder in open_clip's layout, with an empty file of weights."""
     folder = tmp_path / "My Model-v2"
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": tiny_config}))
@@ -20,7 +20,7 @@ def folder(tmp_path, tiny_config):
 
 @pytest.fixture
 def offline_hub(tmp_path, monkeypatch, fill_hub_cache):
-    """An empty hub cache with the network off; offline_hub(repository, folder) puts a copy of a folder into it."""
+    """An empty hub cache, without network; offline_hub(repository, folder) copies a folder into it."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -138,7 +138,7 @@ def test_an_architecture_takes_a_file_of_weights(tmp_path):
 
 
 def test_an_unknown_tag_lists_the_tags():
-    with pytest.raises(ValueError, match="'laion9b' is no file and no tag of coca_ViT-B-32 .*laion2b_s13b_b90k"):
+    with pytest.raises(ValueError, match="'laion9b' is neither a file nor a tag of coca_ViT-B-32 .*laion2b_s13b_b90k"):
         resolve("coca_ViT-B-32", "laion9b")
 
 
@@ -192,7 +192,7 @@ def test_a_hub_repository_is_read_from_the_cache(offline_hub, folder):
 
 
 def test_a_hub_repository_that_is_not_cached_is_an_error(offline_hub):
-    with pytest.raises(ValueError, match="hub repository 'some/thing' cannot be had"):
+    with pytest.raises(ValueError, match="hub repository 'some/thing' cannot be fetched"):
         resolve("some/thing")
 
 
@@ -202,21 +202,22 @@ def test_a_hub_repository_is_refused_by_its_config_before_weights_are_fetched(of
     offline_hub("some/vlm", folder)
     import huggingface_hub
 
-    asked = []
+    patterns = []
     fetch = huggingface_hub.snapshot_download
     monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda *a, **k: asked.extend(k["allow_patterns"]) or fetch(*a, **k)
+        huggingface_hub, "snapshot_download", lambda *a, **k: patterns.extend(k["allow_patterns"]) or fetch(*a, **k)
     )
     with pytest.raises(ValueError, match="holds a transformers model"):
         resolve("some/vlm")
-    assert asked
-    assert not any("safetensors" in pattern or "bin" in pattern for pattern in asked)
+    assert patterns
+    assert not any("safetensors" in pattern or "bin" in pattern for pattern in patterns)
 
 
 @pytest.mark.parametrize("files, expected", [
     ({"config.json": {"model_type": "llava"}}, True),
     ({"adapter_config.json": {"peft_type": "LORA"}}, True),
-    ({"config.json": {"model_type": "llava"}, "open_clip_config.json": {}}, False),  # as open_clip's own repositories have it
+    # repositories of open_clip have both files
+    ({"config.json": {"model_type": "llava"}, "open_clip_config.json": {}}, False),
     ({"config.json": {"embed_dim": 8, "model_type": "coca"}}, False),
     ({"config.json": {"model_cfg": {"embed_dim": 8}}}, False),
     ({"config.json": [1]}, False),
@@ -236,5 +237,5 @@ def test_what_is_no_folder_and_no_repository_is_no_transformers_model(offline_hu
     (tmp_path / "config.json").write_text("{")
     for name in ("coca_ViT-B-32", "ViT-B/32", "coca_tiny", "nothing", str(tmp_path), str(tmp_path / "config.json")):
         assert not is_transformers(name)
-    with pytest.raises(ValueError, match="hub repository 'some/thing' cannot be had"):
+    with pytest.raises(ValueError, match="hub repository 'some/thing' cannot be fetched"):
         is_transformers("some/thing")

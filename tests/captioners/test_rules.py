@@ -1,4 +1,4 @@
-"""Hard negatives by rules: what is changed, what is left alone since it would stay true, and that the truth says no."""
+"""Hard negatives by rules: which changes are made, which are not because they would stay true, and their truth."""
 
 import random
 import re
@@ -19,10 +19,10 @@ RULES = load_captioner("rules:negatives")
 
 
 def negatives(caption, key="a", column="neg_text_rules", first_index=0, **sampling):
-    (found,) = RULES.caption(
+    (result,) = RULES.caption(
         [Request(key, None, caption)], SamplingConfig(**sampling), column=column, first_index=first_index
     )
-    return found
+    return result
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def negatives(caption, key="a", column="neg_text_rules", first_index=0, **sampli
     ],
 )  # fmt: skip
 def test_what_is_changed(caption, kind, expected):
-    assert {one.apply(caption) for one in changes(caption) if one.kind == kind} == expected
+    assert {change.apply(caption) for change in changes(caption) if change.kind == kind} == expected
 
 
 @pytest.mark.parametrize(
@@ -94,30 +94,30 @@ def test_what_would_stay_true_or_is_not_sure_is_left_alone(caption):
     ],
 )
 def test_things_that_may_stand_in_another_order_do_not_change_places(caption, stays_true):
-    found = [one.apply(caption) for one in changes(caption)]
-    assert found and stays_true not in found
+    negative_texts = [change.apply(caption) for change in changes(caption)]
+    assert negative_texts and stays_true not in negative_texts
 
 
 CAPTION = "Two young men behind a large red box and a cat on a blue mat."
 
 
 def test_captions_of_a_request_are_of_all_kinds_in_turn_and_each_once():
-    found = negatives(CAPTION, num_captions=len(changes(CAPTION))).captions
-    texts = [one.text for one in found]
-    assert {one.kind for one in found[:5]} == set(KINDS) and len(set(texts)) == len(texts)
-    assert CAPTION not in texts and set(texts) == {one.apply(CAPTION) for one in changes(CAPTION)}
+    captions = negatives(CAPTION, num_captions=len(changes(CAPTION))).captions
+    texts = [caption.text for caption in captions]
+    assert {caption.kind for caption in captions[:5]} == set(KINDS) and len(set(texts)) == len(texts)
+    assert CAPTION not in texts and set(texts) == {change.apply(CAPTION) for change in changes(CAPTION)}
 
 
 def test_a_draw_depends_on_seed_key_column_and_number_alone():
-    texts = lambda **asked: [one.text for one in negatives(CAPTION, **asked).captions]  # noqa: E731
+    texts = lambda **options: [caption.text for caption in negatives(CAPTION, **options).captions]  # noqa: E731
     five = texts(num_captions=5)
     assert five[2:] == texts(num_captions=3, first_index=2)
     batch = [Request(key, None, CAPTION) for key in "bac"]
     assert [
-        one.text for one in list(RULES.caption(batch, SamplingConfig(), column="neg_text_rules"))[1].captions
+        caption.text for caption in list(RULES.caption(batch, SamplingConfig(), column="neg_text_rules"))[1].captions
     ] == five
     others = [texts(key="b"), texts(seed=1), texts(column="neg_text_more")]
-    assert len({tuple(drawn) for drawn in [five, *others]}) == 4
+    assert len({tuple(texts_of_draw) for texts_of_draw in [five, *others]}) == 4
 
 
 def test_first_changes_are_of_every_kind_equally_often():
@@ -131,7 +131,7 @@ def test_negatives_of_the_built_in_set_are_false_of_their_pictures():
         scene = draw_scene(spec, index)
         truth = true_facts(scene)
         for caption in short_captions(scene, random.Random(index)):
-            texts = [one.apply(caption) for one in changes(caption)]
+            texts = [change.apply(caption) for change in changes(caption)]
             texts = [
                 text for text in texts if not re.search(rf"five|({'|'.join(COLOURS)}) background|grey (?!back)", text)
             ]
@@ -141,13 +141,13 @@ def test_negatives_of_the_built_in_set_are_false_of_their_pictures():
 
 
 def test_what_rules_cannot_do_is_told():
-    for asked, similarity in (({"strategy": "greedy"}, False), ({}, True)):
+    for options, similarity in (({"strategy": "greedy"}, False), ({}, True)):
         with pytest.raises(ValueError, match="rules:negatives: .*rules"):
-            RULES.check(SamplingConfig(**asked), similarity=similarity)
+            RULES.check(SamplingConfig(**options), similarity=similarity)
     with pytest.raises(ValueError, match="rules have no weights"):
         load_captioner("rules:negatives", "x")
-    (found,) = RULES.caption([Request("a", None)], SamplingConfig())
-    assert found.error
+    (result,) = RULES.caption([Request("a", None)], SamplingConfig())
+    assert result.error
 
 
 @pytest.mark.parametrize("part", ["a red dog on a box ", "two dogs ", "behind ", "a ", "a dog chasing ", ", ", "x"])

@@ -1,4 +1,7 @@
-"""Statistical tests draw from fixed seeds, so they pass or fail for good; `ALPHA` is the chance that another seed fails."""
+"""Statistical tests with fixed seeds, so that each always passes or always fails.
+
+`ALPHA` is the probability that a test of correct code fails with another seed.
+"""
 
 import math
 import random
@@ -48,7 +51,7 @@ def chi_square_threshold(freedom: int) -> float:
 
 
 def assert_drawn_from(draws: torch.Tensor, probabilities: torch.Tensor) -> None:
-    """Chi-square over tokens of at least 10 expected draws, the rest pooled; what has no mass is never drawn."""
+    """Chi-square over tokens of at least 10 expected draws, the others pooled; tokens without mass are never drawn."""
     counts = draws.bincount(minlength=len(probabilities)).double()
     assert counts[probabilities == 0].sum() == 0
     expected = probabilities.double() * len(draws)
@@ -62,7 +65,7 @@ def assert_drawn_from(draws: torch.Tensor, probabilities: torch.Tensor) -> None:
 
 
 def noise_of(rows: int, vocabulary: int, position: int = 0):
-    """Draws of `rows` captions of one sample."""
+    """The random variates of `rows` captions of one sample."""
     keys = torch.tensor([sample_key(0, "sample")]).expand(rows, -1)
     captions, side = torch.arange(rows), race_side(vocabulary)
     return lambda rows, attempt: exponentials(
@@ -78,7 +81,7 @@ def logits_of(vocabulary: int, spread: float = 2.0, seed: int = 0) -> torch.Tens
 
 
 def numpy_words(counter: int, key: int) -> list[int]:
-    """NumPy's four words of a 256-bit counter; NumPy adds 1 to it first, so it is given one less."""
+    """NumPy's four words of a 256-bit counter. NumPy adds 1 to it first, so it gets one less."""
     return np.random.Philox(counter=(counter - 1) % 2**256, key=key).random_raw(4).tolist()
 
 
@@ -133,12 +136,12 @@ def test_each_name_of_a_draw_changes_it():
 
 
 def test_exponentials_have_mean_and_variance_one():
-    drawn = noise_of(2000, 49408)(
+    indices = noise_of(2000, 49408)(
         torch.arange(2000), torch.zeros(2000).long()
     ).flatten()  # 120,000: 5 standard errors are 0.0145 and 0.041
-    assert drawn.mean().item() == pytest.approx(1, abs=0.0145)
-    assert drawn.var().item() == pytest.approx(1, abs=0.041)
-    assert drawn.min() > 0
+    assert indices.mean().item() == pytest.approx(1, abs=0.0145)
+    assert indices.var().item() == pytest.approx(1, abs=0.041)
+    assert indices.min() > 0
 
 
 # The race
@@ -162,7 +165,7 @@ def test_race_reaches_the_last_token_of_clips_vocabulary():
 
 
 def test_rounding_of_logits_hardly_ever_flips_a_draw():
-    """At noise of 1e-5, a draw of a race of four levels flips with chance below 4e-5: five of 2,000 would be a fault."""
+    """With noise of 1e-5, a draw of a race of four levels changes with a probability below 4e-5."""
     logits = torch.randn(2000, 5000, generator=torch.Generator().manual_seed(0))
     moved = logits + 1e-5 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
     noise = noise_of(2000, 5000)(torch.arange(2000), torch.zeros(2000).long())
@@ -177,11 +180,11 @@ def test_top_p_draws_from_the_renormalised_nucleus(top_p):
     probabilities = logits_of(60).softmax(-1)
     draws = sample_top_p(probabilities.expand(30_000, -1) * 7, top_p, noise_of(30_000, 60))
     ordered, order = probabilities.sort(descending=True)
-    kept = torch.zeros(60)
+    nucleus_weights = torch.zeros(60)
     for i, token in enumerate(order):
         if ordered[:i].sum() < top_p:
-            kept[token] = ordered[i]
-    assert_drawn_from(draws, kept / kept.sum())
+            nucleus_weights[token] = ordered[i]
+    assert_drawn_from(draws, nucleus_weights / nucleus_weights.sum())
 
 
 @pytest.mark.parametrize("top_p", [0.001, 0.3, 0.9, 0.999])
@@ -201,7 +204,7 @@ def test_equally_probable_tokens_are_kept_together(sample):
 
 @pytest.mark.parametrize("top_p", [0.02, 0.4, 0.9, 0.999])
 def test_the_gpus_way_draws_the_same_tokens(top_p):
-    """At 0.02 most rows are rejected eight times, and the last draw comes from the sorted nucleus."""
+    """With a top_p of 0.02 most rows are rejected eight times, and the last draw is from the sorted nucleus."""
     weights = torch.stack([logits_of(300, seed=seed).softmax(-1) for seed in range(500)])
     assert torch.equal(
         sample_sorted_top_p(weights, top_p, noise_of(500, 300)), sample_top_p(weights, top_p, noise_of(500, 300))
@@ -249,7 +252,7 @@ def test_min_length_is_transformers(length):
 
 
 def transformers_distribution(logits, sequences, sampling):
-    """The distribution of transformers' processors, in transformers' order, over tokens that may come at all."""
+    """The distribution of transformers' processors, in transformers' order, over tokens that are not banned."""
     logits = logits.clone()
     logits[:, [PAD, START]] = -math.inf
     processors = LogitsProcessorList()
@@ -304,9 +307,9 @@ def test_start_tokens_before_a_shorter_sequence_change_nothing(values):
         plain = torch.tensor(sequence).expand(40, -1)
         filled = torch.nn.functional.pad(plain, (4, 0), value=START)
         lengths = torch.full((40,), len(sequence))
-        expected = choose_from(logits, plain, sampling, noise_of(40, 9))
+        expected = choose_from(logits, plain, sampling, noise=noise_of(40, 9))
         for ours, theirs in zip(
-            choose_from(logits, filled, sampling, noise_of(40, 9), lengths), expected, strict=True
+            choose_from(logits, filled, sampling, noise=noise_of(40, 9), lengths=lengths), expected, strict=True
         ):
             assert torch.equal(ours, theirs)
 

@@ -1,4 +1,4 @@
-"""Captions from a server: the protocol's corners, by a fake one."""
+"""Captions from a fake server: details of the protocol."""
 
 import hashlib
 import io
@@ -30,7 +30,7 @@ from .virtual_time import Simulated
 
 
 def test_captions_come_in_order_with_a_batch_in_flight_and_pictures_are_taken_as_they_are_needed(server):
-    captioner, together, taken = load_captioner(server.model), threading.Barrier(3), []
+    captioner, together, requested = load_captioner(server.model), threading.Barrier(3), []
     captioner.batch_size = 3
 
     def spoil(request, picture):
@@ -38,11 +38,13 @@ def test_captions_come_in_order_with_a_batch_in_flight_and_pictures_are_taken_as
             together.wait(30)
         time.sleep(picture[-1] % 3 / 100)  # later ones may end before earlier ones
 
-    found = captioner.caption((taken.append(number) or one for number, one in enumerate(pictures(30))), TWO)
+    results = captioner.caption(
+        (requested.append(number) or request for number, request in enumerate(pictures(30))), TWO
+    )
     server.spoil, server.most_in_flight = spoil, 0
-    assert taken == []
-    for number, one in enumerate(found):
-        assert one.key == f"key/{number}" and len(taken) <= number + 2 * 3 + 1
+    assert requested == []
+    for number, result in enumerate(results):
+        assert result.key == f"key/{number}" and len(requested) <= number + 2 * 3 + 1
     assert number == 29 and server.most_in_flight == 3
 
 
@@ -63,7 +65,7 @@ def test_those_behind_a_slow_picture_go_on(server):
             return 404, {"message": "the third did not come"}
 
     server.spoil = spoil
-    assert [one.key for one in captioner.caption(pictures(4), TWO)] == [f"key/{number}" for number in range(4)]
+    assert [result.key for result in captioner.caption(pictures(4), TWO)] == [f"key/{number}" for number in range(4)]
 
 
 def test_captions_that_nobody_waits_for_let_the_program_end(server):
@@ -72,7 +74,8 @@ def test_captions_that_nobody_waits_for_let_the_program_end(server):
         "from captioners.base import Request, SamplingConfig\n"
         "from captioners.server.captioner import load_server\n"
         "captioner, one = load_server(sys.argv[1]), torch.zeros(1, dtype=torch.uint8)\n"
-        "found = captioner.caption((Request(str(number), one) for number in range(300)), SamplingConfig(num_captions=1))\n"
+        "requests = (Request(str(number), one) for number in range(300))\n"
+        "found = captioner.caption(requests, SamplingConfig(num_captions=1))\n"
         "next(found)\n"
     )
     subprocess.run([sys.executable, "-c", code, server.model], timeout=60, check=True)
@@ -81,10 +84,10 @@ def test_captions_that_nobody_waits_for_let_the_program_end(server):
 def test_captions_that_nobody_waits_for_leave_no_thread(server):
     before = threading.active_count()
     captioner = load_captioner(server.model)
-    found = captioner.caption(pictures(20), TWO)
-    next(found)
+    results = captioner.caption(pictures(20), TWO)
+    next(results)
     assert "run_forever" in "".join(thread.name for thread in threading.enumerate())
-    found.close()
+    results.close()
     assert not [thread for thread in threading.enumerate() if "run_forever" in thread.name]
     assert threading.active_count() <= before + 20  # the fake's own
     assert list(captioner.caption([], TWO)) == []
@@ -102,20 +105,25 @@ def test_seeds_are_of_31_bits_and_depend_on_run_key_and_number():
     ]
     assert len(set(seeds)) == len(seeds) and 0 <= min(seeds) and 2**30 < max(seeds) < 2**31
     assert request_seed(0, "a", 0) == 1172529220  # on every machine, for ever
-    assert len({request_seed(0, "a", 0, column) for column in ("", "syn_text_a", "syn_text_b")}) == 3
+    assert len({request_seed(0, "a", 0, column=column) for column in ("", "syn_text_a", "syn_text_b")}) == 3
 
 
 def test_a_picture_is_asked_for_alike_in_any_order_and_batch(server):
-    whole = texts(captions(server.model, batch_size=1))
-    again = texts(captions(server.model, of=pictures(6)[:1:-1], batch_size=4))
-    assert again == {key: whole[key] for key in again} and len(again) == 4
+    first_run = texts(captions(server.model, batch_size=1))
+    again = texts(captions(server.model, requests=pictures(6)[:1:-1], batch_size=4))
+    assert again == {key: first_run[key] for key in again} and len(again) == 4
     for number in range(2, 6):
-        first, second = server.seen(f"picture {number}".encode())
-        assert first == second and first["seed"] == request_seed(3, f"key/{number}", 0)
+        earlier, later = server.seen(f"picture {number}".encode())
+        assert earlier == later and earlier["seed"] == request_seed(3, f"key/{number}", 0)
     other = texts(captions(server.model, column="syn_text_x"))
-    assert server.seen(b"picture 0")[-1]["seed"] == request_seed(3, "key/0", 0, "syn_text_x") and other != whole
+    assert (
+        server.seen(b"picture 0")[-1]["seed"] == request_seed(3, "key/0", 0, column="syn_text_x")
+        and other != first_run
+    )
     redrawn = texts(captions(server.model, first_index=2))
-    assert not {text for of in redrawn.values() for text in of} & {text for of in whole.values() for text in of}
+    assert not {text for captions_of_picture in redrawn.values() for text in captions_of_picture} & {
+        text for captions_of_picture in first_run.values() for text in captions_of_picture
+    }
     assert server.seen(b"picture 0")[-1]["seed"] == request_seed(3, "key/0", 2)
 
 
@@ -150,7 +158,7 @@ def test_a_picture_is_asked_for_alike_in_any_order_and_batch(server):
     ],
 )
 def test_what_a_request_holds(server, sampling, sent):
-    captions(server.model, SamplingConfig(**sampling), of=[pictures(1)[0]._replace(instruction="What is it?")])
+    captions(server.model, SamplingConfig(**sampling), requests=[pictures(1)[0]._replace(instruction="What is it?")])
     (request,) = server.seen(b"picture 0")
     content = [
         {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,cGljdHVyZSAw"}},
@@ -165,7 +173,7 @@ def test_what_a_request_holds(server, sampling, sent):
 
 
 def test_without_a_prompt_the_model_is_asked_to_describe_the_picture(server):
-    captions(server.model, of=pictures(1))
+    captions(server.model, requests=pictures(1))
     assert (
         server.seen(b"picture 0")[0]["messages"][0]["content"][1]["text"] == "Describe this picture in one sentence."
     )
@@ -176,7 +184,7 @@ def test_without_a_prompt_the_model_is_asked_to_describe_the_picture(server):
 )
 @pytest.mark.parametrize("refuses", [False, True])
 def test_servers_without_several_captions_or_log_probabilities(serve, lacks, refuses):
-    """Such servers ignore what they do not know, or refuse it; each is looked at once."""
+    """Such servers ignore or refuse unknown fields; each server is probed once."""
     server, full = serve(**lacks), serve()
     if refuses:
 
@@ -187,35 +195,39 @@ def test_servers_without_several_captions_or_log_probabilities(serve, lacks, ref
 
         server.spoil = spoil
     captioner = load_captioner(server.model)
-    found = [one for _ in range(3) for one in captioner.caption(pictures(2), TWO)]
+    results = [result for _ in range(3) for result in captioner.caption(pictures(2), TWO)]
     blanks = [picture for _, picture in server.requests if not picture.startswith(b"picture")]
     assert 1 <= len(blanks) <= 4 and len(set(blanks)) == 1
-    asked = server.seen(b"picture 1")
+    sent_requests = server.seen(b"picture 1")
     if server.takes_n:
-        assert texts(found) == texts(captions(full.model, of=pictures(2))) and len(asked) == 3
+        assert texts(results) == texts(captions(full.model, requests=pictures(2))) and len(sent_requests) == 3
     else:
-        assert [request["seed"] for request in asked] == [request_seed(3, "key/1", index) for index in (0, 1)] * 3
-        assert all("n" not in request for request in asked) and len(set(texts(found)["key/1"])) == 2
-    logprobs = [caption.logprob for one in found for caption in one.captions]
+        assert [request["seed"] for request in sent_requests] == [
+            request_seed(3, "key/1", index) for index in (0, 1)
+        ] * 3
+        assert all("n" not in request for request in sent_requests) and len(set(texts(results)["key/1"])) == 2
+    logprobs = [caption.logprob for result in results for caption in result.captions]
     expected = [
-        -sum(map(len, caption.text.removesuffix(".").split())) / 7 for one in found for caption in one.captions
+        -sum(map(len, caption.text.removesuffix(".").split())) / 7 for result in results for caption in result.captions
     ]
     assert logprobs == (pytest.approx(expected) if server.takes_logprobs else [None] * 12)
 
 
 def test_captions_of_a_request_stand_as_they_are_numbered(server):
-    found = texts(captions(server.model, SamplingConfig(num_captions=9)))
+    results = texts(captions(server.model, SamplingConfig(num_captions=9)))
     for number in range(6):
         picture = f"picture {number}".encode()
         choices = {
             choice["index"]: choice["message"]["content"].strip()
             for choice in server.complete(server.seen(picture)[0], picture)[1]["choices"]
         }
-        assert found[f"key/{number}"] == [choices[index] for index in range(9)]
+        assert results[f"key/{number}"] == [choices[index] for index in range(9)]
 
 
 def test_a_caption_that_the_limit_ended_is_truncated(server):
-    found = [caption.truncated for one in captions(server.model, of=pictures(30)) for caption in one.captions]
+    results = [
+        caption.truncated for result in captions(server.model, requests=pictures(30)) for caption in result.captions
+    ]
     ends = Counter(
         choice["finish_reason"]
         for number in range(30)
@@ -223,7 +235,7 @@ def test_a_caption_that_the_limit_ended_is_truncated(server):
             "choices"
         ]
     )
-    assert 0 < found.count(True) == ends["length"] < 60
+    assert 0 < results.count(True) == ends["length"] < 60
 
 
 # faults
@@ -232,7 +244,7 @@ def test_a_caption_that_the_limit_ended_is_truncated(server):
 @pytest.mark.parametrize("fault", [429, 500, 503, 408, "drop", "hang"])
 def test_a_fault_that_passes_changes_nothing(server, at_once, monkeypatch, fault):
     monkeypatch.setattr(load, "TIMEOUT", 0.5)
-    whole, tries = captions(server.model), Counter()
+    undisturbed, tries = captions(server.model), Counter()
 
     def spoil(request, picture):
         if picture and picture.startswith(b"picture"):
@@ -243,12 +255,12 @@ def test_a_fault_that_passes_changes_nothing(server, at_once, monkeypatch, fault
                 return fault if fault == "drop" else (fault, {"error": {"message": "later"}})
 
     server.spoil = spoil
-    assert captions(server.model) == whole
+    assert captions(server.model) == undisturbed
     assert sum(tries.values()) == (7 if fault == "hang" else 6 + 15)
 
 
 class Down(Simulated):
-    """Answers 503, or what `answers` has first."""
+    """Answers with status 503, or with the first of `answers`."""
 
     def __init__(self, monkeypatch):
         super().__init__(monkeypatch)
@@ -310,15 +322,15 @@ def test_a_picture_that_is_refused_is_that_pictures_fault(server, at_once):
             )
 
     captioner = load_captioner(server.model)
-    whole, server.spoil = texts(captioner.caption(pictures(5), TWO)), spoil
-    found = list(captioner.caption(pictures(5), TWO))
-    assert [bool(one.error) for one in found] == [False, True, False, True, False]
-    assert texts(found) == whole | {"key/1": [], "key/3": []}
+    undisturbed, server.spoil = texts(captioner.caption(pictures(5), TWO)), spoil
+    results = list(captioner.caption(pictures(5), TWO))
+    assert [bool(result.error) for result in results] == [False, True, False, True, False]
+    assert texts(results) == undisturbed | {"key/1": [], "key/3": []}
     assert (
-        found[1].error.startswith("the server refuses the picture: 400 cannot identify xxx")
-        and len(found[1].error) < 300
+        results[1].error.startswith("the server refuses the picture: 400 cannot identify xxx")
+        and len(results[1].error) < 300
     )
-    assert found[3].error == "the server refuses the picture: 500 Oops"
+    assert results[3].error == "the server refuses the picture: 500 Oops"
     assert len(server.seen(b"picture 1")) == 2 and len(server.seen(b"picture 3")) == 1 + 1 + client.RETRIES["broken"]
 
 
@@ -341,10 +353,10 @@ def test_what_is_no_pictures_fault_ends_the_shard(server, at_once, answer):
     captioner.caption([], TWO)
     server.spoil = lambda request, picture: answer if picture != b"picture 0" else None
     captioner.batch_size = 1
-    found = captioner.caption(pictures(4), TWO)
-    assert next(found).key == "key/0"
+    results = captioner.caption(pictures(4), TWO)
+    assert next(results).key == "key/0"
     with pytest.raises(ConnectionError, match=f"127.0.0.1:{server.server_port}/v1: "):
-        next(found)
+        next(results)
     kind = {500: "broken", 200: "odd"}.get(answer[0], "refused")
     assert len(server.seen(b"picture 1")) == 1 + client.RETRIES[kind]
 
@@ -377,7 +389,7 @@ def test_what_is_wrong_with_the_server_is_told_before_anything_is_written(
 ):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
-    def told(model=server.model, *more):
+    def error_of(model=server.model, *more):
         assert (
             capsmith.main(
                 ["generate", "--input", "scenes:val,n=3", "--model", model, "--output", str(tmp_path / "out"), *more]
@@ -387,20 +399,22 @@ def test_what_is_wrong_with_the_server_is_told_before_anything_is_written(
         assert not (tmp_path / "out").exists()
         return capsys.readouterr().err
 
-    assert "'org/none': http" in (said := told(server.model.replace("Fake-VLM", "none")))
-    assert "404 The model `org/none` does not exist. (the server names the models org/Fake-VLM, org/other)" in said
-    assert "names no model after '#'; the server names org/Fake-VLM, org/other" in told(server.model.partition("#")[0])
+    assert "'org/none': http" in (message := error_of(server.model.replace("Fake-VLM", "none")))
+    assert "404 The model `org/none` does not exist. (the server names the models org/Fake-VLM, org/other)" in message
+    assert "names no model after '#'; the server names org/Fake-VLM, org/other" in error_of(
+        server.model.partition("#")[0]
+    )
     server.spoil = lambda request, picture: (401, {"error": {"message": "Incorrect API key"}})
-    assert "asks for a key, and there is none: set OPENAI_API_KEY, or give a --header: 401 Incorrect" in told()
+    assert "asks for a key, and there is none: set OPENAI_API_KEY, or give a --header: 401 Incorrect" in error_of()
     monkeypatch.setenv("OPENAI_API_KEY", "not-the-right-one")
-    assert "does not take the key in OPENAI_API_KEY: 401 Incorrect API key" in told()
+    assert "does not take the key in OPENAI_API_KEY: 401 Incorrect API key" in error_of()
     server.spoil = lambda request, picture: (401, {"error": "no"}) if request else None
-    assert "model 'org/Fake-VLM': the server at http" in (said := told()) and "401 no" in said
+    assert "model 'org/Fake-VLM': the server at http" in (message := error_of()) and "401 no" in message
     server.spoil = lambda request, picture: (422, {"detail": "top_k?"}) if request and "top_k" in request else None
-    assert "422 top_k?" in told(server.model, "--top-k", "3")
+    assert "422 top_k?" in error_of(server.model, "--top-k", "3")
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
-    assert f"no server answers at {address}/v1" in told(f"openai:{address}#m")
+    assert f"no server answers at {address}/v1" in error_of(f"openai:{address}#m")
 
 
 def test_samplings_that_no_server_has_are_refused_all_at_once(server):
@@ -408,15 +422,15 @@ def test_samplings_that_no_server_has_are_refused_all_at_once(server):
     sampling = SamplingConfig(strategy="beam", num_captions=2, num_beams=4, no_repeat_ngram_size=3)
     with pytest.raises(ValueError, match="similarity: .*; strategy 'beam', num_beams 4: .*; no_repeat_ngram_size 3: "):
         captioner.caption([], sampling, similarity=True)
-    with pytest.raises(ValueError, match="context: a server's model is as it is"):
+    with pytest.raises(ValueError, match="context: cannot be set for a server's model"):
         load_captioner(server.model, context=30)
     assert not server.requests
 
 
 def test_the_captioner_is_its_models_name_wherever_that_is_served(serve):
-    one, slash, v1 = (load_captioner(serve().model.replace("#", end)) for end in ("#", "/#", "/v1/#"))
-    assert one.name == "fake_vlm" and one.weights_sha256 == slash.weights_sha256 == v1.weights_sha256
-    assert one.weights_sha256 == hashlib.sha256(b"openai:org/Fake-VLM").hexdigest()
+    plain, slash, v1 = (load_captioner(serve().model.replace("#", end)) for end in ("#", "/#", "/v1/#"))
+    assert plain.name == "fake_vlm" and plain.weights_sha256 == slash.weights_sha256 == v1.weights_sha256
+    assert plain.weights_sha256 == hashlib.sha256(b"openai:org/Fake-VLM").hexdigest()
     assert (
         v1.address.base.endswith("/v1") and slash.address.base.endswith("/v1") and slash.address.base.count("/") == 3
     )

@@ -1,4 +1,4 @@
-"""What servers answer, in the forms in which they do, and how their addresses are written; no server is asked."""
+"""The forms of servers' answers and addresses; no server is contacted."""
 
 import json
 import time
@@ -9,7 +9,7 @@ import pytest
 from captioners.base import SamplingConfig
 from captioners.server.address import read_address
 from captioners.server.answers import choices_of, error_of, hide, hide_all, models_of, read_json, seconds_to_wait
-from captioners.server.client import Connection, Reply
+from captioners.server.client import Connection, Response
 from captioners.server.config import ServerConfig
 from captioners.server.fields import Dialect
 
@@ -131,7 +131,7 @@ def test_what_is_no_json_is_a_value_error(body):
 
 
 @pytest.mark.parametrize(
-    "body, shown",
+    "body, expected",
     [
         ({"error": {"message": "Bad image", "type": "x", "param": None, "code": "y"}}, "400 Bad image"),  # OpenAI
         ({"object": "error", "message": "Bad image", "code": 40003}, "400 Bad image"),  # vLLM, once
@@ -155,12 +155,12 @@ def test_what_is_no_json_is_a_value_error(body):
         ({"error": "Bad\x1b[2J\nimage" + "x" * 500}, "400 Bad [2J image" + "x" * 187 + "…"),
     ],
 )
-def test_the_words_of_an_error(body, shown):
-    assert str(error_of(400, json.dumps(body).encode())) == shown
+def test_the_words_of_an_error(body, expected):
+    assert str(error_of(400, json.dumps(body).encode())) == expected
 
 
 @pytest.mark.parametrize(
-    "body, shown",
+    "body, expected",
     [
         (b"Bad gateway", "502 Bad gateway"),
         (b"", "502 nothing came"),
@@ -169,8 +169,8 @@ def test_the_words_of_an_error(body, shown):
         (b"<p>", "502 a web page came"),
     ],
 )
-def test_the_words_of_an_error_that_is_no_json(body, shown):
-    assert str(error_of(502, body)) == shown
+def test_the_words_of_an_error_that_is_no_json(body, expected):
+    assert str(error_of(502, body)) == expected
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_keys_are_masked_wherever_they_stand():
 
 
 @pytest.mark.parametrize(
-    "name, asked",
+    "name, url",
     [
         ("http://host:8000", "http://host:8000/v1/chat/completions"),
         ("http://host:8000/", "http://host:8000/v1/chat/completions"),
@@ -259,13 +259,13 @@ def test_keys_are_masked_wherever_they_stand():
         ),
     ],
 )
-def test_an_address_in_any_usual_way(name, asked):
+def test_an_address_in_any_usual_way(name, url):
     address = read_address(f"openai:{name}#org/m")
-    assert address.of("chat/completions") == asked and address.model == "org/m"
+    assert address.url("chat/completions") == url and address.model == "org/m"
 
 
 @pytest.mark.parametrize(
-    "base, here",
+    "base, is_local",
     [
         ("http://localhost:1", True),
         ("http://127.0.0.9", True),
@@ -274,8 +274,8 @@ def test_an_address_in_any_usual_way(name, asked):
         ("https://localhost.evil.example", False),
     ],
 )
-def test_which_servers_are_here(base, here):
-    assert read_address(f"openai:{base}#m").is_here is here
+def test_which_servers_are_here(base, is_local):
+    assert read_address(f"openai:{base}#m").is_local is is_local
 
 
 def test_what_is_said_of_a_server_is_checked(monkeypatch):
@@ -306,7 +306,7 @@ SECRETS = {"TOK": "s3cret-token", "OPENAI_API_KEY": "our-own-key"}
 
 
 @pytest.mark.parametrize(
-    "header, hidden, shown",
+    "header, hidden, expected",
     [
         ("X-Title: photograph captions", [], "photograph captions"),
         ("X-Title: a shop of $TOK", ["s3cret-token"], "a shop of"),
@@ -315,16 +315,16 @@ SECRETS = {"TOK": "s3cret-token", "OPENAI_API_KEY": "our-own-key"}
         ("X-Goog-Api-Key: literal-key", ["literal-key"], "X-Goog-Api-Key"),
     ],
 )
-def test_secrets_are_keys_and_what_the_environment_gives(monkeypatch, header, hidden, shown):
+def test_secrets_are_keys_and_what_the_environment_gives(monkeypatch, header, hidden, expected):
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     connection = Connection(read_address("openai:http://host:1#m"), ServerConfig(header=[header]))
-    text = hide(f"a sign of {shown} and {' and '.join(hidden)}", connection.secrets)
-    assert shown in text and not [secret for secret in hidden if secret in text]
+    text = hide(f"a sign of {expected} and {' and '.join(hidden)}", connection.secrets)
+    assert expected in text and not [secret for secret in hidden if secret in text]
 
 
 @pytest.mark.parametrize(
-    "header, key, sent, told",
+    "header, key, sent, message",
     [
         ("authorization: Basic abcdefgh", "our-own-key", None, "does not take the headers given"),
         ("API-KEY: abcdefgh", "our-own-key", None, "does not take the headers given"),
@@ -332,23 +332,25 @@ def test_secrets_are_keys_and_what_the_environment_gives(monkeypatch, header, hi
         ("X-Title: a shop", "", None, "set OPENAI_API_KEY"),
     ],
 )
-def test_our_key_is_sent_where_no_other_is_given(monkeypatch, header, key, sent, told):
+def test_our_key_is_sent_where_no_other_is_given(monkeypatch, header, key, sent, message):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     connection = Connection(read_address("openai:http://host:1#m"), ServerConfig(header=[header]))
-    assert connection.headers.get("Authorization") == sent and told in connection.about_the_key("401")
+    assert connection.headers.get("Authorization") == sent and message in connection.about_the_key("401")
 
 
 @pytest.mark.parametrize(
-    "location, there",
+    "location, target",
     [
         ("https://other.example/v1", "https://other.example,"),
         ("/api/v1/", "http://host,"),
         ("http://[bad", "an address that cannot be read"),
     ],
 )
-def test_where_a_server_sends_requests_on_to(location, there):
-    reply = Reply(307, {"Location": location}, b"")
-    assert f"sends requests on to {there}" in Connection(read_address("openai:http://host:1#m"))._redirected(reply)
+def test_where_a_server_sends_requests_on_to(location, target):
+    reply = Response(307, {"Location": location}, b"")
+    assert f"redirects requests to {target}" in Connection(read_address("openai:http://host:1#m"))._redirect_problem(
+        reply
+    )
 
 
 REQUEST = {
@@ -385,14 +387,14 @@ REQUEST = {
 )
 def test_the_field_that_a_server_refuses_is_done_without(status, words, given_up):
     dialect = Dialect()
-    assert dialect.give_up(REQUEST, SamplingConfig(num_captions=2), status, words) == given_up
-    spoken = dialect.spoken(REQUEST)
+    assert dialect.give_up(REQUEST, SamplingConfig(num_captions=2), status=status, words=words) == given_up
+    spoken = dialect.translate(REQUEST)
     assert spoken == {
         **{name: value for name, value in REQUEST.items() if name != given_up},
         **({"max_completion_tokens": 9} if given_up == "max_tokens" else {}),
     }
     if given_up:  # each is given up once
-        assert dialect.give_up(REQUEST, SamplingConfig(num_captions=2), 404, given_up) is None
+        assert dialect.give_up(REQUEST, SamplingConfig(num_captions=2), status=404, words=given_up) is None
 
 
 def test_what_was_asked_for_is_never_given_up():
@@ -402,7 +404,7 @@ def test_what_was_asked_for_is_never_given_up():
         ("temperature", SamplingConfig(temperature=0.5)),
         ("top_k", SamplingConfig(top_k=3)),
     ):
-        assert Dialect().give_up({**REQUEST, "top_k": 3}, sampling, 400, f"{name} is unknown") is None
+        assert Dialect().give_up({**REQUEST, "top_k": 3}, sampling, status=400, words=f"{name} is unknown") is None
 
 
 @pytest.mark.parametrize("answer, cut", [("text", ("preamble", "quotes")), ("line", ()), ("json", ())])

@@ -1,4 +1,4 @@
-"""What a server bears is found out: slow ones and limited ones finish by themselves, in virtual time."""
+"""The number of requests adapts to slow and limited servers, in virtual time."""
 
 import asyncio
 
@@ -14,15 +14,15 @@ from .virtual_time import Limited, OneAtATime, Simulated
 ADDRESS = "openai:http://sim:1#m"
 
 
-def all_captioned(found, count):
-    return [one.key for one in found] == [f"key/{number}" for number in range(count)] and not any(
-        one.error for one in found
+def all_captioned(results, count):
+    return [result.key for result in results] == [f"key/{number}" for number in range(count)] and not any(
+        result.error for result in results
     )
 
 
 @pytest.mark.parametrize("patience", [float("inf"), 60])
 def test_one_at_a_time_and_slow(monkeypatch, patience):
-    """64 are under way: the last waits 384 s, longer than a time-out, or a proxy's patience; least possible are 6 s each."""
+    """64 at a time: the last waits 384 s, more than a time-out or a proxy allows. Each request takes at least 6 s."""
     server = OneAtATime(monkeypatch, patience)
     assert all_captioned(load_server(ADDRESS).caption(pictures(150), TWO), 150)
     assert server.ended <= 1.01 * 6 * 151 and 6 * 64 > TIMEOUT  # the blank picture is one
@@ -31,7 +31,7 @@ def test_one_at_a_time_and_slow(monkeypatch, patience):
 
 @pytest.mark.parametrize("says", [True, False])
 def test_limited_to_twenty_a_minute(monkeypatch, says):
-    """The least possible: 20 at once, and 20 more each minute."""
+    """The minimum: 20 at once, and 20 more each minute."""
     server = Limited(monkeypatch, says=says)
     assert all_captioned(load_server(ADDRESS).caption(pictures(119), TWO), 119)
     assert 300 < server.ended <= 1.05 * 301 and server.refused < 119
@@ -46,7 +46,7 @@ def test_so_many_requests_a_minute_as_the_command_says(monkeypatch):
 
 
 class Failing(Simulated):
-    """A second each; `fail(server, number)` may give the request of that number another answer."""
+    """One second per request; `fail(server, number)` may return another answer for the request of that number."""
 
     def __init__(self, monkeypatch, fail):
         super().__init__(monkeypatch)
@@ -59,7 +59,7 @@ class Failing(Simulated):
 
 
 def test_a_wait_is_everybodys(monkeypatch):
-    """One request of many is told to come again later: nobody asks before."""
+    """One of many requests is told to come again later: no request is sent before that time."""
 
     def fail(server, number):
         if number == 30:
@@ -89,7 +89,7 @@ def test_requests_halve_and_grow_again(monkeypatch):
 
 
 def test_a_picture_that_hangs_is_its_rows_while_others_are_served(monkeypatch):
-    """It is timed from when it might be served, tried again, and then a blank picture is shown."""
+    """Its time counts from when it could be served; it is tried again, and then a blank picture is sent."""
 
     async def serve(self, request):
         url = request["messages"][0]["content"][0]["image_url"]["url"]
@@ -98,14 +98,14 @@ def test_a_picture_that_hangs_is_its_rows_while_others_are_served(monkeypatch):
 
     server = Simulated(monkeypatch)
     monkeypatch.setattr(Simulated, "serve", serve, raising=False)
-    found = list(load_server(ADDRESS).caption(pictures(6), TWO))
-    assert [bool(one.error) for one in found] == [False, False, False, True, False, False]
-    assert found[3].error == "the server refuses the picture: 0 no answer in 300 s"
+    results = list(load_server(ADDRESS).caption(pictures(6), TWO))
+    assert [bool(result.error) for result in results] == [False, False, False, True, False, False]
+    assert results[3].error == "the server refuses the picture: 0 no answer in 300 s"
     assert 2 * TIMEOUT < server.ended < 2.1 * TIMEOUT and server.asked == 1 + 6 + 1 + 1
 
 
 def test_a_picture_that_hangs_is_timed_from_when_its_turn_came(monkeypatch):
-    """Not from the last answer that another got: the others are served for long after its time is over."""
+    """Its time does not count from the last answer to another request: those are served for long afterwards."""
     OneAtATime(monkeypatch)
     tries, serve = [], OneAtATime.serve
 
@@ -116,8 +116,8 @@ def test_a_picture_that_hangs_is_timed_from_when_its_turn_came(monkeypatch):
         return await serve(self, request)
 
     monkeypatch.setattr(OneAtATime, "serve", hang)
-    found = list(load_server(ADDRESS).caption(pictures(120), TWO))
-    assert [one.key for one in found if one.error] == ["key/0"] and len(tries) == 3
+    results = list(load_server(ADDRESS).caption(pictures(120), TWO))
+    assert [result.key for result in results if result.error] == ["key/0"] and len(tries) == 3
     assert tries[1] - tries[0] < 2 * TIMEOUT < 6 * 120 - TIMEOUT / 3  # asked again while the others are still served
 
 

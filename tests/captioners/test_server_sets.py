@@ -1,4 +1,4 @@
-"""Whole sets captioned by servers: a fake one, and transformers' own with a tiny model."""
+"""Whole sets captioned by servers: by a fake one, and by transformers' own with a tiny model."""
 
 import io
 import os
@@ -19,10 +19,10 @@ from captioners.base import Request, SamplingConfig
 from captioners.load import load_captioner
 from captioners.server.answers import choices_of
 from captioners.server.captioner import encode_picture
-from generate.captions.column import Column
 from generate.captions.config import GenerateConfig
 from generate.captions.gate import Gate
 from generate.captions.run import run
+from generate.captions.settled_column import SettledColumn
 from generate.captions.stages import caption_samples
 from imagetext.sample import Record, decode_image
 from imagetext.sources import read_records
@@ -34,13 +34,13 @@ from .vlm.models import ENDS, make_model_and_processor, photos, scramble
 
 
 def samples(count, refused=()):
-    """Samples of one colour each; those refused are white."""
-    found = []
+    """Samples of one colour each; the server refuses white ones."""
+    records = []
     for number in range(count):
         encoded = io.BytesIO()
         Image.new("RGB", (20, 10), "white" if number in refused else (number, 40, 90)).save(encoded, "PNG")
-        found.append(Record(f"s/{number}", encoded.getvalue()))
-    return found
+        records.append(Record(f"s/{number}", encoded.getvalue()))
+    return records
 
 
 def refuse_white(request, picture):
@@ -50,28 +50,28 @@ def refuse_white(request, picture):
 
 def test_a_refused_picture_is_a_record_with_the_reason(server):
     captioner = load_captioner(server.model)
-    column = Column("syn_text_fake", captioner, TWO, Gate(redraws=1))
+    column = SettledColumn("syn_text_fake", captioner, TWO, Gate(redraws=1))
     server.spoil = refuse_white
-    found = list(caption_samples(samples(5, refused=[1, 4]), [column], num_workers=2))
-    assert [record.key for record in found] == [f"s/{number}" for number in range(5)]
+    results = list(caption_samples(samples(5, refused=[1, 4]), [column], num_workers=2))
+    assert [record.key for record in results] == [f"s/{number}" for number in range(5)]
     reason = "syn_text_fake: the server refuses the picture: 400 too white"
-    assert [record.error for record in found] == ["", reason, "", "", reason]
+    assert [record.error for record in results] == ["", reason, "", "", reason]
 
 
 def test_a_picture_that_one_of_two_servers_refuses_keeps_the_others_captions(serve):
     strict, lax = serve(), serve()
     strict.spoil = refuse_white
     columns = [
-        Column(f"syn_text_{name}", load_captioner(of.model), TWO, Gate(redraws=1, on_degenerate="keep"))
-        for name, of in (("strict", strict), ("lax", lax))
+        SettledColumn(f"syn_text_{name}", load_captioner(server.model), TWO, Gate(redraws=1, on_degenerate="keep"))
+        for name, server in (("strict", strict), ("lax", lax))
     ]
-    found = list(caption_samples(samples(3, refused=[1]), columns))
-    assert [sorted(record.syn_text) for record in found] == [
+    results = list(caption_samples(samples(3, refused=[1]), columns))
+    assert [sorted(record.syn_text) for record in results] == [
         ["syn_text_lax", "syn_text_strict"],
         ["syn_text_lax"],
         ["syn_text_lax", "syn_text_strict"],
     ]
-    assert not any(record.error for record in found)
+    assert not any(record.error for record in results)
 
 
 @pytest.mark.parametrize("format", ["webdataset", "jsonl", "parquet"])
@@ -103,7 +103,9 @@ def test_records_without_log_probabilities_are_read_as_they_were_written(serve, 
         )
     )
     scores = [record.scores["syn_text_fake_vlm"] for record in records]
-    assert [of["logprob"] for of in scores] == [[None, None]] * 3 and all(len(of["truncated"]) == 2 for of in scores)
+    assert [score["logprob"] for score in scores] == [[None, None]] * 3 and all(
+        len(score["truncated"]) == 2 for score in scores
+    )
     assert capsmith.main(["verify", str(tmp_path / "out"), "--most-repeated", "1"]) == 0
 
 
@@ -138,9 +140,9 @@ def test_a_server_that_dies_and_comes_back_elsewhere_leaves_the_same_bytes(
     assert generate(dying, "out") == 1 and "Disconnected" in caplog.text
     done = {path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".tar"}
     assert len(done) == 1
-    asked = len(other.requests)
+    requests_before = len(other.requests)
     assert generate(other, "out") == 0 and generate(serve(), "undisturbed") == 0
-    assert len(other.requests) - asked >= 6  # the shard that was done is not asked for again
+    assert len(other.requests) - requests_before >= 6  # the shard that was done is not asked for again
     ours, theirs = (
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("out", "undisturbed")
     )
@@ -155,7 +157,7 @@ def test_a_server_that_dies_and_comes_back_elsewhere_leaves_the_same_bytes(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny LLaVA whose captions differ between pictures; transformers' server draws only where do_sample is set."""
+    """A tiny LLaVA whose captions differ between pictures; transformers' server samples only if do_sample is set."""
     folder = tmp_path_factory.mktemp("served") / "Tiny LLaVA"
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -169,7 +171,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(folder, tmp_path_factory):
-    """That model, served by transformers."""
+    """The tiny LLaVA, served by transformers."""
     pytest.importorskip("fastapi", reason="transformers serve needs transformers[serving]")
     pytest.importorskip("uvicorn", reason="transformers serve needs transformers[serving]")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -205,12 +207,12 @@ def served(folder, tmp_path_factory):
 
 
 def in_a_column(reply):
-    """The reply as a caption: the scrambled model says control characters, too."""
+    """The caption in a reply; the scrambled model also writes control characters."""
     return choices_of({"choices": [{"message": {"content": reply}}]})[0].text
 
 
 def test_a_real_server_sees_the_picture_and_the_prompt(served, folder):
-    """Its greedy captions are those of the same model in this process, of the same JPEGs."""
+    """Its greedy captions equal those of the same model in this process, for the same JPEGs."""
     model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     encoded, expected = (
         [
@@ -238,11 +240,11 @@ def test_a_real_server_sees_the_picture_and_the_prompt(served, folder):
         SamplingConfig(strategy="greedy", max_length=16),
     )
 
-    def asked(instruction):
-        return texts(captioner.caption([one._replace(instruction=instruction) for one in encoded], sampling))
+    def answers_to(instruction):
+        return texts(captioner.caption([request._replace(instruction=instruction) for request in encoded], sampling))
 
-    assert asked("Is it a dog?") == expected and len(set(map(str, expected.values()))) > 3
-    assert asked("A cat?") != expected
+    assert answers_to("Is it a dog?") == expected and len(set(map(str, expected.values()))) > 3
+    assert answers_to("A cat?") != expected
 
 
 def test_whole_sets_from_a_real_server(served, tmp_path, capsys):
@@ -271,16 +273,18 @@ def test_whole_sets_from_a_real_server(served, tmp_path, capsys):
         )
 
     assert generate("one") == 0 and generate("two") == 0
-    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
-    assert one == two
+    first, second = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert first == second
     assert capsmith.main(["verify", str(tmp_path / "one"), "--decode", "--most-repeated", "1"]) == 0
     assert "8 records in 1 shards; all as the markers say" in capsys.readouterr().out
     records = list(read_records(str(tmp_path / "one" / "*.tar")))
-    drawn = [record.syn_text["syn_text_served"] for record in records]
-    assert len(drawn) == 8 and len({text for of in drawn for text in of}) > 16  # captions of a picture differ, too
+    captions = [record.syn_text["syn_text_served"] for record in records]
+    assert (
+        len(captions) == 8 and len({text for texts in captions for text in texts}) > 16
+    )  # captions of a picture differ, too
     scores = [record.scores["syn_text_served"] for record in records]
-    assert {value for of in scores for value in of["logprob"]} == {None}
-    assert {value for of in scores for value in of["truncated"]} == {True, False}
+    assert {value for score in scores for value in score["logprob"]} == {None}
+    assert {value for score in scores for value in score["truncated"]} == {True, False}
     assert (
         generate("three", "--top-k", "5") == 2
         and "Unexpected fields in the request: {'top_k'}" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Servers as they are: whose fault an answer is, what is kept of those that came, and what never leaves."""
+"""Faulty servers: whose fault an answer is, which answers are kept, and which texts are never shown."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ from captioners.server.config import ServerConfig
 from .fake_server import TWO, captions, pictures, texts
 
 
-def one(content="A dog.", **more):
+def result(content="A dog.", **more):
     return {"choices": [{"message": {"content": content}, **more}, {"message": {"content": content}, **more}]}
 
 
@@ -34,13 +34,13 @@ def one(content="A dog.", **more):
         ((200, b"<html><title>Moment, please</title>"), "200 a web page came: Moment, please", 3),
         ((200, b"[" * 100_000), "200 [[[", 3),
         ((200, b"{}"), "200 {}", 3),
-        ((200, one(None, finish_reason="content_filter")), "no text came, finish_reason 'content_filter'", 3),
+        ((200, result(None, finish_reason="content_filter")), "no text came, finish_reason 'content_filter'", 3),
         (
-            (200, one("<think>Hm", finish_reason="length")),
-            "no text came, finish_reason 'length'; the model may think before",
+            (200, result("<think>Hm", finish_reason="length")),
+            "no text came, finish_reason 'length'; the model may write thoughts before",
             3,
         ),
-        ((200, one([])), "no text came, finish_reason 'none'", 3),
+        ((200, result([])), "no text came, finish_reason 'none'", 3),
         ((403, {"error": {"message": "flagged", "metadata": {"reasons": ["violence"]}}}), "403 flagged (violence)", 1),
         ((400, {"error": {"code": "content_filter", "message": "filtered"}}), "400 filtered", 1),
         ((404, "no"), "404 no", 1),
@@ -52,11 +52,11 @@ def one(content="A dog.", **more):
 )
 def test_a_pictures_own_trouble_is_its_rows(server, at_once, answer, reason, tries):
     captioner = load_captioner(server.model)
-    whole = texts(captioner.caption(pictures(4), TWO))
+    undisturbed = texts(captioner.caption(pictures(4), TWO))
     server.spoil, server.requests = lambda request, picture: answer if picture == b"picture 2" else None, []
-    found = list(captioner.caption(pictures(4), TWO))
-    assert texts(found) == whole | {"key/2": []}
-    assert found[2].error.startswith(f"the server refuses the picture: {reason}") and len(found[2].error) < 400
+    results = list(captioner.caption(pictures(4), TWO))
+    assert texts(results) == undisturbed | {"key/2": []}
+    assert results[2].error.startswith(f"the server refuses the picture: {reason}") and len(results[2].error) < 400
     assert len(server.seen(b"picture 2")) == tries
     assert len(server.requests) == 3 + tries + 1  # a blank picture was captioned
 
@@ -80,17 +80,17 @@ def test_an_account_without_money_is_not_waited_for(server):
 
 
 def test_one_caption_without_text_is_left_to_the_gate(server):
-    answer = one()
+    answer = result()
     answer["choices"][1] = {"message": {"content": None}, "finish_reason": "content_filter"}
     server.spoil = lambda request, picture: (200, answer) if picture == b"picture 0" else None
-    (found,) = captions(server.model, of=pictures(1))
-    assert [caption.text for caption in found.captions] == ["A dog.", ""] and not found.error
+    (result_of_one,) = captions(server.model, requests=pictures(1))
+    assert [caption.text for caption in result_of_one.captions] == ["A dog.", ""] and not result_of_one.error
 
 
 def test_a_lone_surrogate_spoils_nothing(server):
     body = b'{"choices": [{"message": {"content": "A \\ud83d dog."}}, {"message": {"content": "A cat \\udc36."}}]}'
     server.spoil = lambda request, picture: (200, body) if picture == b"picture 0" else None
-    assert texts(captions(server.model, of=pictures(1))) == {"key/0": ["A dog.", "A cat ."]}
+    assert texts(captions(server.model, requests=pictures(1))) == {"key/0": ["A dog.", "A cat ."]}
 
 
 def test_answers_are_bounded(server, at_once, monkeypatch):
@@ -114,16 +114,16 @@ def test_answers_are_bounded(server, at_once, monkeypatch):
 
     monkeypatch.setattr(server.RequestHandlerClass, "answer", answer)
     server.spoil = lambda request, picture: (200, "endless") if picture == b"picture 1" else None
-    found = list(captioner.caption(pictures(3), TWO))
-    assert found[1].error == "the server refuses the picture: 200 the answer is longer than 1 MB"
-    assert [bool(one.captions) for one in found] == [True, False, True] and sum(sent) < 3 * 16 << 20
+    results = list(captioner.caption(pictures(3), TWO))
+    assert results[1].error == "the server refuses the picture: 200 the answer is longer than 1 MB"
+    assert [bool(result.captions) for result in results] == [True, False, True] and sum(sent) < 3 * 16 << 20
 
 
 # fields
 
 
 def refusing(server, *names, status=400):
-    """The server knows none of the fields."""
+    """The server knows none of the optional fields."""
 
     def spoil(request, picture):
         if request and (wrong := [name for name in names if name in request]):
@@ -134,7 +134,7 @@ def refusing(server, *names, status=400):
 
 def test_fields_are_renamed_or_left_out_and_what_is_lost_is_said(server, caplog):
     refusing(server, "max_tokens", "seed", "logprobs", "top_p", status=422)
-    assert len(captions(server.model, of=pictures(2))) == 2
+    assert len(captions(server.model, requests=pictures(2))) == 2
     request = server.seen(b"picture 0")[0]
     assert request["max_completion_tokens"] == 255 and request["n"] == 2
     assert not {"max_tokens", "seed", "logprobs", "top_p"} & request.keys()
@@ -144,10 +144,10 @@ def test_fields_are_renamed_or_left_out_and_what_is_lost_is_said(server, caplog)
 def test_a_server_that_ignores_seeds_is_told_of(serve, caplog):
     server = serve(takes_n=False)
     server.spoil = lambda request, picture: (200, {"choices": [{"message": {"content": "A dog."}}]})
-    assert len(captions(server.model, of=pictures(8))) == 8
-    said = [record.getMessage() for record in caplog.records if "ignores seeds" in record.getMessage()]
-    assert len(said) == 1 and "the 2 captions of a picture are all the same, for 4 of 4 pictures" in said[0]
-    captions(serve().model, of=pictures(8))
+    assert len(captions(server.model, requests=pictures(8))) == 8
+    warnings = [record.getMessage() for record in caplog.records if "ignores seeds" in record.getMessage()]
+    assert len(warnings) == 1 and "the 2 captions of a picture are all the same, for 4 of 4 pictures" in warnings[0]
+    captions(serve().model, requests=pictures(8))
     assert len([record for record in caplog.records if "ignores seeds" in record.getMessage()]) == 1
     captioner = load_captioner(server.model)
     for pair in [*["aa"] * 4, *["ab"] * 5, "aa"]:  # half of all again
@@ -157,9 +157,9 @@ def test_a_server_that_ignores_seeds_is_told_of(serve, caplog):
 
 @pytest.mark.parametrize("reason", ["length", "MAX_TOKENS"])
 def test_a_model_that_only_thinks_is_refused_before_any_picture(server, reason):
-    server.spoil = lambda request, picture: (200, one("<think>Hm", finish_reason=reason))
+    server.spoil = lambda request, picture: (200, result("<think>Hm", finish_reason=reason))
     with pytest.raises(
-        ValueError, match=f"no text came for a blank picture, finish_reason '{reason}'; the model may think"
+        ValueError, match=f"no text came for a blank picture, finish_reason '{reason}'; the model may write thoughts"
     ):
         captions(server.model)
 
@@ -205,12 +205,12 @@ def test_a_proxy_of_the_environment_is_used_but_for_this_machine(monkeypatch):
 def test_no_key_goes_to_another_host(serve, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "a-secret-key")
     other, server = serve(), serve()
-    there = f"http://localhost:{other.server_port}/v1/chat/completions"
-    server.spoil = lambda request, picture: (307, b"", {"Location": there})
-    with pytest.raises(ValueError, match="sends requests on to http://localhost, where no key goes by itself"):
+    url = f"http://localhost:{other.server_port}/v1/chat/completions"
+    server.spoil = lambda request, picture: (307, b"", {"Location": url})
+    with pytest.raises(ValueError, match="redirects requests to http://localhost, to which no key is sent"):
         load_captioner(server.model)
-    server.spoil = lambda request, picture: (307, b"", {"Location": there}) if request else None
-    with pytest.raises(ValueError, match="sends requests on to"):
+    server.spoil = lambda request, picture: (307, b"", {"Location": url}) if request else None
+    with pytest.raises(ValueError, match="redirects requests to"):
         load_captioner(server.model).caption([], TWO)
     assert not other.requests and not other.keys
 
@@ -225,22 +225,24 @@ def test_keys_that_a_server_repeats_are_masked_everywhere(serve, monkeypatch, at
         if picture in (b"picture 0", b"picture 1"):
             return 400, b'{"error": {"message": "%s"}}' % words.encode()
         if picture == b"picture 2":
-            return 200, one(f"A dog on a sign that says {secret}.")
+            return 200, result(f"A dog on a sign that says {secret}.")
 
     captioner = load_captioner(server.model)
     captioner.caption([], TWO)
     server.spoil = spoil
-    found = list(captioner.caption(pictures(4), TWO))
-    assert [bool(one.error) for one in found] == [True, True, False, False] and "says ***." in found[2].captions[
-        0
-    ].text
+    results = list(captioner.caption(pictures(4), TWO))
+    assert [bool(result.error) for result in results] == [True, True, False, False] and "says ***." in results[
+        2
+    ].captions[0].text
     server.spoil = lambda request, picture: (503, words.replace("\\u0073", "s").encode()) if request else None
     with pytest.raises(ConnectionError) as raised:
         list(captioner.caption(pictures(1), TWO))
     server.spoil = lambda request, picture: (401, words.replace("\\u0073", "s").encode())
     assert generate(server, tmp_path / "out") == 2
-    shown = f"{found} {raised.getrepr(chain=True, style='long', showlocals=False)} {caplog.text} {capsys.readouterr()}"
-    assert secret not in shown and "sk-abc" not in shown and "***" in shown
+    all_text = (
+        f"{results} {raised.getrepr(chain=True, style='long', showlocals=False)} {caplog.text} {capsys.readouterr()}"
+    )
+    assert secret not in all_text and "sk-abc" not in all_text and "***" in all_text
 
 
 def test_where_pictures_go_is_printed_before_they_go(server, tmp_path, monkeypatch):
@@ -300,19 +302,19 @@ def generate(server, output, *more):
 
 
 def test_what_a_shard_was_answered_is_not_asked_for_again(serve, tmp_path, capsys):
-    server, whole = serve(), serve()
+    server, undisturbed = serve(), serve()
     assert generate(server, tmp_path / "out", "--max-requests", "8") == 1
-    assert "--max-requests 8 are made; the same command with more of them goes on" in capsys.readouterr().err
+    assert "--max-requests 8 are made; the same command with a higher number continues" in capsys.readouterr().err
     assert len(server.requests) == 8 and (tmp_path / "out" / journal.FOLDER).exists()  # one of a blank picture
     (name,) = (tmp_path / "out" / journal.FOLDER).iterdir()
     name.write_bytes(name.read_bytes()[:-20])  # as a killed process leaves it
     assert generate(server, tmp_path / "out") == 0
-    asked = Counter(picture for _, picture in server.requests)
+    requests_of = Counter(picture for _, picture in server.requests)
     assert (
-        sum(asked.values()) == 8 + 1 + 12 - 7 + 1 and len(asked) == 13
+        sum(requests_of.values()) == 8 + 1 + 12 - 7 + 1 and len(requests_of) == 13
     )  # one more blank one, and the answer that was cut
     assert not (tmp_path / "out" / journal.FOLDER).exists()
-    assert generate(whole, tmp_path / "whole") == 0
+    assert generate(undisturbed, tmp_path / "whole") == 0
     ours, theirs = (
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("out", "whole")
     )
@@ -340,7 +342,7 @@ def test_what_is_under_way_when_a_shard_fails_is_kept_too(server, tmp_path):
 
 
 def test_without_seeds_each_draw_is_kept_for_itself(serve, tmp_path):
-    """All draws of a picture are one request then; in either try each gets its own answer."""
+    """All draws of a picture are then the same request; in both tries each draw gets its own answer."""
     server, numbers = serve(takes_n=False), count()
 
     def spoil(request, picture):
@@ -359,13 +361,13 @@ def test_without_seeds_each_draw_is_kept_for_itself(serve, tmp_path):
             for first in (0, 2)
         ]
 
-    found, asked = draws(), len(server.requests)
-    assert len({text for of in found for both in of.values() for text in both}) == 16
-    assert draws() == found and len(server.requests) == asked
+    results, num_requests = draws(), len(server.requests)
+    assert len({text for run in results for both in run.values() for text in both}) == 16
+    assert draws() == results and len(server.requests) == num_requests
 
 
 def test_a_shard_that_fails_leaves_the_next_one_alone(serve, tmp_path):
-    """Two columns of one captioner: what waits in the first does not outlive the shard."""
+    """Two columns of one captioner: requests of the first column that wait do not outlive the shard."""
     server, config, states = serve(), tmp_path / "two.yaml", ["good", "broken"]
     config.write_text(
         'columns: [{instruction: "What is it?", column: syn_text_a}, {instruction: "Who is it?", column: syn_text_b}]'
@@ -392,23 +394,23 @@ def test_a_journal_is_bounded_and_believes_nothing_that_is_broken(tmp_path, monk
         tmp_path / "a" / "x.jsonl",
         [journal.Choice("A dog.", -1.5, "stop"), journal.Choice("A cat.", None, "none")],
     )
-    kept = journal.Journal(path)
-    kept.put("one", choices)
-    assert kept.get("one") == choices
-    kept.close()
+    kept_journal = journal.Journal(path)
+    kept_journal.put("one", choices)
+    assert kept_journal.get("one") == choices
+    kept_journal.close()
     with open(path, "ab") as file:
         file.write(
             b'["two", [["A',
         )
-    kept = journal.Journal(path)
-    kept.put("three", choices)
-    kept.close()
+    kept_journal = journal.Journal(path)
+    kept_journal.put("three", choices)
+    kept_journal.close()
     with open(path, "ab") as file:
         file.write(b'["four", [["A", "x", "y"]]]\n["five", 3]\n[]\n' + b"[" * 100_000 + b"\n\xff\n")
     again = journal.Journal(path)
     assert again.get("one") == again.get("three") == choices
     assert [again.get(name) for name in ("two", "four", "five")] == [None] * 3
-    monkeypatch.setattr(journal, "MOST", path.stat().st_size + 10)
+    monkeypatch.setattr(journal, "LARGEST", path.stat().st_size + 10)
     again.put("six", choices)
     again.close()
     assert journal.Journal(path).get("six") is None
@@ -440,12 +442,12 @@ def test_a_dry_run_says_what_the_run_takes(serve, tmp_path, capsys):
         in out
     )
     assert len(server.requests) == 1 and not (tmp_path / "out").exists()
-    for body, said in (
+    for body, expected in (
         ('{"max_tokens": null, "max_completion_tokens": 50}', "at most 1,200 out"),
         ('{"max_tokens": null}', "no limit to those out"),
     ):
         assert generate(server, tmp_path / "out", "--dry-run", "--extra-body", body) == 0
-        assert said in capsys.readouterr().out
+        assert expected in capsys.readouterr().out
 
 
 def test_what_is_for_servers_is_refused_for_others(tmp_path, capsys):
@@ -469,7 +471,7 @@ def test_what_is_for_servers_is_refused_for_others(tmp_path, capsys):
         )
         == 2
     )
-    assert "--extra-body {: is no JSON object" in capsys.readouterr().err
+    assert "--extra-body {: is not a JSON object" in capsys.readouterr().err
     assert (
         capsmith.main(
             [

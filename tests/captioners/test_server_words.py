@@ -1,4 +1,4 @@
-"""Requests of words, with a picture or alone; what is asked of the answer, and what becomes of it where a server lacks that."""
+"""Requests with an instruction, with or without a picture, and fields that a server lacks."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ SCHEMA = {"type": "object", "properties": {"long": {"type": "string"}}, "require
 
 
 def words(count: int) -> list[Request]:
-    """Requests of words alone, of unequal length."""
+    """Requests without pictures, of unequal length."""
     return [Request(f"key/{number}", None, "red " * number + "dog?") for number in range(count)]
 
 
@@ -26,10 +26,10 @@ def at_once(monkeypatch):
 
 
 def sends_json(server, **answers):
-    """The server says this text of what it is asked for the name."""
+    """Makes the server answer an instruction with the text of that name."""
 
-    def complete(request, asked):
-        text = answers.get(asked.decode("utf-8", "replace"), "a plain answer")
+    def complete(request, question):
+        text = answers.get(question.decode("utf-8", "replace"), "a plain answer")
         return 200, {"choices": [{"message": {"content": text}}] * request.get("n", 1)}
 
     server.complete = complete
@@ -37,9 +37,9 @@ def sends_json(server, **answers):
 
 def test_a_request_holds_the_words_with_a_picture_or_alone(server):
     [(key, picture, _)] = pictures(1)
-    asked = [Request("a", None, "A red dog."), Request("b", picture, "Is it a dog?"), Request(key, picture)]
-    found = captions(server.model, ONE, of=asked)
-    assert [one.key for one in found] == ["a", "b", key] and all(one.captions for one in found)
+    requests = [Request("a", None, "A red dog."), Request("b", picture, "Is it a dog?"), Request(key, picture)]
+    results = captions(server.model, ONE, requests=requests)
+    assert [result.key for result in results] == ["a", "b", key] and all(result.captions for result in results)
     contents = [request["messages"][0]["content"] for request, _ in server.requests[1:]]
     alone = [content for content in contents if isinstance(content, str)]
     parts = [content for content in contents if not isinstance(content, str)]
@@ -49,26 +49,26 @@ def test_a_request_holds_the_words_with_a_picture_or_alone(server):
 
 
 def test_a_request_of_nothing_is_its_own_error(server):
-    found = captions(server.model, ONE, of=[Request("a", None), Request("b", None, "dog?")])
-    assert found[0].error == "there is neither a picture nor an instruction to ask by" and found[1].captions
+    results = captions(server.model, ONE, requests=[Request("a", None), Request("b", None, "dog?")])
+    assert results[0].error == "there is neither a picture nor an instruction" and results[1].captions
 
 
 def test_what_servers_cannot_do_is_refused_before_any_work(server):
-    with pytest.raises(ValueError, match="prefix 'a ': servers begin by themselves; to ask .* say --instruction"):
+    with pytest.raises(ValueError, match="prefix 'a ': servers do not support it; to steer .* use --instruction"):
         load_captioner(server.model).check(SamplingConfig(prefix="a "))
     assert server.requests == []
 
 
 @pytest.mark.parametrize("refused", ["Unsupported parameter: stop", None])
 def test_stops_are_sent_and_heeded_here_where_a_server_does_not(server, refused):
-    """A server may take them, refuse them, or take no notice."""
+    """A server may support, refuse or ignore stops."""
     sends_json(server, **{"dog?": "A dog.### A cat.\n\nUser: more"})
     server.spoil = lambda request, _: (
         (400, {"error": {"message": refused}}) if refused and request and "stop" in request else None
     )
     sampling = ONE.model_copy(update={"stop": ("\n\nUser:", "###")})
-    [found] = captions(server.model, sampling, of=words(1))
-    assert found.captions[0].text == "A dog." and not found.captions[0].truncated
+    [result] = captions(server.model, sampling, requests=words(1))
+    assert result.captions[0].text == "A dog." and not result.captions[0].truncated
     sent = [request.get("stop") for request in server.seen(b"dog?")]
     assert sent == [None if refused else ["\n\nUser:", "###"]]
 
@@ -96,17 +96,19 @@ def test_a_schema_is_sent_where_the_server_takes_it_then_json_then_nothing(serve
 
 
 def test_json_and_lines_come_as_they_were_said_and_text_without_what_is_round_it(server):
-    said = "Sure! Here is the caption:\n\n**A dog runs.**"
-    sends_json(server, **{"dog?": said})
-    found = {
-        answer: captions(server.model, ONE.model_copy(update={"answer": answer}), of=words(1))[0].captions[0].text
+    reply = "Sure! Here is the caption:\n\n**A dog runs.**"
+    sends_json(server, **{"dog?": reply})
+    results = {
+        answer: captions(server.model, ONE.model_copy(update={"answer": answer}), requests=words(1))[0]
+        .captions[0]
+        .text
         for answer in ("text", "line", "json")
     }
-    assert found == {"text": "A dog runs.", "line": said, "json": said}
+    assert results == {"text": "A dog runs.", "line": reply, "json": reply}
 
 
 def test_a_server_without_pictures_is_asked_by_words_alone(server, at_once):
-    """And says so where it is given pictures, once for all, which no picture is to blame for."""
+    """For requests with pictures it fails once for all, and no single picture is to blame."""
     refusal = "No endpoints found that support image input"
     server.spoil = lambda request, _: (
         (404, {"error": {"message": refusal}})
@@ -114,7 +116,7 @@ def test_a_server_without_pictures_is_asked_by_words_alone(server, at_once):
         else None
     )
     captioner = load_captioner(server.model)
-    assert all(one.captions for one in captioner.caption(words(5), ONE))
+    assert all(result.captions for result in captioner.caption(words(5), ONE))
     with pytest.raises(ConnectionError, match=f"takes no pictures: 404 {refusal}"):
         list(captioner.caption(pictures(2), ONE))
 
@@ -122,31 +124,31 @@ def test_a_server_without_pictures_is_asked_by_words_alone(server, at_once):
 def test_words_that_are_refused_are_at_fault_where_a_plain_question_is_answered(server, at_once):
     captioner = load_captioner(server.model)
     captioner.check(ONE)
-    server.spoil = lambda request, asked: (400, {"error": "moderated"}) if asked == b"red red dog?" else None
-    found = list(captioner.caption(words(4), ONE))
-    assert [one.error for one in found] == ["", "", "the server refuses the request: 400 moderated", ""]
+    server.spoil = lambda request, question: (400, {"error": "moderated"}) if question == b"red red dog?" else None
+    results = list(captioner.caption(words(4), ONE))
+    assert [result.error for result in results] == ["", "", "the server refuses the request: 400 moderated", ""]
     assert isinstance(server.requests[-1][0]["messages"][0]["content"], str)  # and no picture
-    server.spoil = lambda request, asked: (400, {"error": "down"})
+    server.spoil = lambda request, question: (400, {"error": "down"})
     with pytest.raises(ConnectionError, match="400 down; a plain question gets no answer either"):
         list(captioner.caption(words(4), ONE))
 
 
 def test_what_requests_cost_is_judged_by_the_lengths_of_their_words(server):
     complete = server.complete
-    server.complete = lambda *of: (200, complete(*of)[1] | {"usage": {"prompt_tokens": 1000}})
+    server.complete = lambda *args: (200, complete(*args)[1] | {"usage": {"prompt_tokens": 1000}})
     captioner = load_captioner(server.model)
     captioner.check(ONE)
     [(key, picture, _)] = pictures(1)
-    few, many = (Request(key, None, "dog " * count) for count in (10, 30))
-    assert "about 10,000 tokens in" in captioner.cost(10, ONE, 0)
-    assert "about 200 tokens in" in captioner.cost(10, ONE, 0, [few, many])
-    assert "about 10,205 tokens in" in captioner.cost(10, ONE, 0, [Request(key, picture, "dog " * 30)])
+    short, long = (Request(key, None, "dog " * count) for count in (10, 30))
+    assert "about 10,000 tokens in" in captioner.cost(10, ONE, redraws=0)
+    assert "about 200 tokens in" in captioner.cost(10, ONE, redraws=0, like=[short, long])
+    assert "about 10,205 tokens in" in captioner.cost(10, ONE, redraws=0, like=[Request(key, picture, "dog " * 30)])
 
 
 def test_answers_are_kept_by_what_was_asked(server, tmp_path):
-    """All that was said is kept, for those who read it."""
-    said = "Here is the caption: A dog."
-    sends_json(server, **{"dog?": said, "red dog?": "A red dog."})
+    """Whole replies are kept, for later readers."""
+    reply = "Here is the caption: A dog."
+    sends_json(server, **{"dog?": reply, "red dog?": "A red dog."})
     captioner, sampling = load_captioner(server.model), ONE.model_copy(update={"answer": "line"})
 
     def answers(instruction):
@@ -156,13 +158,13 @@ def test_answers_are_kept_by_what_was_asked(server, tmp_path):
         finally:
             captioner.journal.close()
 
-    assert [answers("dog?"), answers("red dog?")] == [[said], ["A red dog."]]
-    asked = len(server.requests)
-    assert [answers("dog?"), answers("red dog?")] == [[said], ["A red dog."]] and len(server.requests) == asked
+    assert [answers("dog?"), answers("red dog?")] == [[reply], ["A red dog."]]
+    num_requests = len(server.requests)
+    assert [answers("dog?"), answers("red dog?")] == [[reply], ["A red dog."]] and len(server.requests) == num_requests
 
 
 def test_captions_of_words_that_are_all_the_same_are_told_of(server, caplog):
     sends_json(server)
     with caplog.at_level(logging.WARNING):
-        captions(server.model, SamplingConfig(num_captions=2), of=words(9))
+        captions(server.model, SamplingConfig(num_captions=2), requests=words(9))
     assert sum("are all the same" in line for line in caplog.messages) == 1

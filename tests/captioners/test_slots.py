@@ -1,4 +1,4 @@
-"""Captions drawn in slots that never move are those that `Drawing` draws; the graph and the device are shown by fakes of them."""
+"""Captions drawn in slots equal those of `Drawing`; CUDA graphs and devices are replaced by fakes."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ __all__ = ["ending_model"]  # a fixture
 
 
 class Rows:
-    """A CoCa's rows in slots, which note what they are asked for."""
+    """A CoCa's rows in slots, which record their calls."""
 
     def __init__(self, model, count: int, captions: int, limit: int):
         self.model, self.begun, self.steps = model, [], 0
@@ -40,36 +40,42 @@ class Rows:
 def slot_captions(
     model, images, keys, sampling, max_length=17, batch_size=16, prefix=(START,), first_index=0, column=""
 ):
-    """Captions of each picture, all features, and the slots they were drawn in."""
-    taken, given_back = [], []
+    """The captions of each picture, all features, and the slots in which they were drawn."""
+    taken_slots, given_back = [], []
     rules = Rules(sampling, torch.tensor(prefix), torch.tensor([PAD, START, *range(290, 300)]), END, max_length)
 
     def take(count):
         with torch.no_grad():
-            taken.append(Slots(Rows(model, count, sampling.num_captions, max_length - 2), rules, count))
-        return taken[-1]
+            taken_slots.append(Slots(Rows(model, count, sampling.num_captions, limit=max_length - 2), rules, count))
+        return taken_slots[-1]
 
-    found = list(
+    results = list(
         SlotDrawing(
             take,
             given_back.append,
             map(Request, keys, images),
-            rules,
+            rules=rules,
             batch_size=batch_size,
             column=column,
             first_index=first_index,
         )
     )
-    assert [picture.key for picture in found] == list(keys)
-    assert taken == given_back
-    return [picture.captions for picture in found], torch.stack([picture.features for picture in found]), taken
+    assert [picture.key for picture in results] == list(keys)
+    assert taken_slots == given_back
+    return (
+        [picture.captions for picture in results],
+        torch.stack([picture.features for picture in results]),
+        taken_slots,
+    )
 
 
 def assert_equal(ours, theirs):
-    for one, other in zip(ours, theirs, strict=True):
-        assert [decoded.tokens for decoded in one] == [decoded.tokens for decoded in other]
-        assert [decoded.truncated for decoded in one] == [decoded.truncated for decoded in other]
-        assert [decoded.logprob for decoded in one] == pytest.approx([decoded.logprob for decoded in other], abs=1e-4)
+    for caption, other in zip(ours, theirs, strict=True):
+        assert [decoded.tokens for decoded in caption] == [decoded.tokens for decoded in other]
+        assert [decoded.truncated for decoded in caption] == [decoded.truncated for decoded in other]
+        assert [decoded.logprob for decoded in caption] == pytest.approx(
+            [decoded.logprob for decoded in other], abs=1e-4
+        )
 
 
 @pytest.mark.parametrize(
@@ -87,9 +93,11 @@ def test_captions_in_slots_are_those_drawn(ending_model, monkeypatch, values, ba
     monkeypatch.setattr(slots, "LOOK_EVERY", look_every)
     sampling = SamplingConfig(**{"num_captions": 3, "min_length": 0} | values)
     images, keys = images_of(9), list("abcdefghi")
-    expected, features, _ = fast_captions(ending_model, images, keys, sampling, first_index=2, column="syn_text_x")
+    expected, features, _ = fast_captions(
+        ending_model, images, keys, sampling=sampling, first_index=2, column="syn_text_x"
+    )
     captions, others, [used] = slot_captions(
-        ending_model, images, keys, sampling, batch_size=batch_size, first_index=2, column="syn_text_x"
+        ending_model, images, keys, sampling=sampling, batch_size=batch_size, first_index=2, column="syn_text_x"
     )
     assert_equal(captions, expected)
     torch.testing.assert_close(others, features)
@@ -101,7 +109,7 @@ def test_captions_in_slots_are_those_drawn(ending_model, monkeypatch, values, ba
 
 def test_a_prompt_is_fed_and_not_chosen(ending_model):
     sampling, images = SamplingConfig(num_captions=2, min_length=0), images_of(3)
-    captions, _, _ = slot_captions(ending_model, images, list("abc"), sampling, prefix=(START, 40, 50, 60))
+    captions, _, _ = slot_captions(ending_model, images, list("abc"), sampling=sampling, prefix=(START, 40, 50, 60))
     rules = Rules(sampling, torch.tensor([START, 40, 50, 60]), torch.tensor([PAD, START, *range(290, 300)]), END, 17)
 
     def begin(requests):
@@ -118,14 +126,14 @@ def test_few_pictures_take_few_slots_and_the_last_ones_as_many_as_before(ending_
     sampling = SamplingConfig(num_captions=1)
     for pictures, count in ((1, 1), (3, 4), (5, 8), (20, 8)):
         _, _, [used] = slot_captions(
-            ending_model, images_of(pictures), [str(i) for i in range(pictures)], sampling, batch_size=8
+            ending_model, images_of(pictures), [str(i) for i in range(pictures)], sampling=sampling, batch_size=8
         )
         assert used.count == count
 
 
 def test_no_pictures_take_no_slots():
     rules = Rules(SamplingConfig(), torch.tensor([START]), torch.tensor([PAD]), END, 17)
-    assert list(SlotDrawing(None, None, [], rules, batch_size=2)) == []
+    assert list(SlotDrawing(None, None, [], rules=rules, batch_size=2)) == []
 
 
 def test_logits_that_are_not_finite_are_an_error(ending_model):
@@ -138,7 +146,7 @@ def test_logits_that_are_not_finite_are_an_error(ending_model):
         lambda count: Slots(Broken(ending_model, count, 2, 15), rules, count),
         [].append,
         map(Request, "ab", images_of(2)),
-        rules,
+        rules=rules,
         batch_size=2,
     )
     with pytest.raises(FloatingPointError, match="not finite"), torch.no_grad():
@@ -146,7 +154,7 @@ def test_logits_that_are_not_finite_are_an_error(ending_model):
 
 
 class FakeCuda:
-    """What Slots asks of torch.cuda, on the CPU: a graph replays by running the captured function again."""
+    """The parts of torch.cuda that Slots uses, on the CPU: a graph replays by calling the captured function again."""
 
     def __init__(self, monkeypatch, slots_under_test: list):
         self.captured_on, self.replays, self.current = [], 0, 0
@@ -215,26 +223,26 @@ class FakeCuda:
 
 
 def test_a_run_is_one_graph_captured_on_its_own_device(ending_model, monkeypatch):
-    """The device of slots on the second GPU is the current one while they capture, whatever it was; one graph serves all pictures."""
+    """The second GPU is the current device during the capture, and one graph serves all pictures."""
     sampling, images, keys = SamplingConfig(num_captions=3, min_length=0), images_of(9), list("abcdefghi")
-    expected, _, _ = fast_captions(ending_model, images, keys, sampling)
+    expected, _, _ = fast_captions(ending_model, images, keys, sampling=sampling)
     under_test: list[Slots] = []
     cuda = FakeCuda(monkeypatch, under_test)
-    whole = Slots.__init__
+    init = Slots.__init__
 
-    def begin_on_the_second(self, *given):
-        whole(self, *given)
+    def begin_on_the_second(self, *args):
+        init(self, *args)
         under_test[:], self.step.device = [self], torch.device("cuda:1")
 
     monkeypatch.setattr(Slots, "__init__", begin_on_the_second)
-    captions, _, [used] = slot_captions(ending_model, images, keys, sampling, batch_size=2)
+    captions, _, [used] = slot_captions(ending_model, images, keys, sampling=sampling, batch_size=2)
     assert_equal(captions, expected)
     assert cuda.captured_on == [1] and cuda.replays == used.rows.steps - 2  # the first was plain, the second captured
     assert cuda.current == 0
 
 
 def test_slots_are_used_again_by_the_next_call_alone(captioner, pictures):
-    """A call that is not done keeps its slots; one with other settings, or after the weights moved, gets its own."""
+    """An unfinished call keeps its slots; a call with other settings, or after weights moved, gets new ones."""
     captioner._free_slots.clear()
     rules = captioner._rules(SamplingConfig(num_captions=2))
     with torch.no_grad():
@@ -253,13 +261,13 @@ def test_slots_are_used_again_by_the_next_call_alone(captioner, pictures):
 
 
 def test_a_captioner_on_a_gpu_draws_in_slots(captioner, pictures, monkeypatch):
-    """The whole way that a GPU takes, on the CPU: the same captions."""
+    """The captioner's path for a GPU yields the same captions on the CPU."""
     sampling = SamplingConfig(num_captions=3)
     expected = list(captioner.caption(pictures, sampling, similarity=True))
     monkeypatch.setattr(coca, "search", None)
     monkeypatch.setattr(coca.CoCaCaptioner, "on_gpu", True, raising=False)
-    found = list(captioner.caption(pictures, sampling, similarity=True))
-    for ours, theirs in zip(found, expected, strict=True):
+    results = list(captioner.caption(pictures, sampling, similarity=True))
+    for ours, theirs in zip(results, expected, strict=True):
         assert [caption.text for caption in ours.captions] == [caption.text for caption in theirs.captions]
         assert [caption.similarity for caption in ours.captions] == pytest.approx(
             [caption.similarity for caption in theirs.captions], abs=1e-5

@@ -18,12 +18,12 @@ def clip():
 
 
 @pytest.fixture(scope="module")
-def own(captioner):
+def from_folder(captioner):
     return captioner.tokenizer
 
 
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("which", ["clip", "own"])
+@pytest.mark.parametrize("which", ["clip", "from_folder"])
 def test_ids_are_open_clips(which, text, request):
     tokenizer = request.getfixturevalue(which)
     ids = tokenizer.encode(text)
@@ -33,21 +33,21 @@ def test_ids_are_open_clips(which, text, request):
     assert ids + [tokenizer.pad_id] * (100 - len(ids)) == theirs
 
 
-def test_long_texts_are_not_cut(clip, own):
-    for tokenizer in (clip, own):
+def test_long_texts_are_not_cut(clip, from_folder):
+    for tokenizer in (clip, from_folder):
         assert len(tokenizer.encode("red " * 300)) >= 302
 
 
-def test_special_ids_are_the_tokenizers(clip, own):
+def test_special_ids_are_the_tokenizers(clip, from_folder):
     assert (clip.start_id, clip.end_id, clip.pad_id) == (49406, 49407, 0)
-    assert (own.start_id, own.end_id, own.pad_id) == (1, 2, 0)
+    assert (from_folder.start_id, from_folder.end_id, from_folder.pad_id) == (1, 2, 0)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 @settings(max_examples=300, deadline=None)
-def test_own_tokenizer_gives_back_the_cleaned_text(own, text):
-    assume(not any(special in text for special in own._own.all_special_tokens))
-    assert own.decode(own.encode(text)) == own._tokenizer.clean_fn(text)
+def test_own_tokenizer_gives_back_the_cleaned_text(from_folder, text):
+    assume(not any(special in text for special in from_folder._hf_tokenizer.all_special_tokens))
+    assert from_folder.decode(from_folder.encode(text)) == from_folder._tokenizer.clean_fn(text)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
@@ -59,8 +59,8 @@ def test_clips_tokenizer_gives_back_the_cleaned_text_but_for_blanks(clip, text):
     assert "".join(clip.decode(clip.encode(text)).split()) == cleaned
 
 
-def test_the_name_of_a_special_token_is_that_token_as_it_is_to_open_clip(clip, own):
-    for tokenizer, name in ((clip, "<end_of_text>"), (own, "<end>")):
+def test_the_name_of_a_special_token_is_that_token_as_it_is_to_open_clip(clip, from_folder):
+    for tokenizer, name in ((clip, "<end_of_text>"), (from_folder, "<end>")):
         assert tokenizer.encode(f"red{name}") == [*tokenizer.encode("red"), tokenizer.end_id]
         assert tokenizer.decode(tokenizer.encode(f"red{name}blue")) == "red"
 
@@ -71,8 +71,8 @@ def test_decode_is_open_clips_on_a_caption(clip):
     assert clip.decode(ids) == theirs.split("<end_of_text>")[0].replace("<start_of_text>", "").strip()
 
 
-def test_decode_stops_at_the_first_end_and_drops_special_tokens(clip, own):
-    for tokenizer in (clip, own):
+def test_decode_stops_at_the_first_end_and_drops_special_tokens(clip, from_folder):
+    for tokenizer in (clip, from_folder):
         red, blue = (tokenizer.encode(word)[1:-1] for word in ("red", "blue"))
         ids = [tokenizer.start_id, tokenizer.start_id, *red, tokenizer.end_id, *blue, tokenizer.end_id]
         assert tokenizer.decode(ids) == "red"
@@ -85,16 +85,16 @@ def test_clips_pad_token_within_a_word_is_kept(clip):
     assert clip.decode(ids) == "!~→"
 
 
-def test_never_ids_are_special_tokens_and_what_is_no_token(clip, own):
-    assert clip.never_ids(49408) == [0, 49406]
-    assert own.never_ids(293) == [0, 1, 290, 291, 292]
+def test_never_ids_are_special_tokens_and_what_is_no_token(clip, from_folder):
+    assert clip.banned_ids(49408) == [0, 49406]
+    assert from_folder.banned_ids(293) == [0, 1, 290, 291, 292]
 
 
-def test_a_config_that_does_not_fit_names_everything(own, tiny_config):
+def test_a_config_that_does_not_fit_names_everything(from_folder, tiny_config):
     config = copy.deepcopy(tiny_config)
     config["text_cfg"] |= {"vocab_size": 200, "pad_id": 5}
-    with pytest.raises(ValueError, match="its pad id is 0, text_cfg.pad_id is 5; it has 290 tokens, .* is 200"):
-        CaptionTokenizer(config, own.folder)
+    with pytest.raises(ValueError, match="its pad id is 0, but text_cfg.pad_id is 5; it has 290 tokens, .* is 200"):
+        CaptionTokenizer(config, from_folder.folder)
 
 
 def test_a_tokenizer_without_special_tokens_is_refused(tokenizer_files, tiny_config, tmp_path):
@@ -110,12 +110,12 @@ def test_a_tokenizer_that_does_not_frame_a_text_is_refused(tokenizer_files, tiny
     tokenizer_files(tmp_path)
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
-    with pytest.raises(ValueError, match="does not put the start and end tokens round a text"):
+    with pytest.raises(ValueError, match="does not put the start and end tokens around a text"):
         CaptionTokenizer(tiny_config, tmp_path)
 
 
 def test_missing_tokenizer_files_are_an_error(tiny_config, tmp_path):
-    with pytest.raises(ValueError, match="no tokenizer's files are in"):
+    with pytest.raises(ValueError, match="contains no files of a tokenizer"):
         CaptionTokenizer(tiny_config, tmp_path)
 
 

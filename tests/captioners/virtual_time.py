@@ -1,4 +1,4 @@
-"""Servers that are simulated, at a clock that jumps to what comes next."""
+"""Simulated servers, with a clock that jumps to the next event."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from captioners.server import client
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only where nothing else happens."""
+    """An event loop whose time passes only if nothing else can happen."""
 
     def __init__(self):
         super().__init__()
@@ -27,7 +27,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class Simulated:
-    """A server whose `serve` gives status, headers and body after some time; each picture that it captioned is noted."""
+    """A server whose `serve` returns status, headers and body after some time."""
 
     def __init__(self, monkeypatch):
         monkeypatch.setattr(client.asyncio, "new_event_loop", VirtualLoop)
@@ -36,7 +36,7 @@ class Simulated:
 
     async def _send(self, method, path, data=None):
         if method == "GET":
-            return client.Reply(200, {}, b'{"data": [{"id": "m"}]}')
+            return client.Response(200, {}, b'{"data": [{"id": "m"}]}')
         self.asked, self.in_flight = self.asked + 1, self.in_flight + 1
         self.times.append(self.now)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -45,7 +45,7 @@ class Simulated:
         finally:
             self.in_flight -= 1
             self.ended = self.now
-        return client.Reply(status, headers, json.dumps(body).encode())
+        return client.Response(status, headers, json.dumps(body).encode())
 
     @property
     def now(self):
@@ -62,7 +62,7 @@ class Simulated:
 
 
 class OneAtATime(Simulated):
-    """Six seconds each, one after the other, as llama.cpp and Ollama do; behind a proxy of little patience, or of much."""
+    """Six seconds per request, one after the other, like llama.cpp and Ollama; behind a proxy with a time-out."""
 
     def __init__(self, monkeypatch, patience=float("inf")):
         super().__init__(monkeypatch)
@@ -78,7 +78,7 @@ class OneAtATime(Simulated):
 
 
 class Limited(Simulated):
-    """So many requests in any minute, of a second each; it may say when to come again."""
+    """A limited number of requests per minute, one second each; it may say when to try again."""
 
     def __init__(self, monkeypatch, a_minute=20, says=False):
         super().__init__(monkeypatch)

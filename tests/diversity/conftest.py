@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from diversity.measures import catalogue
-from diversity.report import DiversityReport, Example, ExampleCaption
+from diversity.report import DiversityReport, ExampleCaption, ExamplePicture
 from diversity.verdict.compare import differences, estimates
 from diversity.verdict.mixes import Mixes, MixStep
 from diversity.verdict.suspicions import Suspicion
@@ -29,17 +29,17 @@ def made_up_report(
     """Columns with more and more spread and less and less fidelity; `caption` stands wherever captions do."""
     image = io.BytesIO()
     Image.new("RGB", (120, 80), "#7799bb").save(image, "PNG")
-    captions = (ExampleCaption(caption, ("loop",), (2, 3), 0.71), ExampleCaption("", ("empty",)))
+    captions = (ExampleCaption(caption, ("loop",), (2, 3), clip_score=0.71), ExampleCaption("", ("empty",)))
     rng = np.random.default_rng(0)
     names = [*columns, HUMAN] if human else list(columns)
     scores = {
         name: {
-            score: _scores(rng, measure, at / len(names), pictures) for score, measure in catalogue.OF_SCORE.items()
+            score: _scores(rng, measure, index / len(names), pictures) for score, measure in catalogue.OF_SCORE.items()
         }
-        for at, name in enumerate(names)
+        for index, name in enumerate(names)
     }
-    rows = {name: _row(name, scores[name], at, caption, pictures) for at, name in enumerate(names)}
-    found = differences(scores, ["clip_score", "div_2", "length"], 0) if len(names) > 1 else ()
+    rows = {name: _row(name, scores[name], index, caption, pictures) for index, name in enumerate(names)}
+    result = differences(scores, ["clip_score", "div_2", "length"], 0) if len(names) > 1 else ()
     content = dict(
         rows=rows,
         references=HUMAN if human else None,
@@ -48,7 +48,7 @@ def made_up_report(
             name: {score: np.quantile(values, np.linspace(0, 1, 41)) for score, values in scores[name].items()}
             for name in names
         },
-        differences=found,
+        differences=result,
         verdict=_verdict(columns),
         fidelity="clip_score",
         spread="div_2",
@@ -61,9 +61,9 @@ def made_up_report(
         notes=("Compared on 60 of 61 pictures.",),
         degenerate_examples={name: {reason: (caption,) for reason in REASONS} for name in names},
         examples=tuple(
-            Example(f"{key}_{why}_{at}", image.getvalue(), why, dict.fromkeys(names, captions))
+            ExamplePicture(f"{key}_{why}_{index}", image.getvalue(), why, captions=dict.fromkeys(names, captions))
             for why in ("best", "worst", "random")
-            for at in range(2)
+            for index in range(2)
         ),
         settings={"seed": 0, "tokenizer": "words", "versions": {"capsmith": "0.1.0", "numpy": "2"}},
     )
@@ -74,11 +74,19 @@ def _verdict(columns):
     """The first column is best, the last of several suspect."""
     suspect = columns[2:]
     reasons = (Suspicion("filler", "its captions end with <b>words</b>"),)
-    return Verdict("clip", ("clip_score",), columns[0], tuple(columns[:2]), (), (), dict.fromkeys(suspect, reasons))
+    return Verdict(
+        "clip",
+        ("clip_score",),
+        columns[0],
+        ranking=tuple(columns[:2]),
+        not_behind=(),
+        only_repeat=(),
+        suspects=dict.fromkeys(suspect, reasons),
+    )
 
 
 def _scores(rng, measure, place, pictures):
-    """One score of each picture: within the measure's range, higher for spread where `place` is, lower for fidelity."""
+    """Return one score per picture, in the measure's range; with `place` spread grows and fidelity falls."""
     middle = (
         0.75 - 0.4 * place
         if measure in (catalogue.CLIP_SCORE, *catalogue.RECALLS, catalogue.PRECISION)
@@ -87,21 +95,23 @@ def _scores(rng, measure, place, pictures):
     return np.clip(rng.normal(middle, 0.1, pictures), 0, 1) * (12 if measure.unit == "words" else 1)
 
 
-def _row(name, scores, at, caption, pictures):
+def _row(name, scores, index, caption, pictures):
     row = {}
     for measure in catalogue.ALL:
         inner = row
         for part in measure.path[:-1]:
             inner = inner.setdefault(part, {})
-        value = 0.1 + 0.05 * at if measure.unit != "count" else 1000 * (at + 1)
+        value = 0.1 + 0.05 * index if measure.unit != "count" else 1000 * (index + 1)
         inner[measure.path[-1]] = float(scores[measure.score].mean()) if measure.score else value
-    lengths = np.random.default_rng(at).poisson(6 + 2 * at, 5 * pictures)
+    lengths = np.random.default_rng(index).poisson(6 + 2 * index, 5 * pictures)
     row |= {
         "pictures": pictures,
         "captions": 5 * pictures,
         "words": int(lengths.sum()),
         "length_histogram": {length: int((lengths == length).sum()) for length in sorted(set(lengths.tolist()))},
-        "rank_frequency": [[rank, round(900 / rank ** (0.8 + 0.1 * at))] for rank in (1, 2, 3, 5, 8, 13, 21, 34, 55)],
+        "rank_frequency": [
+            [rank, round(900 / rank ** (0.8 + 0.1 * index))] for rank in (1, 2, 3, 5, 8, 13, 21, 34, 55)
+        ],
         "frames": {
             "templates": [["a … on the …", 0.2, caption], ["the …", 0.1, caption]],
             "openings": [[caption, 0.3]],

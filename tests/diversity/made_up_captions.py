@@ -1,4 +1,4 @@
-"""Made-up pictures with captions as people write them: of one content in other words each, and those of a machine that errs."""
+"""Made-up pictures with captions as people write them, each in other words, and captions of a machine that errs."""
 
 import random
 

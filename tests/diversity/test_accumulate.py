@@ -33,10 +33,10 @@ def score(groups, **others):
     return counted(groups, **others).result()
 
 
-def assert_same(one, other):
+def assert_same(first, other):
     """Counts exactly, means to rounding."""
-    assert one.keys() == other.keys()
-    for name, value in one.items():
+    assert first.keys() == other.keys()
+    for name, value in first.items():
         if isinstance(value, float):
             assert value == pytest.approx(other[name], rel=1e-12, abs=1e-15), name
         else:
@@ -56,7 +56,7 @@ def test_shards_merged_in_any_order_equal_one_pass(groups, seed):
 def test_shards_merged_in_any_order_equal_one_pass_above_the_cap(groups, seed, cap):
     """Samples and what is counted exactly; the commonest things keep to their bounds, see test_hash_counts.py."""
     whole, merged = _whole_and_merged(groups, seed, cap)
-    found, expected = merged.result(), whole.result()
+    results, expected = merged.result(), whole.result()
     estimated = {
         name
         for name in expected
@@ -64,7 +64,7 @@ def test_shards_merged_in_any_order_equal_one_pass_above_the_cap(groups, seed, c
         or name in ("hapax", "self_repetition", "shared", "most_shared", "sketched")
     }
     assert_same(
-        *({name: value for name, value in result.items() if name not in estimated} for result in (found, expected))
+        *({name: value for name, value in result.items() if name not in estimated} for result in (results, expected))
     )
     for mine, theirs in zip([merged.stands_for, *merged.ngrams.values()], [whole.stands_for, *whole.ngrams.values()]):
         assert (mine.level, mine.total, mine.hashes.tolist(), mine.counts.tolist()) == (
@@ -112,40 +112,40 @@ def test_batches_do_not_matter(groups, characters_at_once):
 @settings(max_examples=100, deadline=None)
 @given(GROUPS)
 def test_set_measures_equal_plain_counting(groups):
-    found = score(groups)
+    results = score(groups)
     captions = [words(caption) for group in groups for caption in group]
-    assert found["words"] == sum(map(len, captions))
-    assert found["vocabulary"] == len({word for caption in captions for word in caption})
-    assert found["length_histogram"] == Counter(map(len, captions))
+    assert results["words"] == sum(map(len, captions))
+    assert results["vocabulary"] == len({word for caption in captions for word in caption})
+    assert results["length_histogram"] == Counter(map(len, captions))
     for n in (1, 2, 3, 4):
-        grams = [tuple(caption[at : at + n]) for caption in captions for at in range(len(caption) - n + 1)]
-        assert found[f"distinct_{n}"] == (len(set(grams)) / len(grams) if grams else None)
+        grams = [tuple(caption[index : index + n]) for caption in captions for index in range(len(caption) - n + 1)]
+        assert results[f"distinct_{n}"] == (len(set(grams)) / len(grams) if grams else None)
         bits = (
             -sum(times / len(grams) * math.log2(times / len(grams)) for times in Counter(grams).values())
             if grams
             else None
         )
-        assert found[f"entropy_{n}"] == pytest.approx(bits, abs=1e-12)
+        assert results[f"entropy_{n}"] == pytest.approx(bits, abs=1e-12)
         if n == 4:
             again = sum(times for times in Counter(grams).values() if times > 1)
-            assert found["self_repetition"] == (again / len(grams) if grams else None)
+            assert results["self_repetition"] == (again / len(grams) if grams else None)
     times = Counter(word for caption in captions for word in caption)
-    assert found["rank_frequency"] == [(rank, n) for rank, (_, n) in enumerate(times.most_common(), 1)]
-    assert found["hapax"] == (list(times.values()).count(1) / len(times) if times else None)
-    assert found["sketched"] == {}
+    assert results["rank_frequency"] == [(rank, n) for rank, (_, n) in enumerate(times.most_common(), 1)]
+    assert results["hapax"] == (list(times.values()).count(1) / len(times) if times else None)
+    assert results["sketched"] == {}
     unique = [{tuple(words(caption)) for caption in group} for group in groups]
     stands_for = Counter(caption for group in unique for caption in group)
     total = sum(map(len, unique))
     again = [(len(group) - len(different)) / len(group) for group, different in zip(groups, unique) if len(group) > 1]
-    assert found["duplicates"] == (pytest.approx(sum(again) / len(again), rel=1e-12) if again else None)
-    assert found["shared"] == (sum(times for times in stands_for.values() if times > 1) / total if total else None)
-    assert found["most_shared"] == max(stands_for.values(), default=0) / len(groups)
+    assert results["duplicates"] == (pytest.approx(sum(again) / len(again), rel=1e-12) if again else None)
+    assert results["shared"] == (sum(times for times in stands_for.values() if times > 1) / total if total else None)
+    assert results["most_shared"] == max(stands_for.values(), default=0) / len(groups)
 
 
 def test_one_caption_for_every_picture():
-    found = score([["a red dog runs"] * 5] * 20)
+    results = score([["a red dog runs"] * 5] * 20)
     assert (
-        found
+        results
         | {
             "distinct_1": 4 / 400,
             "distinct_2": 3 / 300,
@@ -164,15 +164,20 @@ def test_one_caption_for_every_picture():
             "hapax": 0,
             "rank_frequency": [(1, 100), (2, 100), (3, 100), (4, 100)],
         }
-        == found
+        == results
     )
-    assert found["length_quantiles"] == dict.fromkeys(["0.05", "0.25", "0.5", "0.75", "0.95"], 4)
+    assert results["length_quantiles"] == dict.fromkeys(["0.05", "0.25", "0.5", "0.75", "0.95"], 4)
 
 
 def test_all_captions_different():
-    found = score([[f"w{at}a w{at}b w{at}c w{at}d", f"v{at}a v{at}b v{at}c v{at}d"] for at in range(20)])
+    results = score(
+        [
+            [f"w{index}a w{index}b w{index}c w{index}d", f"v{index}a v{index}b v{index}c v{index}d"]
+            for index in range(20)
+        ]
+    )
     assert (
-        found
+        results
         | {
             "distinct_1": 1,
             "distinct_4": 1,
@@ -187,7 +192,7 @@ def test_all_captions_different():
             "self_repetition": 0,
             "hapax": 1,
         }
-        == found
+        == results
     )
 
 
@@ -203,9 +208,9 @@ def test_doubling_the_set_keeps_what_is_within_pictures_and_halves_distinct():
 
 
 def test_the_score_of_no_captions():
-    found = score([])
+    results = score([])
     assert (
-        found
+        results
         | {
             "pictures": 0,
             "captions": 0,
@@ -219,7 +224,7 @@ def test_the_score_of_no_captions():
             "most_shared": None,
             "rank_frequency": [],
         }
-        == found
+        == results
     )
 
 
@@ -228,9 +233,9 @@ def test_degenerate_captions_are_counted_by_reason_with_examples():
     accumulator.update(
         [["a 2 2 2 2", "a red dog runs"], ["a dog on a", "a cat on the mat"]], [[False, True], [False, False]]
     )
-    found = accumulator.result()
-    assert found["degenerate"] == 3 / 4
-    assert {name: share for name, share in found["degenerate_reasons"].items() if share} == {
+    results = accumulator.result()
+    assert results["degenerate"] == 3 / 4
+    assert {name: share for name, share in results["degenerate_reasons"].items() if share} == {
         "loop": 0.25,
         "cut": 0.5,
         "digits": 0.25,
@@ -241,7 +246,7 @@ def test_degenerate_captions_are_counted_by_reason_with_examples():
 
 def test_examples_are_few():
     accumulator = CaptionAccumulator()
-    accumulator.update([[f"dog{at}"] for at in range(100)])
+    accumulator.update([[f"dog{index}"] for index in range(100)])
     assert len(accumulator.examples["short"]) == accumulate.EXAMPLES
 
 
@@ -257,11 +262,11 @@ def test_examples_are_few():
 )
 def test_degenerate_captions_are_those_found_one_by_one(groups):
     reasons = [[degenerate_reasons(caption) for caption in group] for group in groups if group]
-    found = score(groups)
-    assert found["degenerate"] == (
+    results = score(groups)
+    assert results["degenerate"] == (
         pytest.approx(np.mean([np.mean([*map(bool, group)]) for group in reasons])) if reasons else None
     )
-    for reason, share in found["degenerate_reasons"].items():
+    for reason, share in results["degenerate_reasons"].items():
         expected = [np.mean([reason in of_caption for of_caption in group]) for group in reasons]
         assert share == (pytest.approx(np.mean(expected)) if reasons else None)
 
@@ -301,13 +306,13 @@ def test_the_caption_that_stands_for_most_pictures():
 
 def test_a_caption_of_one_picture_in_twenty_is_never_missed():
     same = "a dog sits on the mat"
-    groups = [[f"w{at} x y", same if at % 20 == 0 else f"v{at} x y"] for at in range(4_000)]
+    groups = [[f"w{index} x y", same if index % 20 == 0 else f"v{index} x y"] for index in range(4_000)]
     shards = [counted(groups[start::4], cap=1 << 10) for start in range(4)]
     for shard in shards[1:]:
         shards[0].merge(shard)
-    found = shards[0].result()
+    results = shards[0].result()
     assert shards[0].stands_for.level > 0
-    assert abs(found["most_shared"] - 0.05) <= found["sketched"].get("most_shared", 0) + 1e-12
+    assert abs(results["most_shared"] - 0.05) <= results["sketched"].get("most_shared", 0) + 1e-12
     assert find_caption(groups, shards[0].most_shared_hash()) == same
 
 
@@ -342,8 +347,8 @@ def test_a_sketched_state_tells_what_is_estimated_and_is_near():
 
 
 def test_memory_is_flat_in_captions():
-    few, many = (counted(varied(pictures, seed=1), cap=1 << 8) for pictures in (300, 3_000))
-    assert len(pickle.dumps(many)) < 1.3 * len(pickle.dumps(few)) < 200_000
+    few, several = (counted(varied(pictures, seed=1), cap=1 << 8) for pictures in (300, 3_000))
+    assert len(pickle.dumps(several)) < 1.3 * len(pickle.dumps(few)) < 200_000
 
 
 # --- novelty -------------------------------------------------------------------------------------------------------

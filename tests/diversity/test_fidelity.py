@@ -46,8 +46,8 @@ def test_the_words_of_a_picture_s_own_captions_are_all_true():
     from imagetext.scenes.draw import SceneSpec, scene_sample
 
     facts = FactCounts()
-    for at in range(50):
-        sample = scene_sample(SceneSpec.parse("scenes:test,n=50,level=3"), at)
+    for index in range(50):
+        sample = scene_sample(SceneSpec.parse("scenes:test,n=50,level=3"), index)
         facts.update(sample.captions, sample.meta["scene"])
     assert facts.result()["precision"] == 1
     assert facts.result()["recall"] > 0.9

@@ -36,14 +36,14 @@ def test_the_commonest_come_first_then_by_alphabet_and_shares_are_of_all_caption
         "the house ends",
         "...",
     ]
-    found = frames(captions, most=3)
-    assert [[text, share] for text, share, _ in found["templates"]] == [
+    result = frames(captions, most=3)
+    assert [[text, share] for text, share, _ in result["templates"]] == [
         ["a … on a …", 3 / 8],
         ["the …", 2 / 8],
         ["…", 1 / 8],
     ]
-    assert found["templates"][0][2] in (captions[0], captions[1], captions[3])
-    assert found["openings"] == [["a cat on", 2 / 8], ["a dog on", 1 / 8], ["big red cat", 1 / 8]]
+    assert result["templates"][0][2] in (captions[0], captions[1], captions[3])
+    assert result["openings"] == [["a cat on", 2 / 8], ["a dog on", 1 / 8], ["big red cat", 1 / 8]]
 
 
 @given(st.permutations(["a cat on a mat", "a dog on a rug", "the dog", "a bird", "a fox", "a bird", "the cat", ""]))
@@ -55,12 +55,12 @@ def test_order_does_not_matter(captions):
 def test_templates_and_openings_are_counted(captions):
     templates = [re.sub("(?:dog|cat|red)(?: (?:dog|cat|red))*", "…", caption) for caption in captions]
     openings = Counter(" ".join(caption.split()[:3]) for caption in captions if caption)
-    found = frames(captions, most=1000)
-    assert {text: share for text, share, _ in found["templates"]} == {
+    result = frames(captions, most=1000)
+    assert {text: share for text, share, _ in result["templates"]} == {
         text: count / len(captions) for text, count in Counter(filter(None, templates)).items()
     }
-    assert dict(found["openings"]) == {text: count / len(captions) for text, count in openings.items()}
-    assert all((template, example) in zip(templates, captions) for template, _, example in found["templates"])
+    assert dict(result["openings"]) == {text: count / len(captions) for text, count in openings.items()}
+    assert all((template, example) in zip(templates, captions) for template, _, example in result["templates"])
 
 
 def test_other_scripts_and_broken_text_do_no_harm():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diversity.measures.hash_counts import HashCounts
 
-HASHES = st.integers(0, 2**64 - 1) | st.integers(0, 20).map(lambda at: hash_of(at)) | st.integers(0, 9)
+HASHES = st.integers(0, 2**64 - 1) | st.integers(0, 20).map(lambda index: hash_of(index)) | st.integers(0, 9)
 PARTS = st.lists(st.lists(HASHES, max_size=30), min_size=1, max_size=8)
 
 
@@ -36,17 +36,17 @@ def zipf(things, occurrences, seed=0):
     """Hashes of things, of which the r-th comes 1/r as often as the first."""
     rng = np.random.default_rng(seed)
     shares = 1 / np.arange(1, things + 1)
-    drawn = rng.choice(things, occurrences, p=shares / shares.sum())
-    return np.array([hash_of(number + 1 + 10**6 * seed) for number in range(things)], np.uint64)[drawn]
+    draws = rng.choice(things, occurrences, p=shares / shares.sum())
+    return np.array([hash_of(number + 1 + 10**6 * seed) for number in range(things)], np.uint64)[draws]
 
 
 @given(PARTS, st.integers(0, 8))
 def test_below_the_cap_counts_are_exact(parts, compact_at):
     counts, expected = HashCounts(), Counter()
-    for at, part in enumerate(parts):
+    for index, part in enumerate(parts):
         counts.add(np.array(part, np.uint64))
         expected.update(part)
-        if at == compact_at:
+        if index == compact_at:
             counts.compact()
     assert sample(counts) == (0, expected.total(), expected)
     assert counts.hashes.tolist() == sorted(expected)
@@ -70,9 +70,9 @@ def test_the_sample_is_that_of_one_pass_however_split_and_merged(parts, cap, see
 @given(PARTS, st.integers(1, 12))
 def test_the_sample_is_all_hashes_below_its_limit_and_could_not_be_larger(parts, cap):
     everything = Counter(value for part in parts for value in part)
-    level, _, kept = sample(counted(list(everything.elements()), cap))
-    assert kept == {value: times for value, times in everything.items() if value < 2 ** (64 - level)}
-    assert len(kept) <= cap
+    level, _, remaining = sample(counted(list(everything.elements()), cap))
+    assert remaining == {value: times for value, times in everything.items() if value < 2 ** (64 - level)}
+    assert len(remaining) <= cap
     assert not level or sum(value < 2 ** (65 - level) for value in everything) > cap
 
 
@@ -106,9 +106,9 @@ def test_the_commonest_thing_is_found_whatever_its_hash():
                 part.add(few)
         for part in parts[1:]:
             parts[0].merge(part)
-        found, times = parts[0].most()
+        result, times = parts[0].most()
         assert parts[0].level > 0
-        assert found == wanted
+        assert result == wanted
         assert abs(times.value - 1_000) <= times.error <= 100_000 / (4096 // 16)
 
 
@@ -117,9 +117,9 @@ def test_different_things_are_estimated_within_the_stated_error():
     for seed in range(40):
         counts = HashCounts(cap=1 << 8)
         counts.add(np.random.default_rng(seed).integers(0, 2**64 - 1, 20_000, np.uint64))
-        found = counts.distinct()
-        assert found.error / found.value == pytest.approx(1 / len(counts.hashes) ** 0.5, rel=0.02)
-        departures.append((found.value - 20_000) / found.error)
+        result = counts.distinct()
+        assert result.error / result.value == pytest.approx(1 / len(counts.hashes) ** 0.5, rel=0.02)
+        departures.append((result.value - 20_000) / result.error)
     assert 0.6 < np.std(departures) < 1.5 and abs(np.mean(departures)) < 0.6
 
 
@@ -133,9 +133,9 @@ def test_entropy_and_sums_are_estimated_within_the_stated_error():
                 counts.add(part)
         assert sketched.compact().level > 0
         for measure in (HashCounts.entropy, lambda counts: counts.sum_of(lambda times: times * (times > 1))):
-            truth, found = measure(exact), measure(sketched)
+            truth, result = measure(exact), measure(sketched)
             assert truth.error == 0
-            departures.append((found.value - truth.value) / found.error)
+            departures.append((result.value - truth.value) / result.error)
     assert 0.5 < np.std(departures) < 1.5 and abs(np.mean(departures)) < 0.6
 
 
@@ -149,7 +149,7 @@ def test_what_follows_the_counts_is_known_exactly():
 def test_entropy_in_closed_form(cap):
     for things, bits in ((1, 0), (2, 1), (4096, 12)):
         counts = HashCounts(cap)
-        counts.add(np.repeat([np.uint64(hash_of(at + 1)) for at in range(things)], 8))
+        counts.add(np.repeat([np.uint64(hash_of(index + 1)) for index in range(things)], 8))
         assert counts.entropy().value == pytest.approx(bits, abs=1e-9)
     assert HashCounts(cap).entropy() is None
 
@@ -170,19 +170,19 @@ def test_what_another_state_lacks_is_estimated_within_the_stated_error(mine, the
         hashes = zipf(6_000, mine + theirs, seed)
         exact, sketched = ((counted(hashes[:mine], cap), counted(hashes[mine:], cap)) for cap in (1 << 20, 1 << 9))
         assert 0 < sketched[0].level != sketched[1].level > 0
-        truth, found = exact[0].lacking_in(exact[1]), sketched[0].lacking_in(sketched[1])
-        departures.append((found.value - truth.value) / found.error)
+        truth, result = exact[0].lacking_in(exact[1]), sketched[0].lacking_in(sketched[1])
+        departures.append((result.value - truth.value) / result.error)
     assert 0.5 < np.std(departures) < 1.5 and abs(np.mean(departures)) < 0.6
 
 
 def test_all_of_a_sketched_state_is_lacking_in_an_empty_one():
     mine = counted(zipf(6_000, 40_000), 1 << 9)
-    found = mine.lacking_in(HashCounts(1 << 9))
-    assert found.value == pytest.approx(40_000) and found.error == pytest.approx(0, abs=1e-6)
+    result = mine.lacking_in(HashCounts(1 << 9))
+    assert result.value == pytest.approx(40_000) and result.error == pytest.approx(0, abs=1e-6)
 
 
 def test_ranks_and_frequencies():
-    counts = counted([hash_of(at) for at in range(1, 5) for _ in range(10 * at)], 1 << 10)
+    counts = counted([hash_of(index) for index in range(1, 5) for _ in range(10 * index)], 1 << 10)
     assert counts.rank_frequency() == [(1, 40), (2, 30), (3, 20), (4, 10)]
     hashes = zipf(5_000, 60_000)
     exact, sketched = (dict(counted(hashes, cap).rank_frequency()) for cap in (1 << 20, 1 << 10))

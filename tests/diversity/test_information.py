@@ -35,7 +35,7 @@ def test_bits_are_the_greatest_over_all_sharpnesses_and_no_scale_changes_them():
     bits = picture_bits(likeness, owners)
     by_hand = [
         np.log2(12)
-        + np.mean([np.log2(np.exp(s * row[at]) / np.exp(s * row).sum()) for row, at in zip(likeness, owners)])
+        + np.mean([np.log2(np.exp(s * row[index]) / np.exp(s * row).sum()) for row, index in zip(likeness, owners)])
         for s in np.linspace(0, 3, 301)
     ]
     assert bits == pytest.approx(max(by_hand), abs=1e-4) and bits >= max(by_hand) - 1e-9
@@ -47,10 +47,10 @@ REFERENCES = [["a red star on sand", "one red star"], ["a blue star", "a star ab
 
 def test_likeness_to_references_is_the_mean_cosine_of_weighed_ngrams():
     captions = ["a red star on a hill", "a star above a heart", "nothing", ""]
-    found = ReferenceSearch(REFERENCES).likeness(captions)
+    result = ReferenceSearch(REFERENCES).likeness(captions)
     texts = [[words(text) for text in group if text] for group in REFERENCES]
     weigh = CiderD(texts).weigh
-    for row, caption in zip(found, captions):
+    for row, caption in zip(result, captions):
         for value, group in zip(row, texts):
             cosines = []
             for text in group:

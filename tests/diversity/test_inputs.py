@@ -33,10 +33,10 @@ def opened(*specs):
 def read(spec, columns=(), images=()):
     """All rows of an input; `images`: their numbers in the whole input."""
     (source,), _ = opened(spec)
-    found = []
+    result = []
     for piece in source.pieces:
-        found += piece.read(columns, {number - len(found) for number in images})
-    return found
+        result += piece.read(columns, {number - len(result) for number in images})
+    return result
 
 
 def captions(rows, *columns):
@@ -49,7 +49,8 @@ def problems_of(*specs):
     return list(map(str, problems))
 
 
-# --- plain text and JSON ------------------------------------------------------------------------------------------------
+# --- plain text and JSON
+# ------------------------------------------------------------------------------------------------
 
 
 def test_a_line_of_text_is_the_caption_of_a_picture_and_a_blank_one_is_empty(tmp_path):
@@ -83,9 +84,9 @@ def test_captions_of_one_image_id_are_one_picture(tmp_path, wrap):
         "x",
     ]
     (tmp_path / "r.json").write_text(json.dumps(wrap(rows)))
-    found = read(tmp_path / "r.json")
-    assert captions(found[2:], "r") == [("7", ("a", "c?")), ("COCO_8.jpg", ("b",))]
-    assert ["entry 4" in found[0].error, "entry 5" in found[1].error] == [True, True]
+    result = read(tmp_path / "r.json")
+    assert captions(result[2:], "r") == [("7", ("a", "c?")), ("COCO_8.jpg", ("b",))]
+    assert ["entry 4" in result[0].error, "entry 5" in result[1].error] == [True, True]
 
 
 def test_a_json_object_of_keys(tmp_path):
@@ -107,12 +108,12 @@ def test_a_json_list_of_rows_is_a_table(tmp_path):
         {"caption": "b", "syn_text_x": ["c", ""]},
     ]
     (tmp_path / "v.json").write_text(json.dumps(rows))
-    found = read(tmp_path / "v.json", images={0})
-    assert captions(found, "candidates", "references", "captions", "syn_text_x") == [
+    result = read(tmp_path / "v.json", images={0})
+    assert captions(result, "candidates", "references", "captions", "syn_text_x") == [
         ("4", ("a",), ("x", "y"), (), ()),
         ("v-000000001", (), (), ("b",), ("c", "")),
     ]
-    assert [row.image for row in found] == [picture(), None]
+    assert [row.image for row in result] == [picture(), None]
 
 
 def test_a_row_of_a_json_list_that_is_too_long_is_a_row_with_its_reason(tmp_path, monkeypatch):
@@ -173,7 +174,8 @@ def test_columns_are_named_after_files_with_as_much_as_tells_them_apart(tmp_path
     assert opened(tmp_path / "captions.txt")[1] == ("captions.txt",)
 
 
-# --- tables ---------------------------------------------------------------------------------------------------------------
+# --- tables
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_jsonl_rows_and_lines_that_are_none(tmp_path):
@@ -187,21 +189,21 @@ def test_jsonl_rows_and_lines_that_are_none(tmp_path):
         b'{"image": "gone.png", "syn_text_x": "one", "alt": [null, "z"]}',
     ]
     (tmp_path / "t.jsonl").write_bytes(b"\n".join(lines))
-    found = read(tmp_path / "t.jsonl", images={0, 4})
-    assert captions(found, "captions", "syn_text_x", "alt", "n") == [
+    result = read(tmp_path / "t.jsonl", images={0, 4})
+    assert captions(result, "captions", "syn_text_x", "alt", "n") == [
         ("k", ("human",), ("a", ""), ("alt?",), ()),
         ("t-000000001", (), (), (), ()),
         ("t-000000002", (), (), (), ()),
         ("5", (), (), (), ()),
         ("t-000000004", (), ("one",), ("z",), ()),
     ]
-    assert [row.image for row in found] == [picture(), None, None, None, None]
-    assert ["t.jsonl:2: not a line of JSON" in found[1].error, found[2].error != "", found[3].error] == [
+    assert [row.image for row in result] == [picture(), None, None, None, None]
+    assert ["t.jsonl:2: not a line of JSON" in result[1].error, result[2].error != "", result[3].error] == [
         True,
         True,
         "was broken",
     ]
-    assert found[4].error == ""  # its captions are as good without a picture
+    assert result[4].error == ""  # its captions are as good without a picture
 
 
 def test_csv_cells_hold_a_text_or_a_list(tmp_path):
@@ -244,10 +246,10 @@ def test_parquet_rows_with_the_pictures_that_are_asked_for(tmp_path, monkeypatch
     parquet(tmp_path / "t.parquet")
     (source,), _ = opened(tmp_path / "t.parquet")
     assert len(source.pieces) == pieces
-    found = read(tmp_path / "t.parquet", ("mine",), images={1, 4, 5})
-    assert captions(found, "captions", "mine", "n")[3] == ("k3", ("human 3",), ("a3", "b"), ())
-    assert [captions_of(row, "syn_text_x") for row in found[:2]] == [(), ("x1",)]
-    assert [row.image for row in found] == [None, picture(1), None, None, picture(4), picture(5), None]
+    result = read(tmp_path / "t.parquet", ("mine",), images={1, 4, 5})
+    assert captions(result, "captions", "mine", "n")[3] == ("k3", ("human 3",), ("a3", "b"), ())
+    assert [captions_of(row, "syn_text_x") for row in result[:2]] == [(), ("x1",)]
+    assert [row.image for row in result] == [None, picture(1), None, None, picture(4), picture(5), None]
 
 
 def test_only_columns_of_captions_are_read_from_parquet(tmp_path):
@@ -276,7 +278,8 @@ def test_damaged_parquet_is_an_error_that_names_the_file(tmp_path):
     assert "t.parquet: not a readable Parquet file" in problems_of(tmp_path / "t.parquet")[0]
 
 
-# --- records --------------------------------------------------------------------------------------------------------------
+# --- records
+# --------------------------------------------------------------------------------------------------------------
 
 SCENE = {"background": "sand", "objects": []}
 
@@ -317,15 +320,15 @@ def test_a_folder_gives_captions_without_reading_its_pictures(tmp_path):
     (tmp_path / "metadata.jsonl").write_text(
         '{"file_name": "c.png", "text": "three"}\n{"file_name": "gone.png", "text": "four"}\n'
     )
-    found = read(tmp_path, images={1, 2})
-    assert captions(found, "captions") == [
+    result = read(tmp_path, images={1, 2})
+    assert captions(result, "captions") == [
         ("a", ("one", "two")),
         ("c", ("three",)),
         ("gone", ("four",)),
         ("sub/b", ()),
     ]
-    assert [row.image for row in found] == [None, picture(), None, None]
-    assert [bool(row.error) for row in found] == [False, False, True, False]
+    assert [row.image for row in result] == [None, picture(), None, None]
+    assert [bool(row.error) for row in result] == [False, False, True, False]
 
 
 def test_sets_and_drawn_scenes(tmp_path):
@@ -333,9 +336,9 @@ def test_sets_and_drawn_scenes(tmp_path):
         json.dumps({"images": [{"id": 7, "file_name": "x.png"}], "annotations": [{"image_id": 7, "caption": "a"}]})
     )
     assert captions(read(f"coco:{tmp_path}/c.json"), "captions") == [("7", ("a",))]
-    found = read("scenes:test,n=2", images={1})
-    assert [len(captions_of(row, "captions")) for row in found] == [5, 5]
-    assert [row.image is None for row in found] == [True, False] and scene_of(found[0])["objects"]
+    result = read("scenes:test,n=2", images={1})
+    assert [len(captions_of(row, "captions")) for row in result] == [5, 5]
+    assert [row.image is None for row in result] == [True, False] and scene_of(result[0])["objects"]
 
 
 def test_a_scene_of_another_kind_is_none():
@@ -344,7 +347,8 @@ def test_a_scene_of_another_kind_is_none():
     assert truncated_of(Record("k", None, columns={"a": ("x",)}, scores={"a": {"truncated": "x"}}), "a") == ()
 
 
-# --- sources --------------------------------------------------------------------------------------------------------------
+# --- sources
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_references_and_images_of_their_own(tmp_path):
@@ -396,7 +400,8 @@ def test_what_there_is_instead(tmp_path):
     assert text_columns(sources) == ["alt", "caption", "captions", "l", "mine", "syn_text_x"]
 
 
-# --- names ----------------------------------------------------------------------------------------------------------------
+# --- names
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_a_name_is_given_to_an_inputs_captions_whatever_they_are_called_there(tmp_path):

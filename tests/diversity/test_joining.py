@@ -1,4 +1,4 @@
-"""Which rows are one picture, and what of them is compared: arrays against a loop over rows."""
+"""Joining rows to pictures, on arrays, gives what a loop over the rows gives."""
 
 from collections import defaultdict
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diversity.inputs.join import join, joined_by_number, number_of
-from diversity.inputs.sample import place
+from diversity.inputs.sample import order_key
 
 ROWS = st.integers(1, 3).flatmap(
     lambda columns: st.lists(
@@ -20,15 +20,15 @@ ROWS = st.integers(1, 3).flatmap(
 
 
 def plainly(rows, references):
-    """Pictures (key, again) -> column -> (row, captions), as one reads on."""
-    pictures, seen = defaultdict(dict), {}
+    """Pictures (key, occurrence) -> column -> (row, captions), as one reads on."""
+    pictures, earlier = defaultdict(dict), {}
     for number, (key, counts) in enumerate(rows):
         columns = [column for column, count in enumerate(counts) if count and column != references]
-        again = max((seen.get((key, column), 0) for column in columns), default=0)
-        seen |= {(key, column): again + 1 for column in columns}
+        occurrence = max((earlier.get((key, column), 0) for column in columns), default=0)
+        earlier |= {(key, column): occurrence + 1 for column in columns}
         for column, count in enumerate(counts):
             if count:
-                pictures[key, again].setdefault(column, (number, count))
+                pictures[key, occurrence].setdefault(column, (number, count))
     return pictures
 
 
@@ -39,36 +39,41 @@ def test_joining_equals_reading_on_row_by_row(rows, with_references):
     keys, counts = zip(*rows)
     joined = join(np.array(keys, np.uint64), np.array(counts, np.uint32).T, references)
     expected = plainly(rows, references)
-    take, common = np.zeros((columns, len(rows)), int), set()
-    for (key, again), found in expected.items():
-        if len(found) == columns:
-            common.add(place(key, again))
-            least = min(count for column, (_, count) in found.items() if column != references)
-            for column, (row, count) in found.items():
-                take[column, row] = min(count, least)  # of the references at most as many, and they limit nobody
-    assert joined.take.tolist() == take.tolist()
-    assert set(joined.places[joined.common].tolist()) == common
-    assert np.all(joined.places[:-1] < joined.places[1:])
-    for (key, again), found in expected.items():
-        at = joined.places.tolist().index(place(key, again))
-        assert joined.again_of_picture[at] == again
-        assert joined.counts[:, at].tolist() == [found.get(column, (0, 0))[1] for column in range(columns)]
-        assert all(joined.picture_of_row[row] == at and joined.again[row] == again for row, _ in found.values())
+    compared_counts, common = np.zeros((columns, len(rows)), int), set()
+    for (key, occurrence), result in expected.items():
+        if len(result) == columns:
+            common.add(order_key(key, occurrence))
+            least = min(count for column, (_, count) in result.items() if column != references)
+            for column, (row, count) in result.items():
+                compared_counts[column, row] = min(
+                    count, least
+                )  # of the references at most as many, and they limit nobody
+    assert joined.compared_counts.tolist() == compared_counts.tolist()
+    assert set(joined.order_keys[joined.common].tolist()) == common
+    assert np.all(joined.order_keys[:-1] < joined.order_keys[1:])
+    for (key, occurrence), result in expected.items():
+        position = joined.order_keys.tolist().index(order_key(key, occurrence))
+        assert joined.occurrence_of_picture[position] == occurrence
+        assert joined.counts[:, position].tolist() == [result.get(column, (0, 0))[1] for column in range(columns)]
+        assert all(
+            joined.picture_of_row[row] == position and joined.occurrence[row] == occurrence
+            for row, _ in result.values()
+        )
 
 
 def test_a_key_that_comes_again_with_the_same_column_is_another_picture():
     keys = np.array([7, 7, 7, 7], np.uint64)
     joined = join(keys, np.array([[1, 1, 0, 0], [0, 0, 1, 1]], np.uint32), None)
     assert (
-        joined.again.tolist() == [0, 1, 0, 1]
+        joined.occurrence.tolist() == [0, 1, 0, 1]
         and joined.common.all()
-        and joined.take.tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
+        and joined.compared_counts.tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
     )
 
 
 def test_references_that_come_again_are_those_of_the_same_picture():
     joined = join(np.array([7, 7], np.uint64), np.array([[2, 0], [0, 3], [4, 5]], np.uint32), 2)
-    assert joined.again.tolist() == [0, 0] and joined.take.tolist() == [[2, 0], [0, 2], [2, 0]]
+    assert joined.occurrence.tolist() == [0, 0] and joined.compared_counts.tolist() == [[2, 0], [0, 2], [2, 0]]
 
 
 @pytest.mark.parametrize(

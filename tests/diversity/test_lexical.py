@@ -16,16 +16,16 @@ GROUPS = st.lists(st.lists(CAPTION, max_size=5), min_size=1, max_size=5)
 
 
 def ngrams(caption, n):
-    found = words(caption)
-    return [tuple(found[at : at + n]) for at in range(len(found) - n + 1)]
+    result = words(caption)
+    return [tuple(result[index : index + n]) for index in range(len(result) - n + 1)]
 
 
 def slow_mbleu(group):
     if len(group) < 2:
         return np.nan
     scores = []
-    for at, caption in enumerate(group):
-        others = [words(other) for other in group[:at] + group[at + 1 :]]
+    for index, caption in enumerate(group):
+        others = [words(other) for other in group[:index] + group[index + 1 :]]
         scores.append(
             sentence_bleu(others, words(caption), smoothing_function=SmoothingFunction().method3, auto_reweigh=True)
             if words(caption)
@@ -44,10 +44,10 @@ def slow_div(group, n):
 @settings(max_examples=300, deadline=None)
 @given(GROUPS)
 def test_within_picture_equals_nltk_and_sets(groups):
-    found = within_picture(encode(groups))
-    np.testing.assert_allclose(found["mbleu_4"], [slow_mbleu(group) for group in groups], atol=1e-12)
-    np.testing.assert_allclose(found["div_1"], [slow_div(group, 1) for group in groups], atol=1e-12)
-    np.testing.assert_allclose(found["div_2"], [slow_div(group, 2) for group in groups], atol=1e-12)
+    result = within_picture(encode(groups))
+    np.testing.assert_allclose(result["mbleu_4"], [slow_mbleu(group) for group in groups], atol=1e-12)
+    np.testing.assert_allclose(result["div_1"], [slow_div(group, 1) for group in groups], atol=1e-12)
+    np.testing.assert_allclose(result["div_2"], [slow_div(group, 2) for group in groups], atol=1e-12)
 
 
 @settings(max_examples=100, deadline=None)
@@ -55,11 +55,11 @@ def test_within_picture_equals_nltk_and_sets(groups):
 def test_ngrams_are_those_of_each_caption(groups, n):
     hashes, captions = ngram_hashes(encode(groups), n)
     expected = [
-        (gram, at)
-        for at, caption in enumerate(caption for group in groups for caption in group)
+        (gram, index)
+        for index, caption in enumerate(caption for group in groups for caption in group)
         for gram in ngrams(caption, n)
     ]
-    assert captions.tolist() == [at for _, at in expected]
+    assert captions.tolist() == [index for _, index in expected]
     of_gram = {}
     for value, (gram, _) in zip(hashes.tolist(), expected, strict=True):
         assert of_gram.setdefault(gram, value) == value
@@ -74,7 +74,7 @@ def test_caption_hashes_are_equal_where_words_are(groups):
     assert len(set(zip(flat, hashes))) == len(set(flat)) == len(set(hashes))
     unique, pictures = first_in_picture(encode(groups))
     assert sorted(pictures.tolist()) == [
-        at for at, group in enumerate(groups) for _ in {tuple(words(caption)) for caption in group}
+        index for index, group in enumerate(groups) for _ in {tuple(words(caption)) for caption in group}
     ]
     assert set(unique.tolist()) == set(hashes)
 
@@ -107,8 +107,8 @@ def test_words_alike_at_different_places_are_different_bigrams():
     ],
 )
 def test_mbleu_and_div_n_by_hand(captions, mbleu, div_1, div_2):
-    found = within_picture(encode([captions]))
-    np.testing.assert_allclose([found["mbleu_4"][0], found["div_1"][0], found["div_2"][0]], [mbleu, div_1, div_2])
+    result = within_picture(encode([captions]))
+    np.testing.assert_allclose([result["mbleu_4"][0], result["div_1"][0], result["div_2"][0]], [mbleu, div_1, div_2])
 
 
 def test_overlap_counts_are_clipped_by_another_caption_not_its_own():
@@ -121,10 +121,10 @@ def slow_overlap(group, n):
     counts = [Counter(ngrams(caption, n)) for caption in group]
     return [
         sum(
-            min(times, max((other[gram] for at, other in enumerate(counts) if at != of), default=0))
-            for gram, times in found.items()
+            min(times, max((other[gram] for index, other in enumerate(counts) if index != of), default=0))
+            for gram, times in result.items()
         )
-        for of, found in enumerate(counts)
+        for of, result in enumerate(counts)
     ], len(set().union(*counts))
 
 
@@ -139,10 +139,10 @@ def test_overlap_equals_plain_counting(groups, n):
 
 def test_one_picture_of_many_captions():
     """In a second and a few megabytes: nothing grows with the square of a picture's captions."""
-    captions = [f"w{at} x{at % 7} y{at % 11} z{at % 13} v{at % 3}" for at in range(30_000)]
-    found = within_picture(encode([captions]))
-    assert found["div_1"][0] == (30_000 + 7 + 11 + 13 + 3) / 150_000
-    assert 0.3 < found["mbleu_4"][0] < 0.9
+    captions = [f"w{index} x{index % 7} y{index % 11} z{index % 13} v{index % 3}" for index in range(30_000)]
+    result = within_picture(encode([captions]))
+    assert result["div_1"][0] == (30_000 + 7 + 11 + 13 + 3) / 150_000
+    assert 0.3 < result["mbleu_4"][0] < 0.9
 
 
 @given(st.permutations(["a red dog", "a dog on grass", "the red cat", "a red dog"]))
@@ -153,11 +153,11 @@ def test_order_of_captions_does_not_matter(captions):
 
 
 def test_pictures_do_not_touch_each_other():
-    one, other = ["a red dog", "a red dog runs"], ["a blue cat sits", "the blue cat"]
-    both = within_picture(encode([one, other]))
-    for at, group in enumerate((one, other)):
+    first, other = ["a red dog", "a red dog runs"], ["a blue cat sits", "the blue cat"]
+    both = within_picture(encode([first, other]))
+    for index, group in enumerate((first, other)):
         for name, value in within_picture(encode([group])).items():
-            assert both[name][at] == pytest.approx(value[0], rel=1e-14)
+            assert both[name][index] == pytest.approx(value[0], rel=1e-14)
 
 
 def test_no_word_and_no_picture_at_all():

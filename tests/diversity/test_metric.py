@@ -41,11 +41,11 @@ def test_batches_add_up():
 
 
 def test_the_default_gives_all_that_need_no_references():
-    found = load("default").compute(predictions=CAPTIONS)
-    assert found.keys() == NAMES.keys() - AGAINST_REFERENCES
-    assert found["captions"] == 4
+    result = load("default").compute(predictions=CAPTIONS)
+    assert result.keys() == NAMES.keys() - AGAINST_REFERENCES
+    assert result["captions"] == 4
 
 
 def test_an_unknown_measure_is_named():
-    with pytest.raises(ValueError, match="'nothing': is none of pictures"):
+    with pytest.raises(ValueError, match="'nothing': there is no such measure; choose from pictures"):
         load("nothing")

@@ -28,7 +28,7 @@ def captioner(rng, pictures, captions, things, fidelity):
 
 @pytest.fixture(scope="module")
 def world():
-    """80 pictures of twelve things each, which five people name; `left` knows half of the things, `right` the other half."""
+    """80 pictures of twelve things each, which five people name; `left` and `right` know half of the things each."""
     rng = np.random.default_rng(0)
     pictures = [rng.permutation(THINGS)[:12] for _ in range(80)]
     references = [
@@ -43,15 +43,20 @@ def world():
         ("noise", slice(0, 0), 0.2),
     ):
         columns[name], fidelity[name] = captioner(rng, pictures, 5, things, score)
-    letters = [f"x{at}" for at in range(60)]
+    letters = [f"x{index}" for index in range(60)]
     columns["noise"] = [[" ".join(["a", *rng.permutation(letters)[:6]]) for _ in range(5)] for _ in pictures]
-    return columns, fidelity, [f"picture {at}" for at in range(80)], references
+    return columns, fidelity, [f"picture {index}" for index in range(80)], references
 
 
 def mix(world, names, *, with_references=True, measure=CLIP, seed=3):
     columns, fidelity, keys, references = world
     return mixes(
-        {name: columns[name] for name in names}, fidelity, measure, keys, seed, references if with_references else None
+        {name: columns[name] for name in names},
+        fidelity,
+        measure,
+        keys=keys,
+        seed=seed,
+        references=references if with_references else None,
     )
 
 
@@ -61,28 +66,28 @@ def mix(world, names, *, with_references=True, measure=CLIP, seed=3):
 def slow_draw(world, names, seed):
     """Captions and scores of a mix, picture by picture."""
     columns, fidelity, keys, _ = world
-    drawn = []
-    for at, key in enumerate(keys):
+    draws = []
+    for index, key in enumerate(keys):
         start = int.from_bytes(hashlib.blake2b(f"{seed} {key}".encode(), digest_size=4).digest(), "little")
-        chosen = [names[(start + i) % len(names)] for i in range(len(columns[names[0]][at]))]
-        drawn.append(
+        chosen = [names[(start + i) % len(names)] for i in range(len(columns[names[0]][index]))]
+        draws.append(
             (
-                [columns[name][at][i] for i, name in enumerate(chosen)],
-                [fidelity[name][at][i] for i, name in enumerate(chosen)],
+                [columns[name][index][i] for i, name in enumerate(chosen)],
+                [fidelity[name][index][i] for i, name in enumerate(chosen)],
             )
         )
-    return drawn
+    return draws
 
 
 def slow_div_2(group):
-    found = [words(caption) for caption in group]
-    return len({pair for each in found for pair in zip(each, each[1:])}) / sum(map(len, found))
+    result = [words(caption) for caption in group]
+    return len({pair for each in result for pair in zip(each, each[1:])}) / sum(map(len, result))
 
 
 def slow_scores(world, names, seed):
     """Div-2 and fidelity of each picture, (P,) each."""
-    drawn = slow_draw(world, names, seed)
-    return np.array([slow_div_2(group) for group, _ in drawn]), np.array([np.mean(scores) for _, scores in drawn])
+    draws = slow_draw(world, names, seed)
+    return np.array([slow_div_2(group) for group, _ in draws]), np.array([np.mean(scores) for _, scores in draws])
 
 
 def test_greedy_order_and_figures_equal_the_slow_reference(world):
@@ -97,11 +102,11 @@ def test_greedy_order_and_figures_equal_the_slow_reference(world):
         tried = tried or {"noise": slow_scores(world, [*chosen, "noise"], seed)}  # last, for what it costs
         chosen.append(max(tried, key=lambda name: tried[name][0].mean()))
         expected.append(tried[chosen[-1]])
-    found = mix(world, names, with_references=False, seed=seed)
-    assert found.best == best
-    assert [step.columns for step in found.steps] == [tuple(chosen[:count]) for count in (1, 2, 3, 4)]
-    assert (found.spread_measure, found.coverage_measure, found.fidelity_measure) == ("div_2", None, "clip_score")
-    for step, (spread, faithful) in zip(found.steps[1:], expected, strict=True):
+    result = mix(world, names, with_references=False, seed=seed)
+    assert result.best == best
+    assert [step.columns for step in result.steps] == [tuple(chosen[:count]) for count in (1, 2, 3, 4)]
+    assert (result.spread_measure, result.coverage_measure, result.fidelity_measure) == ("div_2", None, "clip_score")
+    for step, (spread, faithful) in zip(result.steps[1:], expected, strict=True):
         assert step.captions == 5
         assert step.coverage is step.alone_coverage is step.coverage_gain is None
         assert step.spread == pytest.approx(spread.mean(), rel=1e-12)
@@ -120,10 +125,10 @@ def test_coverage_is_the_share_of_the_references_words():
 
 
 def test_coverage_in_a_step_is_that_of_the_drawn_captions(world):
-    found = mix(world, ["left", "right"])
-    for step in found.steps:
-        drawn = [group for group, _ in slow_draw(world, step.columns, 3)]
-        assert step.coverage == pytest.approx(word_coverage(drawn, world[3]).mean(), rel=1e-12)
+    result = mix(world, ["left", "right"])
+    for step in result.steps:
+        draws = [group for group, _ in slow_draw(world, step.columns, 3)]
+        assert step.coverage == pytest.approx(word_coverage(draws, world[3]).mean(), rel=1e-12)
 
 
 # --- known answers -------------------------------------------------------------------------------------------------
@@ -131,34 +136,34 @@ def test_coverage_in_a_step_is_that_of_the_drawn_captions(world):
 
 def test_equal_columns_gain_nothing(world):
     columns, fidelity, keys, references = world
-    found = mixes(
+    result = mixes(
         {"one": columns["left"], "same": columns["left"]},
         {"one": fidelity["left"], "same": fidelity["left"]},
         CLIP,
-        keys,
-        0,
-        references,
+        keys=keys,
+        seed=0,
+        references=references,
     )
-    assert found.steps[1].spread_gain == found.steps[1].coverage_gain == found.steps[1].fidelity_gain == (0, 0, 0)
-    assert not found.steps[1].adds
+    assert result.steps[1].spread_gain == result.steps[1].coverage_gain == result.steps[1].fidelity_gain == (0, 0, 0)
+    assert not result.steps[1].adds
 
 
 def test_a_captioner_that_knows_other_things_adds_coverage_at_equal_fidelity(world):
-    found = mix(world, ["left", "right"])
-    step = found.steps[1]
-    assert found.coverage_measure == "word_coverage"
+    result = mix(world, ["left", "right"])
+    step = result.steps[1]
+    assert result.coverage_measure == "word_coverage"
     assert step.adds
     assert step.gain == step.coverage_gain
     assert step.coverage_gain.low > 0.05
     assert step.fidelity_gain.low < 0 < step.fidelity_gain.high
-    assert not found.steps[0].adds
+    assert not result.steps[0].adds
 
 
 @pytest.mark.parametrize("with_references", [True, False])
 def test_noise_adds_spread_but_no_gain(world, with_references):
-    found = mix(world, ["left", "noise"], with_references=with_references)
-    assert found.best == "left"
-    step = found.steps[1]
+    result = mix(world, ["left", "noise"], with_references=with_references)
+    assert result.best == "left"
+    step = result.steps[1]
     assert step.spread_gain.low > 0.1
     assert step.fidelity_gain.high < -0.1
     assert not step.adds
@@ -168,44 +173,44 @@ def test_noise_that_covers_most_does_not_stand_before_a_mix_that_adds(world):
     columns, fidelity, keys, references = world
     rng = np.random.default_rng(2)
     shuffled = [[" ".join(rng.permutation(" ".join(group).split())[:12]) for _ in range(5)] for group in references]
-    found = mixes(
+    result = mixes(
         {"left": columns["left"], "right": columns["right"], "shuffled": shuffled},
         {**fidelity, "shuffled": fidelity["noise"]},
         CLIP,
-        keys,
-        0,
-        references,
+        keys=keys,
+        seed=0,
+        references=references,
     )
-    assert word_coverage(shuffled, references).mean() > found.steps[1].coverage
-    assert [step.adds for step in found.steps] == [False, True, False]
-    assert found.steps[2].columns[2] == "shuffled"
+    assert word_coverage(shuffled, references).mean() > result.steps[1].coverage
+    assert [step.adds for step in result.steps] == [False, True, False]
+    assert result.steps[2].columns[2] == "shuffled"
 
 
 def test_the_best_alone_is_not_the_noise_nor_the_most_faithful_by_chance(world):
     columns, fidelity, keys, references = world
-    found = mixes({name: columns[name] for name in ("noise", "left")}, fidelity, CLIP, keys, 0)
-    assert found.best == "left"
+    result = mixes({name: columns[name] for name in ("noise", "left")}, fidelity, CLIP, keys=keys, seed=0)
+    assert result.best == "left"
     dull = [[group[0]] * 5 for group in columns["left"]]
     by_chance = [
         scores + 0.001 for scores in np.random.default_rng(1).permutation(fidelity["left"])
     ]  # no clear difference
-    found = mixes(
+    result = mixes(
         {"dull": dull, "left": columns["left"]},
         {"dull": by_chance, "left": fidelity["left"]},
         CLIP,
-        keys,
-        0,
-        references,
+        keys=keys,
+        seed=0,
+        references=references,
     )
-    assert found.best == "left"
+    assert result.best == "left"
 
 
 def test_where_lower_is_better_a_loss_is_a_gain_turned_round(world):
     columns, _, keys, _ = world
     degenerate = {"left": [np.zeros(5)] * 80, "noise": [np.ones(5)] * 80}
-    found = mixes({name: columns[name] for name in degenerate}, degenerate, DEGENERATE, keys, 0)
-    assert found.best == "left"
-    step = found.steps[1]
+    result = mixes({name: columns[name] for name in degenerate}, degenerate, DEGENERATE, keys=keys, seed=0)
+    assert result.best == "left"
+    step = result.steps[1]
     assert step.fidelity == pytest.approx(0.5, abs=0.1)
     assert step.alone_fidelity == 0
     assert step.fidelity_gain.mean == pytest.approx(-step.fidelity)
@@ -215,29 +220,29 @@ def test_where_lower_is_better_a_loss_is_a_gain_turned_round(world):
 def test_each_column_gives_its_share_even_with_more_columns_than_captions():
     columns = {name: [[f"{name} dog here", f"{name} cat there"]] * 900 for name in "abc"}
     degenerate = {name: [np.full(2, score)] * 900 for name, score in zip("abc", (0.0, 0.3, 0.6))}
-    found = mixes(columns, degenerate, CLIP, [str(at) for at in range(900)], 0)
-    assert len(found.steps[-1].columns) == 3
-    assert found.steps[-1].fidelity == pytest.approx(0.3, abs=0.03)  # 3.6 sd of which third is missing
+    result = mixes(columns, degenerate, CLIP, keys=[str(index) for index in range(900)], seed=0)
+    assert len(result.steps[-1].columns) == 3
+    assert result.steps[-1].fidelity == pytest.approx(0.3, abs=0.03)  # 3.6 sd of which third is missing
 
 
 def test_figures_follow_from_seed_and_keys_not_from_order(world):
     columns, fidelity, keys, references = world
-    found = mix(world, ["left", "right", "noise"])
+    result = mix(world, ["left", "right", "noise"])
     order = np.random.default_rng(1).permutation(80)
     turned = mixes(
-        {name: [columns[name][at] for at in order] for name in ("noise", "right", "left")},
-        {name: [fidelity[name][at] for at in order] for name in fidelity},
+        {name: [columns[name][index] for index in order] for name in ("noise", "right", "left")},
+        {name: [fidelity[name][index] for index in order] for name in fidelity},
         CLIP,
-        [keys[at] for at in order],
-        3,
-        [references[at] for at in order],
+        keys=[keys[index] for index in order],
+        seed=3,
+        references=[references[index] for index in order],
     )
-    assert [step.columns for step in turned.steps] == [step.columns for step in found.steps]
-    for one, other in zip(found.steps, turned.steps, strict=True):
+    assert [step.columns for step in turned.steps] == [step.columns for step in result.steps]
+    for first, other in zip(result.steps, turned.steps, strict=True):
         for name in ("spread", "coverage", "fidelity"):
-            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-12)
-    assert mix(world, ["left", "right", "noise"]) == found
-    assert mix(world, ["left", "right", "noise"], seed=4).steps[1].spread != found.steps[1].spread
+            assert getattr(first, name) == pytest.approx(getattr(other, name), rel=1e-12)
+    assert mix(world, ["left", "right", "noise"]) == result
+    assert mix(world, ["left", "right", "noise"], seed=4).steps[1].spread != result.steps[1].spread
 
 
 def test_captioners_alike_seldom_seem_to_add_to_each_other():
@@ -246,16 +251,16 @@ def test_captioners_alike_seldom_seem_to_add_to_each_other():
     alarms = 0
     for seed in range(60):
         pictures = [rng.permutation(THINGS)[:12] for _ in range(30)]
-        drawn = {name: captioner(rng, pictures, 3, slice(0, 8), 0.7) for name in "abc"}
-        found = mixes(
-            {name: groups for name, (groups, _) in drawn.items()},
-            {name: scores for name, (_, scores) in drawn.items()},
+        draws = {name: captioner(rng, pictures, 3, slice(0, 8), 0.7) for name in "abc"}
+        result = mixes(
+            {name: groups for name, (groups, _) in draws.items()},
+            {name: scores for name, (_, scores) in draws.items()},
             CLIP,
-            [str(at) for at in range(30)],
-            seed,
-            [[" ".join(of_picture[:10])] for of_picture in pictures],
+            keys=[str(index) for index in range(30)],
+            seed=seed,
+            references=[[" ".join(of_picture[:10])] for of_picture in pictures],
         )
-        alarms += any(step.adds for step in found.steps)
+        alarms += any(step.adds for step in result.steps)
     assert alarms < 9
 
 
@@ -264,17 +269,22 @@ def test_captioners_alike_seldom_seem_to_add_to_each_other():
 
 def test_one_column_or_one_caption_a_picture_is_no_mix(world):
     assert mix(world, ["left"]) is None
-    assert mixes({"a": [["a dog"]], "b": [["a cat"]]}, {"a": [np.ones(1)], "b": [np.ones(1)]}, CLIP, ["k"], 0) is None
-    assert mixes({"a": [], "b": []}, {"a": [], "b": []}, CLIP, [], 0) is None
+    assert (
+        mixes({"a": [["a dog"]], "b": [["a cat"]]}, {"a": [np.ones(1)], "b": [np.ones(1)]}, CLIP, keys=["k"], seed=0)
+        is None
+    )
+    assert mixes({"a": [], "b": []}, {"a": [], "b": []}, CLIP, keys=[], seed=0) is None
 
 
 def test_columns_without_fidelity_or_words_take_no_part(world):
     columns, fidelity, keys, _ = world
     silent = {**columns, "silent": [[""] * 5] * 80, "unknown": columns["both"]}
     scores = {**fidelity, "silent": fidelity["left"], "unknown": [np.full(5, np.nan)] * 80}
-    found = mixes({name: silent[name] for name in ("silent", "unknown", "left", "right")}, scores, CLIP, keys, 0)
-    assert {name for step in found.steps for name in step.columns} == {"left", "right"}
-    assert mixes({name: silent[name] for name in ("silent", "left")}, scores, CLIP, keys, 0) is None
+    result = mixes(
+        {name: silent[name] for name in ("silent", "unknown", "left", "right")}, scores, CLIP, keys=keys, seed=0
+    )
+    assert {name for step in result.steps for name in step.columns} == {"left", "right"}
+    assert mixes({name: silent[name] for name in ("silent", "left")}, scores, CLIP, keys=keys, seed=0) is None
 
 
 def test_unknown_scores_and_uneven_pictures_are_left_out_of_the_means():
@@ -287,15 +297,15 @@ def test_unknown_scores_and_uneven_pictures_are_left_out_of_the_means():
         "a": [np.array([0.5, nan]), np.array([nan]), np.zeros(0)],
         "b": [np.array([0.7, 0.9]), np.array([0.1]), np.zeros(0)],
     }
-    found = mixes(columns, fidelity, CLIP, ["k", "l", "m"], 0, [["it is"], [], []])
-    assert found.coverage_measure is None  # the references have no content
-    step = found.steps[1]
-    assert (found.best, step.captions) == ("b", 2)  # clearly more faithful in the one picture that tells
-    drawn = slow_draw((columns, fidelity, ["k", "l", "m"], None), step.columns, 0)[:2]
-    assert step.spread == pytest.approx(slow_div_2(drawn[0][0]), rel=1e-12)  # one caption has no spread
+    result = mixes(columns, fidelity, CLIP, keys=["k", "l", "m"], seed=0, references=[["it is"], [], []])
+    assert result.coverage_measure is None  # the references have no content
+    step = result.steps[1]
+    assert (result.best, step.captions) == ("b", 2)  # clearly more faithful in the one picture that tells
+    draws = slow_draw((columns, fidelity, ["k", "l", "m"], None), step.columns, 0)[:2]
+    assert step.spread == pytest.approx(slow_div_2(draws[0][0]), rel=1e-12)  # one caption has no spread
     both = [
         (np.nanmean(scores), alone)
-        for (_, scores), alone in zip(drawn, (0.8, 0.1), strict=True)
+        for (_, scores), alone in zip(draws, (0.8, 0.1), strict=True)
         if not np.isnan(scores).all()
     ]
     assert (step.fidelity, step.alone_fidelity) == pytest.approx(tuple(np.mean(both, axis=0)), rel=1e-12)
@@ -305,11 +315,15 @@ def test_a_mix_whose_fidelity_is_nowhere_known_is_no_step():
     steps = []
     for key in "abcdefgh":  # some keys draw a's first and b's second caption, both known, others the unknown ones
         fidelity = {"a": [np.array([0.5, np.nan])], "b": [np.array([np.nan, 0.4])]}
-        found = mixes(
-            {"a": [["a dog runs", "a dog sits"]], "b": [["the dog runs", "a red dog"]]}, fidelity, CLIP, [key], 0
+        result = mixes(
+            {"a": [["a dog runs", "a dog sits"]], "b": [["the dog runs", "a red dog"]]},
+            fidelity,
+            CLIP,
+            keys=[key],
+            seed=0,
         )
-        assert found.best == "a"
-        steps.append(len(found.steps))
+        assert result.best == "a"
+        steps.append(len(result.steps))
     assert set(steps) == {1, 2}
 
 
@@ -319,6 +333,6 @@ def test_uneven_columns_are_all_named():
             {"a": [["x", "y"]], "b": [["x"]], "c": [["x", "y"], ["z"]]},
             {"a": [np.ones(2)], "b": [np.ones(1)], "c": [np.ones(2), np.ones(1)]},
             CLIP,
-            ["k"],
-            0,
+            keys=["k"],
+            seed=0,
         )

@@ -16,18 +16,21 @@ GROUPS = st.lists(st.lists(CAPTION, max_size=6), min_size=1, max_size=5)
 
 def slow_near_duplicates(group):
     sets = [set(words(caption)) for caption in group]
-    near = [any(len(one & other) >= 0.8 * len(one | other) for other in sets[:at]) for at, one in enumerate(sets)]
+    near = [
+        any(len(first & other) >= 0.8 * len(first | other) for other in sets[:index])
+        for index, first in enumerate(sets)
+    ]
     return np.mean(near) if len(near) > 1 else np.nan
 
 
 @settings(max_examples=300, deadline=None)
 @given(GROUPS)
 def test_near_duplicates_equal_sets_and_hold_the_exact_ones(groups):
-    found = near_duplicates(encode(groups))
-    np.testing.assert_allclose(found, [slow_near_duplicates(group) for group in groups])
+    result = near_duplicates(encode(groups))
+    np.testing.assert_allclose(result, [slow_near_duplicates(group) for group in groups])
     tokens = encode(groups)
     exact = tokens.counts - np.bincount(first_in_picture(tokens)[1], minlength=len(groups))
-    assert (found[tokens.counts > 1] * tokens.counts[tokens.counts > 1] >= exact[tokens.counts > 1] - 1e-9).all()
+    assert (result[tokens.counts > 1] * tokens.counts[tokens.counts > 1] >= exact[tokens.counts > 1] - 1e-9).all()
 
 
 @pytest.mark.parametrize(
@@ -67,8 +70,8 @@ def test_batches_and_neighbours_do_not_change_a_share(monkeypatch, cells):
         for _ in range(40)
     ]
     monkeypatch.setattr(pairs, "CELLS_AT_ONCE", cells)
-    found = np.concatenate([near_duplicates(part) for part in pairs.batches(groups)])
-    np.testing.assert_allclose(found, [slow_near_duplicates(group) for group in groups])
+    result = np.concatenate([near_duplicates(part) for part in pairs.batches(groups)])
+    np.testing.assert_allclose(result, [slow_near_duplicates(group) for group in groups])
 
 
 def test_no_picture_has_no_near_duplicates():

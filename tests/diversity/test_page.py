@@ -18,7 +18,7 @@ EVIL = '<script>alert("x")</script>'
 
 
 class Reader(HTMLParser):
-    """Checks that tags close, and collects what a browser would fetch or run, and the text of each element with a class."""
+    """Checks that tags close, and collects what a browser would load or run, and the text of the page by class."""
 
     VOID = {"meta", "link", "img", "br", "hr"}
 
@@ -189,7 +189,9 @@ def test_what_is_not_measured_has_no_row_and_no_section(made_up_report):
 def test_the_better_column_of_a_difference_is_named(made_up_report, no_plots):
     def difference(score, first_less_second, p):
         ends = sorted((first_less_second * 0.5, first_less_second * 1.5))
-        return Difference(score, "syn_text_one", "syn_text_other", Estimate(first_less_second, *ends), p, p)
+        return Difference(
+            score, "syn_text_one", "syn_text_other", estimate=Estimate(first_less_second, *ends), p=p, p_holm=p
+        )
 
     report = made_up_report(
         differences=(
@@ -220,7 +222,7 @@ def test_intervals_are_drawn_to_scale(made_up_report, no_plots):
     estimates = [Estimate(0.2, 0.1, 0.4), Estimate(-0.2, -0.3, 0.0)]
     report = made_up_report(
         differences=tuple(
-            Difference("div_2", "syn_text_one", other, estimate, 0.5, 0.5)
+            Difference("div_2", "syn_text_one", other, estimate=estimate, p=0.5, p_holm=0.5)
             for other, estimate in zip(("syn_text_other", "syn_text_noise"), estimates, strict=True)
         )
     )
@@ -261,7 +263,8 @@ def test_captions_stand_with_what_is_known_of_them(made_up_report, page, no_plot
     assert "(empty) empty" in "".join(page.classes["captions"])
     example = made_up_report().examples[0]
     bare = {
-        name: (shown[0]._replace(facts=None, clip_score=None, reasons=()),) for name, shown in example.captions.items()
+        name: (visible[0]._replace(facts=None, clip_score=None, reasons=()),)
+        for name, visible in example.captions.items()
     }
     page = Reader(render(made_up_report(examples=(replace(example, captions=bare, image=None),))))
     assert page.classes["captions"][0].split()[-7:] == "a red dog runs on the grass".split()
@@ -269,11 +272,13 @@ def test_captions_stand_with_what_is_known_of_them(made_up_report, page, no_plot
 
 
 def test_each_fault_has_its_share_and_a_few_examples(made_up_report, report, no_plots):
-    captions = {name: {"loop": [f"loop number {at} of {name}" for at in range(9)]} for name in report.rows}
+    captions = {name: {"loop": [f"loop number {number} of {name}" for number in range(9)]} for name in report.rows}
     text = "".join(Reader(render(made_up_report(degenerate_examples=captions))).classes["faults"])
     for name in report.rows:
         assert f"{report.labels[name]} {catalogue.DEGENERATE.text(report.rows[name])}" in re.sub("[ \n]+", " ", text)
-        assert [f"loop number {at} of {name}" in text for at in range(9)] == [at < EXAMPLES_SHOWN for at in range(9)]
+        assert [f"loop number {number} of {name}" in text for number in range(9)] == [
+            number < EXAMPLES_SHOWN for number in range(9)
+        ]
 
 
 def test_light_dark_narrow_and_print(html):
@@ -287,5 +292,5 @@ def test_the_same_report_is_the_same_page(made_up_report, html):
 
 def test_a_single_column_and_many_columns(made_up_report):
     Reader(render(made_up_report(("a",), human=False, pictures=1)))
-    many = Reader(render(made_up_report([f"column{at}" for at in range(12)], differences=(), mixes=None)))
-    assert {"1", "12", "H"} <= set(many.classes["badge"])
+    several = Reader(render(made_up_report([f"column{number}" for number in range(12)], differences=(), mixes=None)))
+    assert {"1", "12", "H"} <= set(several.classes["badge"])

@@ -7,49 +7,67 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diversity.columns import Picture
-from diversity.inputs.sample import PictureSample, place, places
+from diversity.columns import ComparedPicture
+from diversity.inputs.sample import PictureSample, order_key, order_keys
 from imagetext.hashes import name_hash
 
-PLACES = st.lists(st.tuples(st.text(max_size=3), st.integers(0, 2)), unique=True, max_size=30)
+KEYS = st.lists(st.tuples(st.text(max_size=3), st.integers(0, 2)), unique=True, max_size=30)
 
 
-def picture(key, again=0):
-    return Picture(
+def picture(key, occurrence=0):
+    return ComparedPicture(
         key,
         {"a": (f"a of {key}",), "b": (f"b of {key}",)},
         {"a": (True,)},
-        (f"human {key}",),
-        {"background": "sand"},
-        f"image {key} {again}".encode(),
-        again,
+        references=(f"human {key}",),
+        scene={"background": "sand"},
+        image=f"image {key} {occurrence}".encode(),
+        occurrence=occurrence,
     )
 
 
 def parts(whole):
     """The same picture as three inputs tell of it."""
     return [
-        Picture(whole.key, {"a": whole.captions["a"]}, {}, (), whole.scene, None, whole.again),
-        Picture(whole.key, {"b": whole.captions["b"]}, whole.truncated, (), None, whole.image, whole.again),
-        Picture(whole.key, {}, {}, whole.references, None, None, whole.again),
+        ComparedPicture(
+            whole.key,
+            {"a": whole.captions["a"]},
+            {},
+            references=(),
+            scene=whole.scene,
+            image=None,
+            occurrence=whole.occurrence,
+        ),
+        ComparedPicture(
+            whole.key,
+            {"b": whole.captions["b"]},
+            whole.truncated,
+            references=(),
+            scene=None,
+            image=whole.image,
+            occurrence=whole.occurrence,
+        ),
+        ComparedPicture(
+            whole.key, {}, {}, references=whole.references, scene=None, image=None, occurrence=whole.occurrence
+        ),
     ]
 
 
 def plainly(pictures, size, seed, images):
     """All pictures sorted, then cut."""
 
-    def at(picture):
-        return place(name_hash(picture.key, seed=seed), picture.again), picture.key, picture.again
+    def index(picture):
+        return order_key(name_hash(picture.key, seed=seed), picture.occurrence), picture.key, picture.occurrence
 
     return [
         picture if number < images else replace(picture, image=None)
-        for number, picture in enumerate(sorted(pictures, key=at)[:size])
+        for number, picture in enumerate(sorted(pictures, key=index)[:size])
     ]
 
 
-@given(PLACES, st.integers(1, 12), st.integers(0, 5), st.integers(0, 9), st.randoms(use_true_random=False))
-def test_any_order_and_split_gives_the_first_pictures_of_the_seeds_order(found, size, images, seed, rng):
-    pictures = [picture(*at) for at in found]
+@given(KEYS, st.integers(1, 12), st.integers(0, 5), st.integers(0, 9), st.randoms(use_true_random=False))
+def test_any_order_and_split_gives_the_first_pictures_of_the_seeds_order(result, size, images, seed, rng):
+    pictures = [picture(*index) for index in result]
     shuffled = [part for whole in pictures for part in parts(whole)]
     rng.shuffle(shuffled)
     shards = [PictureSample(size, seed, images) for _ in range(rng.randint(1, 4))]
@@ -61,13 +79,13 @@ def test_any_order_and_split_gives_the_first_pictures_of_the_seeds_order(found, 
     assert merged.pictures == plainly(pictures, size, seed, images)
 
 
-@given(PLACES, st.integers(1, 12), st.integers(0, 9))
-def test_a_smaller_sample_is_the_start_of_a_larger_one(found, size, seed):
+@given(KEYS, st.integers(1, 12), st.integers(0, 9))
+def test_a_smaller_sample_is_the_start_of_a_larger_one(result, size, seed):
     small, large = PictureSample(size, seed), PictureSample(40, seed)
     for sample in (small, large):
-        sample.update(picture(*at) for at in found)
+        sample.update(picture(*index) for index in result)
     assert small.pictures == large.pictures[:size]
-    assert len(large.pictures) == len(found)
+    assert len(large.pictures) == len(result)
 
 
 def test_another_seed_gives_another_sample():
@@ -87,15 +105,17 @@ def test_images_are_let_go_of_on_the_way():
     sample = PictureSample(100, 0, images=5)
     for number in range(5000):
         sample.update([picture(str(number))])
-        assert sum(each.image is not None for each in sample._found.values()) <= 10
-        assert len(sample._found) <= 200
+        assert sum(each.image is not None for each in sample._pictures.values()) <= 10
+        assert len(sample._pictures) <= 200
     assert [each.image is not None for each in sample.pictures] == [True] * 5 + [False] * 95
 
 
 def test_places_of_many_are_those_of_each():
     hashes = [name_hash(key, seed=3) for key in ("", "a", "b" * 99)]
-    again = [0, 1, 12345]
-    assert places(np.array(hashes, np.uint64), np.array(again)).tolist() == list(map(place, hashes, again))
+    occurrence = [0, 1, 12345]
+    assert order_keys(np.array(hashes, np.uint64), np.array(occurrence)).tolist() == list(
+        map(order_key, hashes, occurrence)
+    )
     assert name_hash("k", seed=0) != name_hash("k", seed=1)
 
 
@@ -106,10 +126,10 @@ def test_samples_that_do_not_fit_are_not_merged():
 
 def test_two_captions_for_one_place_are_an_error():
     sample = PictureSample()
-    sample.update([picture("k"), picture("k"), picture("k", again=1)])
+    sample.update([picture("k"), picture("k"), picture("k", occurrence=1)])
     assert len(sample.pictures) == 2
     with pytest.raises(ValueError, match="'k'.*a"):
-        sample.update([Picture("k", {"a": ("something else",), "b": ("b of k",)})])
+        sample.update([ComparedPicture("k", {"a": ("something else",), "b": ("b of k",)})])
 
 
 def test_empty_samples_merge_to_an_empty_one():

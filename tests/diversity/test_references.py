@@ -29,8 +29,8 @@ def drawn(seed, pictures=30, vocabulary=6, shortest=0):
 def peer_form(captions, references):
     """As pycocoevalcap wants them: {picture: [text]}."""
     return (
-        {at: [" ".join(text) for text in texts] for at, texts in enumerate(references)},
-        {at: [" ".join(text)] for at, text in enumerate(captions)},
+        {index: [" ".join(text) for text in texts] for index, texts in enumerate(references)},
+        {index: [" ".join(text)] for index, text in enumerate(captions)},
     )
 
 
@@ -75,7 +75,8 @@ def test_a_reference_as_caption_scores_best_and_another_pictures_worse():
 def test_cider_d_in_closed_form():
     """Two pictures, one word in common: only the word that is rare weighs, and length tells by a Gaussian."""
     ours = cider_d([["a"], ["a", "b", "c"]], [[["a"]], [["a", "b"]]])
-    # "a" stands under both pictures and weighs 0; the second caption has half of its rare words right, and of its bigrams.
+    # "a" stands under both pictures and weighs 0; the second caption has half of its rare words right, and of its
+    # bigrams.
     share = 1 / math.sqrt(2)
     np.testing.assert_allclose(ours, [0, 10 / 4 * 2 * share * math.exp(-1 / 72)])
 

@@ -25,7 +25,7 @@ def test_json_of_undefined_measures_is_null():
 
 def test_markdown_has_a_row_for_each_column():
     lines = score_captions({"one|two": ONE}, references=HUMAN).to_markdown().splitlines()
-    first = next(at for at, line in enumerate(lines) if line.startswith("| Captions | Pictures | Length |"))
+    first = next(index for index, line in enumerate(lines) if line.startswith("| Captions | Pictures | Length |"))
     assert lines[first + 2].startswith("| one\\|two |")
     assert lines[first + 3].startswith("| human |")
 

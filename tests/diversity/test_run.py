@@ -38,14 +38,14 @@ def records(tmp_path):
     (folder / "p.png").write_bytes(picture())
     lines = [
         {
-            "key": f"k{at}",
+            "key": f"k{index}",
             "image": "p.png",
-            "captions": HUMAN[at],
-            "syn_text_one": ONE[at],
-            "syn_text_other": OTHER[at],
+            "captions": HUMAN[index],
+            "syn_text_one": ONE[index],
+            "syn_text_other": OTHER[index],
             "error": "",
         }
-        for at in range(2)
+        for index in range(2)
     ]
     file = folder / "records.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -175,7 +175,8 @@ def test_configuration_problems_come_all_at_once():
 def test_no_torch_and_a_light_config():
     code = (
         "import sys, diversity.config; assert 'numpy' not in sys.modules; from diversity import score_captions; "
-        "score_captions({'a': [['a dog runs']]}); assert not {'torch', 'matplotlib', 'transformers'} & set(sys.modules)"
+        "score_captions({'a': [['a dog runs']]}); assert not {'torch', 'matplotlib', 'transformers'} & "
+        "set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 

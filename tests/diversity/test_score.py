@@ -22,10 +22,10 @@ def test_a_row_for_each_column_and_the_human_one_last():
 
 
 def test_columns_are_compared_on_the_pictures_all_have_with_equal_counts():
-    one = [["a dog runs by"] * 3, ["a cat sits here"] * 2, ["a cow sits here"]]
+    first = [["a dog runs by"] * 3, ["a cat sits here"] * 2, ["a cow sits here"]]
     other = [["the dog runs by"], ["the cat sits by", "a cat here too"], []]
     report = score_captions(
-        {"one": one, "other": other}, references=[["a dog on a mat"] * 5, ["a cat on a mat"] * 5, ["a cow"]]
+        {"one": first, "other": other}, references=[["a dog on a mat"] * 5, ["a cat on a mat"] * 5, ["a cow"]]
     )
     assert {(row["pictures"], row["captions"]) for row in report.rows.values()} == {(2, 3)}
     assert any("2 of 3 pictures" in note for note in report.notes)
@@ -64,7 +64,7 @@ def test_a_headline_has_at_most_eight_columns_and_never_spread_without_the_degen
 
 
 def test_one_caption_for_many_pictures_is_said():
-    report = score_captions({"mute": [["A dog <b>."]] * 12 + [[f"cat number {at} here"] for at in range(12)]})
+    report = score_captions({"mute": [["A dog <b>."]] * 12 + [[f"cat number {index} here"] for index in range(12)]})
     assert any("mute: one caption stands for 50 % of the pictures: “A dog <b>.”" in note for note in report.notes)
 
 
@@ -76,7 +76,7 @@ def test_marks_of_cut_captions_count():
 def test_facts_where_the_truth_is_known():
     from imagetext.scenes.draw import SceneSpec, scene_sample
 
-    samples = [scene_sample(SceneSpec.parse("scenes:test,n=4"), at) for at in range(4)]
+    samples = [scene_sample(SceneSpec.parse("scenes:test,n=4"), index) for index in range(4)]
     wrong = [["a black star"] * 5 for _ in samples]
     report = score_captions(
         {"wrong": wrong},
@@ -108,7 +108,7 @@ def test_facts_where_the_truth_is_known():
         ({"captions": {"a": [["x"], []], "b": [[], ["y"]]}}, "no picture"),
         (
             {"captions": {"a": ONE}, "references": ONE, "references_name": "a"},
-            "'a' is a column and the references' name",
+            "'a' is the name of a column and of the references",
         ),
     ],
 )
@@ -133,7 +133,7 @@ def test_intervals_are_of_the_scores_by_picture_and_distributions_their_quantile
 def test_a_faithful_column_beats_a_noisy_one_where_the_truth_is_known():
     from imagetext.scenes.draw import SceneSpec, scene_sample
 
-    samples = [scene_sample(SceneSpec.parse("scenes:test,n=24"), at) for at in range(24)]
+    samples = [scene_sample(SceneSpec.parse("scenes:test,n=24"), index) for index in range(24)]
     human = [sample.captions for sample in samples]
     wrong = [["a black star", "two black stars", "one black star here"]] * 24
     report = score_captions({"good": human, "wrong": wrong}, scenes=[sample.meta["scene"] for sample in samples])
@@ -148,7 +148,7 @@ def test_a_faithful_column_beats_a_noisy_one_where_the_truth_is_known():
 def test_captions_as_people_write_them_are_suspect_where_agreement_with_people_is_all_that_is_known():
     from imagetext.scenes.draw import SceneSpec, scene_sample
 
-    samples = [scene_sample(SceneSpec.parse("scenes:test,n=24"), at) for at in range(24)]
+    samples = [scene_sample(SceneSpec.parse("scenes:test,n=24"), index) for index in range(24)]
     captions = {
         "alike": [sample.captions[:2] for sample in samples],
         "poor": [["a black star", "two black stars"]] * 24,
@@ -174,7 +174,7 @@ def test_novelty_and_words_covered_are_against_the_references():
 
 def test_the_browser_shows_the_best_the_worst_and_others_once():
     groups = [["a cat on a mat"]] * 30 + [["a 2 2 2 2"]] * 4
-    examples = score_captions({"a": groups}, keys=[str(at) for at in range(34)]).examples
+    examples = score_captions({"a": groups}, keys=[str(index) for index in range(34)]).examples
     assert len({example.key for example in examples}) == len(examples)
     worst = [example for example in examples if example.why == "worst"]
     assert {"30", "31", "32", "33"} <= {example.key for example in worst}

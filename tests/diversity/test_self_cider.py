@@ -17,8 +17,8 @@ GROUPS = st.lists(st.lists(CAPTION, max_size=5), min_size=1, max_size=5)
 
 
 def ngrams(caption, n):
-    found = words(caption)
-    return [tuple(found[at : at + n]) for at in range(len(found) - n + 1)]
+    result = words(caption)
+    return [tuple(result[index : index + n]) for index in range(len(result) - n + 1)]
 
 
 def slow_self_cider(group, documents):
@@ -86,17 +86,17 @@ def test_rare_words_weigh_more():
         weight, rare = np.log(3 / pictures_with), np.log(3)
         similarity = weight**2 / (weight**2 + rare**2) / 2
         roots = np.sqrt([1 + similarity, 1 - similarity])
-        found = self_cider(encode([[f"{first} one", f"{first} two"]]), WORLD)
-        np.testing.assert_allclose(found, [np.log2(roots.sum() / roots[0])], rtol=1e-12)
+        result = self_cider(encode([[f"{first} one", f"{first} two"]]), WORLD)
+        np.testing.assert_allclose(result, [np.log2(roots.sum() / roots[0])], rtol=1e-12)
     assert np.diff(self_cider(encode([["dog one", "dog two"], ["a one", "a two"]]), WORLD)) > 0
 
 
 def test_document_frequency_counts_pictures_not_captions():
-    found = DocumentFrequency([["a dog", "a dog", "a a dog"], ["a cat"], ["the cat"]])
+    result = DocumentFrequency([["a dog", "a dog", "a a dog"], ["a cat"], ["the cat"]])
     hashes, _ = ngram_hashes(encode([["a dog cat the bird"]]), 1)
-    np.testing.assert_allclose(found.weigh(hashes), np.log([3 / 2, 3, 3 / 2, 3, 3]), rtol=1e-15)
+    np.testing.assert_allclose(result.weigh(hashes), np.log([3 / 2, 3, 3 / 2, 3, 3]), rtol=1e-15)
     bigrams, _ = ngram_hashes(encode([["a dog cat"]]), 2)
-    np.testing.assert_allclose(found.weigh(bigrams), np.log([3, 3]), rtol=1e-15)
+    np.testing.assert_allclose(result.weigh(bigrams), np.log([3, 3]), rtol=1e-15)
     with pytest.raises(ValueError, match="at least one picture"):
         DocumentFrequency([])
     assert DocumentFrequency([["", "..."], []]).weigh(hashes).tolist() == [np.log(2)] * 5

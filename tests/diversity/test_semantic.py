@@ -51,20 +51,20 @@ def slow_distance(rows):
 @pytest.mark.parametrize("count", [2, 20, 300])
 def test_covariance_gives_what_all_cosines_give(count, q):
     rows = clusters(count, 24)
-    found = accumulated(rows).result()
-    np.testing.assert_allclose(found["vendi"][q], slow_vendi(rows, q), rtol=1e-9)
-    np.testing.assert_allclose(found["cosine_distance"], slow_distance(rows), rtol=1e-10)
-    assert found["captions"] == count and 1 < found["vendi"][q] < 24
+    results = accumulated(rows).result()
+    np.testing.assert_allclose(results["vendi"][q], slow_vendi(rows, q), rtol=1e-9)
+    np.testing.assert_allclose(results["cosine_distance"], slow_distance(rows), rtol=1e-10)
+    assert results["captions"] == count and 1 < results["vendi"][q] < 24
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("q", Q)
 def test_closed_forms_of_the_vendi_score(q, dtype):
-    one = clusters(1, 384).astype(dtype)
-    assert accumulated(np.repeat(one, 1000, axis=0)).result()["vendi"][q] == pytest.approx(1, abs=1e-12)  # all equal
-    assert accumulated(-one, one).result()["vendi"][q] == pytest.approx(1, abs=1e-12)  # of one direction
+    first = clusters(1, 384).astype(dtype)
+    assert accumulated(np.repeat(first, 1000, axis=0)).result()["vendi"][q] == pytest.approx(1, abs=1e-12)  # all equal
+    assert accumulated(-first, first).result()["vendi"][q] == pytest.approx(1, abs=1e-12)  # of one direction
     assert accumulated(np.eye(50, 384, dtype=dtype)).result()["vendi"][q] == pytest.approx(50)  # nothing in common
-    assert accumulated(one).result()["vendi"][q] == pytest.approx(1)
+    assert accumulated(first).result()["vendi"][q] == pytest.approx(1)
     three_and_one = accumulated(np.eye(4, dtype=dtype)[[0, 0, 0, 1]]).result()["vendi"][q]
     expected = {
         "0.5": (np.sqrt(0.75) + np.sqrt(0.25)) ** 2,
@@ -76,10 +76,10 @@ def test_closed_forms_of_the_vendi_score(q, dtype):
 
 
 def test_closed_forms_of_the_cosine_distance():
-    one = clusters(1, 16)
-    for rows, expected in ((np.repeat(one, 9, axis=0), 0), (np.eye(5, 16), 1), (np.concatenate([one, -one]), 2)):
+    first = clusters(1, 16)
+    for rows, expected in ((np.repeat(first, 9, axis=0), 0), (np.eye(5, 16), 1), (np.concatenate([first, -first]), 2)):
         assert accumulated(rows).result()["cosine_distance"] == pytest.approx(expected, abs=1e-12)
-    assert accumulated(one).result()["cosine_distance"] is None
+    assert accumulated(first).result()["cosine_distance"] is None
     assert VendiAccumulator(16).result() == {"captions": 0, "vendi": dict.fromkeys(Q), "cosine_distance": None}
 
 
@@ -100,8 +100,8 @@ def test_any_split_and_order_gives_what_one_pass_gives(cuts, random):
 
 
 def test_merged_sums_are_as_precise_as_the_less_precise():
-    one, merged = clusters(1, 384).astype(np.float32), VendiAccumulator(384)
-    merged.merge(accumulated(np.repeat(one, 1000, axis=0)))
+    first, merged = clusters(1, 384).astype(np.float32), VendiAccumulator(384)
+    merged.merge(accumulated(np.repeat(first, 1000, axis=0)))
     assert merged.result()["vendi"]["0.5"] == pytest.approx(1, abs=1e-12)
 
 
@@ -149,23 +149,23 @@ def test_pictures_at_once_give_what_each_gives_alone(monkeypatch, at_once):
     monkeypatch.setattr(semantic, "ROWS_AT_ONCE", at_once)
     counts = np.random.default_rng(1).integers(0, 7, size=40)
     rows = clusters(counts.sum(), 16).astype(np.float32) * 3
-    found = within_picture(rows, counts)
-    for at, part in enumerate(np.split(rows, np.cumsum(counts))[:-1]):
+    results = within_picture(rows, counts)
+    for index, part in enumerate(np.split(rows, np.cumsum(counts))[:-1]):
         if len(part) < 2:
-            assert all(np.isnan(scores[at]) for scores in (found["cosine_distance"], *found["vendi"].values()))
+            assert all(np.isnan(scores[index]) for scores in (results["cosine_distance"], *results["vendi"].values()))
             continue
-        np.testing.assert_allclose(found["cosine_distance"][at], slow_distance(part), atol=1e-9)
+        np.testing.assert_allclose(results["cosine_distance"][index], slow_distance(part), atol=1e-9)
         for q in Q:
-            np.testing.assert_allclose(found["vendi"][q][at], slow_vendi(part, q), rtol=1e-9)
+            np.testing.assert_allclose(results["vendi"][q][index], slow_vendi(part, q), rtol=1e-9)
     assert {0, 1, 6} <= set(counts.tolist())
 
 
 def test_closed_forms_within_a_picture():
     rows = np.concatenate([np.repeat(clusters(1, 8), 5, axis=0), np.eye(8)[:5], np.eye(8)[[0, 0, 1, 1]]])
-    found = within_picture(rows, np.array([5, 5, 4]))
-    np.testing.assert_allclose(found["cosine_distance"], [0, 1, 2 / 3], atol=1e-12)
+    results = within_picture(rows, np.array([5, 5, 4]))
+    np.testing.assert_allclose(results["cosine_distance"], [0, 1, 2 / 3], atol=1e-12)
     for q in Q:
-        np.testing.assert_allclose(found["vendi"][q], [1, 5, 2], rtol=1e-12)
+        np.testing.assert_allclose(results["vendi"][q], [1, 5, 2], rtol=1e-12)
     assert within_picture(np.zeros((0, 8)), np.zeros(0, int))["cosine_distance"].shape == (0,)
 
 
@@ -175,8 +175,8 @@ def test_closed_forms_within_a_picture():
 def slow_coverage(human, captions):
     """human[p], captions[p]: rows of a picture."""
     scores = []
-    for at, (of_picture, ours) in enumerate(zip(human, captions, strict=True)):
-        others = np.concatenate([rows for picture, rows in enumerate(human) if picture != at])
+    for index, (of_picture, ours) in enumerate(zip(human, captions, strict=True)):
+        others = np.concatenate([rows for picture, rows in enumerate(human) if picture != index])
         reached = [
             max(row @ caption for caption in ours) >= sorted(others @ row)[-5] for row in of_picture if len(ours)
         ]
@@ -192,10 +192,10 @@ def test_coverage_equals_loops(monkeypatch):
     human, ours = (
         unit(np.repeat(centres, of, axis=0) + 0.3 * random.normal(size=(of.sum(), 6))) for of in (human_counts, counts)
     )
-    found = HumanCaptions(human, human_counts).covered(ours, counts)
+    results = HumanCaptions(human, human_counts).covered(ours, counts)
     expected = slow_coverage(np.split(human, np.cumsum(human_counts))[:-1], np.split(ours, np.cumsum(counts))[:-1])
-    np.testing.assert_allclose(found, expected)
-    assert 0 < np.nanmean(found) < 1 and np.isnan(found).any()
+    np.testing.assert_allclose(results, expected)
+    assert 0 < np.nanmean(results) < 1 and np.isnan(results).any()
 
 
 def test_only_captions_of_the_picture_itself_cover():
@@ -207,7 +207,7 @@ def test_only_captions_of_the_picture_itself_cover():
 
 
 def test_human_captions_do_not_cover_themselves():
-    """Two captions of a picture at right angles, or of one direction: with their own left out, none or all are covered."""
+    """Two captions of a picture at right angles, or of one direction: without their own, none or all are covered."""
     apart, alike = np.eye(6), np.eye(6)[[0, 0, 1, 1, 2, 2]]
     filler = unit(np.ones((9, 6)) + np.eye(9, 6))
     counts = np.array([2, 2, 2, 9])
@@ -216,8 +216,8 @@ def test_human_captions_do_not_cover_themselves():
         reached = HumanCaptions(rows, counts)
         assert reached.covered(rows, counts).tolist() == [1] * 4
         assert reached.covered(rows, counts, themselves=True)[:3].tolist() == [expected] * 3
-    one = HumanCaptions(rows, counts).covered(rows[[0, 2, 4, 6]], np.ones(4, int), themselves=True)
-    assert one[:3].tolist() == [1, 1, 1]  # the caption itself is not counted, the other one is covered
+    first = HumanCaptions(rows, counts).covered(rows[[0, 2, 4, 6]], np.ones(4, int), themselves=True)
+    assert first[:3].tolist() == [1, 1, 1]  # the caption itself is not counted, the other one is covered
 
 
 def test_as_near_is_near_enough():
@@ -251,32 +251,32 @@ def test_a_column_is_scored_within_pictures_and_over_the_set():
         "same": [["a", "aa"], ["c", "c"], ["d", "d"]],
         "near": [["a", "ab"]] * 3,
     }
-    found = semantic_scores(Letters(), columns)
-    np.testing.assert_allclose(found["varied"].pictures["vendi"], [2, 2, 2])
-    np.testing.assert_allclose(found["same"].pictures["cosine_distance"], [0, 0, 0], atol=1e-12)
-    np.testing.assert_allclose(found["near"].pictures["vendi"], [slow_vendi([[1, 0], [1, 1]], "1")] * 3, rtol=1e-6)
-    np.testing.assert_allclose(found["near"].row["vendi"]["2"], slow_vendi([[1, 0], [1, 1]], "2"), rtol=1e-6)
-    row = found["varied"].row
+    results = semantic_scores(Letters(), columns)
+    np.testing.assert_allclose(results["varied"].pictures["vendi"], [2, 2, 2])
+    np.testing.assert_allclose(results["same"].pictures["cosine_distance"], [0, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(results["near"].pictures["vendi"], [slow_vendi([[1, 0], [1, 1]], "1")] * 3, rtol=1e-6)
+    np.testing.assert_allclose(results["near"].row["vendi"]["2"], slow_vendi([[1, 0], [1, 1]], "2"), rtol=1e-6)
+    row = results["varied"].row
     assert row["vendi"] == pytest.approx(dict.fromkeys(Q, 2)) and row["cosine_distance"] == pytest.approx(1)
     assert row["set_vendi"]["inf"] == pytest.approx(3) and row["set_vendi"]["2"] == pytest.approx(36 / (4 + 4 + 1 + 1))
     assert row["set_cosine_distance"] == pytest.approx(1 - 2 * 2 / 30) and row["captions"] == 6
-    assert found["same"].row["set_vendi"] == pytest.approx(dict.fromkeys(Q, 3), rel=1e-6)
-    assert row["coverage"] is None and "coverage" not in found["varied"].pictures
+    assert results["same"].row["set_vendi"] == pytest.approx(dict.fromkeys(Q, 3), rel=1e-6)
+    assert row["coverage"] is None and "coverage" not in results["varied"].pictures
 
 
 def test_a_column_is_held_against_the_references():
-    """The five captions of the last picture are as near to each of the others: cosine 1 / √8, which letters of another lack."""
+    """The five captions of the last picture are equally near to each of the others: cosine 1 / √8."""
     references = [["a", "b"], ["c", "d"], ["e", "f"], ["abcdefgh"] * 5]
     columns = {
         "right": [["a", "b"], ["c", "d"], ["e"], ["a"]],
         "wrong": [["c", "d"], ["e", "f"], ["a", "b"], ["a"]],
         "human": references,
     }
-    found = semantic_scores(Letters(), columns, references, "human")
-    assert found["right"].pictures["coverage"][:3].tolist() == [1, 1, 1 / 2]
-    assert found["wrong"].pictures["coverage"][:3].tolist() == [0] * 3
-    assert found["human"].pictures["coverage"][:3].tolist() == [0] * 3  # each is alone
-    for scores in found.values():
+    results = semantic_scores(Letters(), columns, references, human="human")
+    assert results["right"].pictures["coverage"][:3].tolist() == [1, 1, 1 / 2]
+    assert results["wrong"].pictures["coverage"][:3].tolist() == [0] * 3
+    assert results["human"].pictures["coverage"][:3].tolist() == [0] * 3  # each is alone
+    for scores in results.values():
         assert scores.row["coverage"] == pytest.approx(np.nanmean(scores.pictures["coverage"]))
 
 

@@ -1,4 +1,4 @@
-"""Where sentences end: whole ones are kept in captions that are drawn, and in captions that are longer than a context."""
+"""Where sentences end: whole sentences are kept in captions that are drawn, and in captions that are cut."""
 
 import time
 
@@ -29,7 +29,8 @@ from diversity.words.sentences import is_finished, joined, sentences
         ("they live on Main St.", ["they live on Main St."]),
         ("The U.S. flag flies.", ["The U.S. flag flies."]),
         (
-            "Two cats sit. One is red! It looks up? The other, which is much larger and older than the red one, sleeps on.",
+            "Two cats sit. One is red! It looks up? The other, which is much larger and older than the red one, "
+            "sleeps on.",
             [
                 "Two cats sit.",
                 "One is red!",

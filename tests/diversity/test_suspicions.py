@@ -1,11 +1,11 @@
-"""Which columns are suspect, and for which reason: bad ones of each kind, and neither people nor a machine that errs."""
+"""Which columns are suspect, and why: bad columns of each kind are, and neither people nor a machine that errs."""
 
 import random
 
 import numpy as np
 import pytest
 
-from benchmarks.verdict import World, bad_columns
+from benchmarks.verdict import CaptionChanges, bad_columns
 from diversity import score_captions
 from diversity.measures.signs import Language, alike, copying
 from imagetext.scenes.draw import SceneSpec, draw_scene
@@ -36,13 +36,13 @@ def report(columns, human, **others):
 
 
 @pytest.fixture(scope="module")
-def found():
+def result():
     """The kinds of reasons of each column, one caption a picture, and of three captions a picture."""
     of = {}
     for count, kinds in ((1, ONE), (3, SEVERAL)):
         good = [picture["references"][:count] for picture in PICTURES]
         human = [picture["references"][count:] for picture in PICTURES]
-        made = bad_columns(good, World(human, random.Random(0)))
+        made = bad_columns(good, CaptionChanges(human, random.Random(0)))
         columns = {**{kind: made[kind] for kind in kinds}, f"people {count}": good}
         if count == 1:
             columns["machine"] = [picture["candidates"] for picture in PICTURES]
@@ -52,13 +52,13 @@ def found():
 
 
 @pytest.mark.parametrize(("kind", "reason"), [*ONE.items(), *SEVERAL.items()])
-def test_each_kind_is_suspect_for_its_reason(found, kind, reason):
-    assert reason in found[kind]
+def test_each_kind_is_suspect_for_its_reason(result, kind, reason):
+    assert reason in result[kind]
 
 
 @pytest.mark.parametrize("name", ["people 1", "people 3", "machine"])
-def test_neither_people_nor_an_honest_machine_are_suspect(found, name):
-    assert found[name] == ()
+def test_neither_people_nor_an_honest_machine_are_suspect(result, name):
+    assert result[name] == ()
 
 
 def test_copies_are_seen_with_one_reference_too():
@@ -72,26 +72,26 @@ def test_copies_are_seen_with_one_reference_too():
 
 
 def test_an_honest_captioner_of_templated_captions_is_no_copier():
-    """Drawn shapes are described by few kinds of sentences, so what a captioner says of them is often said by the references."""
-    scenes = [draw_scene(SceneSpec("train"), at) for at in range(40)]
+    """Drawn shapes are described by few kinds of sentences, so references often say what a captioner says of them."""
+    scenes = [draw_scene(SceneSpec("train"), index) for index in range(40)]
     human, honest, other = (
-        [list(short_captions(scene, random.Random(f"{at}/{seed}"))) for at, scene in enumerate(scenes)]
+        [list(short_captions(scene, random.Random(f"{index}/{seed}"))) for index, scene in enumerate(scenes)]
         for seed in ("human", "honest", "other")
     )
     human, columns = (
         [group[:2] for group in human],
         {"honest": [group[:1] for group in honest], "wrong": [group[:1] for group in other[1:] + other[:1]]},
     )
-    found = report({**columns, "copy": [group[1:2] for group in human]}, human)
-    assert {name: [reason.kind for reason in reasons] for name, reasons in found.items()} == {
+    result = report({**columns, "copy": [group[1:2] for group in human]}, human)
+    assert {name: [reason.kind for reason in reasons] for name, reasons in result.items()} == {
         "copy": ["copied"],
         "wrong": ["other_pictures"],
     }
-    one = [
+    single = [
         [f"there is a {scene['objects'][0]['colour']} {scene['objects'][0]['shape']} in the picture"]
         for scene in scenes
     ]
-    assert report({"honest": one, "wrong": columns["wrong"]}, one).keys() == {"wrong"}
+    assert report({"honest": single, "wrong": columns["wrong"]}, single).keys() == {"wrong"}
 
 
 def test_a_habit_that_people_have_too_is_not_suspect():
@@ -108,8 +108,8 @@ def test_shuffled_words_are_seen_without_references():
     draw = random.Random(0)
     good = [picture["references"][:2] for picture in PICTURES]
     shuffled = [[" ".join(draw.sample(words := caption.split(), len(words))) for caption in group] for group in good]
-    found = report({"good": good, "shuffled": shuffled}, None)
-    assert "word_order" in [reason.kind for reason in found["shuffled"]] and "good" not in found
+    result = report({"good": good, "shuffled": shuffled}, None)
+    assert "word_order" in [reason.kind for reason in result["shuffled"]] and "good" not in result
 
 
 def test_few_pictures_make_nobody_suspect():
@@ -123,7 +123,7 @@ TEXTS = [["a red dog runs".split()], ["a red cat sits".split(), "a dog".split()]
 
 
 def test_order_counts_pairs_of_other_pictures():
-    """Of "a red dog" under the first picture: "a red" stands under the second, "red dog" under the first alone, "a dog" elsewhere."""
+    """Pairs of "a red dog" at the first picture: the second has "a red", only the first "red dog", others "a dog"."""
     language = Language(TEXTS)
     assert language.order("a red dog".split(), 0) == (1 / 2, 2 / 6)
     assert np.isnan(language.order(["a", "dog"], 0)).all()
@@ -131,7 +131,7 @@ def test_order_counts_pairs_of_other_pictures():
 
 
 def test_strangers_are_common_words_that_stand_together_here_alone():
-    """Of 9 times "a", 9 times "b" and 27 "c" in 45 words, chance alone has "a b" 81 / 45 times, too few, and "c a" 243 / 45 times."""
+    """9 "a", 9 "b" and 27 "c" in 45 words: chance gives "a b" 81 / 45 times, and "c a" 243 / 45 times."""
     language = Language([["a c".split(), "b c".split(), "c".split()]] * 9)
     assert language.strangers("a c b".split(), 0) == (2, 1)  # "a c" stands under others, "c b" under none
     assert language.strangers("a b".split(), 0) == (0, 0)

@@ -110,12 +110,12 @@ def test_a_batch_is_read_as_its_captions_are_one_by_one(groups):
     tokens = encode(groups)
     captions = [caption for group in groups for caption in group]
     assert tokens.counts.tolist() == list(map(len, groups))
-    found = [tokens.words[start:end] for start, end in zip(tokens.caption_ends, tokens.caption_ends[1:])]
-    assert found == list(map(words, captions))
+    result = [tokens.words[start:end] for start, end in zip(tokens.caption_ends, tokens.caption_ends[1:])]
+    assert result == list(map(words, captions))
     one_by_one = [encode([[caption]]).hashes for caption in captions]
     np.testing.assert_array_equal(tokens.hashes, np.concatenate([np.zeros(0, np.uint64), *one_by_one]))
     assert len(set(tokens.vocabulary)) == len(tokens.vocabulary) == len(set(tokens.words))
-    chunks = [tokens.chunks[at] for at in tokens.chunk_ids]
+    chunks = [tokens.chunks[index] for index in tokens.chunk_ids]
     assert [chunks[start:end] for start, end in zip(tokens.chunk_ends, tokens.chunk_ends[1:])] in (
         [caption.split() for caption in captions],
         [caption.replace("\0", " ").split() for caption in captions],

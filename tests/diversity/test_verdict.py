@@ -17,13 +17,26 @@ REPEATS, FILLER = (Suspicion("repeated", "…"),), (Suspicion("filler", "…"),)
 
 def difference(measure, first, second, mean, certain=True):
     return Difference(
-        measure.score, first, second, Estimate(mean, mean - 0.05, mean + 0.05), 0.5, 0.001 if certain else 0.5
+        measure.score,
+        first,
+        second,
+        estimate=Estimate(mean, mean - 0.05, mean + 0.05),
+        p=0.5,
+        p_holm=0.001 if certain else 0.5,
     )
 
 
 def verdict(levels, *differences, suspects=None, decisive=(CIDER, FOUND_WORDS), evidence="references", spread=DIV[1]):
     intervals = {name: {decisive[0].score: Estimate(level, level, level)} for name, level in levels.items()}
-    return decide(evidence, decisive, spread, list(levels), intervals, differences, suspects or {})
+    return decide(
+        evidence,
+        decisive,
+        spread,
+        names=list(levels),
+        intervals=intervals,
+        differences=differences,
+        suspects=suspects or {},
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,15 +66,15 @@ def test_the_best_must_be_ahead_of_every_other_suspects_included():
         "references",
         [CIDER],
         None,
-        ["a", "b"],
-        {name: {"cider_d": Estimate(1, 1, 1)} for name in "ab"},
-        ahead,
-        {},
-        {"a": FILLER},
+        names=["a", "b"],
+        intervals={name: {"cider_d": Estimate(1, 1, 1)} for name in "ab"},
+        differences=ahead,
+        suspects={},
+        doubts={"a": FILLER},
     )
     assert in_doubt.winner is None and in_doubt.not_behind == ()
-    found = verdict({"a": 0.9, "b": 0.7, "c": 0.7}, *ahead, suspects={"a": FILLER})
-    assert found.winner is None and found.ranking == ("b", "c") and found.not_behind == ("a", "c")
+    result = verdict({"a": 0.9, "b": 0.7, "c": 0.7}, *ahead, suspects={"a": FILLER})
+    assert result.winner is None and result.ranking == ("b", "c") and result.not_behind == ("a", "c")
 
 
 def test_one_that_repeats_itself_is_beaten_by_more_spread_at_hardly_less_fidelity():
@@ -104,7 +117,7 @@ def outcomes():
     annotated, before = made_up_pictures(120), benchmark.PICTURES
     benchmark.PICTURES = (20, 60)
     try:
-        return [outcome for seed in range(6) for outcome in benchmark.one_set(annotated, seed, 6, "none")]
+        return [outcome for seed in range(6) for outcome in benchmark.judge_set(annotated, seed, 6, embedder="none")]
     finally:
         benchmark.PICTURES = before
 

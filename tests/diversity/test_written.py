@@ -13,7 +13,7 @@ CASES = [(name, example) for name, reason in WRITTEN.items() for example in reas
 
 @pytest.mark.parametrize(("reason", "example"), CASES)
 def test_the_examples_of_each_reason_have_it_and_no_other(reason, example):
-    assert written_reasons(example.text, example.source, **example.asked) == (reason,)
+    assert written_reasons(example.text, example.source, **example.requirements) == (reason,)
     assert not WRITTEN.keys() & REASONS.keys()
 
 

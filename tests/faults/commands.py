@@ -111,7 +111,7 @@ def random_teachers(names, *_):
 
 generate.captions.load.load_captioner, generate.reinforce.run.load_teachers = fake_captioner, random_teachers
 generate.reinforce.stages.GROUP = 4  # several groups in a shard
-finetune.page._curve = lambda *_: ("", Markup())  # drawing figures takes longer than everything else
+finetune.page._curve = lambda *_, **__: ("", Markup())  # drawing figures takes longer than everything else
 generate.select.page._figure = lambda *_: ""
 generate.sets.card._spread = lambda *_: []  # measures take long, too
 

@@ -1,4 +1,4 @@
-"""What a card tells its reader to run."""
+"""The code blocks of a model card."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 
 
 def code_of(card: Path, names: Mapping[str, Any]) -> list[str]:
-    """The card's blocks of code, with the names that stand for folders and files replaced."""
+    """Return the card's blocks of code, with its placeholders for folders and files replaced."""
     blocks = [
         token.content for token in MarkdownIt("commonmark").parse(card.read_text()) if token.type == "code_block"
     ]

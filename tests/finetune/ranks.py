@@ -1,7 +1,7 @@
-"""What tests do in two processes and in one: `-m tests.finetune.ranks FILE JSON` imports once, and forks the two.
+"""Work that tests do in one process and in two: `python -m tests.finetune.ranks FILE JSON` forks two processes.
 
-JSON: `gradients` of captioners and of `students`, lists of settings, of each of which FILE gets a step's gradients; `runs`, a
-list of (settings, steps or none); `student_runs`, a list of settings.
+The JSON object may have `gradients` (of captioners) and `students`, lists of settings, for each of which a step's
+gradients are written into FILE; `runs`, a list of (settings, steps or null); and `student_runs`, a list of settings.
 """
 
 import json
@@ -37,9 +37,9 @@ from .sets import STUDENT, write_set, write_student
 
 
 def gradients_of_a_step(scaled: bool = False, **settings) -> dict:
-    """Each weight's gradient, and the losses, of a step on the same pictures and weights, whatever the settings.
+    """Return each weight's gradient, and the losses, of one step, always on the same pictures and initial weights.
 
-    scaled: tokens' logits are CoCa's times its logit scale, whose gradient then is of each process's own captions, too.
+    scaled: multiply CoCa's token logits by its logit scale, so that the scale also gets a gradient from the captions.
     """
     config = FinetuneConfig(
         **{
@@ -58,10 +58,10 @@ def gradients_of_a_step(scaled: bool = False, **settings) -> dict:
         read_samples(config.input), captioner, captions_per_image=config.captions_per_image, quiet=True
     )
     pictures.samples[3] = pictures.samples[2]
-    torch.manual_seed(0)  # of adapters
+    torch.manual_seed(0)  # for the adapters
     trainer = Trainer(config, training_forward(captioner, config), pictures)
     order = BatchOrder(
-        pictures, 8, 1, 0, rank=trainer.accelerator.process_index, world=trainer.accelerator.num_processes
+        pictures, 8, 1, seed=0, rank=trainer.accelerator.process_index, world=trainer.accelerator.num_processes
     )
     batch, forward = next(iter(batches(order, 0))), CoCaForward.forward
 
@@ -70,12 +70,12 @@ def gradients_of_a_step(scaled: bool = False, **settings) -> dict:
         return output | {"logits": output["logits"] * output["logit_scale"] / 10}
 
     with mock.patch.object(CoCaForward, "forward", scaling if scaled else forward):
-        found, losses = _noting(trainer, batch)
-    return {"gradients": found, "losses": losses}
+        gradients, losses = _noting(trainer, batch)
+    return {"gradients": gradients, "losses": losses}
 
 
 def gradients_of_a_student(*, whole: bool = False, model_cfg=STUDENT, **settings) -> dict:
-    """Each weight's gradient, and the losses, of a step on the same records and weights, whatever the settings.
+    """Return each weight's gradient, and the losses, of one step, always on the same records and initial weights.
 
     whole: of one graph over the whole batch, without the trainer.
     """
@@ -97,12 +97,12 @@ def gradients_of_a_student(*, whole: bool = False, model_cfg=STUDENT, **settings
         torch.manual_seed(0)
         student, shards = load_student(name), read_samples(spec)
         teachers = read_teachers(shards, config)
-        pictures = ReinforcedPictures(shards, student, config, teachers, quiet=True)
+        pictures = ReinforcedPictures(shards, student, config, teachers=teachers, quiet=True)
         forward = StudentForward(student, config, teachers)
         with torch.no_grad():
             student.model.logit_scale += 0.5
         trainer = Trainer(config, forward, pictures)
-        of_all = list(BatchOrder(pictures, 8, 1, 0))[0]
+        of_all = list(BatchOrder(pictures, 8, 1, seed=0))[0]
         torch.manual_seed(5)
         if not whole:
             rank, world = trainer.accelerator.process_index, trainer.accelerator.num_processes
@@ -130,22 +130,25 @@ def gradients_of_a_student(*, whole: bool = False, model_cfg=STUDENT, **settings
 
 
 def _noting(trainer: Trainer, batch: Batch) -> tuple[dict, dict]:
-    """A step's gradients, whole, and its losses."""
-    found, step = {}, trainer.optimizer.step
+    """Return the gathered gradients and the losses of a step."""
+    noted, step = {}, trainer.optimizer.step
 
     def noting() -> None:
         gradients = {name: weight.grad for name, weight in trainer.weights.weights.items() if weight.grad is not None}
-        found.update(
-            {name: (of.full_tensor() if isinstance(of, DTensor) else of).clone() for name, of in gradients.items()}
+        noted.update(
+            {
+                name: (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).clone()
+                for name, gradient in gradients.items()
+            }
         )
         step()
 
     trainer.optimizer.step = noting
-    return found, trainer._step(batch)
+    return noted, trainer._step(batch)
 
 
 def check_equal(found: dict, expected: dict) -> None:
-    """Gradients and losses to 1e-5."""
+    """Check that gradients and losses are equal to 1e-5."""
     assert found["gradients"].keys() == expected["gradients"].keys()
     for name, gradient in expected["gradients"].items():
         scale = gradient.abs().max().clamp(min=1)
@@ -154,13 +157,13 @@ def check_equal(found: dict, expected: dict) -> None:
 
 
 def train(settings: dict, steps: int | None = None) -> None:
-    """A run, stopped before it takes more than so many steps."""
-    taken, step = [], Trainer._step
+    """Run a training, and stop it after `steps` steps."""
+    batches_taken, step = [], Trainer._step
 
     def stopping(self, batch):
-        if len(taken) == steps:
+        if len(batches_taken) == steps:
             raise KeyboardInterrupt
-        taken.append(batch)
+        batches_taken.append(batch)
         return step(self, batch)
 
     with mock.patch.object(Trainer, "_step", stopping):
@@ -171,7 +174,7 @@ def train(settings: dict, steps: int | None = None) -> None:
 
 
 def in_two_processes(file: Path, **todo) -> None:
-    """Does this in two processes, which ends when both have."""
+    """Do this work in two processes, and wait for both."""
     subprocess.run(
         [sys.executable, "-m", "tests.finetune.ranks", file, json.dumps(todo)],
         check=True,
@@ -181,16 +184,16 @@ def in_two_processes(file: Path, **todo) -> None:
 
 
 def work(file: Path, todo: dict) -> None:
-    """In each of the processes: what is to be done."""
-    found = [gradients_of_a_step(**settings) for settings in todo.get("gradients", [])]
-    found += [gradients_of_a_student(**settings) for settings in todo.get("students", [])]
+    """Do the work of one process."""
+    gradients = [gradients_of_a_step(**settings) for settings in todo.get("gradients", [])]
+    gradients += [gradients_of_a_student(**settings) for settings in todo.get("students", [])]
     if os.environ["RANK"] == "0":
-        torch.save(found, file)
+        torch.save(gradients, file)
     for settings, steps in todo.get("runs", []):
         train(settings, steps)
     for settings in todo.get("student_runs", []):
         run_student(StudentConfig(**settings))
-    if torch.distributed.is_initialized():  # a run that ends leaves none
+    if torch.distributed.is_initialized():  # a finished run has destroyed its group already
         torch.distributed.destroy_process_group()
 
 

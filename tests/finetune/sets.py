@@ -1,4 +1,4 @@
-"""Small reinforced sets whose texts and embeddings say what they are of, and students of a few weights."""
+"""Small reinforced sets whose texts and embeddings encode their origin, and students with few weights."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def views(record: int) -> list:
 
 
 def row(*numbers: int) -> list[float]:
-    """Three numbers of the first teacher and two of the second."""
+    """Return a text's embeddings: three numbers of the first teacher and two of the second."""
     return [*map(float, numbers), 1.0, 2.0]
 
 
@@ -48,24 +48,25 @@ def members(
     originals: Tensor | None = None,
     negatives: dict[str, list[str]] | None = None,
 ) -> dict[str, bytes | None]:
-    """The files of a record: text `0 RECORD 0` is the original caption, `COLUMN RECORD ROW` the others, and so are embeddings.
+    """Return the files of a record, whose texts and embeddings encode their origin.
 
-    originals: those of the original captions, if others. negatives: columns of texts that are no captions.
+    The text `0 RECORD 0` is the original caption; `COLUMN RECORD ROW` are the others.
+    originals: other embeddings of the original captions. negatives: columns of hard negatives.
     """
     columns = {
-        name: [f"{number} {record} {at}" for at in range(count)]
+        name: [f"{number} {record} {index}" for index in range(count)]
         for number, (name, count) in enumerate(COLUMNS.items(), 1)
     }
     rows = {name: torch.tensor([row(*map(int, text.split())) for text in texts]) for name, texts in columns.items()}
     originals = torch.tensor([row(0, record, 0)]) if originals is None else originals
     embeddings = {"image_emb": torch.tensor([row(9, record, view) for view in range(VIEWS)]), "text_emb": originals}
     if layout == "newer":
-        embeddings |= {f"{name}_emb": of for name, of in rows.items()}
+        embeddings |= {f"{name}_emb": tensor for name, tensor in rows.items()}
     else:
         embeddings["text_emb"] = torch.cat([embeddings["text_emb"], *rows.values()])
     text = f"0 {record} 0"
     fields = {"uid": f"r{record}", "captions": [text], "error": "", "source": "elsewhere/x.png"}
-    if negatives is not None:  # as our writers have them, who write all of these
+    if negatives is not None:  # our own writers also write all of these
         fields |= {"sha256": "", "width": 40, "height": 30, "caption_scores": {}, "caption_fields": negatives}
     return {
         "jpg": picture(record),
@@ -78,7 +79,7 @@ def members(
 
 
 def write_tar(path: Path, records: dict[str, dict[str, bytes | None]]) -> str:
-    """A shard of records by key; files that are None are left out."""
+    """Write a shard of records by key, without files that are None, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for key, files in records.items():
@@ -100,7 +101,7 @@ def write_config(folder: Path, dimensions=DIMENSIONS, scales=SCALES) -> None:
 
 
 def write_set(folder: Path, count: int = 6, *, negatives: bool = False, **how) -> str:
-    """A set of two shards; the SPEC that names it. With negatives, three records of four have one, `3 RECORD 0`."""
+    """Write a set of two shards, and return its input spec; with negatives, three of four records have one."""
     write_config(folder)
     for shard in range(2):
         records = range(shard, count, 2)
@@ -113,7 +114,7 @@ def write_set(folder: Path, count: int = 6, *, negatives: bool = False, **how) -
 
 
 def write_student(folder: Path, model_cfg=STUDENT) -> str:
-    """A folder with a configuration and no weights."""
+    """Write a folder with a configuration and without weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg}))
     return str(folder)

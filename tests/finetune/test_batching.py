@@ -1,4 +1,4 @@
-"""Which picture and caption come when: each picture once a pass, a function of the seed alone, whatever was resumed."""
+"""The order of pictures and captions: each picture once in a pass, by the seed alone, also after a resume."""
 
 import time
 from collections import Counter
@@ -13,7 +13,7 @@ import torch
 from captioners.load import load_captioner
 from finetune.batching import BatchOrder, batches, collate, decoders, few_widths
 from finetune.captioner.pictures import CaptionedPictures
-from finetune.rejects import tell_of_rejects
+from finetune.rejects import report_rejects
 from imagetext.pixels import Pixels
 from imagetext.sample import Record, decode_image
 from imagetext.scenes.draw import SceneSpec, scene_sample
@@ -33,7 +33,7 @@ def samples(count):
 
 
 class Pictures:
-    """What an order asks of a set: how often each picture comes, and how long the captions drawn of it are."""
+    """The part of a training set that BatchOrder needs: weights, and lengths of captions."""
 
     def __init__(self, count, weights=None):
         self.weights = np.ones(count) if weights is None else np.array(weights)
@@ -44,7 +44,7 @@ class Pictures:
 
 def test_large_pictures_are_decoded_one_by_one_when_they_are_read_and_when_they_come(captioner, monkeypatch):
     monkeypatch.setattr(Pixels, "SHARE", 1000)
-    monkeypatch.setattr("imagetext.limits.IN_FLIGHT", 1024)  # one of these pictures
+    monkeypatch.setattr("imagetext.limits.IN_FLIGHT", 1024)  # room for one of these pictures
     at_once, most, looked = [], [], []
 
     def decode(data):
@@ -56,7 +56,7 @@ def test_large_pictures_are_decoded_one_by_one_when_they_are_read_and_when_they_
 
     monkeypatch.setattr("finetune.captioner.pictures.decode_image", decode)
     pictures = CaptionedPictures([samples(12)], captioner)
-    assert len(most) == 13 and max(most) == 1  # and one to see how large they become
+    assert len(most) == 13 and max(most) == 1  # 12 pictures, and one more to find their size
     monkeypatch.setattr(pictures.in_flight, "held", lambda data: looked.append(data) or nullcontext())
     pictures[3, 0]
     assert looked == [samples(12)[3].image]
@@ -64,7 +64,7 @@ def test_large_pictures_are_decoded_one_by_one_when_they_are_read_and_when_they_
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 10, 23])
 def test_each_picture_comes_once_a_pass(batch_size):
-    """However batches lie across passes: after any number of batches no picture is more than one pass ahead of another."""
+    """After any number of batches, no picture has come more than once more often than another."""
     counts = Counter()
     for batch in BatchOrder(Pictures(10), batch_size, 64, seed=1):
         assert len(batch) == batch_size
@@ -73,21 +73,21 @@ def test_each_picture_comes_once_a_pass(batch_size):
 
 
 def test_order_is_a_function_of_the_seed_and_resumes_anywhere():
-    whole = list(BatchOrder(Pictures(13), 4, 40, seed=3))
+    all_batches = list(BatchOrder(Pictures(13), 4, 40, seed=3))
     for first in (1, 11, 16, 37):
-        assert list(BatchOrder(Pictures(13), 4, 40, seed=3, first=first)) == whole[first:]
-    assert list(BatchOrder(Pictures(13), 4, 40, seed=4)) != whole
+        assert list(BatchOrder(Pictures(13), 4, 40, seed=3, first=first)) == all_batches[first:]
+    assert list(BatchOrder(Pictures(13), 4, 40, seed=4)) != all_batches
 
 
 def test_ranks_share_a_batch():
-    whole = list(BatchOrder(Pictures(13), 6, 20, seed=3))
+    batches_of_all = list(BatchOrder(Pictures(13), 6, 20, seed=3))
     shares = [list(BatchOrder(Pictures(13), 6, 20, seed=3, rank=rank, world=3)) for rank in range(3)]
-    assert [sorted(sum(parts, [])) for parts in zip(*shares)] == [sorted(batch) for batch in whole]
+    assert [sorted(sum(parts, [])) for parts in zip(*shares)] == [sorted(batch) for batch in batches_of_all]
     assert all(len(part) == 2 for share in shares for part in share)
 
 
 def test_a_batch_holds_what_is_drawn_by_lot_in_the_order_of_lengths(monkeypatch):
-    """Whatever lengths are: a batch of short captions alone would count each of their tokens more than those of long ones."""
+    """Lengths do not influence it; otherwise each token of short captions would count more than one of long ones."""
     pictures = Pictures(1000)
     by_length = list(BatchOrder(pictures, 8, 300, seed=0))
     for batch in by_length:
@@ -98,22 +98,24 @@ def test_a_batch_holds_what_is_drawn_by_lot_in_the_order_of_lengths(monkeypatch)
 
 
 def test_pictures_come_as_often_as_their_weight_says():
-    order = BatchOrder(Pictures(8, [1, 1, 1, 1, 2.5, 2.5, 0.5, 0.5]), 10, 160, seed=0)  # 10 a pass: a batch is one
+    order = BatchOrder(
+        Pictures(8, [1, 1, 1, 1, 2.5, 2.5, 0.5, 0.5]), 10, 160, seed=0
+    )  # 10 pictures in a pass, so a batch is a pass
     counts = Counter(index for batch in order for index, _ in batch)
     assert [counts[index] for index in range(4)] == [160] * 4
     assert counts[4] + counts[5] == 800 and counts[6] + counts[7] == 160
-    assert counts[4] < 480 and counts[6] < 160  # it is by lot which of two comes
+    assert counts[4] < 480 and counts[6] < 160  # chance decides which of two pictures comes
 
 
 @pytest.mark.parametrize("several", [1, 3])
 def test_all_captions_of_a_picture_are_drawn(captioner, several):
     pictures = CaptionedPictures([samples(3)], captioner, captions_per_image=several)
-    drawn = Counter()
+    counts = Counter()
     for item in chain.from_iterable(BatchOrder(pictures, 3, 200, seed=0)):
         captions = [tuple(ids) for ids in pictures[item][1]]
         assert len(set(captions)) == several
-        drawn.update(captions)
-    assert len(drawn) == 15 and min(drawn.values()) > 15 * several  # 40 expected of each; below 16 with chance 1e-5
+        counts.update(captions)
+    assert len(counts) == 15 and min(counts.values()) > 15 * several  # 40 expected of each; below 16 with chance 1e-5
 
 
 def test_more_captions_than_there_are_come_again(captioner):
@@ -124,12 +126,12 @@ def test_more_captions_than_there_are_come_again(captioner):
 
 def test_pictures_held_out_do_not_come_again(captioner):
     pictures = CaptionedPictures([samples(20)], captioner)
-    held = pictures.hold_out(6, seed=1)
-    keys = {sample.key for sample in held}
+    held_out = pictures.hold_out(6, seed=1)
+    keys = {sample.key for sample in held_out}
     assert len(keys) == 6 and len(pictures) == 14
     assert not keys & {pictures[item][3] for item in chain.from_iterable(BatchOrder(pictures, 7, 4, seed=0))}
     again = CaptionedPictures([samples(20)], captioner)
-    assert [sample.key for sample in again.hold_out(6, seed=1)] == [sample.key for sample in held]
+    assert [sample.key for sample in again.hold_out(6, seed=1)] == [sample.key for sample in held_out]
     assert torch.equal(pictures.image(0), captioner.preprocess(decode_image(pictures.samples[0].image)))
 
 
@@ -152,14 +154,16 @@ def test_failures_that_the_input_already_had_are_passed_over_and_told_once(capti
         for sample in good:
             writer.write(replace(sample, columns={"syn_text_a": ("one",)}))
         writer.write(Record("failed", b"text", ("one",), error="not a picture"))
-    read = read_samples(str(tmp_path / "set.tar"))
-    pictures = CaptionedPictures(read, captioner)
-    pictures.mixed_with(CaptionedPictures(read, captioner))
+    shards = read_samples(str(tmp_path / "set.tar"))
+    pictures = CaptionedPictures(shards, captioner)
+    pictures.add(CaptionedPictures(shards, captioner))
     assert (
         len(pictures) == 18 and pictures.rejects == [] and pictures.failed_before == [("failed", "not a picture")] * 2
     )
-    tell_of_rejects(pictures.rejects, pictures.failed_before, tmp_path)
-    assert "2 rows of the input had failed before" in (told := capsys.readouterr().out) and "left out" not in told
+    report_rejects(pictures.rejects, pictures.failed_before, tmp_path)
+    assert (
+        "2 rows of the input had failed before" in (printed := capsys.readouterr().out) and "left out" not in printed
+    )
     assert (tmp_path / "rejects.jsonl").read_text().count('"failed"') == 2
 
 
@@ -179,16 +183,16 @@ def test_pictures_that_are_files_are_not_held_in_memory(captioner, tmp_path):
 
 
 def test_pictures_of_tars_are_not_held_in_memory(captioner, tmp_path):
-    drawn = samples(5)
-    files = {sample.key: {"jpg": sample.image, "txt": b"a circle", "npz": b"x" * 99} for sample in drawn}
+    originals = samples(5)
+    files = {sample.key: {"jpg": sample.image, "txt": b"a circle", "npz": b"x" * 99} for sample in originals}
     spec = write_tar(tmp_path / "0.tar", files)
     pictures = CaptionedPictures(read_samples(spec), captioner)
     assert all(one.image is None and not one.members for one in pictures.samples)
-    assert [pictures.encoded(index) for index in range(5)] == [sample.image for sample in drawn]
-    held = pictures.hold_out(2, seed=0)
-    assert {one.key: one.image for one in held}.items() <= {one.key: one.image for one in drawn}.items()
+    assert [pictures.encoded(index) for index in range(5)] == [sample.image for sample in originals]
+    held_out = pictures.hold_out(2, seed=0)
+    assert {one.key: one.image for one in held_out}.items() <= {one.key: one.image for one in originals}.items()
     assert [pictures.encoded(at) for at in range(3)] == [
-        one.image for one in drawn if one.key not in {of.key for of in held}
+        one.image for one in originals if one.key not in {other.key for other in held_out}
     ]
 
 
@@ -196,7 +200,7 @@ def test_batches_are_trimmed_and_long_captions_cut(captioner):
     sample, side = samples(1)[0], captioner.preprocess_cfg["size"][0]
     long = Record("long", sample.image, ("a red circle " * 60,))
     pictures = CaptionedPictures([[sample, long]], captioner, long_captions="token")
-    batch = next(iter(batches(BatchOrder(pictures, 2, 1, 0), num_workers=0)))
+    batch = next(iter(batches(BatchOrder(pictures, 2, 1, seed=0), num_workers=0)))
     assert batch.images.shape == (2, 3, side, side) and set(batch.keys) == {sample.key, "long"}
     assert [pictures.samples[number].key for number in batch.pictures] == batch.keys
     tokens = batch.tokens[:, 0]
@@ -208,9 +212,9 @@ def test_batches_are_trimmed_and_long_captions_cut(captioner):
 
 
 def test_caption_lengths_are_of_the_whole_set(captioner):
-    drawn = samples(4)
-    pictures = CaptionedPictures([drawn], captioner)
-    every = [len(captioner.encode_text_ids(caption)) for sample in drawn for caption in sample.captions]
+    scenes = samples(4)
+    pictures = CaptionedPictures([scenes], captioner)
+    every = [len(captioner.encode_text_ids(caption)) for sample in scenes for caption in sample.captions]
     assert pictures.caption_lengths() == every and pictures.caption_lengths(most=7) == every[::3]
 
 
@@ -226,7 +230,7 @@ def test_collate_pads_to_the_longest_and_one():
 
 
 def test_captions_come_to_a_gpu_in_few_widths():
-    """Each part's a multiple of eight that holds its longest caption and a pad; what the padding says stays."""
+    """Each part's width is the least multiple of eight that holds its longest caption and a pad; ids stay."""
     items = [
         (torch.zeros(3, 2, 2), [[1, *range(3, 1 + length), 2]], number, str(number))
         for number, length in enumerate((3, 7, 8, 20))

@@ -1,4 +1,4 @@
-"""The model card: the Hub's own reader reads it, and no text of the user's is anything but text."""
+"""The model card: the Hub's own parser reads it, and texts of the user are never markup."""
 
 import pytest
 import yaml
@@ -57,7 +57,7 @@ def card_of(folder, **changes):
 
 
 class Shown:
-    """What a reader of Markdown makes of a card: the kinds of its parts, and the texts of headings, table rows, code, quotes."""
+    """A card as Markdown: the kinds of its parts, and the texts of headings, table rows, code and quotes."""
 
     def __init__(self, card):
         self.kinds, self.rows, self.headings, self.code, self.quotes = [], [], [], [], []
@@ -70,12 +70,12 @@ class Shown:
                 self.code.append(token.content)
             elif token.type == "inline":
                 text = "".join(child.content for child in token.children)
-                kept = {"td_open": self.rows and self.rows[-1], "heading_open": self.headings, "quote": self.quotes}
-                kept.get(within, []).append(text)
+                spans = {"td_open": self.rows and self.rows[-1], "heading_open": self.headings, "quote": self.quotes}
+                spans.get(within, []).append(text)
             within = "quote" if token.type == "paragraph_open" and within == "blockquote_open" else token.type
         self.kinds = [
             kind for kind in self.kinds if not kind.startswith("text")
-        ]  # an escaped letter is a text of its own
+        ]  # the parser makes each escaped character a text of its own
 
 
 def test_the_hub_reads_what_the_card_says(tmp_path):
@@ -89,8 +89,10 @@ def test_the_hub_reads_what_the_card_says(tmp_path):
         ["Degenerate captions ↓", "2.5 %", "1.2 %"],
         ["One same caption ↓", "12.5 %", "6.2 %"],
     ]
-    assert "On 60 held-out pictures, after 1280 captions seen" in card.text and "Warning" not in card.text
-    assert "- **CIDEr-D ↑** What the most probable caption shares" in card.text
+    assert (
+        "Measured on 60 held-out pictures, after training on 1280 captions" in card.text and "Warning" not in card.text
+    )
+    assert "- **CIDEr-D ↑** How much the most probable caption shares" in card.text
     assert yaml.safe_load(Shown(card).code[-1]) == {"learning_rate": 1e-5, "input": ["coco:x.json"]}
 
 
@@ -144,5 +146,5 @@ def test_a_folder_like_a_name_on_the_hub_is_no_name_on_the_hub(tmp_path, monkeyp
 def test_what_is_not_known_is_said(tmp_path):
     (tmp_path / "card").mkdir()
     card = card_of(tmp_path / "card", scores={}, licences={})
-    assert "Not validated." in card.text and "Not known" in card.text
+    assert "Not validated." in card.text and "are not known" in card.text
     assert [path.name for path in (tmp_path / "card").iterdir()] == ["README.md"]

@@ -1,4 +1,4 @@
-"""Checkpoints: the last sound one is taken up, weights that are not finite are none, and a full disk leaves nothing behind."""
+"""Checkpoints: the last intact one is loaded, non-finite weights are refused, a full disk leaves no file."""
 
 import resource
 import shutil
@@ -12,7 +12,7 @@ from finetune.checkpoints import Checkpoints
 
 
 class Part(nn.Module):
-    """A part of a run's state."""
+    """A part of a run's state, for a checkpoint."""
 
     def __init__(self, value: float):
         super().__init__()
@@ -21,7 +21,7 @@ class Part(nn.Module):
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    """Two checkpoints, of steps 5 and 10, whose weights say so."""
+    """Write two checkpoints, of steps 5 and 10, whose weights are these numbers."""
     checkpoints = Checkpoints(tmp_path)
     for step in (5, 10):
         checkpoints.save(step, {"model": Part(step)})
@@ -38,9 +38,9 @@ def truncated(data):
 
 
 def flipped(data):
-    """A bit of the weights is another one."""
-    at = data.index(torch.full((2,), 10.0).numpy().tobytes())
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+    """Return the data with one bit of the weights flipped."""
+    offset = data.index(torch.full((2,), 10.0).numpy().tobytes())
+    return data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :]
 
 
 def test_the_last_one_is_taken_and_two_are_kept(checkpoints):
@@ -58,7 +58,7 @@ def test_of_an_unreadable_one_it_warns_and_takes_the_one_before(damage, checkpoi
     last = checkpoints.paths()[-1]
     last.write_bytes(damage(last.read_bytes()))
     assert taken(checkpoints) == (5, 5)
-    assert "000000010.pt cannot be read, the checkpoint before it is taken" in caplog.text
+    assert "000000010.pt: cannot be read, so the checkpoint before it is used" in caplog.text
     checkpoints.paths()[0].write_bytes(b"")
     with pytest.raises(ValueError, match="none of its 2 checkpoints can be read; --overwrite starts anew"):
         taken(checkpoints)
@@ -70,12 +70,14 @@ def test_weights_that_are_not_finite_are_no_checkpoint(checkpoints, caplog):
     ):
         checkpoints.save(15, {"model": Part(float("nan"))})
     assert taken(checkpoints) == (10, 10)
-    torch.save({"step": 15, "model": Part(float("inf")).state_dict()}, checkpoints.folder / "000000015.pt")  # of 0.1
+    torch.save(
+        {"step": 15, "model": Part(float("inf")).state_dict()}, checkpoints.folder / "000000015.pt"
+    )  # as 0.1 wrote it
     assert taken(checkpoints) == (10, 10) and "its weights are not finite" in caplog.text
 
 
 def test_a_disk_that_is_full_is_told_and_nothing_is_left_of_the_file(checkpoints):
-    """A limit on files' sizes stands for the disk: writing fails as there."""
+    """A limit on file sizes makes writing fail, as a full disk does."""
     limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
     try:

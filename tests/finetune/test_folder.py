@@ -1,4 +1,4 @@
-"""What a run's folder may hold when the run begins, what becomes of an earlier run there; no model is loaded for it."""
+"""What a run's folder may hold at its start, and what happens to an earlier run; no model is loaded."""
 
 import json
 import os
@@ -11,15 +11,15 @@ import finetune.folder
 from finetune.captioner.config import FinetuneConfig
 from finetune.folder import (
     BEFORE,
-    CARRIED_OUT,
     DONE,
-    _own,
-    as_it_lies,
-    begun,
+    EXECUTION_SETTINGS,
+    _names_of_run,
     check_output,
     is_done,
-    let_go_of_earlier,
-    let_go_of_the_rest,
+    remove_earlier_run,
+    remove_leftovers,
+    run_folder,
+    with_current_paths,
     write_finished,
 )
 from finetune.student.config import StudentConfig
@@ -32,7 +32,7 @@ STATE = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
 
 
 class Model:
-    """Saves two files, of which the config says what it is."""
+    """A model that saves two files; the config holds its content."""
 
     def __init__(self, what: str):
         self.what = what
@@ -43,7 +43,7 @@ class Model:
 
 
 class Died(BaseException):
-    """A process that is killed does nothing more."""
+    """Raised where a process is killed: no code of the run handles it."""
 
 
 @pytest.fixture(params=SETTINGS)
@@ -53,14 +53,14 @@ def configure(request, tmp_path):
 
 
 def train(config, *, checkpoint: bool = True, finish: str = "", error: BaseException | None = None, read=None):
-    """A run that reads its inputs, perhaps writes a checkpoint, and ends: finished, or with an error."""
+    """Imitate a run that reads its inputs, may write a checkpoint, and ends, finished or with an error."""
     check_output(config)
-    with begun(config, read or {"in.tar": "1234"}, STATE):
+    with run_folder(config, read or {"in.tar": "1234"}, STATE):
         (config.output / "train.jsonl").write_text("new")
         if checkpoint:
             (config.output / "checkpoints").mkdir(exist_ok=True)
             (config.output / "checkpoints" / "000000005.pt").write_text(finish)
-            let_go_of_earlier(config)
+            remove_earlier_run(config)
         if error:
             raise error
         if finish:
@@ -73,14 +73,14 @@ def test_what_a_record_names_outside_the_folder_is_not_the_runs(configure, tmp_p
     config.output.mkdir()
     (config.output / "weights.safetensors").write_text("ours")
     record = {"files": ["weights.safetensors", "../somebody's", str(outside / "x"), "gone"]}
-    assert _own(config.output, record) == ["weights.safetensors"]
+    assert _names_of_run(config.output, record) == ["weights.safetensors"]
 
 
 def begun_by_0_1(config):
-    """The folder of a run as capsmith 0.1 left it after its first checkpoint, which knew nothing of `seed`; its files."""
+    """Make a run's folder as capsmith 0.1, which had no `seed`, left it after a checkpoint; return its files."""
     (config.output / "checkpoints").mkdir(parents=True)
     (config.output / "checkpoints" / "000001000.pt").write_bytes(b"of 0.1")
-    settings = config.model_dump(mode="json", exclude=CARRIED_OUT | {"seed"})
+    settings = config.model_dump(mode="json", exclude=EXECUTION_SETTINGS | {"seed"})
     (config.output / f"{config.command}.json").write_text(json.dumps(settings, indent=2))
     return files(config)
 
@@ -128,7 +128,7 @@ def test_other_settings_are_refused_and_how_it_is_carried_out_may_change(configu
 
 
 def test_a_setting_that_the_record_does_not_know_was_left_at_its_default(configure):
-    """Of a run that an earlier version finished: asked for now, it is another run."""
+    """A setting that the version of the finished run did not have counts as a difference if it is given."""
     train(config := configure(), finish="model")
     record = json.loads((path := config.output / f"{config.command}.json").read_text())
     del record["ema"]
@@ -157,24 +157,24 @@ def test_what_overwrite_replaces_is_put_back_where_the_new_run_has_no_checkpoint
 
 @pytest.mark.parametrize("calls", range(1, 9))
 def test_a_killed_start_is_undone_by_the_next_command(configure, calls, monkeypatch):
-    """Killed at each move on the way aside, and then at each on the way back."""
+    """It is killed at each move when it is moved aside, and then at each move when it is put back."""
     train(configure(), finish="the old")
-    before, replace, left = files(configure()), os.replace, [calls]
+    before, replace, calls_left = files(configure()), os.replace, [calls]
 
     def dies(*paths):
-        left[0] -= 1
-        if left[0] < 0:
+        calls_left[0] -= 1
+        if calls_left[0] < 0:
             raise Died
         replace(*paths)
 
-    monkeypatch.setattr(finetune.folder, "_put_back", lambda *_: None)  # a killed process puts nothing back
+    monkeypatch.setattr(finetune.folder, "_put_back", lambda *_: None)  # because a killed process puts nothing back
     monkeypatch.setattr(os, "replace", dies)
     with pytest.raises(Died):
         train(configure(seed=1, overwrite=True), checkpoint=False, error=Died())
     monkeypatch.undo()
     monkeypatch.setattr(os, "replace", dies)
     for _ in range(9):
-        left[0] = 1
+        calls_left[0] = 1
         try:
             check_output(configure())
             break
@@ -184,7 +184,7 @@ def test_a_killed_start_is_undone_by_the_next_command(configure, calls, monkeypa
 
 
 def test_a_run_that_is_killed_while_it_finishes_ends_as_one_that_was_not(configure, tmp_path, monkeypatch):
-    """Killed at each file that gets its name, and at each that is removed, and then given again."""
+    """The run is killed at each file that is renamed or removed, and then started again."""
     begin = configure(output=tmp_path / "undisturbed")
     train(begin, finish="the model")
     expected, killed = files(begin), True
@@ -192,19 +192,19 @@ def test_a_run_that_is_killed_while_it_finishes_ends_as_one_that_was_not(configu
     for number in range(99):
         if not killed:
             break
-        killed, left = False, [number]
+        killed, calls_left = False, [number]
         config = configure(output=tmp_path / str(number))
         (config.output / "checkpoints").mkdir(parents=True)
-        for name in ("000000003.pt", "000000004.pt"):  # which a finished run needs no more
+        for name in ("000000003.pt", "000000004.pt"):  # a finished run no longer needs these
             (config.output / "checkpoints" / name).write_text("old")
 
         def dies(real, *args, **kwargs):
-            left[0] -= 1
-            if left[0] < 0:
+            calls_left[0] -= 1
+            if calls_left[0] < 0:
                 raise Died
             return real(*args, **kwargs)
 
-        with begun(config, {"in.tar": "1234"}, STATE):
+        with run_folder(config, {"in.tar": "1234"}, STATE):
             (config.output / "train.jsonl").write_text("new")
             (config.output / "checkpoints" / "000000005.pt").write_text("the model")
         for name, real in calls.items():
@@ -216,7 +216,7 @@ def test_a_run_that_is_killed_while_it_finishes_ends_as_one_that_was_not(configu
         monkeypatch.undo()
         check_output(config)
         if is_done(config):
-            let_go_of_the_rest(config)
+            remove_leftovers(config)
         else:
             train(config, finish="the model")
         assert files(config) == expected
@@ -236,12 +236,12 @@ def test_a_model_that_lies_in_the_folder_is_kept_until_the_new_one_is_written(co
     output, name = configure().output, "model" if configure().command == "finetune" else "student"
     train(configure(), finish="the old")
     onto = configure(**{name: str(output)}, overwrite=True)
-    assert as_it_lies(onto) == onto
+    assert with_current_paths(onto) == onto
     with pytest.raises(KeyboardInterrupt):
         train(onto, error=KeyboardInterrupt())
-    assert getattr(as_it_lies(onto), name) == str(output / BEFORE)
+    assert getattr(with_current_paths(onto), name) == str(output / BEFORE)
     assert (output / BEFORE / "weights.safetensors").read_text() == "the old"
-    with pytest.raises(ValueError, match="the model that it begins with is kept for the unfinished run there"):
+    with pytest.raises(ValueError, match="the model to start from is kept for the unfinished run in this folder"):
         check_output(onto)
     train(configure(**{name: str(output)}), finish="the new")
     assert (output / "weights.safetensors").read_text() == "the new" and not (output / BEFORE).exists()

@@ -1,4 +1,4 @@
-"""No picture stands on both sides: of the same bytes, or of one key and one look."""
+"""No picture is both trained on and held out: by the same bytes, or by the same key and appearance."""
 
 import io
 
@@ -10,7 +10,7 @@ from captioners.load import load_captioner
 from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.held_out import eval_pictures, held_out_pictures
 from finetune.captioner.pictures import CaptionedPictures
-from finetune.identity import Held, alike, doubles
+from finetune.identity import HeldOutRecords, find_duplicates, look_alike
 from finetune.student.config import StudentConfig
 from imagetext.sample import Record, Shard
 from imagetext.scenes.draw import SceneSpec, scene_sample
@@ -22,7 +22,7 @@ def scene(index: int, key: str = "") -> Record:
 
 
 def again(record: Record, key: str = "", size: int = 50, quality: int = 40) -> Record:
-    """The picture in another size and encoding."""
+    """Return the picture in another size and encoding."""
     file = io.BytesIO()
     Image.open(io.BytesIO(record.image)).convert("RGB").resize((size, size)).save(file, "JPEG", quality=quality)
     return Record(key or record.key, file.getvalue(), record.captions)
@@ -34,54 +34,59 @@ def captioner():
 
 
 def test_the_same_bytes_and_the_same_key_and_look_are_the_same_picture():
-    held = Held([scene(0), scene(1), scene(2, "000001"), scene(3)])
-    pictures = Held(
+    held_out = HeldOutRecords([scene(0), scene(1), scene(2, "000001"), scene(3)])
+    pictures = HeldOutRecords(
         [scene(0, "other"), again(scene(1)), scene(4, "000001"), again(scene(3), "other"), scene(5), scene(3)]
     )
-    assert doubles(pictures, held, range(4)) == {
+    assert find_duplicates(pictures, held_out, range(4)) == {
         0,
         1,
         5,
-    }  # a key of another picture is a number, and other bytes no proof
-    assert doubles(pictures, held, [3]) == {5}
+    }  # a key is no proof without the look, and other bytes are no proof of another picture
+    assert find_duplicates(pictures, held_out, [3]) == {5}
 
 
 def test_what_looks_alike():
-    assert alike(scene(0).image, again(scene(0)).image) and not alike(scene(0).image, scene(1).image)
+    assert look_alike(scene(0).image, again(scene(0)).image) and not look_alike(scene(0).image, scene(1).image)
 
 
 def test_what_is_held_out_of_the_input_stays_nowhere_in_it(captioner):
-    """Each picture twice, under another key."""
+    """The set has each picture twice, under two keys."""
     records = [scene(index, f"{name}{index}") for index in range(20) for name in "ab"]
     pictures = CaptionedPictures([records], captioner, quiet=True)
-    config, told = FinetuneConfig(input=["x"], model="coca_tiny", output="run", hold_out=2), []
-    held = held_out_pictures(config, captioner, pictures, None, told.append)
-    assert len(held) == 2 and len(pictures) == 36
-    assert not {one.hash for one in pictures.identities} & {one.hash for one in held.identities}
-    assert told == ["2 pictures are held out; 2 more that show one of these are not trained on, either"]
+    config, messages = FinetuneConfig(input=["x"], model="coca_tiny", output="run", hold_out=2), []
+    held_out = held_out_pictures(config, captioner, pictures, evaluation=None, tell=messages.append)
+    assert len(held_out) == 2 and len(pictures) == 36
+    assert not {identity.hash for identity in pictures.identities} & {
+        identity.hash for identity in held_out.identities
+    }
+    assert messages == ["2 pictures are held out; 2 duplicates of them are not trained on, either"]
 
 
 def test_what_is_held_out_by_the_user_is_not_trained_on(captioner):
     pictures = CaptionedPictures([[scene(index) for index in range(9)]], captioner, quiet=True)
-    config, told = FinetuneConfig(input=["x"], eval_input=["y"], model="coca_tiny", output="run"), []
-    asked = eval_pictures(
+    config, messages = FinetuneConfig(input=["x"], eval_input=["y"], model="coca_tiny", output="run"), []
+    evaluation = eval_pictures(
         [Shard("y", "y.tar", {}, [again(scene(index)) for index in range(7, 12)])], captioner, config
     )
-    assert held_out_pictures(config, captioner, pictures, asked, told.append) is asked and len(asked) == 5
+    assert (
+        held_out_pictures(config, captioner, pictures, evaluation=evaluation, tell=messages.append) is evaluation
+        and len(evaluation) == 5
+    )
     assert [sample.key for sample in pictures.samples] == [scene(index).key for index in range(7)]
-    assert told == ["2 pictures of --input are held out by --eval-input, and so are not trained on"]
-    assert list(asked.read) == ["y.tar"]
+    assert messages == ["2 pictures of --input are also in --eval-input and are not trained on"]
+    assert list(evaluation.input_hashes) == ["y.tar"]
     pictures.leave_out(range(6))
     everything = eval_pictures([Shard("z", "z.tar", {}, [scene(6)])], captioner, config)
     with pytest.raises(ValueError, match="every picture of --input is held out, none is left"):
-        held_out_pictures(config, captioner, pictures, everything, told.append)
+        held_out_pictures(config, captioner, pictures, evaluation=everything, tell=messages.append)
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        lambda **given: FinetuneConfig(model="coca_tiny", output="run", **given),
-        lambda **given: StudentConfig(student="ViT-B-32", output="run", **given),
+        lambda **inputs: FinetuneConfig(model="coca_tiny", output="run", **inputs),
+        lambda **inputs: StudentConfig(student="ViT-B-32", output="run", **inputs),
     ],
 )
 def test_held_out_input_that_is_the_input_is_told(config):
@@ -91,7 +96,7 @@ def test_held_out_input_that_is_the_input_is_told(config):
 
 def test_a_hash_tells_what_was_read_of_an_input(captioner):
     def read(*records):
-        return CaptionedPictures([Shard("a", "a.tar", {}, records)], captioner, quiet=True).read
+        return CaptionedPictures([Shard("a", "a.tar", {}, records)], captioner, quiet=True).input_hashes
 
     first = read(scene(0), scene(1))
     assert first == read(scene(0), scene(1)) and list(first) == ["a.tar"]
@@ -101,4 +106,4 @@ def test_a_hash_tells_what_was_read_of_an_input(captioner):
         read(scene(0), again(scene(1))),
         read(scene(0), Record(scene(1).key, scene(1).image, ("a square",))),
     ]
-    assert len({first["a.tar"], *(one["a.tar"] for one in others)}) == 5
+    assert len({first["a.tar"], *(hashes["a.tar"] for hashes in others)}) == 5

@@ -1,4 +1,4 @@
-"""A frozen image tower's outputs: right, kept, refused where they do not fit, and what is trained on them."""
+"""The cached outputs of a frozen image tower: right, reused, refused if too large, and used in training."""
 
 import shutil
 
@@ -49,7 +49,7 @@ def test_those_of_other_weights_or_pictures_are_made_anew(pictures, tmp_path):
 
 
 def test_a_picture_of_the_same_key_and_other_bytes_is_another_one(tmp_path):
-    """A file that was replaced since."""
+    """A picture file may have been replaced since."""
     for index in (0, 1):
         sample = scene_sample(SceneSpec("train", size=48), index)
         (tmp_path / "picture.png").write_bytes(sample.image)
@@ -68,7 +68,7 @@ def test_a_full_disk_is_said_before_anything_is_encoded(pictures, tmp_path, monk
 
 
 def test_what_memory_does_not_hold_is_encoded_in_halves(pictures, tmp_path, monkeypatch):
-    expected, sizes = [one.clone() for one in cached(pictures, tmp_path / "whole")(6)], []
+    expected, sizes = [tensor.clone() for tensor in cached(pictures, tmp_path / "whole")(6)], []
 
     def encode(model, images):
         if len(images) > 3:
@@ -102,4 +102,4 @@ def test_what_is_frozen_stays_and_the_rest_learns(tmp_path):
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and not any(name.startswith("visual.") for name in changed)
     assert "text_decoder.text_projection" in changed
-    assert not (tmp_path / "run" / "image_cache").exists()  # it went when the run ended
+    assert not (tmp_path / "run" / "image_cache").exists()  # removed at the end of the run

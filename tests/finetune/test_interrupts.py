@@ -1,4 +1,4 @@
-"""Signals while a run trains: noted for the end of the step, raised at once where nothing would be lost."""
+"""Signals during training: recorded until the end of the step, or raised at once if nothing would be lost."""
 
 import os
 import signal
@@ -17,9 +17,9 @@ def send(number):
 def test_a_signal_is_noted_and_the_step_goes_on(number):
     before = [signal.getsignal(one) for one in SIGNALS]
     with Interrupts(alone=True) as interrupts:
-        assert not interrupts.asked
+        assert not interrupts.received
         send(number)
-        assert interrupts.asked
+        assert interrupts.received
     assert [signal.getsignal(one) for one in SIGNALS] == before
 
 
@@ -29,27 +29,27 @@ def test_a_second_sigint_ends_a_process_that_trains_alone():
         send(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
-    with Interrupts(alone=False) as interrupts:  # a launcher sends it again
+    with Interrupts(alone=False) as interrupts:  # a launcher sends the signal a second time
         send(signal.SIGINT)
         send(signal.SIGINT)
-        assert interrupts.asked
+        assert interrupts.received
 
 
 def test_where_nothing_would_be_lost_it_ends_at_once():
     with Interrupts(alone=False) as interrupts:
         with pytest.raises(KeyboardInterrupt), interrupts.at_once():
             send(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt), interrupts.at_once():  # it came before
+        with pytest.raises(KeyboardInterrupt), interrupts.at_once():  # the signal came before
             pytest.fail("this is not begun")
 
 
 def test_another_thread_cannot_be_told():
     def enter():
         with Interrupts(alone=True) as interrupts:
-            found.append(interrupts.asked)
+            received.append(interrupts.received)
 
-    found = []
+    received = []
     thread = threading.Thread(target=enter)
     thread.start()
     thread.join()
-    assert found == [False]
+    assert received == [False]

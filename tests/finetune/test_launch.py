@@ -1,4 +1,4 @@
-"""A training's world is what its launcher says; no model is loaded for it."""
+"""A training run takes its rank and world from the launcher; no model is loaded."""
 
 import os
 from contextlib import nullcontext
@@ -26,8 +26,8 @@ def configure(request, tmp_path):
 
 @pytest.fixture
 def started(monkeypatch):
-    """Makes this process the one that a launcher, by the names of its environment, started as number 1 of 2."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())  # a run sets what torch reads of it
+    """Set the environment as a launcher with these variables does for process 1 of 2."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # a run changes the variables that torch reads
 
     def start(names, **more):
         for name in {name for launcher in LAUNCHERS for name in launcher} | {"MASTER_ADDR", "MASTER_PORT"}:
@@ -68,15 +68,15 @@ def test_one_process_has_no_parts_to_shard(tmp_path, started):
 
 def test_a_world_that_slurm_started_is_the_one_that_torch_sees(configure, started, monkeypatch):
     started(("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"), MASTER_ADDR="localhost", MASTER_PORT="1")
-    seen = {}
+    states = {}
 
     def state(**_):
-        seen.update({name: os.environ[name] for name in LAUNCHERS[0]})
+        states.update({name: os.environ[name] for name in LAUNCHERS[0]})
         return SimpleNamespace(num_processes=2, main_process_first=nullcontext)
 
     monkeypatch.setattr("finetune.launch.PartialState", state)
     assert run_in_ranks(configure(device="cpu"), lambda config, state: None) == 0
-    assert seen == {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    assert states == {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 
 
 def test_a_rank_that_dies_is_named_with_the_way_on(configure, monkeypatch, capsys):
@@ -88,6 +88,6 @@ def test_a_rank_that_dies_is_named_with_the_way_on(configure, monkeypatch, capsy
     monkeypatch.setattr("torch.distributed.run.run", die)
     assert launch(configure(num_processes=2, batch_size=8)) == 1
     assert (
-        "process 1 of 2 was ended by signal 9" in (told := capsys.readouterr().err)
-        and "the same command goes on" in told
+        "process 1 of 2 was ended by signal 9" in (message := capsys.readouterr().err)
+        and "the same command resumes" in message
     )

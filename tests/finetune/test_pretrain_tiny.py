@@ -1,4 +1,4 @@
-"""How coca_tiny is made: seeded, from alt text only, into a folder that loads."""
+"""Making coca_tiny: with a seed, from alt texts only, into a folder that loads."""
 
 import filecmp
 import sys

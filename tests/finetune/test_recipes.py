@@ -1,4 +1,4 @@
-"""Recipes: every one is a valid configuration, starts on a miniature of its set, and refuses another set."""
+"""Recipes: each is a valid configuration, runs on a miniature of its set, and refuses other sets."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from finetune.captioner.run import run
 from imagetext.readers.curated import KINDS, SPLITS
 
 ROOT = Path(capsmith.__file__).parent
-# the 20 fine-tuned captioners that were released, by the ends of their names, and the set of the paper's that was not
+# The 20 released fine-tuned captioners, by the ends of their names, and the paper's set that was not released.
 RELEASED = {
     **{
         f"{part}_s12m_context{context}": f"{part}-{context}"
@@ -52,7 +52,7 @@ def test_it_gives_a_configuration_of_the_papers_settings(name, tmp_path):
 
 @pytest.fixture
 def miniature(coco, docci, dci, gbc_graph, recap_coco, images, write, tmp_path):
-    """An input of this kind, and its folder of pictures."""
+    """Write a small input of this kind; return it and its folder of pictures."""
 
     def make(kind):
         if kind in ("coco", "coco-permissive"):
@@ -89,7 +89,7 @@ def test_it_starts_on_a_miniature_of_its_set(name, tmp_path, miniature):
     assert len(lines) == 2 and not (tmp_path / "run" / "rejects.jsonl").exists()
     assert (
         "research only" not in (tmp_path / "run" / "README.md").read_text()
-    )  # which the weights it begins with are not
+    )  # unlike the weights that training starts from
     captioner = load_captioner(str(tmp_path / "run"))
     assert captioner.name == config.name and captioner.context_length == recipe.settings["context"] - 1
 
@@ -132,16 +132,18 @@ def test_the_printed_configuration_says_it_all_and_is_the_same(tmp_path, capsys)
 
 def test_an_unknown_name_is_told_with_those_near_it():
     [problem, _] = problems("--recipe", "mobileclip2-doci-77", "--input", "x", "--output", "out")
-    assert problem.startswith("--recipe mobileclip2-doci-77: no such recipe; near it: mobileclip2-docci-77, ")
-    assert "--recipe zzz: no such recipe; finetune --list-recipes lists them" in problems(
+    assert problem.startswith("--recipe mobileclip2-doci-77: no such recipe; similar names: mobileclip2-docci-77, ")
+    assert "--recipe zzz: no such recipe; `capsmith finetune --list-recipes` lists them" in problems(
         "--recipe", "zzz", *DOCCI[2:]
     )
 
 
 @pytest.mark.parametrize("spec", ["coco:x", "pictures/", "shards/{0..9}.tar", "docci:x#test"])
 def test_another_input_is_refused_beside_all_other_problems(spec):
-    found = problems(*DOCCI[:2], "--input", "docci:a#train", "--input", spec, "--output", "out", "--batch-size", "0")
-    assert found == [
+    messages = problems(
+        *DOCCI[:2], "--input", "docci:a#train", "--input", spec, "--output", "out", "--batch-size", "0"
+    )
+    assert messages == [
         f"--input ['docci:a#train', '{spec}']: recipe mobileclip2-docci-128 takes docci:FILE (DOCCI-9k, train), "
         f"not {spec}",
         "--batch-size 0: Input should be greater than 0",
@@ -166,6 +168,10 @@ def test_the_list_is_a_line_each_of_name_set_context_and_licence():
 
 
 def test_listing_needs_no_torch_and_no_other_flag():
-    code = "import sys, capsmith\ncode = capsmith.main(['finetune', '--list-recipes'])\nsys.exit(code or 'torch' in sys.modules)"
+    code = (
+        "import sys, capsmith\n"
+        "code = capsmith.main(['finetune', '--list-recipes'])\n"
+        "sys.exit(code or 'torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout == list_recipes() + "\n"

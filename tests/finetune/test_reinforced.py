@@ -1,4 +1,4 @@
-"""Reinforced records as a student sees them: what is drawn together belongs together; what cannot be shown is named."""
+"""Reinforced records for a student: views, texts and embeddings match; unusable records are reported."""
 
 import json
 from collections import Counter
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from finetune.student.config import StudentConfig
-from finetune.student.records import COIN, ReinforcedPictures, check_texts
+from finetune.student.records import COIN_SIDES, ReinforcedPictures, check_texts
 from finetune.student.teachers import Teachers, read_teachers
 from imagetext.reinforced.views import decode_stored, normalise, replay
 from imagetext.sample import Record
@@ -34,14 +34,14 @@ def settings(spec, **changes) -> StudentConfig:
 def pictures_of(spec, teachers=TEACHERS, **changes) -> ReinforcedPictures:
     if teachers is None:
         changes = {"distill_weight": 0, "contrastive_weight": 1} | changes
-    return ReinforcedPictures(read_samples(spec), STUDENT, settings(spec, **changes), teachers, quiet=True)
+    return ReinforcedPictures(read_samples(spec), STUDENT, settings(spec, **changes), teachers=teachers, quiet=True)
 
 
 @pytest.mark.parametrize("layout, kind", LAYOUTS)
 def test_what_is_drawn_belongs_together(layout, kind, tmp_path):
     pictures = pictures_of(write_set(tmp_path, layout=layout, kind=kind))
     assert len(pictures) == 6 and pictures.rejects == []
-    seen = Counter()
+    counts = Counter()
     for draw in range(120):
         pixels, tokens, number, key, embeddings = pictures[draw % 6, draw * 7919]
         record, view = int(key[1:]), int(embeddings["image_emb"][2])
@@ -52,25 +52,28 @@ def test_what_is_drawn_belongs_together(layout, kind, tmp_path):
         assert torch.equal(pixels, expected)
         assert tokens[:, 1].tolist() == [record, record]
         assert embeddings["text_emb"].tolist() == [[*text, 1, 2] for text in tokens.tolist()]
-        (original, _, first), (column, _, at) = tokens.tolist()
-        seen.update([("view", view), ("original", original, first), ("column", column), ("text", column, at)])
-    assert {one[1] for one in seen if one[0] == "view"} == set(range(VIEWS)) and seen["original", 0, 0] == 120
-    assert {one[1:] for one in seen if one[0] == "text"} == {(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)}
-    # columns come evenly, whatever their number of captions; of 120, more than 36 from the mean has a chance below 1e-9
-    assert abs(seen["column", 1] - 60) < 36
+        (original, _, first), (column, _, column_row) = tokens.tolist()
+        counts.update(
+            [("view", view), ("original", original, first), ("column", column), ("text", column, column_row)]
+        )
+    assert {item[1] for item in counts if item[0] == "view"} == set(range(VIEWS)) and counts["original", 0, 0] == 120
+    assert {item[1:] for item in counts if item[0] == "text"} == {(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)}
+    # Columns come equally often, whatever their number of captions. In 120 draws, a deviation of more than 36 has a
+    # chance below 1e-9.
+    assert abs(counts["column", 1] - 60) < 36
 
 
 def test_draws_are_even(tmp_path):
-    """Of a whole cycle of draws: each view, and each caption of a column, as often as the others of its kind."""
+    """In a whole cycle of draws, each view, and each caption of a column, comes equally often."""
     pictures = pictures_of(write_set(tmp_path))
     contents = pictures.contents(pictures.sample(0))
-    drawn = Counter()
+    counts = Counter()
     for draw in range(VIEWS * 2 * 6):
-        view, texts, _ = pictures.drawn(contents, draw)
-        drawn.update([view, texts[1][:2]])
-    assert [drawn[view] for view in range(VIEWS)] == [12] * VIEWS
-    assert [drawn["syn_text_a_emb", at] for at in range(2)] == [12] * 2
-    assert [drawn["syn_text_b_emb", at] for at in range(3)] == [8] * 3
+        view, texts, _ = pictures.select(contents, draw)
+        counts.update([view, texts[1][:2]])
+    assert [counts[view] for view in range(VIEWS)] == [12] * VIEWS
+    assert [counts["syn_text_a_emb", row] for row in range(2)] == [12] * 2
+    assert [counts["syn_text_b_emb", row] for row in range(3)] == [8] * 3
 
 
 def test_empty_captions_are_not_drawn_and_the_rows_of_the_others_stay(tmp_path):
@@ -95,17 +98,17 @@ def test_empty_captions_are_not_drawn_and_the_rows_of_the_others_stay(tmp_path):
 )
 def test_only_texts_that_have_a_weight_and_match_are_drawn(weights, kinds, tmp_path):
     pictures = pictures_of(write_set(tmp_path), **weights)
-    drawn = [pictures[0, draw][1][:, 0].tolist() for draw in range(100)]
-    assert [set(column) for column in zip(*drawn)] == kinds
+    texts = [pictures[0, draw][1][:, 0].tolist() for draw in range(100)]
+    assert [set(column) for column in zip(*texts)] == kinds
 
 
 @pytest.mark.parametrize("layout", ["newer", "older"])
 def test_several_original_captions_are_drawn_where_text_emb_has_them(layout, tmp_path):
     captions = {"json": json.dumps({"captions": ["0 3 0", "0 3 1", "0 3 2"], "error": ""}).encode()}
-    several = members(3, layout=layout, originals=torch.tensor([row(0, 3, at) for at in range(3)])) | captions
-    one = members(3, layout=layout) | captions
+    several = members(3, layout=layout, originals=torch.tensor([row(0, 3, number) for number in range(3)])) | captions
+    single = members(3, layout=layout) | captions
     write_config(tmp_path)
-    pictures = pictures_of(write_tar(tmp_path / "0.tar", {"several": several, "one": one}))
+    pictures = pictures_of(write_tar(tmp_path / "0.tar", {"several": several, "one": single}))
     for index, key, expected in ((0, "several", {0, 1, 2}), (1, "one", {0})):
         items = [pictures[index, draw] for draw in range(60)]
         assert {item[3] for item in items} == {key} and {int(item[1][0, 2]) for item in items} == expected
@@ -113,7 +116,7 @@ def test_several_original_captions_are_drawn_where_text_emb_has_them(layout, tmp
 
 
 def test_the_text_that_has_the_embedding_is_txt_not_the_first_caption(tmp_path):
-    """`reinforce --text-from-synthetic` writes a synthetic caption as `txt`, and embeds that."""
+    """`reinforce --text-from-synthetic` writes a synthetic caption as `txt` and embeds it."""
     files = members(3) | {"json": json.dumps({"captions": ["5 5 5", "6 6 6"], "error": ""}).encode()}
     write_config(tmp_path)
     pictures = pictures_of(write_tar(tmp_path / "0.tar", {"r003": files}))
@@ -143,7 +146,7 @@ def test_other_formats_give_what_tars_give(format, tmp_path):
 
 
 def test_a_text_that_is_a_synthetic_caption_is_not_taken_for_an_original_where_it_is_not_read(tmp_path):
-    """`txt` is a file of its own in tars alone; elsewhere the first original caption would meet its embedding."""
+    """Only tars have `txt` as a file; elsewhere its embedding would be used for the first original caption."""
     (tmp_path / "run.json").write_text(json.dumps({"fingerprint": {"text_from_synthetic": True}}))
     (tmp_path / "x.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="made with --text-from-synthetic, and only tars on this machine"):
@@ -157,12 +160,12 @@ def test_records_of_tars_are_not_held_in_memory(tmp_path):
     spec = write_set(tmp_path)
     pictures = pictures_of(spec)
     assert all(sample.image is None and not sample.members for sample, _ in pictures.records)
-    whole = pictures[5, 3]
+    expected = pictures[5, 3]
     path = tmp_path / "00001.tar"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="00001.tar: has become shorter"):
         pictures[5, 3]
-    assert whole[3] == "r005"
+    assert expected[3] == "r005"
 
 
 FAILED = {
@@ -218,7 +221,7 @@ def test_records_without_an_original_caption_are_for_those_who_do_not_ask_for_it
 
 
 def test_embeddings_of_other_teachers_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"embeddings of 5 numbers, and the teachers have 3 \+ 4"):
+    with pytest.raises(ValueError, match=r"embeddings of 5 numbers, but the teachers have 3 \+ 4"):
         pictures_of(write_set(tmp_path), Teachers(("one", "two"), (3, 4), SCALES))
 
 
@@ -226,17 +229,19 @@ def test_embeddings_of_other_teachers_are_refused(tmp_path):
 
 
 def test_a_single_text_is_the_original_or_as_often_as_asked_for_a_synthetic_one(tmp_path):
-    """Of a whole cycle of draws, to one part in the coin's 10,000; columns and then captions come evenly."""
+    """In a whole cycle of draws it is exact to 1/10,000; columns and then captions come equally often."""
     pictures = pictures_of(write_set(tmp_path), single_text=0.3)
-    contents, drawn = pictures.contents(pictures.sample(0)), Counter()
-    for side in range(COIN):
-        for rest in (0, 1):  # which of the two columns
-            view, texts, negative = pictures.drawn(contents, 3 + VIEWS * (side + COIN * rest))
-            drawn[texts[0][0]] += 1
+    contents, counts = pictures.contents(pictures.sample(0)), Counter()
+    for side in range(COIN_SIDES):
+        for column in (0, 1):  # the draw of the column
+            view, texts, negative = pictures.select(contents, 3 + VIEWS * (side + COIN_SIDES * column))
+            counts[texts[0][0]] += 1
             assert view == 3 and len(texts) == 1 and negative is None
-    assert drawn == {"text_emb": 14_000, "syn_text_a_emb": 3_000, "syn_text_b_emb": 3_000}
-    captions = Counter(pictures.drawn(contents, VIEWS * COIN * rest).texts[0][:2] for rest in range(2 * 6))
-    assert captions == {("syn_text_a_emb", at): 3 for at in range(2)} | {("syn_text_b_emb", at): 2 for at in range(3)}
+    assert counts == {"text_emb": 14_000, "syn_text_a_emb": 3_000, "syn_text_b_emb": 3_000}
+    captions = Counter(pictures.select(contents, VIEWS * COIN_SIDES * column).texts[0][:2] for column in range(2 * 6))
+    assert captions == {("syn_text_a_emb", number): 3 for number in range(2)} | {
+        ("syn_text_b_emb", number): 2 for number in range(3)
+    }
     _, tokens, *_, embeddings = pictures[0, 3]
     assert tokens.shape == (1, 3) and embeddings["text_emb"].tolist() == [[*tokens[0].tolist(), 1, 2]]
 
@@ -256,8 +261,8 @@ def test_a_record_with_texts_of_one_kind_shows_these_where_one_is_drawn(tmp_path
     }
     pictures = pictures_of(write_tar(tmp_path / "0.tar", records), None, single_text=0.5)
     assert [key for key, _ in pictures.rejects] == [] and len(pictures) == 3
-    drawn = [{int(pictures[number, draw * 7919][1][0, 0]) for draw in range(60)} for number in range(3)]
-    assert drawn == [{1, 2}, {0}, {0, 1, 2}]
+    texts_shown = [{int(pictures[number, draw * 7919][1][0, 0]) for draw in range(60)} for number in range(3)]
+    assert texts_shown == [{1, 2}, {0}, {0, 1, 2}]
     with pytest.raises(ValueError, match="--single-text 0.5: no captions in columns like 'syn_text_z', in any record"):
         pictures_of(str(tmp_path / "0.tar"), None, single_text=0.5, columns="syn_text_z")
     only = pictures_of(str(tmp_path / "0.tar"), None, single_text=1)
@@ -268,20 +273,20 @@ def test_a_record_with_texts_of_one_kind_shows_these_where_one_is_drawn(tmp_path
 
 
 def negatives_of(tmp_path, others, **changes) -> ReinforcedPictures:
-    """One record with these columns beside its own."""
+    """Return a set of one record with these columns in addition to its own."""
     write_config(tmp_path)
     spec = write_tar(tmp_path / "0.tar", {"r001": members(1, negatives=others)})
     return pictures_of(spec, **{"negatives": "^neg_text"} | changes)
 
 
 def test_one_of_several_negatives_is_drawn_evenly_and_is_no_caption(tmp_path):
-    """Tokens have one text more, which no embedding is of; of two columns, each comes as often."""
+    """The tokens have one more text, without an embedding; both columns come equally often."""
     pictures = negatives_of(
         tmp_path, {"neg_text_a": ["7 1 0"], "tags_a": ["9 9 9"], "neg_text_b": ["8 1 0", "", "8 1 2"]}
     )
     contents = pictures.contents(pictures.sample(0))
-    drawn = Counter(pictures.drawn(contents, VIEWS * 6 * 6 * rest).negative for rest in range(4 * 6))
-    assert drawn["7 1 0"] == 12 and drawn["8 1 0"] == drawn["8 1 2"] == 6
+    counts = Counter(pictures.select(contents, VIEWS * 6 * 6 * number).negative for number in range(4 * 6))
+    assert counts["7 1 0"] == 12 and counts["8 1 0"] == counts["8 1 2"] == 6
     for draw in range(30):
         _, tokens, *_, embeddings = pictures[0, draw * 7919]
         assert tokens.shape == (3, 3) and tokens[2, 0] in (7, 8) and {*tokens[:2, 0].tolist()} <= {0, 1, 2}
@@ -301,7 +306,7 @@ def test_a_record_without_a_negative_says_so(tmp_path):
 
 @pytest.mark.parametrize("columns", ["^syn_text", ".*", "^neg_text", "^(neg_|tags_|syn_)"])
 def test_no_negative_and_no_tag_is_ever_drawn_as_a_caption(columns, tmp_path):
-    """Whatever --columns names: such a column holds no captions."""
+    """Whatever --columns matches, a column of negatives is not a column of captions."""
     write_config(tmp_path)
     others = {"neg_text_a": ["7 1 0"], "tags_a": ["9 1 0"], "neg_tags_a": ["9 1 1"]}
     spec = write_tar(tmp_path / "0.tar", {"r001": members(1, negatives=others)})
@@ -314,7 +319,7 @@ def test_no_negative_and_no_tag_is_ever_drawn_as_a_caption(columns, tmp_path):
 
 
 def test_a_negative_that_says_what_a_caption_says_is_none(tmp_path):
-    """Whichever of the record's captions it is; capitals and blanks do not count."""
+    """This holds for all captions of the record; capitals and blanks do not matter."""
     same = {"neg_text_a": ["0 1 0", "1  1 0", " 2 1 2 ", "7 1 0"]}
     pictures = negatives_of(tmp_path, same)
     assert pictures.contents(pictures.sample(0)).negatives == [["7 1 0"]]
@@ -329,15 +334,15 @@ def test_negatives_of_records_that_are_held_are_those_of_tars(format, tmp_path):
         {"syn_text_a": ("1 1 0",), "neg_text_a": ("7 1 0",)},
         members={"paug.json": members(1)["paug.json"]},
     )
-    drawn = []
+    negatives = []
     for kind in ("webdataset", format):
         folder = tmp_path / kind
         folder.mkdir()
         with ShardWriter(str(folder), "x", format=kind, input={}) as writer:
             writer.write(record)
         shards = str(folder / ("*.tar" if kind == "webdataset" else f"*.{format}"))
-        drawn.append(pictures_of(shards, None, negatives="^neg_text")[0, 11][1].tolist())
-    assert drawn[0] == drawn[1] == [[0, 1, 0], [1, 1, 0], [7, 1, 0]]
+        negatives.append(pictures_of(shards, None, negatives="^neg_text")[0, 11][1].tolist())
+    assert negatives[0] == negatives[1] == [[0, 1, 0], [1, 1, 0], [7, 1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -346,9 +351,9 @@ def test_negatives_of_records_that_are_held_are_those_of_tars(format, tmp_path):
         (
             {},
             {},
-            r"--negatives '\^neg_text': no record has such a column; there are the columns syn_text_a, syn_text_b$",
+            r"--negatives '\^neg_text': no record has such a column; the set has the columns syn_text_a, syn_text_b$",
         ),
-        ({"neg_text_a": ["", "0 1 0"]}, {}, "neg_text_a are empty, or only say what a caption says"),
+        ({"neg_text_a": ["", "0 1 0"]}, {}, "neg_text_a are empty, or only repeat captions"),
         ({}, {"negatives": "syn_text_b"}, "--negatives 'syn_text_b' and --columns '.*' both name syn_text_b"),
     ],
 )
@@ -385,10 +390,10 @@ def test_scales_and_dimensions_must_be_as_many_as_teachers(tmp_path):
 
 
 def test_sets_of_other_teachers_are_not_mixed(tmp_path):
-    one, other = write_set(tmp_path / "one"), write_set(tmp_path / "other")
+    first, other = write_set(tmp_path / "one"), write_set(tmp_path / "other")
     write_config(tmp_path / "other", scales=(50.0, 30.0))
     with pytest.raises(ValueError, match="other/config.json and .*one/config.json name other teachers"):
-        teachers_of([one, other])
+        teachers_of([first, other])
 
 
 def test_a_published_set_needs_to_be_told_its_teachers(tmp_path):

@@ -71,10 +71,10 @@ def finished(tmp_path_factory):
 
 
 def test_it_validates_while_it_trains_and_at_the_end(finished):
-    found = rows(finished / "validation.jsonl")
-    assert [row["samples"] for row in found] == [0, 24, 48, 64]  # it begins with the model as it was
-    assert all(row["pictures"] == 6 and 0 < row["caption"] < 10 and 0 <= row["cider_d"] <= 10 for row in found)
-    assert all(key.startswith("test") for key in found[0]["samples_shown"])
+    validations = rows(finished / "validation.jsonl")
+    assert [row["samples"] for row in validations] == [0, 24, 48, 64]  # the first validation is before training
+    assert all(row["pictures"] == 6 and 0 < row["caption"] < 10 and 0 <= row["cider_d"] <= 10 for row in validations)
+    assert all(key.startswith("test") for key in validations[0]["samples_shown"])
 
 
 def test_page_and_card_tell_of_it(finished):
@@ -122,21 +122,23 @@ def test_adapters_train_alone_and_are_merged(tmp_path):
 
 
 def test_validation_sees_the_merged_adapters(tmp_path, monkeypatch):
-    seen = {}
+    observed = {}
 
     def validate(captioner, pictures, **_):
-        seen["pictures"] = [Request(*picture[:2]) for picture in pictures]
-        seen["captions"] = [one.captions[0].logprob for one in captioner.caption(seen["pictures"], SamplingConfig())]
-        seen["steps"] = len(rows(tmp_path / "run" / "train.jsonl"))
+        observed["pictures"] = [Request(*picture[:2]) for picture in pictures]
+        observed["captions"] = [
+            captioned.captions[0].logprob for captioned in captioner.caption(observed["pictures"], SamplingConfig())
+        ]
+        observed["steps"] = len(rows(tmp_path / "run" / "train.jsonl"))
         from finetune.validation import Validation
 
-        return Validation({}, {}, {}, "")
+        return Validation({}, {}, {}, warning="")
 
     monkeypatch.setattr("finetune.captioner.held_out.validate", validate)
     run(settings(tmp_path / "run", lora_rank=4))
-    assert seen["steps"] == 8  # the page that comes of it shows them all
-    written = load_captioner(str(tmp_path / "run")).caption(seen["pictures"], SamplingConfig())
-    assert [one.captions[0].logprob for one in written] == pytest.approx(seen["captions"], abs=1e-4)
+    assert observed["steps"] == 8  # all steps are in the log before the page is written
+    written = load_captioner(str(tmp_path / "run")).caption(observed["pictures"], SamplingConfig())
+    assert [captioned.captions[0].logprob for captioned in written] == pytest.approx(observed["captions"], abs=1e-4)
 
 
 def test_what_is_written_has_the_umasks_rights(finished):
@@ -163,7 +165,7 @@ def test_the_cards_snippets_print_a_caption(language, finished, tmp_path, capsys
         (record,) = read_records(str(tmp_path / "captions" / "*.tar"))
         assert record.syn_text["syn_text_mine"]
         return
-    assert len(blocks[1:-1]) == 2  # by capsmith, and by open_clip alone
+    assert len(blocks[1:-1]) == 2  # one by capsmith, one by open_clip alone
     for block in blocks[1:-1]:
         exec(block, {})
         assert len(capsys.readouterr().out.splitlines()[-1]) > 5
@@ -176,7 +178,7 @@ def picture_in(folder: Path) -> Path:
 
 
 class Hub:
-    """What is asked of the Hub; it fails as often as `fails` says."""
+    """A fake Hub that records calls and fails `fails` times."""
 
     def __init__(self, *, role: str = "write", fails: int = 0):
         self.calls, self.role, self.fails = [], role, fails
@@ -198,26 +200,26 @@ class Hub:
 
 
 def test_uploads_only_where_asked_and_only_the_captioner(tmp_path, monkeypatch):
-    """The captioner's own files and the card, in private; what fails is tried again by the same command."""
+    """Only the captioner's files and the card, privately; after a failure the same command tries again."""
     monkeypatch.setattr("huggingface_hub.HfApi", hub := Hub(fails=1))
     config = settings(tmp_path / "run", samples_seen=8, hold_out=0)
     run(config)
     assert hub.calls == []
     (tmp_path / "run" / "notes.json").write_text("of the user")
     config = config.model_copy(update={"push_to_hub": "lab/mine"})
-    monkeypatch.setattr("finetune.captioner.run.load_captioner", None)  # it is not trained again
+    monkeypatch.setattr("finetune.captioner.run.load_captioner", None)  # so that it cannot be trained again
     with pytest.raises(OSError, match="(?s)503.*is finished in .*run; the same command tries the upload again"):
         run(config)
     assert run(config) == 0
     assert hub.calls[-2] == ("lab/mine", {"private": True, "exist_ok": True})
-    own = {
+    files = {
         "README.md",
         "open_clip_config.json",
         "open_clip_model.safetensors",
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    assert hub.calls[-1]["folder_path"] == tmp_path / "run" and set(hub.calls[-1]["allow_patterns"]) == own
+    assert hub.calls[-1]["folder_path"] == tmp_path / "run" and set(hub.calls[-1]["allow_patterns"]) == files
     run(config.model_copy(update={"hub_public": True}))
     assert hub.calls[-2] == ("lab/mine", {"private": False, "exist_ok": True})
 
@@ -225,7 +227,7 @@ def test_uploads_only_where_asked_and_only_the_captioner(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name, role, message",
     [
-        ("other/mine", "write", "--push-to-hub other/mine: the token may write to me, lab"),
+        ("other/mine", "write", "--push-to-hub other/mine: the token may only write to me, lab"),
         ("me/mine", "read", "--push-to-hub me/mine: the token may only read"),
         ("me/-mine", "write", "--push-to-hub me/-mine: "),
     ],
@@ -265,7 +267,7 @@ def test_what_is_wrong_is_told_before_any_picture_is_read_and_nothing_is_left(ch
 
 
 def test_a_captioner_that_has_no_weights_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="--model rules:negatives: learns nothing"):
+    with pytest.raises(ValueError, match="--model rules:negatives: has nothing to train"):
         load(settings(tmp_path / "run", model="rules:negatives"), torch.device("cpu"))
 
 
@@ -302,7 +304,9 @@ def test_too_many_broken_pictures_stop_the_run(tmp_path):
     for number in range(6):
         (folder / f"{number}.jpg").write_text("not a picture")
         (folder / f"{number}.txt").write_text("a red circle")
-        (folder / f"mute{number}.png").write_bytes(picture_in(tmp_path).read_bytes())  # without a caption: no fault
+        (folder / f"mute{number}.png").write_bytes(
+            picture_in(tmp_path).read_bytes()
+        )  # pictures without a caption are no faults
     with pytest.raises(
         ValueError,
         match=r"(?s)6 of 46 samples cannot be used, 13.0%, and --max-error-rate allows 10.0%:\n  0: "
@@ -321,7 +325,7 @@ def test_more_samples_go_on_from_where_a_finished_run_ended(tmp_path):
 
 
 def test_a_captioner_is_fine_tuned_onto_itself(tmp_path):
-    """`--model X --output X --overwrite`: X is what it begins with, whole until the new one is written."""
+    """With `--model X --output X --overwrite`, X stays whole until the new model is written."""
     short = {"samples_seen": 8, "hold_out": 0}
     run(settings(tmp_path / "run", **short))
     (tmp_path / "copy").mkdir()
@@ -340,7 +344,7 @@ def test_there_are_eight_validations_and_one_before_the_first_step(tmp_path, mon
         "finetune.captioner.held_out.HeldOut.__call__", lambda self, trainer, step, samples: seen.append(samples)
     )
     monkeypatch.setattr(Checkpoints, "save", lambda *_, **__: None)
-    monkeypatch.setattr("finetune.captioner.run.finish", lambda *_: None)
+    monkeypatch.setattr("finetune.captioner.run.finish", lambda *_, **__: None)
     run(settings(tmp_path / "run", samples_seen=128, batch_size=4, validate_every=None))
     assert seen == list(range(0, 129, 16))
 
@@ -373,7 +377,7 @@ def test_accelerates_launcher_that_starts_one_process_is_found_out(tmp_path, mon
 
 @pytest.fixture(scope="module")
 def vlm(tmp_path_factory):
-    """A folder with a tiny random BLIP."""
+    """Return a folder with a tiny random BLIP."""
     torch.manual_seed(0)
     model, processor = make_model_and_processor("blip")
     scramble(model)
@@ -418,9 +422,9 @@ def test_a_vision_language_model_is_fine_tuned_and_captions(vlm, how, tmp_path):
 
 
 def test_adapters_are_as_the_flags_say(vlm, tmp_path):
-    asked = {"lora_rank": 4, "lora_alpha": 2, "lora_dropout": 0.25, "lora_targets": ["query", "value"]}
+    flags = {"lora_rank": 4, "lora_alpha": 2, "lora_dropout": 0.25, "lora_targets": ["query", "value"]}
     captioner = load_captioner(str(vlm))
-    forward = training_forward(captioner, settings(tmp_path, model=str(vlm), lora_merge=True, **asked))
+    forward = training_forward(captioner, settings(tmp_path, model=str(vlm), lora_merge=True, **flags))
     adapter = captioner.adapter.peft_config["default"]
     assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (4, 2, 0.25) and forward.library == "transformers"
     adapted = {name for name, _ in captioner.model.named_parameters() if "lora_A" in name}
@@ -429,43 +433,43 @@ def test_adapters_are_as_the_flags_say(vlm, tmp_path):
     )
     captioner.save(tmp_path / "whole", "mine")
     assert (tmp_path / "whole" / "config.json").exists() and not (tmp_path / "whole" / "adapter_config.json").exists()
-    forward = training_forward(load_captioner("coca_tiny"), settings(tmp_path, **asked | {"lora_targets": ["c_fc"]}))
+    forward = training_forward(load_captioner("coca_tiny"), settings(tmp_path, **flags | {"lora_targets": ["c_fc"]}))
     layer = forward.adapter.model.text.transformer.resblocks[0].mlp
     assert layer.c_fc.scaling["default"] == 0.5 and not hasattr(layer.c_proj, "scaling")
 
 
 @pytest.mark.parametrize(
-    "model, asked, told",
+    "model, flags, message",
     [
         (
             "coca_tiny",
             {"lora_rank": 2, "lora_targets": ["q_proj"]},
-            "--lora-targets q_proj: CoCa's adapters are in c_fc and c_proj alone",
+            "--lora-targets q_proj: CoCa can only have adapters in c_fc and c_proj",
         ),
         ("vlm", {"lora_rank": 2, "lora_targets": ["nowhere"]}, "--lora-targets nowhere: "),
         ("vlm", {"lora_merge": True}, "--lora-merge: .* has no adapters"),
     ],
 )
-def test_adapters_that_a_model_cannot_have_are_refused(vlm, tmp_path, model, asked, told):
+def test_adapters_that_a_model_cannot_have_are_refused(vlm, tmp_path, model, flags, message):
     name = str(vlm) if model == "vlm" else model
-    with pytest.raises(ValueError, match=told):
-        training_forward(load_captioner(name), settings(tmp_path, model=name, **asked))
+    with pytest.raises(ValueError, match=message):
+        training_forward(load_captioner(name), settings(tmp_path, model=name, **flags))
 
 
 @pytest.mark.parametrize(
-    "asked, told",
+    "flags, message",
     [
-        ({"lora_alpha": 2}, "is of adapters: say --lora-rank, too"),
-        ({"lora_rank": 4, "lora_merge": True, "four_bit": True}, "weights in 4 bits are not merged"),
+        ({"lora_alpha": 2}, "is a setting of adapters: add --lora-rank"),
+        ({"lora_rank": 4, "lora_merge": True, "four_bit": True}, "adapters cannot be merged into weights in 4 bits"),
     ],
 )
-def test_settings_of_adapters_that_contradict_each_other_are_refused(tmp_path, asked, told):
-    with pytest.raises(ValidationError, match=told):
-        settings(tmp_path, **asked)
+def test_settings_of_adapters_that_contradict_each_other_are_refused(tmp_path, flags, message):
+    with pytest.raises(ValidationError, match=message):
+        settings(tmp_path, **flags)
 
 
 def test_pictures_of_several_shapes_are_one_batch(tmp_path):
-    """What comes of them is what comes of each by itself, in any parts of the batch."""
+    """A batch gives the same result as each picture alone, however the batch is split."""
     torch.manual_seed(0)
     model, processor = make_model_and_processor("internvl")
     scramble(model)
@@ -504,10 +508,11 @@ def test_held_out_losses_are_without_dropout(vlm, tmp_path):
 
 
 def test_activations_may_be_computed_twice(vlm):
-    """Under adapters, too, where what comes into the layers needs no gradients."""
+    """This includes adapters, where the inputs of the layers need no gradients."""
     for lora_rank in (0, 4):
         twice, once = (
-            gradients_of_a_step(model=str(vlm), lora_rank=lora_rank, grad_checkpointing=of) for of in (True, False)
+            gradients_of_a_step(model=str(vlm), lora_rank=lora_rank, grad_checkpointing=checkpointing)
+            for checkpointing in (True, False)
         )
         check_equal(twice, once)
 
@@ -516,7 +521,7 @@ def test_what_the_model_cannot_have_is_refused(vlm, tmp_path):
     with pytest.raises(ValueError, match="--layer-decay 0.5"):
         run(settings(tmp_path / "one", model=str(vlm), layer_decay=0.5))
     with pytest.raises(
-        ValueError, match="--four-bit: is for vision-language models of transformers, and coca_tiny is none"
+        ValueError, match="--four-bit: is for vision-language models of transformers, and coca_tiny is not one of them"
     ):
         run(settings(tmp_path / "two", lora_rank=4, four_bit=True))
     captioner = load_captioner(str(vlm))
@@ -524,5 +529,5 @@ def test_what_the_model_cannot_have_is_refused(vlm, tmp_path):
     captioner.save(tmp_path / "adapters", "mine")
     with pytest.raises(ValueError, match="--lora-rank 4: mine has adapters of rank 2"):
         run(settings(tmp_path / "three", model=str(tmp_path / "adapters"), lora_rank=4))
-    with pytest.raises(ValidationError, match="weights in 4 bits do not learn: say --lora-rank, too"):
+    with pytest.raises(ValidationError, match="weights in 4 bits cannot be trained: add --lora-rank"):
         settings(tmp_path, four_bit=True)

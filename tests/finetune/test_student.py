@@ -1,4 +1,4 @@
-"""A student's losses, against slow formulas in float64, its gradients however the batch is parted, and its folder."""
+"""A student's losses against slow float64 formulas, its gradients for any split of the batch, its folder."""
 
 import os
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from finetune.student.config import StudentConfig
-from finetune.student.model import StudentForward, load_student, reinforced_losses, told_of_negatives
+from finetune.student.model import StudentForward, load_student, negative_statistics, reinforced_losses
 from finetune.student.teachers import Teachers
 from finetune.trainer import Trainer
 from imagetext.outputs import UNFINISHED
@@ -22,7 +22,7 @@ TEACHERS = Teachers(("one", "two"), DIMENSIONS, SCALES)
 
 
 def features(count: int, kinds: int = 2):
-    """Features of a student and embeddings of two teachers, drawn, in float64; captions are near their pictures."""
+    """Draw features of a student and embeddings of two teachers, in float64, with captions near their pictures."""
     random = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -30,8 +30,12 @@ def features(count: int, kinds: int = 2):
 
     image, text = F.normalize(draw(count, 5), dim=-1), F.normalize(draw(count, kinds, 5), dim=-1)
     image_emb = [draw(count, size) for size in DIMENSIONS]
-    text_emb = [of[:, None] + draw(count, kinds, of.shape[1]) for of in image_emb]
-    return image, text, *(torch.cat([F.normalize(one, dim=-1) for one in of], -1) for of in (image_emb, text_emb))
+    text_emb = [embedding[:, None] + draw(count, kinds, embedding.shape[1]) for embedding in image_emb]
+    return (
+        image,
+        text,
+        *(torch.cat([F.normalize(part, dim=-1) for part in embedding], -1) for embedding in (image_emb, text_emb)),
+    )
 
 
 def softmax(values):
@@ -40,19 +44,19 @@ def softmax(values):
 
 
 def slow_distillation(image, text, scale, image_emb, text_emb) -> float:
-    """Picture by picture and text by text: the teachers' mean probabilities against the student's logarithms."""
+    """Return the cross-entropy of teachers and student, picture by picture and text by text."""
     total, count = 0.0, len(image)
     for ours, theirs, our_others, their_others in (
         (image, image_emb, text, text_emb),
         (text, text_emb, image, image_emb),
     ):
         for row in range(count):
-            wanted, at = np.zeros(count), 0
+            targets, start = np.zeros(count), 0
             for size, teacher_scale in zip(DIMENSIONS, SCALES):
-                part = slice(at, at + size)
-                wanted += softmax(teacher_scale * (their_others[:, part] @ theirs[row, part])) / len(DIMENSIONS)
-                at += size
-            total -= (wanted * np.log(softmax(scale * (our_others @ ours[row])))).sum() / count / 2
+                part = slice(start, start + size)
+                targets += softmax(teacher_scale * (their_others[:, part] @ theirs[row, part])) / len(DIMENSIONS)
+                start += size
+            total -= (targets * np.log(softmax(scale * (our_others @ ours[row])))).sum() / count / 2
     return total
 
 
@@ -67,23 +71,30 @@ def slow_contrastive(image, text, scale) -> float:
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (0.5, 2.0), (3.0,)])
 def test_losses_are_the_slow_formulas(weights):
     image, text, image_emb, text_emb = features(9, len(weights))
-    found = reinforced_losses(
-        image, text, torch.tensor(20.0), torch.arange(9), TEACHERS, weights, image_emb=image_emb, text_emb=text_emb
+    losses = reinforced_losses(
+        image,
+        text,
+        torch.tensor(20.0),
+        pictures=torch.arange(9),
+        teachers=TEACHERS,
+        text_weights=weights,
+        image_emb=image_emb,
+        text_emb=text_emb,
     )
     distill = contrastive = 0.0
     for kind, weight in enumerate(weights):
         ours, theirs = (image.numpy(), text[:, kind].numpy()), (image_emb.numpy(), text_emb[:, kind].numpy())
         distill += weight * slow_distillation(*ours, 20.0, *theirs)
         contrastive += weight * slow_contrastive(*ours, 20.0)
-    assert found["distill"].item() == pytest.approx(distill, abs=1e-10)
-    assert found["contrastive"].item() == pytest.approx(contrastive, abs=1e-10)
+    assert losses["distill"].item() == pytest.approx(distill, abs=1e-10)
+    assert losses["contrastive"].item() == pytest.approx(contrastive, abs=1e-10)
     singles = reinforced_losses(
         image.float(),
         text.float(),
         torch.tensor(20.0),
-        torch.arange(9),
-        TEACHERS,
-        weights,
+        pictures=torch.arange(9),
+        teachers=TEACHERS,
+        text_weights=weights,
         image_emb=image_emb.float(),
         text_emb=text_emb.float(),
     )
@@ -91,7 +102,7 @@ def test_losses_are_the_slow_formulas(weights):
 
 
 def slow_negclip(image, text, scale, negatives) -> float:
-    """Yuksekgonul et al. 2022, 5: a matrix of N pictures by 2 N texts, whose columns of negatives ask for no picture."""
+    """Return the loss of Yuksekgonul et al. 2022, section 5: of N pictures by 2 N texts, N of them negatives."""
     total, count = 0.0, len(image)
     for row in range(count):
         total -= np.log(softmax(scale * (np.concatenate([text, negatives]) @ image[row]))[row]) / count / 2
@@ -100,33 +111,33 @@ def slow_negclip(image, text, scale, negatives) -> float:
 
 
 def slow_distillation_with_negatives(image, text, scale, negatives, image_emb, text_emb) -> float:
-    """The teachers' probabilities of texts given a picture, followed by 0 for each negative, against the student's logarithms."""
-    whole = slow_distillation(image, text, scale, image_emb, text_emb)
+    """Return `slow_distillation` with negatives as further texts, to which the teachers give probability 0."""
+    total = slow_distillation(image, text, scale, image_emb, text_emb)
     for row in range(len(image)):
         plain = np.log(softmax(scale * (text @ image[row])))
         more = np.log(softmax(scale * (np.concatenate([text, negatives]) @ image[row])))[: len(text)]
-        wanted, at = np.zeros(len(image)), 0
+        targets, start = np.zeros(len(image)), 0
         for size, teacher_scale in zip(DIMENSIONS, SCALES):
-            part = slice(at, at + size)
-            wanted += softmax(teacher_scale * (text_emb[:, part] @ image_emb[row, part])) / len(DIMENSIONS)
-            at += size
-        whole += (wanted * (plain - more)).sum() / len(image) / 2
-    return whole
+            part = slice(start, start + size)
+            targets += softmax(teacher_scale * (text_emb[:, part] @ image_emb[row, part])) / len(DIMENSIONS)
+            start += size
+        total += (targets * (plain - more)).sum() / len(image) / 2
+    return total
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (0.5, 2.0)])
 def test_negatives_make_of_clips_loss_negclips_and_of_distillation_one_with_teachers_who_refuse_them(weights):
-    """Of nine pictures, six have a negative; each kind of texts has its own softmax, with the same negatives in it."""
+    """Six of nine pictures have a negative; each kind of texts has its own softmax with the same negatives."""
     image, text, image_emb, text_emb = features(9, len(weights) + 1)
     has = torch.tensor([True, True, False] * 3)
-    found = reinforced_losses(
+    losses = reinforced_losses(
         image,
         text,
         torch.tensor(20.0, dtype=torch.float64),
-        torch.arange(9),
-        TEACHERS,
-        weights,
-        ("distill", "contrastive", "negative"),
+        pictures=torch.arange(9),
+        teachers=TEACHERS,
+        text_weights=weights,
+        names=("distill", "contrastive", "negative"),
         image_emb=image_emb,
         text_emb=text_emb[:, :-1],
         has_negative=has,
@@ -137,44 +148,63 @@ def test_negatives_make_of_clips_loss_negclips_and_of_distillation_one_with_teac
         ours, theirs = (image.numpy(), text[:, kind].numpy()), (image_emb.numpy(), text_emb[:, kind].numpy())
         contrastive += weight * slow_negclip(*ours, 20.0, negatives)
         distill += weight * slow_distillation_with_negatives(*ours, 20.0, negatives, *theirs)
-    assert (found["contrastive"] + found["negative"]).item() == pytest.approx(contrastive, abs=1e-10)
-    assert (found["distill"] + found["negative"]).item() == pytest.approx(distill, abs=1e-10)
-    assert found["negative"].item() > 0.01
+    assert (losses["contrastive"] + losses["negative"]).item() == pytest.approx(contrastive, abs=1e-10)
+    assert (losses["distill"] + losses["negative"]).item() == pytest.approx(distill, abs=1e-10)
+    assert losses["negative"].item() > 0.01
 
 
 def test_what_is_told_of_negatives_is_the_slow_count():
     image, text, *_ = features(9, 3)
     has = torch.tensor([True, True, False] * 3)
-    told = told_of_negatives(image, text, has)
+    statistics = negative_statistics(image, text, has)
     won = [
         float(text[row, kind] @ image[row] > text[row, 2] @ image[row])
         for row in range(9)
         if has[row]
         for kind in (0, 1)
     ]
-    assert told["with_negative"].item() == pytest.approx(6 / 9) and 0 < sum(won) < len(won)
-    assert told["choice"].item() == pytest.approx(sum(won) / len(won))
-    assert told_of_negatives(image, text, ~has & has)["choice"].isnan()
+    assert statistics["with_negative"].item() == pytest.approx(6 / 9) and 0 < sum(won) < len(won)
+    assert statistics["choice"].item() == pytest.approx(sum(won) / len(won))
+    assert negative_statistics(image, text, ~has & has)["choice"].isnan()
 
 
 def test_without_a_weight_a_loss_is_not_computed():
     image, text, *_ = features(4)
-    found = reinforced_losses(image, text, torch.tensor(20.0), torch.arange(4), None, (1.0, 1.0), ("contrastive",))
-    assert found.keys() == {"contrastive"}
+    losses = reinforced_losses(
+        image,
+        text,
+        torch.tensor(20.0),
+        pictures=torch.arange(4),
+        teachers=None,
+        text_weights=(1.0, 1.0),
+        names=("contrastive",),
+    )
+    assert losses.keys() == {"contrastive"}
 
 
 def test_a_student_that_says_what_one_teacher_says_has_its_entropy_for_a_loss():
     *_, image_emb, text_emb = features(8, 1)
-    one = Teachers(("one",), DIMENSIONS[:1], (30.0,))
+    teacher = Teachers(("one",), DIMENSIONS[:1], (30.0,))
     image, text = image_emb[:, :6], text_emb[..., :6]
     losses = {
         scale: reinforced_losses(
-            image, text, torch.tensor(scale), torch.arange(8), one, (1.0,), ("distill",), image, text
+            image,
+            text,
+            torch.tensor(scale),
+            pictures=torch.arange(8),
+            teachers=teacher,
+            text_weights=(1.0,),
+            names=("distill",),
+            image_emb=image,
+            text_emb=text,
         )
         for scale in (30.0, 20.0)
     }
     logits = 30 * image @ text[:, 0].T
-    entropies = [torch.distributions.Categorical(logits=of).entropy().mean().item() for of in (logits, logits.T)]
+    entropies = [
+        torch.distributions.Categorical(logits=teacher_logits).entropy().mean().item()
+        for teacher_logits in (logits, logits.T)
+    ]
     assert losses[30.0]["distill"].item() == pytest.approx(sum(entropies) / 2)
     assert losses[20.0]["distill"] > losses[30.0]["distill"] + 1e-3
 
@@ -199,7 +229,7 @@ WAYS = {
 
 @pytest.mark.parametrize("which", WAYS)
 def test_a_step_is_the_whole_batchs(which):
-    """Gradients of the losses of the whole batch in one graph, without the trainer, and of the trainer's parts."""
+    """Gradients of the whole batch in one graph, without the trainer, are those of the trainer's parts."""
     expected = gradients_of_a_student(**WAYS[which], whole=True)
     assert sum(gradient.abs().sum() for gradient in expected["gradients"].values()) > 1
     for size in (8, 4, 1):
@@ -217,7 +247,7 @@ IN_TWO = [
 
 @pytest.fixture(scope="module")
 def found_in_two(tmp_path_factory):
-    """What two processes find, of each of IN_TWO."""
+    """Return the results of two processes for each item of IN_TWO."""
     file = tmp_path_factory.mktemp("ranks") / "found.pt"
     in_two_processes(file, students=[WAYS[which] | {"device_batch_size": size} for which, size in IN_TWO])
     return dict(zip(IN_TWO, torch.load(file, weights_only=True), strict=True))
@@ -229,7 +259,7 @@ def test_two_processes_are_exact(case, found_in_two):
 
 
 def test_parts_drop_the_same_in_both_passes():
-    """With patches dropped by lot: the gradients are those of one graph over the parts, drawn in their order."""
+    """With random patch dropout, gradients are those of one graph over the parts in their order."""
     dropping = STUDENT | {"vision_cfg": STUDENT["vision_cfg"] | {"patch_dropout": 0.5}}
     expected = gradients_of_a_student(model_cfg=dropping, device_batch_size=2, whole=True)
     check_equal(gradients_of_a_student(model_cfg=dropping, device_batch_size=2), expected)
@@ -255,23 +285,23 @@ def test_what_is_saved_loads_in_open_clip(model_cfg, tmp_path):
     )
     state = student.model.state_dict()
     assert model.state_dict().keys() == state.keys()
-    assert all(torch.equal(of, state[name]) for name, of in model.state_dict().items())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [
         "open_clip_config.json",
         "open_clip_model.safetensors",
     ]
     again = load_student(str(tmp_path / "b"))
-    assert all(torch.equal(of, state[name]) for name, of in again.model.state_dict().items())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.model.state_dict().items())
     assert (again.side, list(again.mean)) == (32, list(student.mean))
 
 
 def test_random_weights_are_the_seeds(tmp_path):
     folder = write_student(tmp_path / "a")
-    drawn = []
+    weights_drawn = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        drawn.append(load_student(folder).model.visual.conv1.weight)
-    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+        weights_drawn.append(load_student(folder).model.visual.conv1.weight)
+    assert torch.equal(weights_drawn[0], weights_drawn[1]) and not torch.equal(weights_drawn[0], weights_drawn[2])
 
 
 def test_its_weights_are_on_the_disk_before_its_config_has_its_name(tmp_path, monkeypatch):
@@ -279,7 +309,9 @@ def test_its_weights_are_on_the_disk_before_its_config_has_its_name(tmp_path, mo
     monkeypatch.setattr(
         os, "fsync", lambda handle: done.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
     )
-    monkeypatch.setattr(os, "replace", lambda old, new: (done.append(f"-> {os.path.basename(new)}"), named(old, new)))
+    monkeypatch.setattr(
+        os, "replace", lambda source, target: (done.append(f"-> {os.path.basename(target)}"), named(source, target))
+    )
     load_student(write_student(tmp_path / "a")).save(tmp_path / "b")
     weights, config = "open_clip_model.safetensors", "open_clip_config.json"
     steps = [step for step in done if not step.startswith("-> ") or not step.endswith(UNFINISHED)]
@@ -292,7 +324,7 @@ def test_a_captioner_is_a_student_too_with_its_own_tokenizer(tmp_path):
     student = load_student(str(SHIPPED / "coca_tiny"))
     student.save(tmp_path)
     saved = (tmp_path / "tokenizer_config.json").read_text()
-    assert '"tokenizer_class": "PreTrainedTokenizerFast"' in saved  # which transformers 4 has, too
+    assert '"tokenizer_class": "PreTrainedTokenizerFast"' in saved  # a class that transformers 4 has, too
     again = load_student(str(tmp_path))
     assert torch.equal(again.tokenizer(["a red circle"]), student.tokenizer(["a red circle"]))
     forward = StudentForward(again, settings(), TEACHERS)
@@ -303,12 +335,12 @@ def test_a_captioner_is_a_student_too_with_its_own_tokenizer(tmp_path):
 @pytest.mark.parametrize(
     "name, more, why",
     [
-        ("nowhere", {}, "--student nowhere: no architecture of open_clip, and no folder"),
+        ("nowhere", {}, "--student nowhere: is neither an architecture of open_clip nor a folder"),
         ("ViT-B-32", {"pretrained": "nobody"}, "--student ViT-B-32: open_clip cannot load it: .*nobody"),
-        ("{folder}", {"pretrained": "openai"}, "--pretrained openai: goes with an architecture"),
+        ("{folder}", {"pretrained": "openai"}, "--pretrained openai: is only for an architecture"),
         ("{empty}", {}, "no open_clip_config.json of a CLIP model"),
         ("{code}", {}, "its tokenizer_kwargs ask for code to be run"),
-        ("{oblong}", {}, r"takes pictures of \(32, 48\) pixels, and views are square"),
+        ("{oblong}", {}, r"takes pictures of \(32, 48\) pixels, but views are square"),
     ],
 )
 def test_what_is_no_student_is_refused(name, more, why, tmp_path):

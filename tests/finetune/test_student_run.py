@@ -1,4 +1,4 @@
-"""`capsmith train-student` as a whole: from reinforced records to a folder that open_clip loads, stops included."""
+"""`capsmith train-student` as a whole: from reinforced records to a folder that open_clip loads."""
 
 import html
 import json
@@ -54,7 +54,7 @@ def weights(folder):
 
 
 def test_the_whole_way_from_captions_to_a_student(tmp_path, capsys):
-    """Records with a broken one among them, reinforced by two teachers; the command, its files, and what they hold."""
+    """Records, one of them broken, are reinforced by two teachers; then the command writes all of its files."""
     records = {f"r{record}": members(record) | {"paug.json": None, "npz": None} for record in range(12)}
     records["broken"] = records["r3"] | {"jpg": picture(3)[:80]}
     write_tar(tmp_path / "captioned" / "0.tar", records)
@@ -121,14 +121,14 @@ def test_the_whole_way_from_captions_to_a_student(tmp_path, capsys):
     )
     capsys.readouterr()
     assert capsmith.main(command) == 0
-    assert "holds the finished model of this very run" in capsys.readouterr().out
+    assert "already holds the finished model of this run" in capsys.readouterr().out
     assert capsmith.main([*command, "--logit-scale", "10"]) == 2
     assert "other settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stopped_run_resumes_bit_for_bit(workers, settings, monkeypatch):
-    """With statistics of batches, an average of the weights, and parts."""
+    """The model has batch statistics, averaged weights, and accumulation."""
     how = {
         "checkpoint_every": 5,
         "ema": 0.9,
@@ -149,23 +149,23 @@ def test_a_stopped_run_resumes_bit_for_bit(workers, settings, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run(settings("stopped", **how))
     run(settings("stopped", **how))
-    one, other = (settings(name).output for name in ("whole", "stopped"))
-    assert rows(one / "train.jsonl") == rows(other / "train.jsonl") and len(rows(one / "train.jsonl")) == 12
-    ours, theirs = weights(one), weights(other)
+    whole, other = (settings(name).output for name in ("whole", "stopped"))
+    assert rows(whole / "train.jsonl") == rows(other / "train.jsonl") and len(rows(whole / "train.jsonl")) == 12
+    ours, theirs = weights(whole), weights(other)
     assert any(name.endswith("running_mean") for name in ours)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_held_out_pictures_are_not_trained_on(settings, tmp_path, monkeypatch, capsys):
-    """Nor are those whose bytes stand under another key."""
+    """This includes pictures with the same bytes under another key."""
     monkeypatch.setattr("finetune.student.retrieval.write_page", lambda trainer: None)
     others = {f"other{record}": {"jpg": picture(record), "txt": b"a picture"} for record in (1, 2)}
-    held = write_tar(tmp_path / "held.tar", others)
-    run(settings("run", STUDENT, eval_input=[held], samples_seen=8))
-    told = capsys.readouterr().out
+    held_out = write_tar(tmp_path / "held.tar", others)
+    run(settings("run", STUDENT, eval_input=[held_out], samples_seen=8))
+    printed = capsys.readouterr().out
     assert (
-        "2 pictures of --input are held out by --eval-input, and so are not trained on" in told
-        and "over 14 pictures" in told
+        "2 pictures of --input are also in --eval-input and are not trained on" in printed
+        and "over 14 pictures" in printed
     )
     with pytest.raises(ValueError, match="1 of 17 samples cannot be used, 5.9%, and --max-error-rate allows 5.0%"):
         broken = write_tar(tmp_path / "set" / "broken.tar", {"broken": members(3) | {"jpg": b"no picture"}})
@@ -174,14 +174,14 @@ def test_held_out_pictures_are_not_trained_on(settings, tmp_path, monkeypatch, c
 
 
 def test_labelled_pictures_are_validated_on_as_zero_shot_has_it_and_not_trained_on(settings, tmp_path, capsys):
-    held = tmp_path / "held"
+    held_out = tmp_path / "held"
     for record, label in ((1, "cat"), (2, "cat"), (40, "dog"), (41, "dog"), (42, "big_cat")):
-        (held / label).mkdir(parents=True, exist_ok=True)
-        (held / label / f"{record}.png").write_bytes(picture(record))
-    (held / "dog" / "broken.png").write_bytes(picture(3)[:99])
-    how = {"eval_classes": [str(held)], "templates": "plain", "samples_seen": 8}
+        (held_out / label).mkdir(parents=True, exist_ok=True)
+        (held_out / label / f"{record}.png").write_bytes(picture(record))
+    (held_out / "dog" / "broken.png").write_bytes(picture(3)[:99])
+    how = {"eval_classes": [str(held_out)], "templates": "plain", "samples_seen": 8}
     run(settings("run", STUDENT, **how))
-    assert "2 pictures of --input are held out by --eval-classes, and so are not trained on" in capsys.readouterr().out
+    assert "2 pictures of --input are also in --eval-classes and are not trained on" in capsys.readouterr().out
     output = settings("run").output
     *_, last = rows(output / "validation.jsonl")
     assert len(rows(output / "validation.jsonl")) == 2 and "zero_shot_top5" not in last
@@ -192,12 +192,12 @@ def test_labelled_pictures_are_validated_on_as_zero_shot_has_it_and_not_trained_
     page = (output / "training.html").read_text()
     assert "without a look" in page and "Zero-shot top-1" in page and "Zero-shot mean per class" in page
     assert "Zero-shot top-1" in (output / "README.md").read_text()
-    flags = ["--model", str(output), "--input", str(held), "--templates", "plain", "--max-error-rate", "0.5"]
+    flags = ["--model", str(output), "--input", str(held_out), "--templates", "plain", "--max-error-rate", "0.5"]
     assert capsmith.main(["zero-shot", *flags, "--output", str(tmp_path / "asked"), "--device", "cpu"]) == 0
     (model,) = json.loads((tmp_path / "asked" / "zero_shot.json").read_text())["models"].values()
     for score in ("top1", "per_class"):
         assert last[f"zero_shot_{score}"] == pytest.approx(model[score]["mean"])
-    with pytest.raises(ValidationError, match="--templates: is of the pictures of --eval-classes, and there are none"):
+    with pytest.raises(ValidationError, match="--templates: is a setting of --eval-classes, which is not given"):
         settings("other", templates="plain")
     with pytest.raises(ValueError, match="--eval-classes: all pictures are of one class, 'cat'"):
         (tmp_path / "one" / "cat").mkdir(parents=True)
@@ -209,16 +209,16 @@ def test_labelled_pictures_are_validated_on_as_zero_shot_has_it_and_not_trained_
 def test_the_seed_decides_weights_and_draws(settings):
     for name, seed in (("one", 0), ("again", 0), ("other", 1)):
         run(settings(name, seed=seed, samples_seen=16))
-    one, again, other = (weights(settings(name).output) for name in ("one", "again", "other"))
-    assert all(torch.equal(one[name], again[name]) for name in one)
-    assert not torch.equal(one["visual.conv1.weight"], other["visual.conv1.weight"])
+    first, again, other = (weights(settings(name).output) for name in ("one", "again", "other"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["visual.conv1.weight"], other["visual.conv1.weight"])
 
 
 def test_two_processes_train_as_one(settings):
-    one, two = (settings(name, STUDENT) for name in ("one", "two"))
-    run(one)
-    in_two_processes(two.output.parent / "found.pt", student_runs=[two.model_dump(mode="json")])
-    ours, theirs = rows(two.output / "train.jsonl"), rows(one.output / "train.jsonl")
+    single, double = (settings(name, STUDENT) for name in ("one", "two"))
+    run(single)
+    in_two_processes(double.output.parent / "found.pt", student_runs=[double.model_dump(mode="json")])
+    ours, theirs = rows(double.output / "train.jsonl"), rows(single.output / "train.jsonl")
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-3)
 
 
@@ -233,7 +233,7 @@ def test_two_processes_train_as_one(settings):
     ],
 )
 def test_each_arm_of_an_ablation(arm, drawn, logged, settings, monkeypatch):
-    """Which texts reach the losses, and which losses there are."""
+    """The arm decides which texts reach the losses, and which losses are computed."""
     shapes, step = [], Trainer._step
     monkeypatch.setattr(Trainer, "_step", lambda self, batch: shapes.append(batch.tokens.shape) or step(self, batch))
     config = settings("run", samples_seen=16, **arm)
@@ -245,7 +245,7 @@ def test_each_arm_of_an_ablation(arm, drawn, logged, settings, monkeypatch):
 
 
 def test_a_run_with_negatives_tells_of_them(settings, tmp_path, capsys):
-    """Their share and how often a true text wins: in the log, at validation, on the page and on the card."""
+    """Log, validation, page and card have their share and how often a true text wins."""
     others = {"neg_text_a": ["two dogs"]}
     files = {f"held{record}": members(record, negatives=others) | {"jpg": picture(50 + record)} for record in range(2)}
     held = write_tar(tmp_path / "held.tar", files | {"plain": members(9) | {"jpg": picture(60)}})
@@ -262,11 +262,10 @@ def test_a_run_with_negatives_tells_of_them(settings, tmp_path, capsys):
     assert "True before negative" in page and "Hard negatives' loss" in html.unescape(page)
     assert "12 of 16 records have one" in card and "True before negative" in card
     assert (
-        "one caption of each record, 75% original and 25% synthetic" in card and "1 × what the losses of texts" in card
+        "one caption of each record, 75% original and 25% synthetic" in card
+        and "1 × the loss that hard negatives add" in card
     )
-    with pytest.raises(
-        ValueError, match="--negative-weight 0: they are looked at in validation alone, and no picture"
-    ):
+    with pytest.raises(ValueError, match="with --negative-weight 0 they are used in validation only, and no picture"):
         run(settings("other", STUDENT, negatives="^neg_text", negative_weight=0))
     with pytest.raises(ValueError, match="--negatives '.neg_text': no record has such a column"):
         run(settings("other", STUDENT, negatives="^neg_text"))
@@ -274,7 +273,9 @@ def test_a_run_with_negatives_tells_of_them(settings, tmp_path, capsys):
 
 
 def test_a_batch_without_a_negative_tells_of_no_choice(settings, tmp_path):
-    records = {f"r{at}": members(at, negatives={"neg_text_a": ["7 7"] if at == 0 else []}) for at in range(16)}
+    records = {
+        f"r{number}": members(number, negatives={"neg_text_a": ["7 7"] if number == 0 else []}) for number in range(16)
+    }
     write_tar(tmp_path / "set" / "few.tar", records)
     run(settings("run", STUDENT, input=[str(tmp_path / "set" / "few.tar")], negatives="^neg_text", samples_seen=16))
     lines = rows(tmp_path / "run" / "train.jsonl")
@@ -283,7 +284,7 @@ def test_a_batch_without_a_negative_tells_of_no_choice(settings, tmp_path):
 
 
 def test_a_student_goes_on_from_weights(settings, tmp_path):
-    """A folder's, and a file's for an architecture."""
+    """The weights may be those of a folder, or of a file for an architecture."""
     run(settings("first"))
     run(settings("second", student=str(tmp_path / "first"), samples_seen=8, learning_rate=1e-12))
     first, second = (weights(tmp_path / name) for name in ("first", "second"))
@@ -293,7 +294,7 @@ def test_a_student_goes_on_from_weights(settings, tmp_path):
 
 
 def test_an_average_is_what_is_written(settings):
-    """Of decay 0.999999: about the weights that it began with, which are those of a run that hardly learns."""
+    """With decay 0.999999 the average is nearly the initial weights, like those of a run that hardly learns."""
     run(settings("still", learning_rate=1e-12))
     run(settings("average", ema=0.999999, learning_rate=0.01))
     still, average = (weights(settings(name).output) for name in ("still", "average"))
@@ -306,7 +307,7 @@ def test_all_problems_of_a_configuration_at_once(capsys):
     with pytest.raises(ValidationError, match="--logit-scale, --teacher-dimension: not used with --distill-weight 0"):
         StudentConfig(input=["x"], student="x", output="x", distill_weight=0, contrastive_weight=1, logit_scale=[3])
     with pytest.raises(
-        ValidationError, match="--text-weight, --synthetic-weight: .*--single-text.*; --negative-weight: of"
+        ValidationError, match="--text-weight, --synthetic-weight: .*--single-text.*; --negative-weight: needs"
     ):
         StudentConfig(input=["x"], student="x", output="x", single_text=0.5, text_weight=2, negative_weight=1)
     for chance in ("1.5", "-0.1", "nan"):

@@ -21,7 +21,7 @@ from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.forward import training_forward
 from finetune.captioner.pictures import CaptionedPictures
 from finetune.captioner.run import run
-from finetune.not_finite import cause
+from finetune.not_finite import explain_not_finite
 from finetune.optimizer import coca_depth, learning_rate, parameter_groups
 from finetune.trainer import Trainer
 from imagetext.sources import read_samples
@@ -75,7 +75,7 @@ def test_output_loads_in_open_clip_strictly(tmp_path):
 
 
 def test_a_stopped_run_resumes_to_the_same_weights_and_log(tmp_path, monkeypatch, capsys):
-    """Dead in its eighth step, and asked to end in it: then it leaves a checkpoint of that step."""
+    """The run dies in its eighth step, or gets a signal in it, and then leaves a checkpoint of that step."""
 
     def die(*_):
         raise KeyboardInterrupt
@@ -98,8 +98,8 @@ def test_a_stopped_run_resumes_to_the_same_weights_and_log(tmp_path, monkeypatch
         run(settings(tmp_path / name, checkpoint_every=5))
         assert f"resumed from step {kept} of " in capsys.readouterr().out
         assert log(tmp_path / name) == log(tmp_path / "whole")
-        one, other = weights(tmp_path / name), weights(tmp_path / "whole")
-        assert all(torch.equal(one[name], other[name]) for name in one)
+        resumed, expected = weights(tmp_path / name), weights(tmp_path / "whole")
+        assert all(torch.equal(resumed[name], expected[name]) for name in resumed)
 
 
 def test_the_same_command_after_the_end_does_nothing(tmp_path, monkeypatch, capsys):
@@ -132,13 +132,13 @@ def test_a_loss_that_is_not_finite_names_step_and_pictures(tmp_path, monkeypatch
         (
             {"learning_rate": 1e30},
             lambda pictures: None,
-            "step 2, .*\nWhat the model says of every picture is not finite: lower "
+            "step 2, .*\nThe model's outputs are not finite for any picture: lower "
             "--learning-rate .it was 1e.30 at this step",
         ),
         (
             {},
             lambda pictures: pictures.update({"train2-000003": float("nan")}),
-            "step 1, .*\nWhat the model says of train2-000003 alone is not finite: look at these pictures",
+            "step 1, .*\nOnly for train2-000003 are the model's outputs not finite: check these pictures",
         ),
     ],
 )
@@ -156,10 +156,10 @@ def test_a_loss_that_is_not_finite_names_its_cause(changes, spoil, why, tmp_path
 def test_weights_that_a_step_broke_are_the_cause(tmp_path):
     model = torch.nn.Linear(2, 2)
     torch.nn.init.constant_(model.weight, float("inf"))
-    told = cause(SimpleNamespace(model=model), [], 1e-3, "fp32")
-    assert told == (
-        "The steps before have left weights that are not finite (weight): lower --learning-rate (it was 0.001 at "
-        "this step) or raise --warmup, and begin anew."
+    explanation = explain_not_finite(SimpleNamespace(model=model), [], rate=1e-3, dtype="fp32")
+    assert explanation == (
+        "Earlier steps have left weights that are not finite (weight): lower --learning-rate (it was 0.001 at "
+        "this step) or raise --warmup, and start again."
     )
 
 
@@ -238,7 +238,7 @@ IN_TWO = [("both", None), ("both", 2), ("caption", 2), ("contrastive", 1), ("thr
 
 @pytest.fixture(scope="module")
 def found_in_two(tmp_path_factory):
-    """What two processes find, of each of IN_TWO."""
+    """Return the results of two processes for each item of IN_TWO."""
     file = tmp_path_factory.mktemp("ranks") / "found.pt"
     in_two_processes(file, gradients=[LOSSES[which] | {"device_batch_size": size} for which, size in IN_TWO])
     return dict(zip(IN_TWO, torch.load(file, weights_only=True), strict=True))
@@ -250,13 +250,13 @@ def test_two_processes_are_exact(case, found_in_two):
 
 
 def test_one_caption_per_picture_is_open_clips_loss(tmp_path):
-    """Without accumulation, against open_clip's own forward and loss on captions padded to the context."""
+    """Compared with open_clip's own forward pass and loss on captions padded to the context, without accumulation."""
     from finetune.batching import BatchOrder, batches
 
     captioner = load_captioner("coca_tiny", from_scratch=True)
     pictures = CaptionedPictures(read_samples(["scenes:train,n=8,size=32"]), captioner, quiet=True)
     trainer = Trainer(config := settings(tmp_path), training_forward(captioner, config), pictures)
-    batch = next(iter(batches(BatchOrder(pictures, 8, 1, 0), 0)))
+    batch = next(iter(batches(BatchOrder(pictures, 8, 1, seed=0), 0)))
     tokens = torch.nn.functional.pad(batch.tokens[:, 0], (0, 76 - batch.tokens.shape[-1]))
     with torch.no_grad():
         output = captioner.model(captioner.normalise(batch.images), tokens)
@@ -309,13 +309,13 @@ def command(folder, *more, samples=96):
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """Other ways to start them are in tests/test_launch_forms.py."""
+    """tests/test_launch_forms.py has other ways to start the processes."""
     run(settings(tmp_path / "one", name=None, hold_out=0))
     two = [sys.executable, *command(tmp_path / "two", "--num-processes", "2")]
     subprocess.run(two, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     ours, theirs = log(tmp_path / "two"), log(tmp_path / "one")
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-3)
-    assert len(ours) == 12 and newest(tmp_path / "two") == 12  # from which more samples would go on
+    assert len(ours) == 12 and newest(tmp_path / "two") == 12  # a run of more samples could continue from it
 
 
 # Stops
@@ -326,14 +326,14 @@ def newest(folder):
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
-    """Killed at random points, again and again, until it ends by itself: weights, optimizer's and all, as if never stopped."""
+    """The run is killed at random points until it ends by itself; its state is as if it was never stopped."""
     more = ["--checkpoint-every", "7", "--ema", "0.9"]
     assert capsmith.main(command(tmp_path / "whole", *more, samples=480)[2:]) == 0
     random.seed(0)
     for _ in range(3):
         process = subprocess.Popen([sys.executable, *command(tmp_path / "killed", *more, samples=480)])
-        seen = newest(tmp_path / "killed")
-        while process.poll() is None and newest(tmp_path / "killed") == seen:  # it has begun to train
+        checkpoint = newest(tmp_path / "killed")
+        while process.poll() is None and newest(tmp_path / "killed") == checkpoint:  # until it has begun to train
             time.sleep(0.01)
         time.sleep(random.uniform(0, 0.3))
         process.kill()
@@ -344,5 +344,5 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
         [sys.executable, *command(tmp_path / "killed", *more, samples=480)], check=True, capture_output=True
     )
     assert log(tmp_path / "killed") == log(tmp_path / "whole")
-    one, other = weights(tmp_path / "killed"), weights(tmp_path / "whole")
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    resumed, expected = weights(tmp_path / "killed"), weights(tmp_path / "whole")
+    assert all(torch.equal(resumed[name], expected[name]) for name in resumed)

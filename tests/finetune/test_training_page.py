@@ -1,4 +1,4 @@
-"""The page of a run: what it shows of the logs, nothing from outside, no text as markup."""
+"""The page of a run: it shows the logs, loads nothing from outside, and treats no text as markup."""
 
 import json
 import re
@@ -89,7 +89,7 @@ def test_numbers_curves_and_captions_of_the_logs(tmp_path, picture):
         "Degenerate captions ↓",
         "Learning rate",
         "Gradient norm",
-    ]  # what depends on the batch has no axis in common
+    ]  # losses that depend on the batch do not share axes
     assert [text for text in texts if text in labels][:7] == labels and page.count("<svg") == len(labels)
     table = texts[texts.index("800 seen") : texts.index("Curves")]
     assert table == [
@@ -112,8 +112,8 @@ def test_numbers_curves_and_captions_of_the_logs(tmp_path, picture):
     assert "8\u202f000 captions seen in 1\u202f000 steps, 10 validations on 60 held-out pictures" in texts
     assert texts[texts.index("Learning rate") + 1] == "0.01" and texts[texts.index("Gradient norm") + 1] == "2.000"
     assert page.count(f"stroke: {TRAINING_COLOUR}") == 2 * 3 + 1  # the learning rate is not smoothed
-    shown = [text for text in texts if text.startswith("a cat at")]
-    assert shown == [f"a cat at {step}" for step in (100, 200, 400, 500, 600, 700, 900, 1000)]
+    captions_shown = [text for text in texts if text.startswith("a cat at")]
+    assert captions_shown == [f"a cat at {step}" for step in (100, 200, 400, 500, 600, 700, 900, 1000)]
     assert "the cat" in texts and page.count("data:image/jpeg;base64,") == 1
 
 
@@ -156,16 +156,20 @@ def test_of_long_texts_the_beginning_is_shown_and_nothing_is_lost(tmp_path):
     row = VALIDATIONS[0] | {"samples_shown": {"a": [letters, "short"]}}
     texts = Reader(page_of(tmp_path, validations=[row], references={"a": [human]})).texts
     for text in (human, letters):
-        at = next(number for number, told in enumerate(texts) if text.startswith(told) and len(told) > 300)
-        assert len(texts[at]) <= 400 and texts[at + 1] == "…"
-        assert " ".join((texts[at], texts[at + 2])) == text if " " in text else texts[at] + texts[at + 2] == text
+        position = next(number for number, part in enumerate(texts) if text.startswith(part) and len(part) > 300)
+        assert len(texts[position]) <= 400 and texts[position + 1] == "…"
+        assert (
+            " ".join((texts[position], texts[position + 2])) == text
+            if " " in text
+            else texts[position] + texts[position + 2] == text
+        )
 
 
 def test_degenerate_captions_are_marked(tmp_path):
     row = VALIDATIONS[0] | {"samples_shown": {"a": ["a dog runs home", "a 2 2 2", ""]}}
     texts = Reader(page_of(tmp_path, validations=[row])).texts
-    at = texts.index("a dog runs home")
-    assert texts[at : at + 5] == ["a dog runs home", "a 2 2 2", "loop", "digits", "(empty)"]
+    position = texts.index("a dog runs home")
+    assert texts[position : position + 5] == ["a dog runs home", "a 2 2 2", "loop", "digits", "(empty)"]
 
 
 def test_the_last_validations_warning_is_shown(tmp_path):
@@ -185,11 +189,11 @@ def test_a_run_that_has_just_begun(tmp_path, training, validations, curves):
 
 
 def test_a_line_cut_short_is_left_out_and_a_wrong_one_named(tmp_path):
-    whole = page_of(tmp_path)
+    complete = page_of(tmp_path)
     with open(tmp_path / "train.jsonl", "a") as log:
         log.write('{"step": 1001, "samp')
     write_training_page(tmp_path, name="mine")
-    assert (tmp_path / "training.html").read_text() == whole
+    assert (tmp_path / "training.html").read_text() == complete
     for wrong in ("[1, 2]\n", "{}\n", '{"step": "x", "samples": 3}\n', "\n"):
         (tmp_path / "train.jsonl").write_text(json.dumps(TRAINING[0]) + "\n" + wrong)
         with pytest.raises(ValueError, match=r"train\.jsonl, line 2"):
@@ -198,13 +202,13 @@ def test_a_line_cut_short_is_left_out_and_a_wrong_one_named(tmp_path):
 
 
 def test_a_long_runs_curve_is_means_of_few_points():
-    seen, values = _binned(np.arange(10 * POINTS) * 1.0, np.repeat(np.arange(POINTS), 10) * 1.0)
+    samples, values = _binned(np.arange(10 * POINTS) * 1.0, np.repeat(np.arange(POINTS), 10) * 1.0)
     np.testing.assert_allclose(values, np.arange(POINTS))
-    np.testing.assert_allclose(seen, 10 * np.arange(POINTS) + 4.5)
+    np.testing.assert_allclose(samples, 10 * np.arange(POINTS) + 4.5)
 
 
 def test_smoothing_averages_what_there_is_around():
-    values = np.random.default_rng(0).normal(size=100)  # 5 % reach two to either side
-    expected = [values[max(at - 2, 0) : at + 3].mean() for at in range(100)]
+    values = np.random.default_rng(0).normal(size=100)  # 5 % of 100 values: a window of two values to each side
+    expected = [values[max(index - 2, 0) : index + 3].mean() for index in range(100)]
     np.testing.assert_allclose(_smoothed(values), expected)
     np.testing.assert_allclose(_smoothed(values[:10]), values[:10])

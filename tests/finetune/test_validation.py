@@ -1,4 +1,4 @@
-"""Validation: scores in closed form, a captioner that is left as it was, and a warning where it stopped looking."""
+"""Validation: scores in closed form, no change of the captioner, a warning if it no longer looks."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from captioners.base import Caption, Captioned, SamplingConfig
 from captioners.load import load_captioner
 from diversity.measures.accumulate import CaptionAccumulator
 from diversity.measures.references import reference_scores
-from finetune.validation import caption_scores, collapse_warning, evenly, human_scores, validate
+from finetune.validation import caption_scores, collapse_warning, evenly_spaced, human_scores, validate
 from imagetext.sample import decode_image
 from imagetext.sources import read_samples
 
@@ -20,7 +20,7 @@ HUMAN = [
 
 
 class Scripted:
-    """A captioner that says of each picture what a dictionary says: greedy captions and samples."""
+    """A captioner whose greedy captions and samples for each picture come from a dictionary."""
 
     name, weights_sha256, description, batch_size = "scripted", "0" * 64, "a captioner of the tests", 1
     looks_at_pictures = needs_picture = True
@@ -41,15 +41,17 @@ class Scripted:
     def caption(self, requests, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
         self.asked.append((sampling, similarity))
         for key, pixels, _ in requests:
-            said = [self.greedy[key]] if sampling.strategy == "greedy" else self.samples[key][: sampling.num_captions]
+            texts = [self.greedy[key]] if sampling.strategy == "greedy" else self.samples[key][: sampling.num_captions]
             yield Captioned(
                 key,
-                tuple(Caption(text, -1.0, text.endswith("…"), float(pixels) if similarity else None) for text in said),
+                tuple(
+                    Caption(text, -1.0, text.endswith("…"), float(pixels) if similarity else None) for text in texts
+                ),
             )
 
 
 def pictures(human=HUMAN):
-    return [(f"p{at}", torch.tensor(at / 10), texts) for at, texts in enumerate(human)]
+    return [(f"p{index}", torch.tensor(index / 10), texts) for index, texts in enumerate(human)]
 
 
 def scripted(greedy, samples):
@@ -64,8 +66,10 @@ def test_the_most_probable_caption_is_compared_and_samples_measured():
         ["one man rides on", "a man and a"],
     ]
     captioner = scripted(greedy, samples)
-    found = validate(captioner, pictures(), SamplingConfig(num_captions=2, max_length=20, min_length=3, prefix="a"))
-    assert found.scores | {"meteor": 0} == {
+    validation = validate(
+        captioner, pictures(), SamplingConfig(num_captions=2, max_length=20, min_length=3, prefix="a")
+    )
+    assert validation.scores | {"meteor": 0} == {
         "pictures": 3,
         **reference_scores(greedy, HUMAN),
         "meteor": 0,
@@ -76,11 +80,11 @@ def test_the_most_probable_caption_is_compared_and_samples_measured():
         "mbleu_4": pytest.approx(mbleu(samples)),
         "same_caption": pytest.approx(1 / 3),
     }
-    (best, similar), (drawn, _) = captioner.asked
+    (best, similar), (sampling, _) = captioner.asked
     assert similar and (best.strategy, best.max_length, best.min_length, best.prefix) == ("greedy", 20, 3, "a")
-    assert drawn.strategy == "sample"
-    assert found.shown == {f"p{at}": [greedy[at], *samples[at]] for at in range(3)}
-    assert found.warning == ""
+    assert sampling.strategy == "sample"
+    assert validation.examples == {f"p{index}": [greedy[index], *samples[index]] for index in range(3)}
+    assert validation.warning == ""
 
 
 def mbleu(groups):
@@ -149,11 +153,13 @@ def test_collapse_is_a_share_far_above_the_human_one(share, pictures, human, war
 
 
 def test_a_captioner_that_says_the_same_of_everything_is_warned_of():
-    human = [[f"picture number {at}"] for at in range(6)]
-    captioner = Scripted({f"p{at}": "a 2 2 2" for at in range(6)}, {f"p{at}": ["a 2 2 2"] * 5 for at in range(6)})
-    found = validate(captioner, pictures(human))
-    assert "100% of 6" in found.warning
-    assert found.scores["same_caption"] == found.scores["mbleu_4"] == found.scores["degenerate"] == 1
+    human = [[f"picture number {index}"] for index in range(6)]
+    captioner = Scripted(
+        {f"p{index}": "a 2 2 2" for index in range(6)}, {f"p{index}": ["a 2 2 2"] * 5 for index in range(6)}
+    )
+    validation = validate(captioner, pictures(human))
+    assert "100% of 6" in validation.warning
+    assert validation.scores["same_caption"] == validation.scores["mbleu_4"] == validation.scores["degenerate"] == 1
 
 
 def test_no_pictures_is_an_error():
@@ -162,10 +168,10 @@ def test_no_pictures_is_an_error():
 
 
 def test_evenly():
-    assert evenly(3, 6) == [0, 1, 2] and evenly(6, 6) == list(range(6)) and evenly(0, 6) == []
-    assert evenly(11, 6) == [0, 2, 4, 6, 8, 10]
-    many = evenly(1000, 6)
-    assert many[0] == 0 and many[-1] == 999 and len(set(many)) == 6
+    assert evenly_spaced(3, 6) == [0, 1, 2] and evenly_spaced(6, 6) == list(range(6)) and evenly_spaced(0, 6) == []
+    assert evenly_spaced(11, 6) == [0, 2, 4, 6, 8, 10]
+    indices = evenly_spaced(1000, 6)
+    assert indices[0] == 0 and indices[-1] == 999 and len(set(indices)) == 6
 
 
 def test_a_real_captioner_in_training_is_left_as_it_was():
@@ -178,12 +184,14 @@ def test_a_real_captioner_in_training_is_left_as_it_was():
         for shard in read_samples(["scenes:val,n=12,size=56"], None)
         for sample in shard
     ]
-    found = validate(captioner, held_out)
+    validation = validate(captioner, held_out)
     assert captioner.model.training and torch.equal(torch.get_rng_state(), state)
     assert all(weight.grad is None for weight in captioner.model.parameters())
-    assert found == validate(captioner, held_out)
+    assert validation == validate(captioner, held_out)
     assert (
-        0 < found.scores["similarity"] < 1 and 0 < found.scores["distinct_2"] < 1 and 0 < found.scores["mbleu_4"] < 1
+        0 < validation.scores["similarity"] < 1
+        and 0 < validation.scores["distinct_2"] < 1
+        and 0 < validation.scores["mbleu_4"] < 1
     )
-    assert list(found.shown) == [held_out[at][0] for at in (0, 2, 4, 7, 9, 11)]
-    assert all(len(captions) == 3 for captions in found.shown.values())
+    assert list(validation.examples) == [held_out[index][0] for index in (0, 2, 4, 7, 9, 11)]
+    assert all(len(captions) == 3 for captions in validation.examples.values())

@@ -1,4 +1,4 @@
-"""Weights in parts over two processes: the same gradients, captioner, validation and checkpoints as whole in one."""
+"""Weights sharded over two processes: gradients, captioner, validation and checkpoints as in one."""
 
 import json
 
@@ -36,23 +36,23 @@ RUN = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Folders of a run that never stops, and of two that do, of which each has a half, before or after the stop, in shards."""
+    """Folders of a run that never stops, and of two that stop and have one half, before or after it, sharded."""
     folder = tmp_path_factory.mktemp("runs")
-    of = lambda name, **changes: RUN | {"output": str(folder / name)} | changes  # noqa: E731
-    train(of("whole"))
-    train(of("then"), steps=8)
-    runs = [(of("first", shard=True), 8), (of("then", shard=True), None)]
+    settings_of = lambda name, **changes: RUN | {"output": str(folder / name)} | changes  # noqa: E731
+    train(settings_of("whole"))
+    train(settings_of("then"), steps=8)
+    runs = [(settings_of("first", shard=True), 8), (settings_of("then", shard=True), None)]
     in_two_processes(
         folder / "found.pt", gradients=[settings | {"shard": True} for settings in STEPS.values()], runs=runs
     )
-    train(of("first"))
+    train(settings_of("first"))
     return folder
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_gradients_are_those_of_one_process(name, folder):
-    found = torch.load(folder / "found.pt", weights_only=True)
-    check_equal(found[list(STEPS).index(name)], gradients_of_a_step(**STEPS[name]))
+    results = torch.load(folder / "found.pt", weights_only=True)
+    check_equal(results[list(STEPS).index(name)], gradients_of_a_step(**STEPS[name]))
 
 
 def rows(path):
@@ -61,31 +61,31 @@ def rows(path):
 
 @pytest.mark.parametrize("which", ["first", "then"])
 def test_a_stopped_run_goes_on_with_and_without_shards(which, folder):
-    whole, stopped = folder / "whole", folder / which
-    assert [row["step"] for row in rows(stopped / "train.jsonl")] == list(range(1, 13))
+    whole_run, stopped_run = folder / "whole", folder / which
+    assert [row["step"] for row in rows(stopped_run / "train.jsonl")] == list(range(1, 13))
     for log in ("train.jsonl", "validation.jsonl"):
-        for ours, theirs in zip(rows(stopped / log), rows(whole / log), strict=True):
+        for ours, theirs in zip(rows(stopped_run / log), rows(whole_run / log), strict=True):
             numbers = [key for key, value in theirs.items() if isinstance(value, float)]
             assert {key: ours[key] for key in numbers} == pytest.approx(
                 {key: theirs[key] for key in numbers}, rel=1e-4, abs=1e-6
             )
     for where in (".", "best"):
-        ours, theirs = (load_captioner(str(path / where)).model.state_dict() for path in (stopped, whole))
+        ours, theirs = (load_captioner(str(path / where)).model.state_dict() for path in (stopped_run, whole_run))
         for name, weight in theirs.items():
             torch.testing.assert_close(ours[name], weight, atol=1e-6, rtol=0, msg=name)
 
 
 def test_shards_need_a_precision_that_fits(tmp_path):
-    with pytest.raises(ValidationError, match="weights in 4 bits are not sharded; fp16 is not, bf16 is"):
+    with pytest.raises(ValidationError, match="weights in 4 bits cannot be sharded; fp16 cannot be sharded"):
         FinetuneConfig(**RUN, output=tmp_path, shard=True, dtype="fp16", lora_rank=4, four_bit=True)
 
 
 def test_the_average_is_that_of_torch():
-    """From the weights that training starts with on; what does not learn is in neither."""
+    """The average starts with the initial weights; frozen weights are not in it."""
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2).requires_grad_(False))
     ours = AveragedWeights(trained := TrainedWeights(model), 0.9)
     theirs = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
-    theirs.update_parameters(model)  # the first is a copy
+    theirs.update_parameters(model)  # torch's first update only copies
     for _ in range(3):
         with torch.no_grad():
             model[0].weight += torch.randn(2, 3)

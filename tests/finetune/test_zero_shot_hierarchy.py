@@ -1,4 +1,4 @@
-"""Answers ranked anew by children and parents: which are unsure, by a slow reference; hierarchies of files and of WordNet."""
+"""Reranking by children and parents against a slow reference; hierarchies from files and from WordNet."""
 
 import json
 import warnings
@@ -25,7 +25,7 @@ FAMILIES = Hierarchy(["", "organ", "sign", "round", "", ""], [["red star", "sun"
 
 
 def embed(texts):
-    """A vector of length 1 of each text, the sum of those of its words, of which names count most."""
+    """Return a unit vector for each text: the sum of the vectors of its words, in which class names weigh most."""
 
     def of(word):
         random = torch.Generator().manual_seed(sum(ord(letter) ** 2 for letter in word))
@@ -35,11 +35,11 @@ def embed(texts):
 
 
 def slowly(picture, first):
-    """Whether the model is unsure of a picture, and the better class, as the paper has it."""
+    """Return whether the model is unsure of a picture, and the better class, as in the paper."""
 
     def nearest(templates):
         classes = [F.normalize(embed([t.replace("{}", name) for t in templates]).mean(0), dim=0) for name in NAMES]
-        return [float(picture @ of) for of in classes]
+        return [float(picture @ feature) for feature in classes]
 
     def best(scores):
         return max(range(len(scores)), key=scores.__getitem__)
@@ -47,14 +47,15 @@ def slowly(picture, first):
     bare = nearest(["{}"])
     if {first} == {best(bare), best(nearest(TEMPLATES[:3])), best(nearest(TEMPLATES[3:]))}:
         return False, first
-    candidates = sorted(range(len(NAMES)), key=lambda one: -bare[one])[:5]
+    candidates = sorted(range(len(NAMES)), key=lambda index: -bare[index])[:5]
     scores = {}
-    for one in candidates:
-        parent = FAMILIES.parents[one]
+    for index in candidates:
+        parent = FAMILIES.parents[index]
         texts = [
-            f"{text} which is a kind of {parent}" if parent else text for text in (NAMES[one], *FAMILIES.children[one])
+            f"{text} which is a kind of {parent}" if parent else text
+            for text in (NAMES[index], *FAMILIES.children[index])
         ]
-        scores[one] = max(float(picture @ vector) for vector in embed(texts))
+        scores[index] = max(float(picture @ vector) for vector in embed(texts))
     return True, max(scores, key=scores.__getitem__)
 
 
@@ -64,16 +65,16 @@ def test_unsure_pictures_are_ranked_anew_as_one_by_one():
         [F.normalize(embed([t.replace("{}", name) for t in TEMPLATES]).mean(0), dim=0) for name in NAMES]
     )
     first = (pictures @ classes.T).argmax(dim=1)
-    unsure, agreement, ranked = Reranker(embed, NAMES, TEMPLATES, FAMILIES)(pictures, first)
+    unsure, agreement, ranked = Reranker(embed, NAMES, TEMPLATES, hierarchy=FAMILIES)(pictures, first)
     best = torch.where(unsure, ranked[:, 0], first)
     assert {len(set(row)) for row in ranked.tolist()} == {5}
     alone = torch.stack(
-        [(pictures @ embed([one.replace("{}", name) for name in NAMES]).T).argmax(dim=1) for one in TEMPLATES]
+        [(pictures @ embed([item.replace("{}", name) for name in NAMES]).T).argmax(dim=1) for item in TEMPLATES]
     )
     assert agreement.tolist() == [
-        sum(one == right for one in column) / 5 for column, right in zip(alone.T.tolist(), first.tolist())
+        sum(item == right for item in column) / 5 for column, right in zip(alone.T.tolist(), first.tolist())
     ]
-    slow = [slowly(picture, one) for picture, one in zip(pictures, first.tolist())]
+    slow = [slowly(picture, item) for picture, item in zip(pictures, first.tolist())]
     assert list(zip(unsure.tolist(), best.tolist())) == slow
     assert 0 < unsure.sum() < 60 and (best != first).any()
 
@@ -82,12 +83,15 @@ def test_what_it_gains_is_counted_where_the_model_is_unsure():
     labels = np.array([0, 0, 1, 1, 1, 0])
     first = np.array([1.0, 0, 0, 1, 1, 1])
     unsure = np.array([False, True, True, True, False, False])
-    found = unsure_of(first, unsure, np.array([0, 0, 1, 0, 1, 0]), labels, seed=0)
-    assert [found.share.mean, found.sure.mean] == [0.5, 1]
-    assert [found.before.mean, found.after.mean, found.gain.mean, found.total.mean] == pytest.approx(
-        [1 / 3, 2 / 3, 1 / 3, 5 / 6]
-    )
-    assert unsure_of(first, np.zeros(6, bool), labels, labels, seed=0).gain is None
+    unsure_result = unsure_of(first, unsure, np.array([0, 0, 1, 0, 1, 0]), labels=labels, seed=0)
+    assert [unsure_result.share.mean, unsure_result.sure.mean] == [0.5, 1]
+    assert [
+        unsure_result.before.mean,
+        unsure_result.after.mean,
+        unsure_result.gain.mean,
+        unsure_result.total.mean,
+    ] == pytest.approx([1 / 3, 2 / 3, 1 / 3, 5 / 6])
+    assert unsure_of(first, np.zeros(6, bool), labels, labels=labels, seed=0).gain is None
 
 
 def find_in(path, labels, names):
@@ -108,13 +112,13 @@ def test_a_file_of_edges_knows_classes_by_label_or_name(tmp_path):
         ("", "shape", "shape"), ([], ["\u00e9"], [])
     )
     path.write_text("star\tshape\nheart shape\n")
-    with pytest.raises(ValueError, match="'heart shape' is no CHILD<tab>PARENT"):
+    with pytest.raises(ValueError, match="'heart shape' is not CHILD<tab>PARENT"):
         read_hierarchy(str(path))
-    with pytest.raises(ValueError, match="is not wordnet, and no file that can be read"):
+    with pytest.raises(ValueError, match="is neither wordnet nor a readable file"):
         read_hierarchy(str(tmp_path / "none"))
 
 
-# of WordNet 3.0: lexicographer file, words, parents, those that it is an instance of, and how often its first word was met
+# Synsets of WordNet 3.0: lexicographer file, words, parents, classes it is an instance of, count of its first word.
 SYNSETS = {
     "entity": (3, ["entity"], [], [], 0),
     "fish": (5, ["fish"], ["entity"], [], 0),
@@ -137,25 +141,25 @@ SYNSETS = {
 
 @pytest.fixture(scope="module")
 def wordnet(tmp_path_factory):
-    """nltk's reader on files of WordNet's own format, in which a synset's id is the place of its line."""
+    """Return nltk's reader of files in WordNet's format, in which a synset's id is the offset of its line."""
     folder = tmp_path_factory.mktemp("nltk_data") / "corpora" / "wordnet"
     folder.mkdir(parents=True)
     licence = "  1 WordNet 3.0 Copyright 2006 by Princeton University.  All rights reserved.  \n"
     places = dict.fromkeys(SYNSETS, 0)
 
     def line(key):
-        lexname, synonyms, parents, of, _ = SYNSETS[key]
-        pointers = [("@", parent) for parent in parents] + [("@i", one) for one in of]
+        lexname, synonyms, parents, instances, _ = SYNSETS[key]
+        pointers = [("@", parent) for parent in parents] + [("@i", one) for one in instances]
         for other, (_, _, above, instance_of, _) in SYNSETS.items():
             pointers += [("~", other)] * (key in above) + [("~i", other)] * (key in instance_of)
-        said = "".join(f"{one} 0 " for one in synonyms)
+        words = "".join(f"{one} 0 " for one in synonyms)
         to = "".join(f"{sign} {places[other]:08d} n 0000 " for sign, other in pointers)
-        return f"{places[key]:08d} {lexname:02d} n {len(synonyms):02x} {said}{len(pointers):03d} {to}| it  \n"
+        return f"{places[key]:08d} {lexname:02d} n {len(synonyms):02x} {words}{len(pointers):03d} {to}| it  \n"
 
-    at = len(licence)
+    offset = len(licence)
     for key in SYNSETS:
-        places[key] = at
-        at += len(line(key))  # a place has eight digits, whatever it is
+        places[key] = offset
+        offset += len(line(key))  # an offset always has eight digits, so the length is known
     (folder / "data.noun").write_text(licence + "".join(map(line, SYNSETS)))
     entries = {}
     for key, (_, synonyms, *_) in SYNSETS.items():
@@ -163,14 +167,23 @@ def wordnet(tmp_path_factory):
             entries.setdefault(one.lower(), []).append(f"{places[key]:08d}")
     (folder / "index.noun").write_text(
         licence
-        + "".join(f"{one} n {len(of)} 1 @ {len(of)} 0 {' '.join(of)}  \n" for one, of in sorted(entries.items()))
+        + "".join(
+            f"{one} n {len(instances)} 1 @ {len(instances)} 0 {' '.join(instances)}  \n"
+            for one, instances in sorted(entries.items())
+        )
     )
-    met = [f"{of[1][0].lower()}%1:{of[0]:02d}:00:: 1 {of[4]}\n" for of in SYNSETS.values() if of[4]]
+    met = [
+        f"{instances[1][0].lower()}%1:{instances[0]:02d}:00:: 1 {instances[4]}\n"
+        for instances in SYNSETS.values()
+        if instances[4]
+    ]
     (folder / "cntlist.rev").write_text("".join(sorted(met)))
     kinds = (
         "adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact" + " noun.other" * 11 + " noun.person"
     )
-    (folder / "lexnames").write_text("".join(f"{at:02d}\t{kind}\t1\n" for at, kind in enumerate(kinds.split())))
+    (folder / "lexnames").write_text(
+        "".join(f"{offset:02d}\t{kind}\t1\n" for offset, kind in enumerate(kinds.split()))
+    )
     for part in ("adj", "adv", "verb"):
         for kind in ("data", "index"):
             (folder / f"{kind}.{part}").write_text(licence)
@@ -189,8 +202,8 @@ def in_wordnet(monkeypatch, wordnet, labels, names):
 def test_wordnet_is_asked_by_id_or_by_name(monkeypatch, wordnet):
     reader, places = wordnet
     labels = [f"n{places['shark']:08d}", "3", "n99999999", "5", "n00000003"]
-    found = in_wordnet(monkeypatch, reader, labels, ["shark", "Great White shark", "fish", "qwerty", "asdf"])
-    assert found == Hierarchy(
+    families = in_wordnet(monkeypatch, reader, labels, ["shark", "Great White shark", "fish", "qwerty", "asdf"])
+    assert families == Hierarchy(
         ("mackerel shark", "mackerel shark", "entity", "", ""), ([], [], ["mackerel shark"], [], [])
     )
     monkeypatch.setattr(module, "load_wordnet", lambda: None)
@@ -201,21 +214,21 @@ def test_wordnet_is_asked_by_id_or_by_name(monkeypatch, wordnet):
 @pytest.mark.parametrize(
     "others,parent,children",
     [
-        (["fish", "whooper"], "wading bird", ["demoiselle"]),  # what is itself a class is nobody's child
+        (["fish", "whooper"], "wading bird", ["demoiselle"]),  # a class is not a child of another class
         (["lifting device"], "lifting device", []),
         (
             ["Stephen Crane", "dog", "fish"],
             "wading bird",
             ["demoiselle", "whooping crane"],
-        ),  # no class is of one person
+        ),  # no class is a single person
     ],
 )
 def test_a_name_of_several_nouns_is_of_the_kind_that_most_classes_are_of(
     monkeypatch, wordnet, others, parent, children
 ):
     names = ["crane", *others]
-    found = in_wordnet(monkeypatch, wordnet[0], names, names)
-    assert (found.parents[0], found.children[0]) == (parent, children)
+    families = in_wordnet(monkeypatch, wordnet[0], names, names)
+    assert (families.parents[0], families.children[0]) == (parent, children)
 
 
 def test_a_common_noun_stays_what_it_is_among_others(monkeypatch, wordnet):
@@ -224,7 +237,7 @@ def test_a_common_noun_stays_what_it_is_among_others(monkeypatch, wordnet):
 
 
 def test_a_part_of_wordnet_is_none(monkeypatch, tmp_path):
-    """As a download that was stopped leaves it."""
+    """A download that was stopped leaves such a folder."""
     (tmp_path / "corpora").mkdir()
     (tmp_path / "corpora" / "wordnet.zip").write_bytes(b"PK\3\4 and no more")
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
@@ -249,7 +262,7 @@ def test_the_command_says_what_the_hierarchy_does(tmp_path, capsys):
         str(tmp_path / "edges"),
     ]
     assert capsmith.main([*flags, "--templates", "name", "--output", str(tmp_path / "out")]) == 2
-    assert "--templates name is a single one" in capsys.readouterr().err
+    assert "--templates name is a single template" in capsys.readouterr().err
     assert capsmith.main([*flags, "--templates", str(tmp_path / "templates"), "--output", str(tmp_path / "out")]) == 0
     report = json.loads((tmp_path / "out" / "zero_shot.json").read_text())
     unsure = report["models"]["coca_tiny"]["unsure"]

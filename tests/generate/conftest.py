@@ -1,4 +1,4 @@
-"""A captioner without a model: captions are a plain function of the picture, the seed and the sampling."""
+"""A captioner without a model: its captions depend only on the picture, the key, the seed and the sampling."""
 
 import hashlib
 import io
@@ -59,12 +59,15 @@ class FakeCaptioner:
                 similarities = (i / 7 if similarity else None for i in range(sampling.num_captions))
                 yield Captioned(
                     key,
-                    tuple(Caption(text, -i / 3, i == 1, s) for i, (text, s) in enumerate(zip(texts, similarities))),
+                    tuple(
+                        Caption(text, -i / 3, i == 1, similarity=s)
+                        for i, (text, s) in enumerate(zip(texts, similarities))
+                    ),
                 )
 
 
 def jpeg(number: int) -> bytes:
-    """A small picture of its own colour."""
+    """Return a small picture with a different colour for each number."""
     encoded = io.BytesIO()
     Image.new("RGB", (12, 9), (number * 37 % 256, number * 91 % 256, number * 53 % 256)).save(encoded, "JPEG")
     return encoded.getvalue()
@@ -72,7 +75,7 @@ def jpeg(number: int) -> bytes:
 
 @pytest.fixture
 def captioner(monkeypatch) -> FakeCaptioner:
-    """The fake, loaded whatever captioner is asked for."""
+    """A fake captioner, which is loaded for every model."""
     fake = FakeCaptioner()
     monkeypatch.setattr(generate.captions.load, "load_captioner", lambda name, pretrained, **_: fake)
     return fake
@@ -80,7 +83,7 @@ def captioner(monkeypatch) -> FakeCaptioner:
 
 @pytest.fixture
 def loaded(monkeypatch) -> list[FakeCaptioner]:
-    """Fakes with the names of the models that are asked for; those loaded so far."""
+    """A list of the fake captioners loaded so far; each model loads a fake with its name."""
     fakes = []
 
     def load_captioner(name, pretrained, **options):
@@ -93,7 +96,7 @@ def loaded(monkeypatch) -> list[FakeCaptioner]:
 
 @pytest.fixture
 def make_captioner():
-    """Make fakes of other names."""
+    """Make fake captioners with other names."""
     return FakeCaptioner
 
 

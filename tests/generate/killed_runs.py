@@ -1,6 +1,7 @@
-"""Run as a script: kills a command at its first, second, ... step and resumes it, each time; see test_manifest.py, test_reinforce.py.
+"""A script that kills a command at its first, second, ... step, and resumes it each time.
 
-Every run is a fork of this process, which starts no thread of its own: a fork of one that has may hang.
+test_manifest.py and test_reinforce.py run it. Every run is a fork of this process, which starts no threads, because a
+fork of a process with threads may hang.
 """
 
 import json
@@ -38,7 +39,18 @@ COMMANDS = {
 }
 generate.captions.load.load_captioner = lambda *args, **kwargs: FakeCaptioner()
 generate.reinforce.run.load_teachers = lambda *args, **kwargs: [
-    FakeTeacher("fake", None, None, (16, 16), (0.5,) * 3, (0.5,) * 3, 3, 100.0, None, "0" * 64)
+    FakeTeacher(
+        "fake",
+        None,
+        None,
+        size=(16, 16),
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        dimension=3,
+        logit_scale=100.0,
+        logit_bias=None,
+        weights_sha256="0" * 64,
+    )
 ]
 
 
@@ -46,8 +58,8 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def run(command: str, asked: dict, output: Path, kill_at: int = 0) -> int:
-    """The exit code of a run that SIGKILLs itself at its nth step: a record written or a file renamed."""
+def run(command: str, options: dict, output: Path, kill_at: int = 0) -> int:
+    """Return the exit code of a run that kills itself at its nth step: a record written, or a file renamed."""
     if (child := os.fork()) == 0:
         steps = 0
 
@@ -63,19 +75,19 @@ def run(command: str, asked: dict, output: Path, kill_at: int = 0) -> int:
 
         os.replace, ShardWriter.write = counted(os.replace), counted(ShardWriter.write)
         run, config, _ = COMMANDS[command]
-        os._exit(run(config(**asked, output=output)))
+        os._exit(run(config(**options, output=output)))
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def kill_and_resume(command: str, input: str, folder: Path, format: str) -> tuple[list[str], list[bool]]:
-    """The files of an undisturbed run; and for each step whether a run killed there was resumed to the same bytes."""
-    asked = {"input": [input], "device": "cpu", "format": format, "max_error_rate": 1, **COMMANDS[command][2]}
+    """Return the files of an undisturbed run; and, for each step, whether a run killed there resumed to the same."""
+    options = {"input": [input], "device": "cpu", "format": format, "max_error_rate": 1, **COMMANDS[command][2]}
     undisturbed, killed = folder / "undisturbed", folder / "killed"
-    assert run(command, asked, undisturbed) == DONE
+    assert run(command, options, undisturbed) == DONE
     expected, resumed = files(undisturbed), []
-    while run(command, asked, killed, kill_at=len(resumed) + 1) == KILLED:
+    while run(command, options, killed, kill_at=len(resumed) + 1) == KILLED:
         half_done = files(killed) != expected
-        resumed.append(half_done and run(command, asked, killed) == DONE and files(killed) == expected)
+        resumed.append(half_done and run(command, options, killed) == DONE and files(killed) == expected)
         shutil.rmtree(killed)
     return sorted(expected), resumed
 
@@ -83,4 +95,8 @@ def kill_and_resume(command: str, input: str, folder: Path, format: str) -> tupl
 if __name__ == "__main__":
     torch.set_num_threads(1)
     command, input, folder, *formats = sys.argv[1:]
-    print(json.dumps({format: kill_and_resume(command, input, Path(folder, format), format) for format in formats}))
+    print(
+        json.dumps(
+            {format: kill_and_resume(command, input, Path(folder, format), format=format) for format in formats}
+        )
+    )

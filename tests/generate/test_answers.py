@@ -1,4 +1,4 @@
-"""How answers are read: what is cut off and told, JSON in all its clothes, and that no answer takes long."""
+"""How answers are read: what is cut off and reported, JSON in all its forms, and that no answer takes long."""
 
 import json
 import time
@@ -49,11 +49,11 @@ WHOLE = json.dumps(GIVEN)
     ],
 )
 def test_a_text_is_what_is_left_and_it_is_told_what_is_not(text, answer, expected, cut):
-    found = read_answer(text, answer, {})
-    assert found.texts == {"": (expected,)}
-    assert found.cut == cut
+    result = read_answer(text, answer, {})
+    assert result.texts == {"": (expected,)}
+    assert result.cut == cut
     assert set(cut) <= CUTS.keys()
-    assert found.finished == ("rest" in cut)
+    assert result.finished == ("rest" in cut)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_a_text_is_what_is_left_and_it_is_told_what_is_not(text, answer, expecte
     ],
 )
 def test_json_is_read_in_what_a_model_puts_round_it(text, cut):
-    found = read_answer(text, "json", FIELDS)
-    assert found.texts == READ
-    assert found.cut == cut and found.finished
+    result = read_answer(text, "json", FIELDS)
+    assert result.texts == READ
+    assert result.cut == cut and result.finished
 
 
 @pytest.mark.parametrize(

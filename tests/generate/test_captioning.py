@@ -1,4 +1,4 @@
-"""Samples to records: order, look-ahead, what is raised and what becomes a row."""
+"""From samples to records: their order, reading ahead, which errors are raised and which become rows."""
 
 import io
 import multiprocessing
@@ -14,8 +14,8 @@ import pytest
 
 import generate.captions.stages
 from captioners.base import Caption, Captioned, SamplingConfig
-from generate.captions.column import Column
 from generate.captions.gate import Gate
+from generate.captions.settled_column import SettledColumn
 from generate.captions.stages import caption_samples
 from imagetext.readers.tars import TarRows
 from imagetext.sample import Record
@@ -26,31 +26,33 @@ KEEP = Gate(redraws=0, on_degenerate="keep")
 
 
 def caption(samples, captioner, **options):
-    return caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, KEEP, batch_size=2)], **options)
+    return caption_samples(
+        samples, [SettledColumn("syn_text_fake", captioner, SAMPLING, gate=KEEP, batch_size=2)], **options
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_order_is_kept_and_no_more_than_two_batches_are_read_ahead(captioner, pictures, workers):
     images = pictures(20)
-    read, prepare = [], captioner.preprocess
+    numbers_read, prepare = [], captioner.preprocess
 
     def preprocess(image):
         time.sleep(random.random() / 100)
         return prepare(image)
 
     captioner.preprocess = preprocess
-    samples = (read.append(number) or Record(str(number), image) for number, image in enumerate(images))
-    for taken, record in enumerate(caption(samples, captioner, num_workers=workers)):
-        assert record.key == str(taken)
-        # two of a batch are taken at a time, besides two batches, or three pictures that as many workers share
-        assert len(read) <= taken + 2 + (2 * 2 if workers < 3 else 2 * 3) + 1
-    assert taken == 19
+    samples = (numbers_read.append(number) or Record(str(number), image) for number, image in enumerate(images))
+    for count, record in enumerate(caption(samples, captioner, num_workers=workers)):
+        assert record.key == str(count)
+        # two pictures of a batch at a time, and two batches ahead, or three pictures for three workers
+        assert len(numbers_read) <= count + 2 + (2 * 2 if workers < 3 else 2 * 3) + 1
+    assert count == 19
 
 
 def test_pictures_are_decoded_while_the_captioner_works(captioner, pictures):
-    """The first batch's captions wait for a picture of the second to be prepared: without look-ahead they would for ever."""
+    """The captions of the first batch wait for a picture of the second: for ever, if it were not read ahead."""
     third = multiprocessing.Event()
-    prepare, whole, count = captioner.preprocess, captioner.caption, iter(range(100))
+    prepare, original_caption, count = captioner.preprocess, captioner.caption, iter(range(100))
 
     def preprocess(image):
         if next(count) == 2:
@@ -58,9 +60,9 @@ def test_pictures_are_decoded_while_the_captioner_works(captioner, pictures):
         return prepare(image)
 
     def wait_and_caption(requests, sampling, **options):
-        for found in whole(requests, sampling):
+        for captioned in original_caption(requests, sampling):
             assert third.wait(30)
-            yield found
+            yield captioned
 
     captioner.preprocess, captioner.caption = preprocess, wait_and_caption
     samples = [Record(str(number), image) for number, image in enumerate(pictures(4))]
@@ -76,12 +78,13 @@ import psutil
 sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(generate.__file__).parents[1])!r}]
 from conftest import FakeCaptioner, jpeg
 from captioners.base import SamplingConfig
-from generate.captions.column import Column
+from generate.captions.settled_column import SettledColumn
 from generate.captions.stages import caption_samples
 from generate.captions.gate import Gate
 from imagetext.sample import Record
 samples = [Record(str(i), jpeg(i)) for i in range(50)]
-for record in caption_samples(samples, [Column("syn_text_fake", FakeCaptioner(), gate=Gate(redraws=0))], num_workers=2):
+column = SettledColumn("syn_text_fake", FakeCaptioner(), gate=Gate(redraws=0))
+for record in caption_samples(samples, [column], num_workers=2):
     print(*(child.pid for child in psutil.Process().children()), flush=True)
     time.sleep(600)
 """)
@@ -149,20 +152,22 @@ def test_batches_are_full_whatever_fails_between(captioner, pictures):
     assert captioner.batches == [2, 2, 1]
 
 
-@pytest.mark.parametrize("come", [lambda found: found[::-1], lambda found: found[:-1], lambda found: found[1:]])
+@pytest.mark.parametrize(
+    "come", [lambda results: results[::-1], lambda results: results[:-1], lambda results: results[1:]]
+)
 def test_captions_that_are_missing_or_out_of_order_are_an_error(captioner, pictures, come):
-    whole = captioner.caption
-    captioner.caption = lambda requests, sampling, **options: iter(come(list(whole(requests, sampling))))
+    original_caption = captioner.caption
+    captioner.caption = lambda requests, sampling, **options: iter(come(list(original_caption(requests, sampling))))
     samples = [Record(str(number), image) for number, image in enumerate(pictures(3))]
     with pytest.raises(RuntimeError, match="captioner fake"):
         list(caption(samples, captioner))
 
 
-# --- several columns, redraws ---------------------------------------------------------------------------------------------
+# --- several columns, redraws ----------------------------------------------------------------------------------------
 
 
 def drawing(texts):
-    """A captioner whose draw i of a picture is `texts[key][i]`, a good caption of its own where there is none; and its calls."""
+    """Return a `caption` method whose draw i for a key is `texts[key][i]`, or else a good caption; and its calls."""
     calls = []
 
     def caption(requests, sampling, *, column="", first_index=0, similarity=False, batch_size=None):
@@ -181,10 +186,10 @@ def drawing(texts):
 
 
 def test_a_failing_caption_is_drawn_anew_by_its_number_until_one_passes(captioner, pictures):
-    """Draw r of caption i is number num_captions * r + i; good captions stay, and pictures keep their order."""
+    """Redraw r of caption i is draw number num_captions * r + i; good captions and the order of pictures stay."""
     captioner.caption, calls = drawing({"b": {1: "of the", 3: "a 2 2 2 2", 4: "never looked at", 5: "a red dog runs"}})
     samples = [Record(key, image) for key, image in zip("abc", pictures(3))]
-    column = Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=3))
+    column = SettledColumn("syn_text_fake", captioner, SAMPLING, gate=Gate(redraws=3))
     records = list(caption_samples(samples, [column]))
     assert calls == [("a", 0, 1), ("b", 0, 1), ("c", 0, 1), ("b", 2, 3), ("b", 4, 5)]
     assert [record.key for record in records] == ["a", "b", "c"]
@@ -193,24 +198,28 @@ def test_a_failing_caption_is_drawn_anew_by_its_number_until_one_passes(captione
 
 
 @pytest.mark.parametrize(
-    "gate, kept, flags",
+    "gate, expected, flags",
     [
         (Gate(redraws=1), ("picture a as drawn in 0 words",), [""]),
         (Gate(redraws=1, on_degenerate="keep"), ("picture a as drawn in 0 words", "of the"), ["", "short cut"]),
     ],
 )
-def test_a_caption_that_never_passes_is_dropped_or_kept_and_flagged(captioner, pictures, gate, kept, flags):
+def test_a_caption_that_never_passes_is_dropped_or_kept_and_flagged(captioner, pictures, gate, expected, flags):
     captioner.caption, calls = drawing({"a": {1: "of the", 3: "and"}})
-    [record] = caption_samples([Record("a", pictures(1)[0])], [Column("syn_text_fake", captioner, SAMPLING, gate)])
+    [record] = caption_samples(
+        [Record("a", pictures(1)[0])], [SettledColumn("syn_text_fake", captioner, SAMPLING, gate=gate)]
+    )
     assert len(calls) == 2
-    assert record.syn_text["syn_text_fake"] == kept
+    assert record.syn_text["syn_text_fake"] == expected
     assert record.scores["syn_text_fake"]["flags"] == flags
 
 
 def test_a_picture_with_no_caption_left_is_a_failed_record_that_says_which_failed_and_why(captioner, pictures):
     captioner.caption, _ = drawing({"b": {i: "of the" for i in range(4)}})
     samples = [Record(key, image, meta={"uid": key}) for key, image in zip("abc", pictures(3))]
-    records = list(caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=1))]))
+    records = list(
+        caption_samples(samples, [SettledColumn("syn_text_fake", captioner, SAMPLING, gate=Gate(redraws=1))])
+    )
     assert [bool(record.error) for record in records] == [False, True, False]
     assert records[1].error == "syn_text_fake: no caption passed: short cut 'of the'; short cut duplicate 'of the'"
     assert records[1].syn_text == {} and records[1].meta == {"uid": "b"}
@@ -218,18 +227,20 @@ def test_a_picture_with_no_caption_left_is_a_failed_record_that_says_which_faile
 
 def test_greedy_captions_are_not_drawn_anew(captioner, pictures):
     captioner.caption, calls = drawing({"a": {0: "of the"}})
-    column = Column("syn_text_fake", captioner, SamplingConfig(strategy="greedy"), Gate(redraws=5))
+    column = SettledColumn("syn_text_fake", captioner, SamplingConfig(strategy="greedy"), gate=Gate(redraws=5))
     [record] = caption_samples([Record("a", pictures(1)[0])], [column])
     assert record.error and len(calls) == 1
 
 
 def test_redraws_wait_for_many_pictures_and_keep_batches_full(captioner, pictures, monkeypatch):
-    """Every picture of the fake has a failing caption: twelve are drawn by twos, and those of each five, five and two anew by twos."""
+    """All twelve pictures have a failing caption. They are drawn by twos, and redrawn, in fives, by twos, too."""
     monkeypatch.setattr("generate.captions.stages.REDRAWN_AT_ONCE", 5)
     images = pictures(12)
     samples = [Record(str(number), image) for number, image in enumerate(images)]
-    [*found] = caption_samples(samples, [Column("syn_text_fake", captioner, SAMPLING, Gate(redraws=1), batch_size=2)])
-    assert [record.key for record in found] == [str(number) for number in range(12)]
+    [*records] = caption_samples(
+        samples, [SettledColumn("syn_text_fake", captioner, SAMPLING, gate=Gate(redraws=1), batch_size=2)]
+    )
+    assert [record.key for record in records] == [str(number) for number in range(12)]
     assert sorted(captioner.batches) == [1, 1] + [2] * (6 + 5)
 
 
@@ -237,20 +248,22 @@ def test_several_columns_decode_a_picture_once_and_prepare_it_once_for_each_capt
     captioner, make_captioner, pictures, monkeypatch
 ):
     decoded, prepared = [], []
-    whole, prepare = generate.captions.stages.decode_image, captioner.preprocess
-    monkeypatch.setattr(generate.captions.stages, "decode_image", lambda data: decoded.append(data) or whole(data))
+    original_decode, prepare = generate.captions.stages.decode_image, captioner.preprocess
+    monkeypatch.setattr(
+        generate.captions.stages, "decode_image", lambda data: decoded.append(data) or original_decode(data)
+    )
     captioner.preprocess = lambda image: prepared.append("first") or prepare(image)
     other = make_captioner("other")
     other.preprocess = lambda image: prepared.append("other") or prepare(image)
     columns = [
-        Column("syn_text_a", captioner, SAMPLING, KEEP),
-        Column("syn_text_b", captioner, SAMPLING.model_copy(update={"seed": 7}), KEEP),
-        Column("syn_text_c", other, SAMPLING, KEEP),
+        SettledColumn("syn_text_a", captioner, SAMPLING, gate=KEEP),
+        SettledColumn("syn_text_b", captioner, SAMPLING.model_copy(update={"seed": 7}), gate=KEEP),
+        SettledColumn("syn_text_c", other, SAMPLING, gate=KEEP),
     ]
     samples = [Record(str(number), image) for number, image in enumerate([*pictures(3), b"no picture"])]
     records = list(caption_samples(samples, columns))
     assert len(decoded) == 4 and prepared == ["first", "other"] * 3
-    for column in columns:  # as if each were alone
+    for column in columns:  # as if each column were alone
         alone = list(caption_samples(samples, [column]))
         assert [record.syn_text[column.name] for record in records[:3]] == [
             record.syn_text[column.name] for record in alone[:3]
@@ -262,13 +275,16 @@ def test_several_columns_decode_a_picture_once_and_prepare_it_once_for_each_capt
 def test_a_column_with_no_caption_left_is_absent_where_another_has_some(captioner, make_captioner, pictures):
     other = make_captioner("other")
     captioner.caption, _ = drawing({"a": {0: "of", 1: "the"}})
-    columns = [Column("syn_text_a", captioner, SAMPLING, Gate(redraws=0)), Column("syn_text_b", other, SAMPLING, KEEP)]
+    columns = [
+        SettledColumn("syn_text_a", captioner, SAMPLING, gate=Gate(redraws=0)),
+        SettledColumn("syn_text_b", other, SAMPLING, gate=KEEP),
+    ]
     [record] = caption_samples([Record("a", pictures(1)[0])], columns)
     assert list(record.syn_text) == ["syn_text_b"] and record.error == ""
 
 
 def test_first_sentences_are_kept_where_asked_for(captioner, pictures):
     captioner.caption, _ = drawing({"a": {0: "The arch of St. Louis. It is old.", 1: "A red dog. It runs."}})
-    column = Column("syn_text_fake", captioner, SAMPLING, Gate(sentences="first"))
+    column = SettledColumn("syn_text_fake", captioner, SAMPLING, gate=Gate(sentences="first"))
     [record] = caption_samples([Record("a", pictures(1)[0])], [column])
     assert record.syn_text["syn_text_fake"] == ("The arch of St. Louis.", "A red dog.")

@@ -1,4 +1,4 @@
-"""The card of a set: its header, its numbers, what it keeps to itself; and the upload."""
+"""The card of a set: its header, its numbers, what it does not show; and the upload."""
 
 import json
 
@@ -35,7 +35,7 @@ def source(pictures, tmp_path):
 
 
 def card(folder) -> tuple[dict, str]:
-    """Header and body."""
+    """Return the header and the body of the card."""
     _, front, body = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     return yaml.safe_load(front), body
 
@@ -75,7 +75,8 @@ def test_its_measures_are_those_of_diversity(captioner, source, configure, tmp_p
     captioner.caption = caption
     assert run(configure(input=[source], max_error_rate=1, num_captions=3)) == 0
     _, body = card(tmp_path / "out")
-    # of 3 pictures alike: 7 words in 3 captions; 5 different of 21 words, 4 of 12 pairs; 4 pairs for a picture's 7 words; two of three short
+    # Three pictures have the same three captions, with 7 words: 5 different words among 21, 4 pairs among 12, 4 pairs
+    # for the 7 words of a picture. Two of the three captions are short.
     assert "| syn\\_text\\_fake | 3 | 2.3 | 0.238 | 0.333 | 0.571 | 66.7 % |" in body.splitlines()
 
 
@@ -124,7 +125,7 @@ def test_a_set_is_uploaded_only_where_asked_for_and_only_when_whole(
             "repo_id": "me/set",
             "repo_type": "dataset",
             "folder_path": str(tmp_path / "out"),
-            "ignore_patterns": generate.sets.card.KEPT_OUT,
+            "ignore_patterns": generate.sets.card.NOT_UPLOADED,
         },
     ]
 
@@ -134,11 +135,11 @@ def test_the_measured_records_are_some_of_three_shards(
 ):
     for number in range(5):
         make_tar(f"{number:05d}", pictures(4))
-    read = []
+    paths_read = []
     monkeypatch.setattr(
-        "generate.sets.card.read_records", lambda path, **options: read.append(path) or read_records(path)
+        "generate.sets.card.read_records", lambda path, **options: paths_read.append(path) or read_records(path)
     )
     monkeypatch.setattr("generate.sets.card.MEASURED_RECORDS", 3)
     run(configure())
-    assert [path[-9:] for path in read] == ["00000.tar", "00002.tar", "00004.tar"]
+    assert [path[-9:] for path in paths_read] == ["00000.tar", "00002.tar", "00004.tar"]
     assert "| syn\\_text\\_fake | 9 |" in card(tmp_path / "out")[1]

@@ -24,7 +24,7 @@ def test_defaults_are_those_of_the_command():
 
 
 def test_sampling_is_what_was_asked_for():
-    asked = {
+    settings = {
         "num_captions": 3,
         "top_p": 0.5,
         "temperature": 0.7,
@@ -34,7 +34,7 @@ def test_sampling_is_what_was_asked_for():
         "seed": 8,
         "prefix": "a ",
     }
-    assert GenerateConfig(**NEEDED, **asked).sampling == SamplingConfig(**asked)
+    assert GenerateConfig(**NEEDED, **settings).sampling == SamplingConfig(**settings)
     assert GenerateConfig(**NEEDED, strategy="greedy").sampling == SamplingConfig(strategy="greedy", num_captions=1)
 
 
@@ -70,7 +70,7 @@ def test_a_recipe_is_below_what_is_given():
     config = GenerateConfig(**NEEDED, recipe="dfndr", top_p=0.7)
     assert (config.num_captions, config.max_length, config.temperature, config.top_p) == (5, 30, 1.0, 0.7)
     assert config.gate == Gate(sentences="first", redraws=0, on_degenerate="keep")
-    with pytest.raises(ValidationError, match="no such recipe; there is dfndr"):
+    with pytest.raises(ValidationError, match="no such recipe; the recipes are dfndr"):
         GenerateConfig(**NEEDED, recipe="other")
 
 
@@ -130,13 +130,13 @@ def test_every_problem_of_the_columns_is_told_with_its_place():
 
 @pytest.mark.parametrize("model, name", [("coca_tiny", "prefix"), ("openai:http://localhost:8000#m", "instruction")])
 def test_a_prompt_is_what_it_meant_and_told_of(model, name, caplog):
-    """Beside a list of columns it is for each of these, by its own model."""
+    """With a list of columns, each column takes it according to its own model."""
     needed = {name: value for name, value in NEEDED.items() if name != "model"}
     alone = GenerateConfig(**needed, model=model, prompt="A dog")
     assert getattr(alone, name) == "A dog" and "prompt" not in alone.model_dump()
-    assert caplog.messages == [f"--prompt is called --{name} now; version 0.3 will not take the old name"]
+    assert caplog.messages == [f"--prompt is called --{name} now; version 0.3 will not accept the old name"]
     columns = GenerateConfig(**needed, prompt="A dog", columns=[{"model": model, "column": "syn_text_x"}]).columns
-    assert [getattr(one, name) for one in columns] == ["A dog"]
+    assert [getattr(column, name) for column in columns] == ["A dog"]
     assert GenerateConfig(**needed, model=model, prompt="") == GenerateConfig(**needed, model=model)
-    with pytest.raises(ValueError, match=f"prompt: is called {name} now, and both are given"):
+    with pytest.raises(ValueError, match=f"prompt: is the old name of {name}, and both are given"):
         GenerateConfig(**needed, model=model, prompt="A dog", **{name: "A cat"})

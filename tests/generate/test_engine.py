@@ -46,8 +46,8 @@ def test_rows_in_are_rows_out_in_order_with_failures_last(
     make_tar("00000", [*pictures(3), BROKEN, *pictures(2, 3)])
     make_tar("00001", [b"", None, *pictures(1, 5)])
     assert run(configure(format=format, max_error_rate=0.5)) == 0
-    found = records(tmp_path / "out", suffix)
-    assert [record.key for record in found] == [
+    written = records(tmp_path / "out", suffix)
+    assert [record.key for record in written] == [
         "00000_000",
         "00000_001",
         "00000_002",
@@ -58,7 +58,7 @@ def test_rows_in_are_rows_out_in_order_with_failures_last(
         "00001_000",
         "00001_001",
     ]
-    for record in found:
+    for record in written:
         if record.key in ("00000_003", "00001_000", "00001_001"):
             assert record.error and not record.syn_text
         else:
@@ -66,7 +66,7 @@ def test_rows_in_are_rows_out_in_order_with_failures_last(
             assert record.captions == (f"original {int(record.key[-3:])}",)
             assert record.scores["syn_text_fake"]["logprob"] == [0, -0.3333, -0.6667, -1.0, -1.3333]
             assert record.scores["syn_text_fake"]["truncated"] == [False, True, False, False, False]
-    assert "not a picture" in found[5].error and "empty" in found[7].error and "missing" in found[8].error
+    assert "not a picture" in written[5].error and "empty" in written[7].error and "missing" in written[8].error
 
 
 def test_the_captions_are_the_captioners_own_for_each_picture(captioner, make_tar, pictures, configure, tmp_path):
@@ -123,11 +123,15 @@ def test_a_picture_with_only_empty_captions_is_a_row_with_the_reason(
     captioner, make_tar, pictures, configure, tmp_path
 ):
     make_tar("00000", pictures(4))
-    whole = captioner.caption
+    original_caption = captioner.caption
 
     def caption(requests, sampling, **options):
-        for found in whole(requests, sampling):
-            yield Captioned(found.key, (Caption(" ", 0.0, False),) * 5) if found.key == "00000_001" else found
+        for captioned in original_caption(requests, sampling):
+            yield (
+                Captioned(captioned.key, (Caption(" ", 0.0, False),) * 5)
+                if captioned.key == "00000_001"
+                else captioned
+            )
 
     captioner.caption = caption
     assert run(configure(max_error_rate=0.3)) == 0
@@ -135,11 +139,11 @@ def test_a_picture_with_only_empty_captions_is_a_row_with_the_reason(
     assert last.key == "00000_001" and last.error == "syn_text_fake: no caption passed: " + "; ".join(["empty ''"] * 5)
 
 
-# --- exit codes and errors ---------------------------------------------------------------------------------------------
+# --- exit codes and errors -------------------------------------------------------------------------------------------
 
 
 def test_rows_that_came_as_failures_do_not_count(captioner, make_tar, pictures, configure, tmp_path, capsys):
-    """In whatever format; a picture that cannot be read now does."""
+    """This holds in every format; a picture that cannot be read now does count."""
     make_tar("00000", [*pictures(3), b"no picture", None])
     for format in ("webdataset", "jsonl", "parquet"):
         assert run(configure(format=format, output=tmp_path / format)) == 3
@@ -148,8 +152,11 @@ def test_rows_that_came_as_failures_do_not_count(captioner, make_tar, pictures, 
             input=[str(tmp_path / format)], column="syn_text_y", max_error_rate=0, output=tmp_path / f"{format}2"
         )
         assert run(again) == 0
-        told = capsys.readouterr().out
-        assert "of 5 pictures, 2 without (40.0%)" in told and told.count("2 rows of the input had failed before") == 1
+        printed = capsys.readouterr().out
+        assert (
+            "of 5 pictures, 2 without (40.0%)" in printed
+            and printed.count("2 rows of the input had failed before") == 1
+        )
     make_tar("00001", [*pictures(3), None])
     assert (
         run(
@@ -177,15 +184,15 @@ def test_a_shard_that_fails_is_exit_code_1_and_is_tried_again(
 ):
     for name in ("00000", "00001", "00002"):
         path = make_tar(name, pictures(3))
-    whole = open(path, "rb").read()
+    content = open(path, "rb").read()
     with open(path, "r+b") as file:
-        file.truncate(len(whole) // 2 + 1)  # not between two files, as a tar ends that was not closed
+        file.truncate(len(content) // 2 + 1)  # not between two files, as in a tar that was not closed
     stat = os.stat(path)
     assert run(configure()) == 1
     assert "00002.tar" in caplog.text
     assert sorted(files(tmp_path / "out")) == ["00000.done.json", "00000.tar", "00001.done.json", "00001.tar", RUN]
     with open(path, "wb") as file:
-        file.write(whole)
+        file.write(content)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert run(configure()) == 0
     run(configure(output=tmp_path / "undisturbed"))
@@ -216,30 +223,30 @@ def test_the_batch_fits_into_half_of_the_free_memory(monkeypatch):
 def test_out_of_memory_a_shard_is_begun_anew_with_half_the_batch(
     captioner, make_tar, pictures, configure, tmp_path, files
 ):
-    """Out of memory with more than two pictures in flight, after the first captions are out; only for the second shard."""
+    """Memory runs out with more than two pictures in flight, after the first captions, in the second shard only."""
     for name in ("00000", "00001", "00002"):
         make_tar(name, pictures(9))
-    whole, tried = captioner.caption, []
+    original_caption, tried = captioner.caption, []
 
     def caption(requests, sampling, **options):
-        found = whole(requests, sampling, **options)
-        first = next(found)
+        captions = original_caption(requests, sampling, **options)
+        first = next(captions)
         if first.key.startswith("00001"):
             tried.append(options["batch_size"])
         yield first
         if first.key.startswith("00001") and options["batch_size"] > 2:
             raise torch.OutOfMemoryError("injected")
-        yield from found
+        yield from captions
 
     captioner.caption = caption
     assert run(configure(batch_size=8)) == 0
-    assert tried == [8, 4, 2] and captioner.batch_size == 2  # the captioner's own stays as it is
+    assert tried == [8, 4, 2] and captioner.batch_size == 2  # the captioner's own batch size stays as it is
     markers = [json.loads((tmp_path / "out" / f"0000{number}.done.json").read_text()) for number in range(3)]
     assert [marker.get("batch_sizes") for marker in markers] == [None, [2], None]
     assert (
         json.loads((tmp_path / "out" / RUN).read_text())["fingerprint"]["columns"]["syn_text_fake"]["batch_size"] == 8
     )
-    captioner.caption = whole
+    captioner.caption = original_caption
     run(configure(batch_size=8, output=tmp_path / "undisturbed"))
     tars = [
         {name: data for name, data in files(tmp_path / folder).items() if name.endswith(".tar")}
@@ -306,28 +313,28 @@ def test_text_embeddings_of_other_captions_are_an_error_unless_they_may_go(
 def test_captions_only_are_joined_with_their_pictures_later(
     captioner, make_tar, pictures, configure, tmp_path, capsys, format, suffix
 ):
-    """As if they had been written together, save for the embeddings and the scores' place."""
+    """The result is as if they had been written together, except for embeddings and the position of the scores."""
     for name in ("00000", "00001"):
         make_tar(name, [*pictures(3, 3 * int(name)), BROKEN], npz=npz("image_emb"))
     assert run(configure(captions_only=True, format=format, max_error_rate=1, output=tmp_path / "apart")) == 0
     assert all(record.image is None and not record.members for record in records(tmp_path / "apart", suffix))
     assert run(configure(max_error_rate=1)) == 0
     for on in ("uid", "sha256"):
-        asked = {
+        options = {
             "input": [str(tmp_path / "in" / "*.tar")],
             "captions": [str(tmp_path / "apart")],
             "on": on,
             "output": tmp_path / on,
         }
-        assert join(JoinConfig(**asked)) == 0
-        found = {record.key: record for record in records(tmp_path / on)}
+        assert join(JoinConfig(**options)) == 0
+        joined = {record.key: record for record in records(tmp_path / on)}
         for record in records(tmp_path / "out"):
-            assert found[record.key].syn_text == record.syn_text and bool(found[record.key].error) == bool(
+            assert joined[record.key].syn_text == record.syn_text and bool(joined[record.key].error) == bool(
                 record.error
             )
-            assert found[record.key].image == record.image
-            assert found[record.key].members == record.members
-        assert len(found) == 8
+            assert joined[record.key].image == record.image
+            assert joined[record.key].members == record.members
+        assert len(joined) == 8
     assert (
         "uid: 6 pictures with captions joined on uid, 2 without any to join, 0 with several that differ"
         in capsys.readouterr().out
@@ -337,22 +344,22 @@ def test_captions_only_are_joined_with_their_pictures_later(
 def test_join_draws_texts_and_says_where_nothing_matched(captioner, make_tar, pictures, configure, tmp_path, capsys):
     make_tar("00000", pictures(4))
     assert run(configure(captions_only=True, num_captions=1, output=tmp_path / "apart")) == 0
-    asked = {"input": [str(tmp_path / "in" / "*.tar")], "captions": [str(tmp_path / "apart")]}
-    assert join(JoinConfig(**asked, output=tmp_path / "joined", text_from="syn_text_fake:1")) == 0
+    inputs = {"input": [str(tmp_path / "in" / "*.tar")], "captions": [str(tmp_path / "apart")]}
+    assert join(JoinConfig(**inputs, output=tmp_path / "joined", text_from="syn_text_fake:1")) == 0
     with tarfile.open(tmp_path / "joined" / "00000.tar") as archive:
         texts = [archive.extractfile(name).read().decode() for name in archive.getnames() if name.endswith(".txt")]
     assert texts == [record.syn_text["syn_text_fake"][0] for record in records(tmp_path / "joined")]
     make_tar("00000", pictures(4, 50))
-    assert join(JoinConfig(**asked, output=tmp_path / "other", on="sha256")) == 1
+    assert join(JoinConfig(**inputs, output=tmp_path / "other", on="sha256")) == 1
     hashes = [sorted(hashlib.sha256(image).hexdigest() for image in pictures(4, first)) for first in (0, 50)]
-    told = re.search(
-        "Nothing was joined: a picture has '(.*)' and captions have '(.*)'. Say with", capsys.readouterr().out
+    keys = re.search(
+        "Nothing was joined: a picture has '(.*)' and captions have '(.*)'. Use --on", capsys.readouterr().out
     )
-    assert told[1] in hashes[1] and told[2] == hashes[0][0]
+    assert keys[1] in hashes[1] and keys[2] == hashes[0][0]
     with pytest.raises(ValueError, match="--captions: required, unless"):
-        join(JoinConfig(input=asked["input"], output=tmp_path / "none"))
+        join(JoinConfig(input=inputs["input"], output=tmp_path / "none"))
     with pytest.raises(ValueError, match="is not COLUMN:p"):
-        JoinConfig(**asked, output=tmp_path / "none", text_from="syn_text_fake")
+        JoinConfig(**inputs, output=tmp_path / "none", text_from="syn_text_fake")
 
 
 @pytest.mark.parametrize("name", ["embedder", "Fake-1", "x_captions"])
@@ -376,16 +383,16 @@ def test_interrupting_leaves_no_half_shard(captioner, make_tar, pictures, config
     make_tar("00000", pictures(3))
 
     def caption(requests, sampling, **options):
-        yield next(whole(requests, sampling))
+        yield next(original_caption(requests, sampling))
         raise KeyboardInterrupt
 
-    whole, captioner.caption = captioner.caption, caption
+    original_caption, captioner.caption = captioner.caption, caption
     with pytest.raises(KeyboardInterrupt):
         run(configure())
     assert list(files(tmp_path / "out")) == [RUN]
 
 
-# --- several columns, a look ahead ------------------------------------------------------------------------------------------
+# --- several columns, a look ahead -----------------------------------------------------------------------------------
 
 
 COLUMNS = [{"column": "syn_text_a"}, {"column": "syn_text_b", "seed": 7, "batch_size": 3}, {"model": "other"}]
@@ -401,12 +408,12 @@ def test_columns_of_one_model_share_its_captioner_and_the_least_of_their_batch_s
     assert list(written) == ["syn_text_a", "syn_text_b", "syn_text_other"]
     assert [column["captioner"] for column in written.values()] == ["fake", "fake", "other"]
     assert [column["batch_size"] for column in written.values()] == [2, 2, 2]
-    found = records(tmp_path / "out")
-    for record in found[:4]:
+    found_records = records(tmp_path / "out")
+    for record in found_records[:4]:
         assert (
             list(record.syn_text) == list(written) and record.syn_text["syn_text_a"] != record.syn_text["syn_text_b"]
         )
-    assert found[4].error and json.loads((tmp_path / "out" / "00000.done.json").read_text())[
+    assert found_records[4].error and json.loads((tmp_path / "out" / "00000.done.json").read_text())[
         "captions"
     ] == dict.fromkeys(written, 8)
 
@@ -416,7 +423,7 @@ def test_each_column_is_what_a_run_of_its_own_gives(loaded, make_tar, pictures, 
     run(configure(columns=COLUMNS))
     run(configure(column="syn_text_b", seed=7, output=tmp_path / "alone"))
     both = zip(records(tmp_path / "out"), records(tmp_path / "alone"), strict=True)
-    assert all(one.syn_text["syn_text_b"] == other.syn_text["syn_text_b"] for one, other in both)
+    assert all(first.syn_text["syn_text_b"] == other.syn_text["syn_text_b"] for first, other in both)
 
 
 def test_columns_draw_by_their_names_and_what_they_share_is_told(
@@ -424,24 +431,24 @@ def test_columns_draw_by_their_names_and_what_they_share_is_told(
 ):
     for name in ("00000", "00001"):
         make_tar(name, pictures(2, int(name)))
-    whole, columns = captioner.caption, []
+    original_caption, columns = captioner.caption, []
 
     def caption(requests, sampling, *, column, **options):
         columns.append(column)
-        for found in whole(requests, sampling, **options):  # the third of column b is another one
+        for captioned in original_caption(requests, sampling, **options):  # the third caption differs in column b
             yield Captioned(
-                found.key,
+                captioned.key,
                 tuple(
-                    Caption(f"{one.text} {column if i == 2 else ''}", 0.0, False)
-                    for i, one in enumerate(found.captions)
+                    Caption(f"{original.text} {column if i == 2 else ''}", 0.0, False)
+                    for i, original in enumerate(captioned.captions)
                 ),
             )
 
     captioner.caption = caption
     assert run(configure(columns=COLUMNS[:1] + [{"column": "syn_text_b"}], num_captions=3)) == 0
     assert {*columns} == {"syn_text_a", "syn_text_b"}
-    told = "syn_text_a and syn_text_b: 66.7% of a picture's captions in one are in the other, too, to the letter"
-    assert told in capsys.readouterr().out
+    expected = "syn_text_a and syn_text_b: 66.7% of a picture's captions in one are in the other, too, to the letter"
+    assert expected in capsys.readouterr().out
     assert read_marker(tmp_path / "out", "00001")["overlap"] == [["syn_text_a", "syn_text_b", 4, 6]]
 
 
@@ -455,16 +462,16 @@ def test_two_columns_of_one_name_are_an_error(loaded, make_tar, pictures, config
 def test_captions_that_stand_for_many_pictures_are_told_of(captioner, make_tar, pictures, configure, capsys):
     make_tar("00000", pictures(5))
     make_tar("00001", pictures(5, 5))
-    whole = captioner.caption
+    original_caption = captioner.caption
 
     def caption(requests, sampling, **options):
-        for found in whole(requests, sampling, **options):
-            common = [Caption("a photo of a dog", 0.0, False)] * (int(found.key[-1]) % 2)
-            yield Captioned(found.key, (*common, *found.captions[len(common) :]))
+        for captioned in original_caption(requests, sampling, **options):
+            common = [Caption("a photo of a dog", 0.0, False)] * (int(captioned.key[-1]) % 2)
+            yield Captioned(captioned.key, (*common, *captioned.captions[len(common) :]))
 
     captioner.caption = caption
     run(configure(redraws=1))
-    assert "syn_text_fake: 'a photo of a dog' stands for at least 4 of 10 pictures (40.0%)" in capsys.readouterr().out
+    assert "syn_text_fake: at least 4 of 10 pictures (40.0%) have 'a photo of a dog'" in capsys.readouterr().out
 
 
 def test_limit_captions_the_first_records_and_says_what_all_would_take(
@@ -494,9 +501,9 @@ def test_limit_captions_the_first_records_and_says_what_all_would_take(
 
 def test_the_length_of_an_input_is_known_or_estimated_from_its_bytes(make_tar, pictures):
     tars = read_samples([make_tar("00000", pictures(40, 3)), make_tar("00001", pictures(30))])
-    found = count_pictures(tars)
-    assert not found.exact and found.shards == 2 and 0.8 < found.pictures / 70 < 1.25
-    assert str(found) == f"about {found.pictures} pictures in 2 shards, estimated by bytes"
+    count = count_pictures(tars)
+    assert not count.exact and count.shards == 2 and 0.8 < count.pictures / 70 < 1.25
+    assert str(count) == f"about {count.pictures} pictures in 2 shards, estimated by bytes"
     listed = [replace(tars[0], samples=[0] * 1500), replace(tars[1], samples=[0] * 12)]
     assert str(count_pictures(listed)) == "1,512 pictures in 2 shards"
     assert 52 * 0.8 < count_pictures([tars[0], listed[1]]).pictures < 52 * 1.25
@@ -520,7 +527,7 @@ def test_classes_are_written_where_they_are_asked_for(captioner, make_tar, pictu
         run(configure(output=tmp_path / "named", **named))
     with pytest.raises(ValueError, match="--label folder: .* lies in no folder"):
         run(configure(output=tmp_path / "other", label="folder"))
-    with pytest.raises(ValueError, match="--class-names: are of the classes that --label finds"):
+    with pytest.raises(ValueError, match="--class-names: needs --label"):
         configure(class_names="imagenet")
 
 

@@ -16,7 +16,7 @@ HOSTILE = '<script>alert("x")</script> & \' {{ 7 * 7 }} "/><img src=x onerror=y>
 
 
 class Page(HTMLParser):
-    """The tags, attributes and texts of a page."""
+    """Collects the tags, attributes and texts of a page."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -42,7 +42,7 @@ def lines(*texts: str) -> list[Line]:
 
 
 def shown(page: Page) -> list[str]:
-    """The texts below the filters, in order."""
+    """Return the texts below the filters, in order."""
     texts = [text for text in page.texts if text]
     return texts[texts.index("flagged only") + 1 : -1]
 
@@ -138,7 +138,7 @@ def test_all_text_is_escaped(tmp_path):
     write_gallery(
         path,
         [
-            Card(HOSTILE, picture(4, 4), {HOSTILE: [Line(HOSTILE, (HOSTILE,), HOSTILE)]}, HOSTILE),
+            Card(HOSTILE, picture(4, 4), {HOSTILE: [Line(HOSTILE, (HOSTILE,), HOSTILE)]}, error=HOSTILE),
             Card(HOSTILE, HOSTILE.encode(), {}),
         ],
         title=HOSTILE,
@@ -201,5 +201,5 @@ def test_the_command_draws_pictures_of_all_shards_by_its_seed(captioner, make_ta
     assert len(keys(folder / "gallery.html")) == 21
     with pytest.raises(ValueError, match="no run of ours"):
         run(GalleryConfig(folder=tmp_path / "in"))
-    with pytest.raises(ValueError, match="00000.tar: is there, and is no page; give another name"):
+    with pytest.raises(ValueError, match="00000.tar: exists, and is no page; give another name"):
         run(GalleryConfig(folder=folder, output=folder / "00000.tar"))

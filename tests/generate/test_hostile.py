@@ -1,4 +1,4 @@
-"""Sets whose keys, captions, names and licences are hostile: what the commands print, the card, the gallery, the report."""
+"""Sets with hostile keys, captions, names and licences: what commands print, the card, the gallery, the report."""
 
 import io
 import json
@@ -24,13 +24,16 @@ from imagetext.sources import read_records
 
 SECRET = "sk-Evil12345678"
 KEY = f" {SECRET} \x1b[31m[red]\u202e|`$x$<img src=x onerror=alert(1)>\r"
-TEXT = "a dog \x1b]0;t\x07 [link=http://e.example]x[/link] </script><script>alert(1)</script> | `b` $\\frac{1}{0}$ \u202eb\nproblem: none"
+TEXT = (
+    "a dog \x1b]0;t\x07 [link=http://e.example]x[/link] </script><script>alert(1)</script> | `b` $\\frac{1}{0}$ "
+    "\u202eb\nproblem: none"
+)
 STEM = "x\"); import os; os.system('id') #|`\x1b[2J"
 OBEYED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class Tags(HTMLParser):
-    """The tags of a page with the names of their attributes."""
+    """Collects the tags of a page with the names of their attributes."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -43,7 +46,7 @@ class Tags(HTMLParser):
 
 
 def tar(path, jpeg) -> None:
-    """Two pictures, one of which does not decode, with hostile keys and metadata; the second twice, which is warned of."""
+    """Write two pictures with hostile keys and metadata: one does not decode, one occurs twice, with a warning."""
     with tarfile.open(path, "w") as archive:
         for key, image in ((f"0{KEY}", jpeg), (f"1{KEY}", b"none"), (f"1{KEY}", b"none")):
             meta = {"license": TEXT, "error": "https://me:secret@host/?sig=abcdef", "source": TEXT}
@@ -55,19 +58,19 @@ def tar(path, jpeg) -> None:
 
 @pytest.fixture(scope="module")
 def plain_tags(tmp_path_factory):
-    """The tags that the report has of harmless captions."""
+    """The tags of a report on harmless captions."""
     folder = tmp_path_factory.mktemp("plain")
-    return report_of(folder, "syn_text_one", "syn_text_two", "k", "a red dog | runs")
+    return report_of(folder, "syn_text_one", "syn_text_two", key="k", text="a red dog | runs")
 
 
-def report_of(folder, one: str, other: str, key: str, text: str) -> set[str]:
-    """Reports on two columns of two pictures; the tags of the page."""
+def report_of(folder, first: str, second: str, key: str, text: str) -> set[str]:
+    """Write a report on two columns of two pictures, and return the tags of its page."""
     rows = [
         {
             "key": f"{key}{number}",
             "captions": [f"{text} {number}", "two cats"],
-            one: [f"{text} a", "dogs"],
-            other: [f"b {text}", "dogs sit"],
+            first: [f"{text} a", "dogs"],
+            second: [f"b {text}", "dogs sit"],
         }
         for number in range(2)
     ]
@@ -75,7 +78,7 @@ def report_of(folder, one: str, other: str, key: str, text: str) -> set[str]:
     assert (
         diversity(
             DiversityConfig(
-                input=[str(folder / "rows.jsonl")], column=[one, other], embedder="none", output=folder / "report"
+                input=[str(folder / "rows.jsonl")], column=[first, second], embedder="none", output=folder / "report"
             )
         )
         == 0
@@ -84,8 +87,8 @@ def report_of(folder, one: str, other: str, key: str, text: str) -> set[str]:
 
 
 def test_a_report_on_hostile_columns(tmp_path, plain_tags, capsys):
-    one, other = f"syn_text_{TEXT}", "syn_text_# [red]x[/red] $1$ \\"
-    assert report_of(tmp_path, one, other, KEY, TEXT) == plain_tags
+    first, second = f"syn_text_{TEXT}", "syn_text_# [red]x[/red] $1$ \\"
+    assert report_of(tmp_path, first, second, key=KEY, text=TEXT) == plain_tags
     printed = capsys.readouterr().out
     assert not OBEYED.search(printed) and not any(line.startswith("problem: none") for line in printed.splitlines())
     assert "[red]x[/red]" in printed
@@ -94,7 +97,7 @@ def test_a_report_on_hostile_columns(tmp_path, plain_tags, capsys):
     report = MarkdownIt("gfm-like", {"linkify": False}).parse((tmp_path / "report" / "report.md").read_text())
     kinds = {token.type.removesuffix("_open").removesuffix("_close") for token in report}
     assert kinds <= {"paragraph", "inline", "table", "thead", "tbody", "tr", "th", "td", "bullet_list", "list_item"}
-    assert {one.type for token in report for one in token.children or ()} <= {"text", "text_special", "softbreak"}
+    assert {child.type for token in report for child in token.children or ()} <= {"text", "text_special", "softbreak"}
     assert sum(token.type == "tr_open" for token in report) == 4
 
 
@@ -114,10 +117,10 @@ def test_a_hostile_set_is_captioned_shown_and_verified(captioner, pictures, conf
         shard = next((tmp_path / "out").glob("*.tar"))
         shard.write_bytes(shard.read_bytes() + bytes(1024))
         assert verify(VerifyConfig(folder=tmp_path / "out", decode=True)) == 1
-    said = capsys.readouterr()
-    bars, lines = (said.out + said.err).replace("\r\n", "\n").split("\r"), said.out.splitlines()
-    assert not any(OBEYED.search(bar.replace("\x1b[A", "")) for bar in bars) and "seen twice" in said.err
-    assert sum(line.startswith("problem: ") for line in lines) == 1 and SECRET not in said.out + said.err
+    printed = capsys.readouterr()
+    bars, lines = (printed.out + printed.err).replace("\r\n", "\n").split("\r"), printed.out.splitlines()
+    assert not any(OBEYED.search(bar.replace("\x1b[A", "")) for bar in bars) and "seen twice" in printed.err
+    assert sum(line.startswith("problem: ") for line in lines) == 1 and SECRET not in printed.out + printed.err
 
     card = (tmp_path / "out" / "README.md").read_text()
     _, front, body = card.split("---\n", 2)

@@ -1,4 +1,4 @@
-"""Inputs between runs: copied ones are the same, changed ones are told, pictures keep their shards, and failures that pass are retried."""
+"""Inputs between runs: copied and changed ones, pictures that keep their shards, and failures that are tried again."""
 
 import errno
 import json
@@ -23,9 +23,9 @@ RECORD = Record(
     "a",
     b"picture",
     ("one",),
-    {"syn_text_x": ("two",)},
-    {"syn_text_x": {"logprob": [1.0]}},
-    {"npz": b"n"},
+    columns={"syn_text_x": ("two",)},
+    scores={"syn_text_x": {"logprob": [1.0]}},
+    members={"npz": b"n"},
     meta={"uid": "u", "source": "here", "licence": None, "size": float("nan")},
 )
 
@@ -78,7 +78,7 @@ def folder(tmp_path, pictures):
 
 
 def touch(path) -> None:
-    """Another time, and the same bytes."""
+    """Set another time; the bytes stay the same."""
     os.utime(path, ns=(1, 1))
 
 
@@ -88,28 +88,28 @@ def test_a_copied_input_is_the_same_and_another_of_its_size_is_told(
     paths = [make_tar(name, pictures(2, int(name))) for name in ("00000", "00001")]
     table = tmp_path / "t.jsonl"
     table.write_text("".join(json.dumps({"image": f"p/{name}.jpg", "caption": name}) + "\n" for name in "bcd"))
-    asked = {"input": [*paths, str(table), str(folder)]}
-    assert run(configure(**asked)) == 0
+    options = {"input": [*paths, str(table), str(folder)]}
+    assert run(configure(**options)) == 0
     for path in (*paths, table, *folder.iterdir()):
         touch(path)
     captioner.batches.clear()
-    assert run(configure(**asked)) == 0 and captioner.batches == []
+    assert run(configure(**options)) == 0 and captioner.batches == []
     data = bytearray((folder / "c.jpg").read_bytes())
     data[-3] ^= 1
     (folder / "c.jpg").write_bytes(data)
     with pytest.raises(ValueError, match="these inputs have changed") as caught:
-        run(configure(**asked))
-    told = str(caught.value).splitlines()[1:]
-    assert [line.split(":")[0].strip() for line in told] == [
+        run(configure(**options))
+    lines = str(caught.value).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in lines] == [
         str(table),
         str(folder),
-    ]  # the table's picture is another, too
-    assert run(configure(**asked, trust_input=True)) == 0 and captioner.batches == []
+    ]  # the table's picture has changed, too
+    assert run(configure(**options, trust_input=True)) == 0 and captioner.batches == []
     touch(paths[0])
     with open(paths[0], "ab") as file:
         file.write(bytes(512))
     with pytest.raises(ValueError, match=f"{paths[0]}: "):
-        run(configure(**asked, trust_input=True))  # of another size
+        run(configure(**options, trust_input=True))  # of another size
 
 
 def test_new_pictures_of_a_folder_form_new_shards_and_those_that_are_gone_are_named(
@@ -117,41 +117,41 @@ def test_new_pictures_of_a_folder_form_new_shards_and_those_that_are_gone_are_na
 ):
     monkeypatch.setattr("imagetext.sources.ROWS_PER_SHARD", 2)
     monkeypatch.setattr("generate.runs.inputs.ROWS_PER_SHARD", 2)
-    out, asked = tmp_path / "out", {"input": [str(folder)]}
+    out, options = tmp_path / "out", {"input": [str(folder)]}
 
     def keys(name):
         return [record.key for record in read_records(str(out / f"p-0000{name}.tar"))]
 
-    assert run(configure(**asked)) == 0
+    assert run(configure(**options)) == 0
     assert [keys(0), keys(1)] == [["b", "c"], ["d"]]
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.name.startswith("p-")}
     for name, data in zip("aefg", pictures(4, 7)):
         (folder / f"{name}.jpg").write_bytes(data)
-    assert run(configure(**asked)) == 0
+    assert run(configure(**options)) == 0
     assert [keys(2), keys(3)] == [["a", "e"], ["f", "g"]]
     assert all((out / name).read_bytes() == data for name, data in before.items())
     (folder / "c.jpg").unlink()
     (out / "p-00003.done.json").unlink()
     (folder / "g.jpg").unlink()
     captioner.batches.clear()
-    assert run(configure(**asked)) == 0 and captioner.batches == [1]
-    told = capsys.readouterr().out
-    assert "not there any more: 1 of the pictures of shard p-00000: c.jpg\n" in told
-    assert "not there any more: 1 of the pictures of shard p-00003: g.jpg\n" in told
+    assert run(configure(**options)) == 0 and captioner.batches == [1]
+    printed = capsys.readouterr().out
+    assert "1 pictures of shard p-00000 are not there any more: c.jpg\n" in printed
+    assert "1 pictures of shard p-00003 are not there any more: g.jpg\n" in printed
     assert [keys(0), keys(3)] == [["b", "c"], ["f"]]
-    (folder / "c.jpg").write_bytes(pictures(2)[1])  # it is back, at another time
+    (folder / "c.jpg").write_bytes(pictures(2)[1])  # it is back, with another time
     captioner.batches.clear()
-    assert run(configure(**asked)) == 0 and captioner.batches == []
+    assert run(configure(**options)) == 0 and captioner.batches == []
     for path in folder.iterdir():
         path.unlink()
     (folder / "z.jpg").write_bytes(pictures(1)[0])
-    assert run(configure(**asked)) == 0
+    assert run(configure(**options)) == 0
     assert [keys(number) for number in range(5)] == [["b", "c"], ["d"], ["a", "e"], ["f"], ["z"]]
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.csv", "t.json"])
 def test_new_rows_at_the_end_of_a_table_form_new_shards(captioner, configure, tmp_path, pictures, monkeypatch, name):
-    """Whether or not rows repeat a picture; what is done stays, and is the same as it would be of the shorter table."""
+    """Finished shards stay, with the bytes that the shorter table gives, whether or not rows repeat a picture."""
     for module in ("imagetext.readers.table_pieces", "generate.runs.inputs"):
         monkeypatch.setattr(f"{module}.ROWS_PER_SHARD", 3)
     for number, data in enumerate(pictures(12)):
@@ -180,15 +180,17 @@ def test_new_rows_at_the_end_of_a_table_form_new_shards(captioner, configure, tm
     write(5)
     assert run(configure(input=[str(table)])) == 0 and keys() == [[0, 1, 2], [3, 4]]
     for count, expected in ((9, [[5, 6, 7], [8]]), (10, [[9]])):
-        before, made = {path.name: path.read_bytes() for path in out.glob("*.tar")}, keys()
+        before, earlier_keys = {path.name: path.read_bytes() for path in out.glob("*.tar")}, keys()
         write(count)
         captioner.batches.clear()
         assert run(configure(input=[str(table)])) == 0 and sum(captioner.batches) == sum(map(len, expected))
-        assert keys() == made + expected and all((out / one).read_bytes() == data for one, data in before.items())
+        assert keys() == earlier_keys + expected and all(
+            (out / file_name).read_bytes() == data for file_name, data in before.items()
+        )
         captioner.batches.clear()
         assert run(configure(input=[str(table)])) == 0 and captioner.batches == []
     write(11, first="another")
-    with pytest.raises(ValueError, match="new rows go to the end of a table, or into another file beside it"):
+    with pytest.raises(ValueError, match="add new rows at the end of a table, or in another file beside it"):
         run(configure(input=[str(table)]))
 
 
@@ -198,7 +200,7 @@ def test_shards_of_inputs_that_are_not_named_stay_and_are_told(
     paths = [make_tar(name, pictures(1, int(name))) for name in ("00000", "00001", "00002")]
     assert run(configure(input=paths[:2])) == run(configure(input=paths[2:])) == 0
     assert (
-        "of inputs that are not named now, and left as they are: 2 of the run's shards: 00000, 00001"
+        "2 shards of the run come from inputs that this command does not name, and are left as they are: 00000, 00001"
         in capsys.readouterr().out
     )
     assert json.loads((tmp_path / "out" / "run.json").read_text())["shards"] == ["00000", "00001", "00002"]
@@ -212,24 +214,26 @@ def test_shards_with_failures_that_pass_are_made_anew_and_the_old_stay_until_the
     captioner, configure, tmp_path, pictures, format, files, caplog
 ):
     for name, text in {"t": ["no.jpg", "a.jpg", "b.jpg"], "u": ["broken.jpg"]}.items():
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"image": f"i/{one}"}) + "\n" for one in text))
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"image": f"i/{picture}"}) + "\n" for picture in text)
+        )
     (tmp_path / "i").mkdir()
     for name, data in zip(("a", "b", "no", "broken"), [*pictures(3), b"text"]):
         (tmp_path / "i" / f"{name}.jpg").write_bytes(data)
     aside = shutil.move(tmp_path / "i" / "no.jpg", tmp_path / "aside.jpg")
-    asked = {"input": [str(tmp_path / "t.jsonl"), str(tmp_path / "u.jsonl")], "format": format, "max_error_rate": 1}
-    assert run(configure(**asked)) == 0
+    options = {"input": [str(tmp_path / "t.jsonl"), str(tmp_path / "u.jsonl")], "format": format, "max_error_rate": 1}
+    assert run(configure(**options)) == 0
     assert [read_marker(tmp_path / "out", name)["passing"] for name in ("t-00000", "u-00000")] == [1, 0]
     before = files(tmp_path / "out")
     captioner.batches.clear()
-    assert run(configure(**asked)) == 0 and captioner.batches == []
+    assert run(configure(**options)) == 0 and captioner.batches == []
     aside2 = shutil.move(tmp_path / "i" / "a.jpg", tmp_path / "aside2.jpg")
-    assert run(configure(**asked, retry_failed=True)) == 0
+    assert run(configure(**options, retry_failed=True)) == 0
     assert "2 records failed, 1 in the earlier shard, which stays" in caplog.text and files(tmp_path / "out") == before
     shutil.move(aside, tmp_path / "i" / "no.jpg"), shutil.move(aside2, tmp_path / "i" / "a.jpg")
     captioner.batches.clear()
-    assert run(configure(**asked, retry_failed=True)) == 0 and sum(captioner.batches) == 3
-    run(configure(**asked, output=tmp_path / "fresh"))
+    assert run(configure(**options, retry_failed=True)) == 0 and sum(captioner.batches) == 3
+    run(configure(**options, output=tmp_path / "fresh"))
     assert files(tmp_path / "out") == files(tmp_path / "fresh")
 
 
@@ -259,18 +263,20 @@ def test_an_input_of_the_same_size_and_time_whose_bytes_are_others_is_told(capti
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with pytest.raises(ValueError, match="these inputs have changed") as caught:
         run(configure())
-    assert str(caught.value).endswith(f"{path}: other bytes of the same size and time than when 00000.tar was written")
+    assert str(caught.value).endswith(
+        f"{path}: has other bytes than when 00000.tar was written, with the same size and time"
+    )
     assert run(configure(trust_input=True)) == 0
 
 
-# --- what is done, and what is somebody else's ---------------------------------------------------------------------------------
+# --- what is done, and what is somebody else's -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "later, asked, made", [(True, {}, True), (False, {}, False), (False, {"verify_done": True}, True)]
+    "later, options, made_again", [(True, {}, True), (False, {}, False), (False, {"verify_done": True}, True)]
 )
 def test_a_shard_is_believed_by_its_size_and_by_its_hash_where_it_is_newer_than_its_marker(
-    captioner, make_tar, pictures, configure, tmp_path, files, capsys, later, asked, made
+    captioner, make_tar, pictures, configure, tmp_path, files, capsys, later, options, made_again
 ):
     for name in ("00000", "00001"):
         make_tar(name, pictures(2, int(name)))
@@ -283,12 +289,15 @@ def test_a_shard_is_believed_by_its_size_and_by_its_hash_where_it_is_newer_than_
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     os.utime(tmp_path / "out" / "00000.tar")  # newer than its marker, and whole
     captioner.batches.clear()
-    assert run(configure(dry_run=True, **asked)) == 0 and f"{int(made)} of 2 shards to do" in capsys.readouterr().out
-    assert run(configure(**asked)) == 0 and sum(captioner.batches) == 2 * made
-    assert (files(tmp_path / "out") == before) == made
     assert (
-        "made again, for its bytes are not those that its marker vouches for: 00001" in capsys.readouterr().out
-    ) == made
+        run(configure(dry_run=True, **options)) == 0
+        and f"{int(made_again)} of 2 shards to do" in capsys.readouterr().out
+    )
+    assert run(configure(**options)) == 0 and sum(captioner.batches) == 2 * made_again
+    assert (files(tmp_path / "out") == before) == made_again
+    assert (
+        "00001: its bytes are not those that its marker gives the hash of; it is made again" in capsys.readouterr().out
+    ) == made_again
 
 
 def test_a_marker_without_a_hash_counts_by_size(captioner, make_tar, pictures, configure, tmp_path):
@@ -320,12 +329,12 @@ def test_overwrite_removes_what_run_json_and_markers_name_and_nothing_else(
     for name, data in theirs.items():
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_bytes(data)
-    asked = {"input": paths[:1], "format": format, "seed": 1}
-    assert run(configure(**asked, overwrite=True)) == 0
-    assert run(configure(**asked, output=tmp_path / "fresh")) == 0
+    options = {"input": paths[:1], "format": format, "seed": 1}
+    assert run(configure(**options, overwrite=True)) == 0
+    assert run(configure(**options, output=tmp_path / "fresh")) == 0
     assert files(out) == {**files(tmp_path / "fresh"), **theirs} and not (out / f"00002.images{UNFINISHED}").exists()
     make_tar("00007", pictures(1))
-    with pytest.raises(ValueError, match=f"00007.{suffix}: would be written over, and is no file of this run"):
+    with pytest.raises(ValueError, match=f"00007.{suffix}: would be overwritten, and is no file of this run"):
         run(configure(format=format, seed=1))
     assert files(out) == {**files(tmp_path / "fresh"), **theirs}
 
@@ -349,16 +358,16 @@ def test_an_output_that_is_the_input_is_refused(captioner, make_tar, pictures, c
     (tmp_path / "link").symlink_to(tmp_path / "out")
     (tmp_path / "linked.tar").symlink_to(tmp_path / "out" / "00000.tar")
     for input in ("out/*.tar", "link/00000.tar", "linked.tar", "in/../out/00000.tar"):
-        for asked in ({}, {"overwrite": True}, {"column": "syn_text_y"}, {"dry_run": True}):
+        for options in ({}, {"overwrite": True}, {"column": "syn_text_y"}, {"dry_run": True}):
             with pytest.raises(ValueError, match="holds the shards that are the input .*; give another folder"):
-                run(configure(input=[str(tmp_path / input)], **asked))
+                run(configure(input=[str(tmp_path / input)], **options))
     with pytest.raises(ValueError, match="is not empty"):
         join(
             JoinConfig(
                 input=[str(tmp_path / "in" / "*.tar")], captions=[str(tmp_path / "out")], output=tmp_path / "in"
             )
         )
-    (folder / "run.json").write_text('{"fingerprint": {"columns": {}}}')  # as of a run that has no shards yet
+    (folder / "run.json").write_text('{"fingerprint": {"columns": {}}}')  # as in a run that has no shards yet
     with pytest.raises(ValueError, match="holds the pictures"):
         run(configure(input=[str(folder)], output=folder, overwrite=True))
     assert files(tmp_path / "out") == before and len(files(folder)) == 4
@@ -375,7 +384,9 @@ def test_a_set_of_another_command_is_not_begun_anew(captioner, make_tar, picture
         ),
         lambda: join(JoinConfig(input=shards, captions=shards, output=tmp_path / "out")),
     ):
-        with pytest.raises(ValueError, match="did not begin, but capsmith generate; give another folder"):
+        with pytest.raises(
+            ValueError, match="holds a run of capsmith generate, and this is capsmith .*; give another folder"
+        ):
             other()
     assert files(tmp_path / "out") == before
 
@@ -385,12 +396,12 @@ def test_a_second_run_is_refused_and_a_full_disk_ends_the_run_at_once(
 ):
     for name in ("00000", "00001"):
         make_tar(name, pictures(2, int(name)))
-    whole = captioner.caption
+    original_caption = captioner.caption
 
     def caption(requests, sampling, **options):
         with pytest.raises(ValueError, match=f"process {os.getpid()} on .* writes here"):
             run(configure(overwrite=True))
-        captioner.caption = whole
+        captioner.caption = original_caption
         raise OSError(errno.ENOSPC, "No space left on device")
 
     captioner.caption = caption

@@ -1,4 +1,4 @@
-"""What a run is: it resumes after any kill, takes new shards, and refuses what would mix two runs."""
+"""A run resumes wherever it is killed, takes new shards, and refuses what would mix two runs."""
 
 import json
 import os
@@ -234,7 +234,7 @@ def test_run_json_holds_the_fingerprint_to_the_letter(captioner, make_tar, pictu
 
 
 def of_0_1(folder):
-    """Makes a run what capsmith 0.1 began and did not finish."""
+    """Turn a run into one that capsmith 0.1 began and did not finish."""
     run = json.loads((folder / RUN).read_text())["fingerprint"]
     del run["rules"]
     run["versions"]["capsmith"] = "0.1"
@@ -250,15 +250,15 @@ def test_a_run_that_an_earlier_version_began_is_refused_and_stays_as_it_is(
     make_tar("00001", pictures(2, 2))
     run(configure())
     of_0_1(tmp_path / "out")
-    before, told = (
+    before, message = (
         files(tmp_path / "out"),
-        "capsmith 0.1 began this run, by other rules; finish it with capsmith 0.1, or --overwrite",
+        "capsmith 0.1 began this run, with other rules; finish it with capsmith 0.1, or use --overwrite",
     )
     captioner.batches.clear()
     if "num_processes" in changes:
-        assert run(configure(**changes)) == 2 and told in capfd.readouterr().err
+        assert run(configure(**changes)) == 2 and message in capfd.readouterr().err
     else:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             run(configure(**changes))
     assert files(tmp_path / "out") == before and captioner.batches == []
 

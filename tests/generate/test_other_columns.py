@@ -1,4 +1,4 @@
-"""Texts that are no true captions, in finished sets: verified, shown, measured by name, never embedded."""
+"""Columns that are no true captions, in finished sets: they are verified, shown, measured by name, never embedded."""
 
 import hashlib
 import json
@@ -22,13 +22,13 @@ COLUMNS = {X: ("a dog", "the dog"), NEG: ("a cat",), TAGS: ("dog", "grass"), NOT
 
 
 def record(picture, number=0, **more) -> Record:
-    return replace(Record(f"k{number}", picture(number), (f"alt {number}",), COLUMNS), **more)
+    return replace(Record(f"k{number}", picture(number), (f"alt {number}",), columns=COLUMNS), **more)
 
 
 def write(folder, records, columns=()) -> str:
     with ShardWriter(folder, "00000", columns=columns) as writer:
-        for one in records:
-            writer.write(one)
+        for record in records:
+            writer.write(record)
     return writer.path
 
 
@@ -50,9 +50,9 @@ def test_verify_counts_them_and_asks_of_tags_no_variety(tmp_path, picture, capsy
     (out / "00000.done.json").write_text(json.dumps(marker | {"captions": marker["captions"] | {TAGS: 31}}))
     assert verify(VerifyConfig(folder=str(out))) == 1
     assert "30 captions in tags_x, its marker says 31" in capsys.readouterr().out
-    write(out, [replace(one, columns={**one.columns, NEG: ("a cat",)}) for one in records], columns=[X, NEG, TAGS])
+    write(out, [replace(item, columns={**item.columns, NEG: ("a cat",)}) for item in records], columns=[X, NEG, TAGS])
     assert verify(VerifyConfig(folder=str(out))) == 1
-    assert "neg_text_x: 'a cat' stands for at least 30 of 30 pictures" in capsys.readouterr().out
+    assert "neg_text_x: at least 30 of 30 pictures have 'a cat'" in capsys.readouterr().out
 
 
 def test_the_gallery_shows_them_under_their_names(picture):
@@ -77,12 +77,12 @@ def test_diversity_measures_them_where_they_are_asked_for(tmp_path, picture, cap
 
 
 def test_reinforce_embeds_captions_alone(picture):
-    one = record(picture)
-    texts, error = read_texts(one, ReinforceConfig(input=["x"], output="y", teacher=["z"]))
+    source = record(picture)
+    texts, error = read_texts(source, ReinforceConfig(input=["x"], output="y", teacher=["z"]))
     assert texts.chosen == (X,) and set(texts.columns) == {X} and not error
-    _, error = read_texts(one, ReinforceConfig(input=["x"], output="y", teacher=["z"], columns="^neg_text"))
+    _, error = read_texts(source, ReinforceConfig(input=["x"], output="y", teacher=["z"], columns="^neg_text"))
     assert error == "no captions in columns like '^neg_text'"
-    alone = record(picture, columns={NEG: ("a cat",)})  # is passed over by the trainers of reinforced sets
+    alone = record(picture, columns={NEG: ("a cat",)})  # trainers of reinforced sets skip it
     assert "no captions in columns" in read_texts(alone, ReinforceConfig(input=["x"], output="y", teacher=["z"]))[1]
 
 

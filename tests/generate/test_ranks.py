@@ -32,7 +32,7 @@ ASKED = {
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What one process makes."""
+    """The files that one process writes."""
     folder = tmp_path_factory.mktemp("alone") / "out"
     assert run(GenerateConfig(**ASKED, output=folder)) == 0
     return folder
@@ -51,18 +51,18 @@ def start(folder: Path, *argv: str) -> subprocess.Popen:
 
 
 def ranks(process: subprocess.Popen) -> list[psutil.Process]:
-    """Its ranks in their order; process ids begin again at some time."""
+    """Return its ranks in their order; process ids may wrap around, so they give no order."""
     children = sorted(psutil.Process(process.pid).children(), key=psutil.Process.create_time)
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
 def written_since(folder: Path, moment: float) -> list[Path]:
-    """The unfinished files that have been written to since then: one that was killed leaves its own behind."""
-    found = []
+    """Return the unfinished files that were written after `moment`; killed processes leave older ones behind."""
+    paths = []
     for path in folder.glob("*.tmp"):
         with suppress(FileNotFoundError):  # it has just been finished
-            found += [path] if path.stat().st_mtime > moment else []
-    return found
+            paths += [path] if path.stat().st_mtime > moment else []
+    return paths
 
 
 def wait_until(condition) -> None:
@@ -77,16 +77,20 @@ def test_two_processes_give_the_bytes_of_one_though_killed_and_interrupted(alone
     process = start(folder, "--num-processes", "2")
     wait_until(lambda: (folder / "run.json").exists() and len(ranks(process)) == 2)
     ranks(process)[1].kill()
-    printed, told = process.communicate(timeout=120)
-    assert process.returncode == 1, told
+    printed, error_text = process.communicate(timeout=120)
+    assert process.returncode == 1, error_text
     assert "1 of 3 shards failed: scenes-test2-00000; the same command tries them again" in printed
 
     before = time.time()
     process = start(folder, "--num-processes", "2")
-    wait_until(lambda: written_since(folder, before))  # the shard that is left has been begun
+    wait_until(lambda: written_since(folder, before))  # the remaining shard has been begun
     process.send_signal(signal.SIGINT)
-    printed, told = process.communicate(timeout=120)
-    assert process.returncode == 130 and "interrupted; the same command resumes" in told and "Traceback" not in told
+    printed, error_text = process.communicate(timeout=120)
+    assert (
+        process.returncode == 130
+        and "interrupted; the same command resumes" in error_text
+        and "Traceback" not in error_text
+    )
     assert not list(folder.glob("*.tmp"))
 
     assert run(GenerateConfig(**ASKED, output=folder)) == 0  # one process resumes what several began

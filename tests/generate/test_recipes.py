@@ -1,4 +1,4 @@
-"""Every recipe end to end, by captioners that are asked in words: on broken pictures, missing texts, refusals and odd answers."""
+"""Every recipe end to end: broken pictures, missing texts, refusals and odd answers."""
 
 import json
 import re
@@ -9,9 +9,9 @@ import pytest
 import generate.captions.load
 from captioners.base import Caption, Captioned
 from captioners.rules.negatives import NOTHING
-from generate.captions.column import Column
 from generate.captions.config import GenerateConfig
 from generate.captions.run import run
+from generate.captions.settled_column import SettledColumn
 from generate.captions.stages import caption_samples
 from generate.captions.tasks import Task
 from generate.sets import verify
@@ -27,7 +27,7 @@ SORRY = "I'm sorry, but I can't help with that."
 
 
 class Writer(FakeCaptioner):
-    """A captioner that is asked in words: good answers, but for keys with 1 after a refusal, and for keys with 2 never."""
+    """A captioner that takes instructions: it refuses keys with 1 at first and keys with 2 always."""
 
     takes_instruction = True
 
@@ -47,19 +47,19 @@ class Writer(FakeCaptioner):
     def answer(self, sampling, number: int) -> str:
         if sampling.answer != "json":
             return f'Sure! Here is the caption: "There is a red bicycle of number {number} near the house."'
-        said = {
+        fields = {
             "negative": f"a blue bicycle no. {number} at the house",
             "negative_tags": ["car", "red"],
             "kind": "attribute",
         }
         if '"paraphrase"' in sampling.json_schema:
-            said |= {"paraphrase": f"There is a red bicycle of number {number} near the house."}
+            fields |= {"paraphrase": f"There is a red bicycle of number {number} near the house."}
         else:
-            said |= {
+            fields |= {
                 "description": f"There is a red bicycle of number {number} near the house.",
                 "tags": ["red", "bicycle"],
             }
-        return f"```json\n{json.dumps(said)}\n```"
+        return f"```json\n{json.dumps(fields)}\n```"
 
 
 @pytest.fixture
@@ -76,17 +76,19 @@ def folder(tmp_path):
 
 @pytest.fixture
 def loaded(monkeypatch):
-    """Captioners by name: `m` sees pictures, `w` is asked in words alone, `coca` takes no words."""
-    made = {}
+    """Captioners by name: `m` sees pictures, `w` gets only instructions, `coca` takes no instructions."""
+    captioners = {}
 
     def load_captioner(name, pretrained, **options):
-        return made.setdefault(name, FakeCaptioner("coca") if name == "coca" else Writer(name, looks=name == "m"))
+        return captioners.setdefault(
+            name, FakeCaptioner("coca") if name == "coca" else Writer(name, looks=name == "m")
+        )
 
     monkeypatch.setattr(generate.captions.load, "load_captioner", load_captioner)
-    return made
+    return captioners
 
 
-def configure(folder, output, **asked) -> GenerateConfig:
+def configure(folder, output, **options) -> GenerateConfig:
     return GenerateConfig(
         **{
             "input": sorted(map(str, folder.iterdir())) if folder.is_dir() else [str(folder)],
@@ -94,18 +96,18 @@ def configure(folder, output, **asked) -> GenerateConfig:
             "device": "cpu",
             "num_workers": 0,
             "max_error_rate": 1,
-            **asked,
+            **options,
         }
     )
 
 
 def kill_and_resume(config, tmp_path, files, monkeypatch, after: int) -> None:
-    """The run is killed after so many records, once its first shard is whole; resumed, it gives what is in `out`."""
-    write, left = ShardWriter.write, [after]
+    """Kill the run after so many records, when its first shard is complete; resumed, it must give the same files."""
+    write, records_left = ShardWriter.write, [after]
 
     def killed(self, record, text=None):
-        left[0] -= 1
-        if left[0] < 0:
+        records_left[0] -= 1
+        if records_left[0] < 0:
             raise KeyboardInterrupt
         write(self, record, text)
 
@@ -143,8 +145,8 @@ RECIPES = {
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_end_to_end_and_killed_and_resumed(recipe, folder, loaded, tmp_path, monkeypatch, files):
-    asked, columns, fell_back = RECIPES[recipe]
-    config = configure(folder, tmp_path / "out", recipe=recipe, **asked)
+    models, columns, fell_back = RECIPES[recipe]
+    config = configure(folder, tmp_path / "out", recipe=recipe, **models)
     assert run(config) == 0
     assert verify.run(verify.VerifyConfig(folder=str(tmp_path / "out"), most_repeated=1)) == 0
     records = {
@@ -163,14 +165,14 @@ def test_a_recipe_end_to_end_and_killed_and_resumed(recipe, folder, loaded, tmp_
     last = list(columns)[0] if len(columns) > 2 else list(columns)[-1]
     for number, place in fell_back.items():
         assert records[number].scores[last]["flags"] == [f"fallback:{place}"]
-        wanted = records[number].captions[:1] if place == "text" else records[number].columns[place][:1]
-        assert records[number].columns[last] == wanted
+        expected = records[number].captions[:1] if place == "text" else records[number].columns[place][:1]
+        assert records[number].columns[last] == expected
     if recipe != "veclip":
         assert records[0].columns[last] == ("There is a red bicycle of number 0 near the house.",)
         assert "cut:" in records[0].scores[last]["flags"][0]
     assert all(record.captions for number, record in records.items() if number != 6)
 
-    kill_and_resume(config, tmp_path, files, monkeypatch, after=5)
+    kill_and_resume(config, tmp_path, files, monkeypatch=monkeypatch, after=5)
 
 
 def test_pictures_that_no_column_looks_at_are_not_decoded_and_may_be_missing(loaded, tmp_path, monkeypatch):
@@ -194,7 +196,7 @@ def test_pictures_that_no_column_looks_at_are_not_decoded_and_may_be_missing(loa
 
 @pytest.mark.parametrize("format", ["csv", "json"])
 def test_a_table_whose_pictures_are_not_here_is_rewritten(format, loaded, tmp_path):
-    """Missing, outside, a folder, or none named: the picture's own trouble. What else is wrong with a row, or its picture, stays."""
+    """A picture may be missing, outside, a folder, or not named; all other errors of a row remain errors."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "here.jpg").write_bytes(jpeg(0))
     (tmp_path / "in" / "none.jpg").write_bytes(b"no picture")
@@ -210,23 +212,25 @@ def test_a_table_whose_pictures_are_not_here_is_rewritten(format, loaded, tmp_pa
         document = {"images": images, "annotations": annotations}
         (tmp_path / "in" / "captions.json").write_text(json.dumps(document), "utf-8")
         source = f"coco:{tmp_path / 'in' / 'captions.json'}"
-    asked = {"instruction": "Say this: {{ text }}", "column": "syn_text_w", "model": "w", "redraws": 1}
-    config = configure(tmp_path / "in", tmp_path / "out", **asked).model_copy(update={"input": [source]})
+    options = {"instruction": "Say this: {{ text }}", "column": "syn_text_w", "model": "w", "redraws": 1}
+    config = configure(tmp_path / "in", tmp_path / "out", **options).model_copy(update={"input": [source]})
     assert run(config) == 0
-    found = {record.meta["source"]: record for record in read_records(str(tmp_path / "out" / "*.tar"))}
-    errors = {source: record.error for source, record in found.items() if record.error}
-    assert len(found) == len(names) + (format == "csv") and len(errors) == 1 + (format == "csv")
+    written = {record.meta["source"]: record for record in read_records(str(tmp_path / "out" / "*.tar"))}
+    errors = {source: record.error for source, record in written.items() if record.error}
+    assert len(written) == len(names) + (format == "csv") and len(errors) == 1 + (format == "csv")
     assert "not a picture" in errors["none.jpg"]
     if format == "csv":
         assert "the record has no text" in errors["gone too.jpg"]
-    good = [record for record in found.values() if not record.error]
+    good = [record for record in written.values() if not record.error]
     assert all(record.columns["syn_text_w"] and record.captions for record in good)
     assert [record.meta["source"] for record in good if record.image is not None] == ["here.jpg"]
     assert verify.run(verify.VerifyConfig(folder=str(tmp_path / "out"), most_repeated=1)) == 0
     config = configure(tmp_path / "in", tmp_path / "seen", model="m").model_copy(update={"input": [source]})
     assert run(config) == 0
-    seen = [record.error for record in read_records(str(tmp_path / "seen" / "*.tar"))]
-    assert sum(map(bool, seen)) == len(found) - 1  # where they are looked at, these are failures
+    errors_with_pictures = [record.error for record in read_records(str(tmp_path / "seen" / "*.tar"))]
+    assert (
+        sum(map(bool, errors_with_pictures)) == len(written) - 1
+    )  # where a column looks at pictures, these are failures
 
 
 def test_a_look_at_a_task_takes_its_first_records(folder, loaded, tmp_path, capsys):
@@ -237,26 +241,28 @@ def test_a_look_at_a_task_takes_its_first_records(folder, loaded, tmp_path, caps
         assert len(list(read_records(str(tmp_path / recipe / "*.tar")))) == 2
         assert f"There is a red bicycle of number {first}" in (tmp_path / recipe / "gallery.html").read_text()
         assert "2 pictures" in capsys.readouterr().out
-        assert len(loaded[model].asked) == 2 + (recipe == "hq-clip")  # one is asked anew
+        assert len(loaded[model].asked) == 2 + (recipe == "hq-clip")  # one request is repeated
 
 
 class Chatty(Writer):
-    """Answers of keys with 3 are no JSON at first, those of keys with 4 never are, and those of keys with 6 lack a field."""
+    """Answers are no JSON for keys with 3 at first and for keys with 4 always; for keys with 6 they lack a field."""
 
     def answer(self, sampling, number):
-        said, draws = super().answer(sampling, number), sum(key.endswith(str(number)) for key, *_ in self.asked)
+        text, draws = super().answer(sampling, number), sum(key.endswith(str(number)) for key, *_ in self.asked)
         if number == 4 or number == 3 and draws == 1:
-            return said[: len(said) // 2]
-        return said.replace('"negative_tags"', '"others"') if number == 6 else said
+            return text[: len(text) // 2]
+        return text.replace('"negative_tags"', '"others"') if number == 6 else text
 
 
 def test_answers_that_are_no_json_are_asked_for_anew_and_then_fall_back(loaded, folder, tmp_path):
     loaded["m"] = Chatty("m", looks=True)
     assert run(configure(folder, tmp_path / "out", recipe="hq-clip", model="m", redraws=2)) == 0
     names = ["syn_text_hq", "neg_text_hq", "tags_hq", "neg_tags_hq"]
-    records = {int(re.search(r"\d", one.key)[0]): one for one in read_records(str(tmp_path / "out" / "*.tar"))}
-    asked = [int(re.search(r"\d", key)[0]) for key, *_ in loaded["m"].asked]
-    assert [asked.count(number) for number in range(7)] == [1, 2, 3, 2, 3, 0, 3]
+    records = {
+        int(re.search(r"\d", record.key)[0]): record for record in read_records(str(tmp_path / "out" / "*.tar"))
+    }
+    numbers_asked = [int(re.search(r"\d", key)[0]) for key, *_ in loaded["m"].asked]
+    assert [numbers_asked.count(number) for number in range(7)] == [1, 2, 3, 2, 3, 0, 3]
     assert all(records[3].columns[name] for name in names)
     assert records[4].columns == {"syn_text_hq": records[4].captions}
     assert records[4].scores["syn_text_hq"]["flags"] == ["fallback:text"]
@@ -267,13 +273,13 @@ def test_answers_that_are_no_json_are_asked_for_anew_and_then_fall_back(loaded, 
 
 
 def test_the_card_tells_what_was_written_and_what_of_it_is_false(folder, loaded, tmp_path, capsys):
-    """Columns of one answer have their settings once, an instruction stands as it was written, and tags are not measured."""
+    """Columns of one answer share their settings, the instruction is shown as written, and tags are not measured."""
     assert run(configure(folder, tmp_path / "out", recipe="hq-clip", model="m")) == 0
-    said = capsys.readouterr().out
-    assert "5 captions in neg_text_hq" in said and "10 tags in tags_hq" in said
+    printed = capsys.readouterr().out
+    assert "5 captions in neg_text_hq" in printed and "10 tags in tags_hq" in printed
     card = (tmp_path / "out" / "README.md").read_text("utf-8").replace("\\_", "_")
-    assert "hq, tags_hq, neg_tags_hq: written by m from the picture and words; its instruction" in card
-    assert "What stands in neg_text_hq, neg_tags_hq is meant to be false" in card
+    assert "hq, tags_hq, neg_tags_hq: written by m from the picture and words; the instruction" in card
+    assert "The texts in neg_text_hq, neg_tags_hq are meant to be false" in card
     assert 'json.loads(sample["json"])["caption_fields"]  # [\'neg_text_hq\', ' in card
     spread = card.partition("## Spread")[2].partition("## Licences")[0]
     assert "| neg_text_hq |" in spread and "| tags_hq |" not in spread and "| neg_tags_hq |" not in spread
@@ -289,8 +295,8 @@ def test_records_without_an_answer_are_told_of_with_a_reason(folder, loaded, tmp
 
 
 def test_what_a_captioner_cannot_be_asked_is_told_before_any_work(folder, loaded, tmp_path):
-    for asked, problem in [
-        ({"model": "w"}, "w has nothing to say without one"),
+    for options, problem in [
+        ({"model": "w"}, "w needs one; give it with --instruction"),
         ({"model": "coca", "instruction": "{{ text }}"}, "coca takes none"),
         ({"model": "coca", "text_only": True}, "coca needs a picture"),
         (
@@ -302,7 +308,7 @@ def test_what_a_captioner_cannot_be_asked_is_told_before_any_work(folder, loaded
         ({"model": "w", "instruction": "{{ syn_text_z }}"}, "reads syn_text_z, which is neither made earlier"),
         (
             {"model": "w", "instruction": "{{ text }}{{ examples }}", "examples": "tesre"},
-            "examples: tesre.*pairs stand in a .txt file.*shipped are rich and terse",
+            "examples: tesre.*pairs are in a .txt file.*rich and terse come with capsmith",
         ),
         ({"recipe": "idea", "model": "m", "label": "folder", "export_by_class": str(folder)}, "no export of ours"),
         (
@@ -311,29 +317,29 @@ def test_what_a_captioner_cannot_be_asked_is_told_before_any_work(folder, loaded
         ),
     ]:
         with pytest.raises(ValueError, match=problem):
-            run(configure(folder, tmp_path / "out", **asked))
+            run(configure(folder, tmp_path / "out", **options))
         assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
 def test_another_template_or_other_examples_are_another_run(folder, loaded, tmp_path):
     (tmp_path / "e.txt").write_text("a => b", "utf-8")
-    asked = {"recipe": "laclip", "model": "w", "examples": str(tmp_path / "e.txt")}
-    assert run(configure(folder, tmp_path / "out", **asked)) == 0
-    assert run(configure(folder, tmp_path / "out", **asked)) == 0
+    options = {"recipe": "laclip", "model": "w", "examples": str(tmp_path / "e.txt")}
+    assert run(configure(folder, tmp_path / "out", **options)) == 0
+    assert run(configure(folder, tmp_path / "out", **options)) == 0
     with pytest.raises(ValueError, match="task.instruction"):
-        run(configure(folder, tmp_path / "out", **asked, instruction="{{ text }} {{ examples }}"))
+        run(configure(folder, tmp_path / "out", **options, instruction="{{ text }} {{ examples }}"))
     (tmp_path / "e.txt").write_text("a => c", "utf-8")
     with pytest.raises(ValueError, match="task.examples_sha256"):
-        run(configure(folder, tmp_path / "out", **asked))
+        run(configure(folder, tmp_path / "out", **options))
 
 
 def test_a_column_of_the_input_is_read_and_one_that_lacks_it_says_so():
-    records = [Record("0", None, ("x",), {"syn_text_a": ("a red bicycle",)}), Record("3", None, ("x",))]
-    column = Column("syn_text_b", Writer("w"), task=Task("{{ syn_text_a }}", text_only=True))
+    records = [Record("0", None, ("x",), columns={"syn_text_a": ("a red bicycle",)}), Record("3", None, ("x",))]
+    column = SettledColumn("syn_text_b", Writer("w"), task=Task("{{ syn_text_a }}", text_only=True))
     first, second = caption_samples(records, [column])
     assert (
         first.columns["syn_text_a"] == ("a red bicycle",) and len(first.columns["syn_text_b"]) == 1
-    )  # five that are alike
+    )  # five captions are equal
     assert second.error == "syn_text_b: instruction: the record has no syn_text_a"
 
 
@@ -342,15 +348,15 @@ def test_columns_that_follow_see_what_passed_and_what_was_drawn_anew():
     first, second = Writer("first"), Writer("second")
     records = [Record(key, None, (f"a dog runs on grass {key}",)) for key in "0123"]
     columns = [
-        Column("syn_text_a", first, task=Task("{{ text }}", text_only=True, fallback=("text",))),
-        Column("syn_text_b", second, task=Task("[{{ syn_text_a }}]", text_only=True, fallback=("syn_text_a",))),
+        SettledColumn("syn_text_a", first, task=Task("{{ text }}", text_only=True, fallback=("text",))),
+        SettledColumn("syn_text_b", second, task=Task("[{{ syn_text_a }}]", text_only=True, fallback=("syn_text_a",))),
     ]
-    found = list(caption_samples(records, columns))
-    told = {key: instruction for key, _, instruction in second.asked}
-    assert told["2"] == "[a dog runs on grass 2]"
-    assert told["1"] == "[There is a red bicycle of number 1 near the house.]"
-    assert found[2].columns["syn_text_b"] == ("a dog runs on grass 2",)
-    assert found[2].scores["syn_text_b"]["flags"] == ["fallback:syn_text_a"]
+    written = list(caption_samples(records, columns))
+    instructions = {key: instruction for key, _, instruction in second.asked}
+    assert instructions["2"] == "[a dog runs on grass 2]"
+    assert instructions["1"] == "[There is a red bicycle of number 1 near the house.]"
+    assert written[2].columns["syn_text_b"] == ("a dog runs on grass 2",)
+    assert written[2].scores["syn_text_b"]["flags"] == ["fallback:syn_text_a"]
 
 
 def test_negatives_by_rules_stand_beside_captions_and_a_record_without_any_is_good(tmp_path):
@@ -365,13 +371,13 @@ def test_negatives_by_rules_stand_beside_captions_and_a_record_without_any_is_go
     assert (without.error, without.captions, list(without.columns)) == ("", ("hm",), [])
     assert without.scores["neg_text_rules"]["flags"] == [NOTHING]
     assert "the record has no text" in failed.error
-    with pytest.raises(ValueError, match="negatives are no captions"):
+    with pytest.raises(ValueError, match="writes negatives"):
         configure(tmp_path / "t.jsonl", tmp_path / "out", model="rules:negatives", column="syn_text_x")
 
 
 @pytest.mark.parametrize("recipe, chat", [("laclip", None), ("tulip", CHAT)])
 def test_a_tiny_language_model_rewrites_a_table_killed_and_resumed(recipe, chat, tmp_path, monkeypatch, files):
-    """What it says is senseless, so that captions fall back; the rows of two tables are two shards."""
+    """Its answers are nonsense, so captions fall back; the rows of two tables are two shards."""
     if recipe == "tulip":
         pytest.importorskip("llguidance", reason="JSON by construction is an extra")
     model = str(save(tmp_path / "model", "llama", chat=chat, max_position_embeddings=1024))
@@ -394,7 +400,7 @@ def test_a_tiny_language_model_rewrites_a_table_killed_and_resumed(recipe, chat,
         assert record.columns[column] and len(record.scores[column]["flags"]) == 1
         if record.scores[column]["flags"] == ["fallback:text"]:
             assert record.columns[column] == record.captions
-    kill_and_resume(config, tmp_path, files, monkeypatch, after=3)
+    kill_and_resume(config, tmp_path, files, monkeypatch=monkeypatch, after=3)
 
 
 @pytest.fixture(scope="module")
@@ -414,12 +420,12 @@ def tiny(tmp_path_factory):
 
 @pytest.mark.parametrize("recipe", ["hq-clip", "recaption", "idea", "veclip"])
 def test_tiny_models_that_look_at_pictures_killed_and_resumed(recipe, tiny, folder, tmp_path, monkeypatch, files):
-    """What they say is senseless, so that captions fall back, or the record says why it has none."""
+    """Their answers are nonsense, so captions fall back, or the record says why it has none."""
     models = {"model": "coca_tiny", "text_model": tiny["llm"]} if recipe == "veclip" else {"model": tiny["vlm"]}
-    asked = {"batch_size": 2, "max_length": 24, "redraws": 1, "label": "folder" if recipe == "idea" else None}
+    options = {"batch_size": 2, "max_length": 24, "redraws": 1, "label": "folder" if recipe == "idea" else None}
     if recipe == "hq-clip":
-        asked["max_length"] = 40
-    config = configure(folder, tmp_path / "out", recipe=recipe, **models, **asked)
+        options["max_length"] = 40
+    config = configure(folder, tmp_path / "out", recipe=recipe, **models, **options)
     assert run(config) == 0
     records = {
         int(re.search(r"\d", record.key)[0]): record for record in read_records(str(tmp_path / "out" / "*.tar"))
@@ -430,7 +436,7 @@ def test_tiny_models_that_look_at_pictures_killed_and_resumed(recipe, tiny, fold
         assert record.columns.get(column) or "no caption passed" in record.error
         if record.scores.get(column, {}).get("flags") == ["fallback:text"]:
             assert record.columns[column] == record.captions
-    kill_and_resume(config, tmp_path, files, monkeypatch, after=5)
+    kill_and_resume(config, tmp_path, files, monkeypatch=monkeypatch, after=5)
 
 
 @pytest.mark.parametrize(
@@ -442,20 +448,20 @@ def test_a_recipe_by_a_server(recipe, looks, folder, tmp_path, capsys):
     server, writer = FakeServer(), Writer("w")
 
     def answer(request, picture):
-        said = json.dumps(request["messages"] if request else "")
-        if not (number := re.search(r"at the house", said) and re.search(r"no\. (\d) at the house", said)):
-            return None  # the probe, and what has no text
-        asked.append((int(number[1]), "image_url" in said))
+        messages = json.dumps(request["messages"] if request else "")
+        if not (number := re.search(r"at the house", messages) and re.search(r"no\. (\d) at the house", messages)):
+            return None  # the probe, and records without a text
+        requests.append((int(number[1]), "image_url" in messages))
         schema = json.dumps(request["response_format"]) if "response_format" in request else ""
         sampling = SimpleNamespace(answer="json" if schema else "text", json_schema=schema.replace('\\"', '"'))
         text = SORRY if number[1] == "2" else writer.answer(sampling, int(number[1]))
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         return 200, {"object": "chat.completion", "choices": [choice]}
 
-    asked: list[tuple[int, bool]] = []
+    requests: list[tuple[int, bool]] = []
     server.spoil = answer
     config = configure(folder, tmp_path / "out", recipe=recipe, model=server.model)
-    if recipe == "veclip":  # the same model sees, and then writes
+    if recipe == "veclip":  # the same model captions, and then rewrites
         config = configure(folder, tmp_path / "out", recipe=recipe, model=server.model, text_model=server.model)
     assert run(config) == 0
     assert f"{'pictures' if looks else 'words alone'} are sent to http://127.0.0.1" in capsys.readouterr().out
@@ -467,8 +473,8 @@ def test_a_recipe_by_a_server(recipe, looks, folder, tmp_path, capsys):
     column, fallback = next(iter(RECIPES[recipe][1])), "text"
     if recipe == "veclip":
         column, fallback = "syn_text_veclip", "syn_text_visual"
-    assert {picture for _, picture in asked} == {looks}
-    assert [number for number, _ in asked].count(2) == 3  # with redraws
+    assert {picture for _, picture in requests} == {looks}
+    assert [number for number, _ in requests].count(2) == 3  # with redraws
     assert records[0].columns[column] == ("There is a red bicycle of number 0 near the house.",)
     assert records[2].scores[column]["flags"] == [f"fallback:{fallback}"]
     assert all(records[number].columns.get(name) for name in RECIPES[recipe][1] for number in (0, 1, 3, 4))
@@ -478,9 +484,9 @@ def test_a_server_is_told_the_class_of_each_picture(folder, tmp_path):
     server, classes = FakeServer(), []
 
     def answer(request, picture):
-        if found := request and re.search(r"This picture shows: ([\w ]+)\.", json.dumps(request["messages"])):
-            classes.append(found[1])
-            text = f"Here is the caption: A {found[1]} stands in front of the house."
+        if match := request and re.search(r"This picture shows: ([\w ]+)\.", json.dumps(request["messages"])):
+            classes.append(match[1])
+            text = f"Here is the caption: A {match[1]} stands in front of the house."
             choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
             return 200, {"object": "chat.completion", "choices": [choice]}
         return None
@@ -491,24 +497,24 @@ def test_a_server_is_told_the_class_of_each_picture(folder, tmp_path):
     server.server_close()
     records = list(read_records(str(tmp_path / "out" / "*.tar")))
     assert {*classes} == {"a bike", "bike"} and len(records) == 7
-    said = {record.columns["syn_text_idea"][0] for record in records if not record.error}
-    assert said == {f"A {name} stands in front of the house." for name in {*classes}}
+    captions = {record.columns["syn_text_idea"][0] for record in records if not record.error}
+    assert captions == {f"A {name} stands in front of the house." for name in {*classes}}
     assert sum(bool(record.error) for record in records) == 1
 
 
-# ---- IDEA's files --------------------------------------------------------------------------------------------------------
+# ---- IDEA's files ---------------------------------------------------------------------------------------------------
 
 
 def test_captions_by_class_stand_in_a_file_each(folder, loaded, tmp_path, capsys):
-    asked = {"recipe": "idea", "model": "m", "label": "folder", "export_by_class": str(tmp_path / "idea")}
-    assert run(configure(folder, tmp_path / "out", **asked)) == 0
+    options = {"recipe": "idea", "model": "m", "label": "folder", "export_by_class": str(tmp_path / "idea")}
+    assert run(configure(folder, tmp_path / "out", **options)) == 0
     text = "There is a red bicycle of number {} near the house."
     lines = [f"a%20bike/p%20{number}.jpg {text.format(number)}" for number in (0, 1, 3)]
     assert (tmp_path / "idea" / "a bike.txt").read_text("utf-8").splitlines() == lines
     assert (tmp_path / "idea" / "bike.txt").read_text("utf-8").count("\n") == 2
     assert "5 captions of 2 classes" in capsys.readouterr().out
     (tmp_path / "idea" / "bike.txt").unlink()
-    assert run(configure(folder, tmp_path / "out", **asked)) == 0  # the same again, of the finished set
+    assert run(configure(folder, tmp_path / "out", **options)) == 0  # the same command again, on the finished set
     assert sorted(path.name for path in (tmp_path / "idea").iterdir()) == [
         ".capsmith-export.json",
         "a bike.txt",

@@ -92,12 +92,12 @@ def configure(tmp_path):
 
 @pytest.fixture
 def fake_teachers(monkeypatch):
-    """Teachers without a model, and what they were asked to embed."""
-    asked = []
+    """Replace the teachers by fakes without a model; returns the requests that they get."""
+    requests = []
 
     class Fake(Teacher):
         def embed(self, views, texts, batch_size):
-            asked.append((len(views), list(texts)))
+            requests.append((len(views), list(texts)))
             return (
                 views.float().mean((2, 3)) / 255,
                 torch.tensor([[len(text), sum(text.encode()), 1.0] for text in texts]).reshape(-1, 3),
@@ -105,12 +105,24 @@ def fake_teachers(monkeypatch):
 
     def load(names, device, dtype):
         return [
-            Fake(name, None, None, (32, 32), (0.5,) * 3, (0.5,) * 3, 3, 100.0, None, "0" * 64, device)
+            Fake(
+                name,
+                None,
+                None,
+                size=(32, 32),
+                mean=(0.5,) * 3,
+                std=(0.5,) * 3,
+                dimension=3,
+                logit_scale=100.0,
+                logit_bias=None,
+                weights_sha256="0" * 64,
+                device=device,
+            )
             for name in names
         ]
 
     monkeypatch.setattr("generate.reinforce.run.load_teachers", load)
-    return asked
+    return requests
 
 
 def records(folder, suffix="tar"):
@@ -123,14 +135,15 @@ def members_of(path):
 
 
 def one_by_one(name, views, texts):
-    """A teacher's normalised embeddings (V, E) and (T, E), each picture and text by itself."""
+    """Return a teacher's normalised embeddings (V, E) and (T, E), computed for one picture and text at a time."""
     teacher = load_teacher(name)
     model, tokenizer = teacher.model, teacher.tokenizer
     with torch.no_grad():
         pixels = [pixels_of.to_tensor(view.permute(1, 2, 0).numpy()) for view in views]
-        pictures = [pixels_of.normalize(one, teacher.mean, teacher.std)[None] for one in pixels]
+        pictures = [pixels_of.normalize(picture, teacher.mean, teacher.std)[None] for picture in pixels]
         of_views = [
-            F.normalize(model.encode_image(F.interpolate(one, teacher.size, mode="bicubic"))) for one in pictures
+            F.normalize(model.encode_image(F.interpolate(picture, teacher.size, mode="bicubic")))
+            for picture in pictures
         ]
         of_texts = [F.normalize(model.encode_text(tokenizer([text]))) for text in texts]
     return torch.cat(of_views), torch.cat(of_texts)
@@ -145,28 +158,35 @@ def test_embeddings_are_those_of_each_view_and_text_by_itself(make_records, pict
     for number, record in enumerate(records(tmp_path / "out")):
         views = read_views(record.members["paug.json"])
         image = decode_stored(record.image)
-        assert views == draw_views(5, record.key, 3, image.size, 64, 0.3)
+        assert views == draw_views(5, record.key, 3, size=image.size, side=64, crop_area=0.3)
         pixels = [replay(view, image, 64) for view in views]
         embeddings = unpack(record.members)
-        texts = {"text_emb": ORIGINAL[:1], "captions_emb": ORIGINAL, **{f"{name}_emb": of for name, of in SYN.items()}}
+        texts = {
+            "text_emb": ORIGINAL[:1],
+            "captions_emb": ORIGINAL,
+            **{f"{name}_emb": column_texts for name, column_texts in SYN.items()},
+        }
         assert list(embeddings) == ["image_emb", *texts]
-        for name, of in texts.items():
-            found = [one_by_one(teacher, pixels, of) for teacher in ("coca_tiny", other)]
+        for name, column_texts in texts.items():
+            expected = [one_by_one(teacher, pixels, column_texts) for teacher in ("coca_tiny", other)]
             torch.testing.assert_close(
-                embeddings[name], torch.cat([part for _, part in found], dim=1), atol=2e-6, rtol=1e-4
+                embeddings[name], torch.cat([part for _, part in expected], dim=1), atol=2e-6, rtol=1e-4
             )
         torch.testing.assert_close(
-            embeddings["image_emb"], torch.cat([part for part, _ in found], dim=1), atol=2e-6, rtol=1e-4
+            embeddings["image_emb"], torch.cat([part for part, _ in expected], dim=1), atol=2e-6, rtol=1e-4
         )
         assert embeddings["image_emb"].shape == (3, 256) and embeddings["image_emb"].dtype == torch.float32
-        assert record.syn_text == {name: tuple(of) for name, of in SYN.items()} and record.captions == ORIGINAL
+        assert (
+            record.syn_text == {name: tuple(column_texts) for name, column_texts in SYN.items()}
+            and record.captions == ORIGINAL
+        )
         assert record.members["url.txt"] == b"http://x" and record.image == pictures(3)[number]
 
 
 def test_views_alone_are_made_of_records_with_originals_and_no_synthetic_captions(
     make_records, pictures, configure, tmp_path, capsys
 ):
-    """For students of original texts, with negatives or without; whatever is to be embedded must be there."""
+    """This is for students of original texts, with negatives or without; texts to embed must be there."""
     ours = {"uid": "u", "sha256": "", "width": 0, "height": 0, "error": "", "source": "", "caption_scores": {}}
     false = {"captions": ORIGINAL, "caption_fields": {"neg_text_a": ["a false one"]}}
     make_records("00000", [*pictures(1), b"no picture"], syn={}, json=json.dumps(ours | false).encode())
@@ -185,12 +205,12 @@ def test_views_alone_are_made_of_records_with_originals_and_no_synthetic_caption
         assert all(("paug.json" in record.members) != bool(record.error) for record in records)
         assert verify.run(verify.VerifyConfig(folder=str(tmp_path / format), most_repeated=1)) == 0
     assert run(configure(output=tmp_path / "embedded", max_error_rate=1)) == 0
-    told = [record.error for record in read_records(str(tmp_path / "embedded" / "*.tar"))]
-    assert [error.startswith("no captions in columns like") for error in told] == [True, True, True, True, False]
+    errors = [record.error for record in read_records(str(tmp_path / "embedded" / "*.tar"))]
+    assert [error.startswith("no captions in columns like") for error in errors] == [True, True, True, True, False]
 
 
 def test_a_tar_holds_the_members_that_the_reference_reads(make_records, pictures, configure, fake_teachers, tmp_path):
-    """As its reader takes them: `text_emb` of one row, `param_aug` a list, arrays without pickles or bf16 tensors alone."""
+    """The reference reads `text_emb` of one row, `param_aug` as a list, and arrays without pickles or bf16 tensors."""
     make_records("00000", pictures(1))
     run(configure(teacher=["one", "two"]))
     run(configure(teacher=["one", "two"], embeddings="pth.gz", output=tmp_path / "bf16"))
@@ -216,7 +236,7 @@ def test_a_tar_holds_the_members_that_the_reference_reads(make_records, pictures
     assert {name for name in files if not name.endswith("npz")} == none.keys()
     large = json.loads(none["00000_000.paug.json"])[
         "param_aug"
-    ]  # views no teacher sees have 224 pixels, those before 32
+    ]  # views without a teacher have 224 pixels, those before had 32
     assert [crop for crop, _ in large] == [crop for crop, _ in params]
 
 
@@ -285,8 +305,8 @@ def test_rows_in_are_rows_out_in_order_with_failures_last(
     make_records("00001", [*pictures(1, 7)], syn={})
     make_records("00002", [picture(size=(64, 48))[:-300]])
     assert run(configure(format=format, max_error_rate=0.9)) == 0
-    found = records(tmp_path / "out", suffix)
-    assert [record.key for record in found] == [
+    written = records(tmp_path / "out", suffix)
+    assert [record.key for record in written] == [
         "00000_001",
         "00000_002",
         "00000_004",
@@ -295,14 +315,14 @@ def test_rows_in_are_rows_out_in_order_with_failures_last(
         "00001_000",
         "00002_000",
     ]
-    for record in found[:3]:
+    for record in written[:3]:
         assert not record.error and {"paug.json", "npz"} <= record.members.keys()
         image = decode_stored(record.image)
         pixels = [replay(view, image, 32) for view in read_views(record.members["paug.json"])]
         expected = torch.stack(pixels).float().mean((2, 3)) / 255
         torch.testing.assert_close(unpack(record.members)["image_emb"], expected)
     for record, reason in zip(
-        found[3:], ("not a picture", "missing picture", "no captions in columns", "does not decode")
+        written[3:], ("not a picture", "missing picture", "no captions in columns", "does not decode")
     ):
         assert reason in record.error and not {"paug.json", "npz"} & record.members.keys()
     assert run(configure(format=format, output=tmp_path / "strict")) == 3
@@ -317,17 +337,17 @@ def test_rows_in_are_rows_out_in_order_with_failures_last(
 def test_groups_give_each_record_its_own_and_texts_are_embedded_once(
     make_records, pictures, configure, fake_teachers, tmp_path, monkeypatch
 ):
-    """In groups of two, with a cache of one text, failures among them: as in one group."""
+    """Groups of two, with a cache of one text and with failures, give the same as one group."""
     make_records("00000", [*pictures(2), BROKEN, BROKEN, *pictures(3, 2)])
     run(configure(max_error_rate=1))
-    texts = [text for _, new in fake_teachers for text in new]
+    texts = [text for _, new_texts in fake_teachers for text in new_texts]
     assert sorted(texts) == sorted({*ORIGINAL, *SYN["syn_text_a"], *SYN["syn_text_b"]})
     assert [count for count, _ in fake_teachers] == [5 * 3]
     fake_teachers.clear()
     monkeypatch.setattr(generate.reinforce.stages, "GROUP", 2)
     monkeypatch.setattr(generate.reinforce.stages, "CACHED_TEXTS", 1)
     run(configure(max_error_rate=1, output=tmp_path / "two"))
-    assert [(count, len(new)) for count, new in fake_teachers] == [(6, 6), (6, 5), (3, 5)]
+    assert [(count, len(new_texts)) for count, new_texts in fake_teachers] == [(6, 6), (6, 5), (3, 5)]
     assert members_of(tmp_path / "out" / "00000.tar") == members_of(tmp_path / "two" / "00000.tar")
 
 
@@ -364,7 +384,7 @@ def test_a_run_that_is_killed_anywhere_resumes_to_the_same_bytes(make_records, p
     [(written, resumed)] = json.loads(done.stdout.splitlines()[-1]).values()
     ends = [f"{name}.{end}" for name in ("00000", "00001") for end in ("tar", "done.json")]
     assert set(written) == {"run.json", "config.json", *ends}
-    # run.json and config.json; then of each shard its records, its file, its marker: 2 + (2 + 2) + (1 + 2) steps
+    # run.json, config.json; for each shard its records, file and marker: 2 + (2 + 2) + (1 + 2) steps
     assert resumed == [True] * 9
 
 
@@ -395,7 +415,7 @@ def test_other_settings_or_inputs_are_refused_where_a_run_is(make_records, pictu
     assert run(configure()) == 0
     assert run(configure(batch_size=None)) == 0  # as settled
     assert len(fake_teachers) == 1
-    for changes, told in (
+    for changes, message in (
         ({"seed": 1}, "seed: 0 there, 1 now"),
         ({"teacher": ["a", "b"]}, "teachers.0.name: 'coca_tiny'"),
         ({"views": 2}, "views: 3"),
@@ -403,7 +423,7 @@ def test_other_settings_or_inputs_are_refused_where_a_run_is(make_records, pictu
         ({"size": 40}, "size"),
         ({"crop_area": 0.5}, "crop_area: 0.08 there, 0.5 now"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             run(configure(**changes))
     assert run(configure(views=2, overwrite=True)) == 0
     make_records("00000", pictures(2))
@@ -417,20 +437,21 @@ def test_a_run_that_an_earlier_version_began_is_refused_and_stays_as_it_is(
     make_records("00000", pictures(1))
     make_records("00001", pictures(1, 1))
     assert run(configure()) == 0
-    whole = files(tmp_path / "out")
-    written = json.loads(whole["run.json"])["fingerprint"]
+    files_before = files(tmp_path / "out")
+    written = json.loads(files_before["run.json"])["fingerprint"]
     assert written.pop("rules") == 2
     (tmp_path / "out" / "run.json").write_text(
         json.dumps({"fingerprint": {**written, "versions": {"capsmith": "0.1"}}})
     )
     (tmp_path / "out" / "00001.done.json").unlink()
-    before, asked = files(tmp_path / "out"), len(fake_teachers)
+    before, requests_before = files(tmp_path / "out"), len(fake_teachers)
     with pytest.raises(
-        ValueError, match="capsmith 0.1 began this run, by other rules; finish it with capsmith 0.1, or --overwrite"
+        ValueError,
+        match="capsmith 0.1 began this run, with other rules; finish it with capsmith 0.1, or use --overwrite",
     ):
         run(configure())
-    assert files(tmp_path / "out") == before and len(fake_teachers) == asked
-    assert run(configure(overwrite=True)) == 0 and files(tmp_path / "out") == whole
+    assert files(tmp_path / "out") == before and len(fake_teachers) == requests_before
+    assert run(configure(overwrite=True)) == 0 and files(tmp_path / "out") == files_before
 
 
 def test_a_shard_that_fails_is_left_for_the_next_run(
@@ -452,14 +473,13 @@ def test_out_of_memory_halves_the_batch_and_the_marker_says_so(
     make_records("00000", pictures(2))
     sizes = []
 
-    def reinforce_samples(samples, teachers, config, settled, *rest):
-        sizes.append(settled.batch_size)
-        for number, found in enumerate(
-            generate.reinforce.stages.reinforce_samples(samples, teachers, config, settled, *rest)
-        ):
-            if settled.batch_size > 1 and number == 1:
+    def reinforce_samples(*arguments, batch_size, **options):
+        sizes.append(batch_size)
+        records = generate.reinforce.stages.reinforce_samples(*arguments, batch_size=batch_size, **options)
+        for number, record in enumerate(records):
+            if batch_size > 1 and number == 1:
                 raise torch.OutOfMemoryError("no more")
-            yield found
+            yield record
 
     monkeypatch.setattr("generate.reinforce.run.reinforce_samples", reinforce_samples)
     assert run(configure()) == 0
@@ -477,10 +497,10 @@ def test_a_teacher_larger_than_the_views_is_refused(make_records, pictures, conf
 def test_a_report_comes_once_all_is_done(make_records, pictures, configure, fake_teachers, tmp_path, capsys):
     make_records("00000", pictures(3))
     make_records("00001", pictures(1))
-    whole = (tmp_path / "in" / "00001.tar").read_bytes()
-    (tmp_path / "in" / "00001.tar").write_bytes(whole[:1000])
+    content = (tmp_path / "in" / "00001.tar").read_bytes()
+    (tmp_path / "in" / "00001.tar").write_bytes(content[:1000])
     assert run(configure(report=True)) == 1 and not (tmp_path / "out" / "report.json").exists()
-    (tmp_path / "in" / "00001.tar").write_bytes(whole)
+    (tmp_path / "in" / "00001.tar").write_bytes(content)
     assert run(configure(report=True)) == 0
     assert json.loads((tmp_path / "out" / "report.json").read_text())["records"] == 4
     assert run(configure(overwrite=True, views=2)) == 0 and not (tmp_path / "out" / "report.json").exists()
@@ -489,8 +509,8 @@ def test_a_report_comes_once_all_is_done(make_records, pictures, configure, fake
 def test_every_problem_of_a_configuration_is_told_at_once(configure):
     with pytest.raises(ValueError) as error:
         configure(teacher=["a", "b", "a"], embeddings="none", convert=True)
-    for told in ("not used with --embeddings none", "a given twice", "none leaves nothing to --convert"):
-        assert told in str(error.value)
+    for message in ("not used with --embeddings none", "a given twice", "none leaves nothing to --convert"):
+        assert message in str(error.value)
     with pytest.raises(ValueError, match=r"columns\n.*no regular expression: missing \)"):
         configure(columns="(")
     with pytest.raises(ValueError, match="--teacher: required"):
@@ -501,7 +521,7 @@ def test_every_problem_of_a_configuration_is_told_at_once(configure):
 
 
 def older(embeddings, views, kind="npz"):
-    """The members of a record of DataCompDR: all texts in `text_emb`, the views as text within the JSON."""
+    """Return the members of a record of DataCompDR: all texts in `text_emb`, the views as text within the JSON."""
     texts = torch.cat(
         [embeddings["text_emb"], *(rows for name, rows in embeddings.items() if name.startswith("syn_text"))]
     )
@@ -515,15 +535,15 @@ def older(embeddings, views, kind="npz"):
 def test_the_older_layout_becomes_the_newer_one(make_records, pictures, configure, fake_teachers, tmp_path, kind):
     make_records("00000", pictures(1), captions=ORIGINAL[:1])
     assert run(configure(embeddings=kind)) == 0
-    [made] = records(tmp_path / "out")
-    embeddings, views = unpack(made.members), read_views(made.members["paug.json"])
+    [record] = records(tmp_path / "out")
+    embeddings, views = unpack(record.members), read_views(record.members["paug.json"])
     make_records("00000", pictures(1), captions=ORIGINAL[:1], **older(embeddings, views, kind))
-    asked = {"teacher": [], "convert": True, "embeddings": kind}
-    assert run(configure(**asked, output=tmp_path / "new")) == 0
+    options = {"teacher": [], "convert": True, "embeddings": kind}
+    assert run(configure(**options, output=tmp_path / "new")) == 0
     assert members_of(tmp_path / "new" / "00000.tar") == members_of(tmp_path / "out" / "00000.tar")
     newer = [str(tmp_path / "new" / "*.tar")]
     assert (
-        run(configure(**asked, input=newer, output=tmp_path / "again")) == 0
+        run(configure(**options, input=newer, output=tmp_path / "again")) == 0
     )  # a set in the newer layout stays as it is
     assert (tmp_path / "again" / "00000.tar").read_bytes() == (tmp_path / "new" / "00000.tar").read_bytes()
 
@@ -533,7 +553,7 @@ def test_what_cannot_be_converted_is_a_row_with_its_reason(make_records, picture
         name: torch.ones(count, 4)
         for name, count in {"image_emb": 2, "text_emb": 1, "syn_text_a_emb": 2, "syn_text_b_emb": 3}.items()
     }
-    views, asked = [[[0, 0, 4, 4], []]] * 2, {"teacher": [], "convert": True, "max_error_rate": 1}
+    views, options = [[[0, 0, 4, 4], []]] * 2, {"teacher": [], "convert": True, "max_error_rate": 1}
     make_records("00000", pictures(1), captions=ORIGINAL[:1], **older(embeddings, views[:1]))
     make_records(
         "00001", pictures(1), captions=ORIGINAL[:1], **older(embeddings | {"text_emb": torch.ones(0, 4)}, views)
@@ -541,9 +561,9 @@ def test_what_cannot_be_converted_is_a_row_with_its_reason(make_records, picture
     make_records("00002", pictures(1), captions=ORIGINAL[:1])
     make_records("00003", pictures(1), captions=ORIGINAL[:1], **older(embeddings, views) | {"npz": b"damaged"})
     make_records("00004", [BROKEN, None], captions=ORIGINAL[:1], **older(embeddings, views))
-    assert run(configure(**asked)) == 0
+    assert run(configure(**options)) == 0
     reasons = [record.error for record in records(tmp_path / "out")]
-    for reason, told in zip(
+    for reason, expected in zip(
         reasons,
         (
             "image_emb: 2 rows for 1",
@@ -555,11 +575,11 @@ def test_what_cannot_be_converted_is_a_row_with_its_reason(make_records, picture
         ),
         strict=True,
     ):
-        assert told in reason
+        assert expected in reason
 
 
 @pytest.mark.parametrize(
-    "device, settled, asked, expected",
+    "device, settled, dtype_asked, expected",
     [
         ("cuda:0", {}, None, "bf16"),
         ("cpu", {}, None, "fp32"),
@@ -567,9 +587,11 @@ def test_what_cannot_be_converted_is_a_row_with_its_reason(make_records, picture
         ("cuda:0", {}, "fp32", "fp32"),
     ],
 )
-def test_teachers_compute_in_bf16_on_a_gpu_unless_told_otherwise(device, settled, asked, expected, monkeypatch):
-    """A run goes on in what it began with, wherever that is."""
-    seen = []
-    monkeypatch.setattr("generate.reinforce.run.load_teachers", lambda names, device, dtype: seen.append(dtype) or [])
-    config = ReinforceConfig(input=["unused"], teacher=["coca_tiny"], output="unused", dtype=asked)
-    assert Reinforcing(config).load(device, settled).fingerprint["dtype"] == expected and seen == [expected]
+def test_teachers_compute_in_bf16_on_a_gpu_unless_told_otherwise(device, settled, dtype_asked, expected, monkeypatch):
+    """A run continues with the dtype that it began with, on any device."""
+    dtypes = []
+    monkeypatch.setattr(
+        "generate.reinforce.run.load_teachers", lambda names, device, dtype: dtypes.append(dtype) or []
+    )
+    config = ReinforceConfig(input=["unused"], teacher=["coca_tiny"], output="unused", dtype=dtype_asked)
+    assert Reinforcing(config).load(device, settled).fingerprint["dtype"] == expected and dtypes == [expected]

@@ -1,4 +1,4 @@
-"""Repeats: a bounded count of what many pictures have in common, against a plain count."""
+"""Repeats, which counts common captions in bounded memory, against a plain count."""
 
 import json
 import random
@@ -10,7 +10,7 @@ from generate.sets.repeats import SIZE, Repeats
 
 
 def skewed(pictures: int, seed: int) -> list[list[str]]:
-    """A few captions for most pictures, very many for the rest; some pictures have one twice."""
+    """Most pictures have one of a few captions, the others one of very many; some pictures have a caption twice."""
     draw = random.Random(seed)
     return [[f"caption {int(draw.paretovariate(0.4)) % 100_000}" for _ in range(3)] for _ in range(pictures)]
 

@@ -9,7 +9,7 @@ from PIL import Image
 import capsmith
 from captioners.load import load_captioner
 from generate.captions.config import GenerateConfig
-from generate.captions.input_checks import told_of_drawn_shapes
+from generate.captions.input_checks import warning_about_photographs
 from generate.captions.run import run
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_records, read_samples
@@ -28,7 +28,7 @@ def model(tmp_path_factory) -> str:
 
 
 def test_two_runs_of_drawn_pictures_are_equal_in_every_byte(model, tmp_path, files):
-    asked = {
+    options = {
         "input": ["scenes:val,n=20"],
         "model": model,
         "device": "cpu",
@@ -36,13 +36,13 @@ def test_two_runs_of_drawn_pictures_are_equal_in_every_byte(model, tmp_path, fil
         "batch_size": 8,
         **AS_THEY_COME,
     }
-    assert run(GenerateConfig(**asked, output=tmp_path / "one", num_workers=1)) == 0
-    assert run(GenerateConfig(**asked, output=tmp_path / "two", num_workers=3)) == 0
+    assert run(GenerateConfig(**options, output=tmp_path / "one", num_workers=1)) == 0
+    assert run(GenerateConfig(**options, output=tmp_path / "two", num_workers=3)) == 0
     assert files(tmp_path / "one") == files(tmp_path / "two")
-    found = list(read_records(str(tmp_path / "one" / "*.tar")))
-    assert [record.key for record in found] == [sample.key for sample in list(read_samples("scenes:val,n=20"))[0]]
-    assert len({record.syn_text[COLUMN] for record in found}) == 20  # the draws depend on the picture's key
-    assert run(GenerateConfig(**{**asked, "seed": 1}, output=tmp_path / "other")) == 0
+    written = list(read_records(str(tmp_path / "one" / "*.tar")))
+    assert [record.key for record in written] == [sample.key for sample in list(read_samples("scenes:val,n=20"))[0]]
+    assert len({record.syn_text[COLUMN] for record in written}) == 20  # the draws depend on the picture's key
+    assert run(GenerateConfig(**{**options, "seed": 1}, output=tmp_path / "other")) == 0
     assert files(tmp_path / "one")["scenes-val2-00000.tar"] != files(tmp_path / "other")["scenes-val2-00000.tar"]
 
 
@@ -76,21 +76,21 @@ def test_the_command_line_runs_it(model, tmp_path, capsys):
 
 
 def test_the_built_in_captioner_says_that_it_knows_drawn_shapes_alone(tmp_path, drawn_and_photographs):
-    drawn, photographs = drawn_and_photographs
-    asked = {"model": "coca_tiny", "output": tmp_path / "out"}
+    drawn_picture, photographs = drawn_and_photographs
+    options = {"model": "coca_tiny", "output": tmp_path / "out"}
 
     def told(*specs: str, **other: str) -> str:
-        config = GenerateConfig(**asked | other, input=list(specs))
-        return told_of_drawn_shapes(config, read_samples(config.input))
+        config = GenerateConfig(**options | other, input=list(specs))
+        return warning_about_photographs(config, read_samples(config.input))
 
-    assert told("scenes:val,n=2") == told(str(drawn)) == told(str(photographs), model="some/other") == ""
-    assert "coca_tiny knows drawn shapes alone" in told(str(drawn), str(photographs))
+    assert told("scenes:val,n=2") == told(str(drawn_picture)) == told(str(photographs), model="some/other") == ""
+    assert "coca_tiny knows only the drawn shapes" in told(str(drawn_picture), str(photographs))
     assert "--model coca_ViT-L-14 --pretrained mscoco_finetuned_laion2b_s13b_b90k" in told(str(photographs))
 
 
 @pytest.fixture
 def drawn_and_photographs(tmp_path):
-    """A shard of drawn scenes, as our records keep them, and a folder with a picture that is none."""
+    """A shard of records of drawn scenes, and a folder with a picture that is no drawn scene."""
     (shard,) = read_samples("scenes:val,n=1")
     with ShardWriter(tmp_path / "drawn", "00000", format="webdataset", columns=[COLUMN]) as writer:
         for sample in shard:

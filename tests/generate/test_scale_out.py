@@ -1,4 +1,4 @@
-"""The Ray engine: real clusters on this machine, whose workers and nodes are killed; and what needs no cluster, without one."""
+"""The Ray engine: real clusters on this machine, whose workers and nodes are killed; and parts without a cluster."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ from generate.reinforce.config import ReinforceConfig
 from generate.reinforce.run import run as reinforce
 from generate.runs import ray_engine as scale_out
 from generate.runs.manifest import RUN, write_run
-from generate.runs.ray_engine import Head, Place, Worker, _tell, connect, plan
+from generate.runs.ray_engine import ClusterHead, Place, Worker, _log, connect, plan
 from generate.runs.ray_tally import Tally
 from imagetext.lock import LockLost
 from imagetext.shards import read_markers
@@ -63,7 +63,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers have 
 
 @dataclass(frozen=True)
 class Deadly:
-    """Kills the process that reads it, at the second sample, the first times."""
+    """Samples that kill the process that reads them, at the second sample, the first few times."""
 
     samples: Iterable
     times: int
@@ -80,7 +80,7 @@ class Deadly:
 
 @dataclass(frozen=True)
 class Held:
-    """Holds the process that reads it, where that is on a node which is to be killed; on others, until that has a shard."""
+    """Samples that block their reader: for ever on the node to be killed, elsewhere until that node has a shard."""
 
     samples: Iterable
     node: str
@@ -98,7 +98,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Slow:
-    """Takes its time."""
+    """Samples that are read slowly."""
 
     samples: Iterable
 
@@ -110,7 +110,7 @@ class Slow:
 
 @dataclass(frozen=True)
 class Crowded:
-    """Waits until two processes have read a shard; the last waits until only its own is left."""
+    """Samples that wait until two processes have read a shard; the last waits until only its own process is left."""
 
     samples: Iterable
     folder: Path
@@ -138,7 +138,7 @@ class Failing:
 
 @pytest.fixture
 def with_samples(monkeypatch):
-    """Make a command read other samples: `with_samples(generate.captions.run, function of a shard's number and samples)`."""
+    """Make a command read other samples: `with_samples(module, function of a shard's number and samples)`."""
 
     def patch(command, change):
         def read(*args, **options):
@@ -171,7 +171,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What the embedded engine makes."""
+    """The files that the embedded engine writes."""
     folder = tmp_path_factory.mktemp("alone") / "out"
     assert caption(GenerateConfig(**ASKED, output=folder)) == 0
     assert all(marker["captions"]["neg_text_rules"] for marker in read_markers(folder).values())
@@ -244,23 +244,24 @@ def test_interrupted_the_workers_leave_no_half_shard(cluster, tmp_path, files, w
 
 
 def test_a_worker_with_other_weights_ends_the_run(cluster, tmp_path, files, monkeypatch):
-    """It finds other weights in `run.json` than those that it has loaded, and than those that were settled."""
+    """The worker finds other weights in `run.json` than it has loaded and than were settled."""
 
-    def begin(folder, prepared, rank, begun):
+    def begin(folder, prepared, rank, *, begun):
         prepared.fingerprint["columns"]["syn_text_coca_tiny"]["weights_sha256"] = "other"
         write_run(folder, prepared.fingerprint)
 
     monkeypatch.setattr(generate.captions.run, "begin", begin)
     with pytest.raises(
         ValueError,
-        match="process [0-9]+ on .* is not made with:\n  columns.syn_text_coca_tiny.weights_sha256: 'other' there",
+        match="process [0-9]+ on .* has loaded other models, .*:\n"
+        "  columns.syn_text_coca_tiny.weights_sha256: 'other' there",
     ):
         caption(GenerateConfig(**ASKED, **ON_RAY, output=tmp_path / "out"))
     assert list(files(tmp_path / "out")) == [RUN]
 
 
 def test_a_run_that_loses_a_node_equals_one_that_does_not(cluster, alone, tmp_path, files, with_samples):
-    asked = {
+    options = {
         "input": [str(alone / "*.tar")],
         "teacher": ["coca_tiny"],
         "views": 2,
@@ -268,7 +269,7 @@ def test_a_run_that_loses_a_node_equals_one_that_does_not(cluster, alone, tmp_pa
         "num_workers": 0,
         "batch_size": 4,
     }
-    assert reinforce(ReinforceConfig(**asked, output=tmp_path / "undisturbed")) == 0
+    assert reinforce(ReinforceConfig(**options, output=tmp_path / "undisturbed")) == 0
     begun = tmp_path / "begun"
     with_samples(generate.reinforce.run, lambda number, samples: Held(samples, cluster.second.node_id, begun))
 
@@ -278,7 +279,7 @@ def test_a_run_that_loses_a_node_equals_one_that_does_not(cluster, alone, tmp_pa
 
     killer = threading.Thread(target=kill)
     killer.start()
-    assert reinforce(ReinforceConfig(**asked, **ON_RAY, output=tmp_path / "out")) == 0
+    assert reinforce(ReinforceConfig(**options, **ON_RAY, output=tmp_path / "out")) == 0
     killer.join()
     assert begun.exists() and files(tmp_path / "out") == files(tmp_path / "undisturbed")
 
@@ -298,7 +299,7 @@ def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict:
 
 
 @pytest.mark.parametrize(
-    "asked, nodes, found",
+    "options, nodes, expected",
     [
         ({}, [node(4), node(2), node(8, alive=False)], (0, 6, 6)),
         ({"concurrency": "2,50"}, [node(4)], (0, 2, 50)),
@@ -309,28 +310,28 @@ def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict:
         ({"gpus_per_worker": 0, "concurrency": "3"}, [node(8, gpus=2)], (0, 3, 3)),
     ],
 )
-def test_workers_are_as_many_as_the_nodes_hold(asked, nodes, found):
-    place, least, most = plan(GenerateConfig(**ASKED, output="out", engine="ray", **asked), nodes)
-    assert (place.gpus, least, most) == found
+def test_workers_are_as_many_as_the_nodes_hold(options, nodes, expected):
+    place, least, most = plan(GenerateConfig(**ASKED, output="out", engine="ray", **options), nodes)
+    assert (place.gpus, least, most) == expected
 
 
 @pytest.mark.parametrize(
-    "asked, nodes, told",
+    "options, nodes, message",
     [
         (
             {"concurrency": 3},
             [node(1), node(1)],
             "3 workers, each with 1 CPU and 0 GPUs, would wait for ever: the cluster has 2 nodes with "
-            "2 CPUs and 0 GPUs, room for 2; say --concurrency 2",
+            "2 CPUs and 0 GPUs, room for 2; use --concurrency 2",
         ),
-        ({"gpus_per_worker": 1}, [node(2)], "room for 0; say --gpus-per-worker 0"),
-        ({"gpus_per_worker": 2}, [node(8, gpus=1), node(8, gpus=1)], "room for 0; say --gpus-per-worker 0"),
+        ({"gpus_per_worker": 1}, [node(2)], "room for 0; use --gpus-per-worker 0"),
+        ({"gpus_per_worker": 2}, [node(8, gpus=1), node(8, gpus=1)], "room for 0; use --gpus-per-worker 0"),
         ({}, [node(0)], "room for 0; add nodes"),
     ],
 )
-def test_workers_that_would_wait_for_ever_are_refused(asked, nodes, told):
-    with pytest.raises(ValueError, match=re.escape(told)):
-        plan(GenerateConfig(**ASKED, output="out", engine="ray", **asked), nodes)
+def test_workers_that_would_wait_for_ever_are_refused(options, nodes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        plan(GenerateConfig(**ASKED, output="out", engine="ray", **options), nodes)
 
 
 def test_a_worker_with_other_weights_or_without_the_folder_is_refused(alone, tmp_path):
@@ -341,10 +342,11 @@ def test_a_worker_with_other_weights_or_without_the_folder_is_refused(alone, tmp
     settled = json.loads(run.read_text())
     settled["fingerprint"]["columns"]["syn_text_coca_tiny"]["weights_sha256"] = "other"
     run.write_text(json.dumps(settled))
-    worker.loaded = False
+    worker.is_loaded = False
     with pytest.raises(
         ValueError,
-        match=r"is not made with:\n  columns.syn_text_coca_tiny.weights_sha256: 'other' there, '[0-9a-f]+' now$",
+        match=r"has loaded other models, .*:\n"
+        r"  columns.syn_text_coca_tiny.weights_sha256: 'other' there, '[0-9a-f]+' now$",
     ):
         worker.load()
     worker = Worker(Captioning(GenerateConfig(**ASKED, output=tmp_path / "elsewhere")), Place(0, os.getcwd()), None)
@@ -372,44 +374,44 @@ def test_what_no_other_shard_would_escape_ends_the_run(monkeypatch, caplog, erro
     monkeypatch.setattr(scale_out.ray, "get", lambda answer: answer)
     tally = SimpleNamespace(**{name: SimpleNamespace(remote=getattr(Tally(), name)) for name in ("begin", "end")})
     worker = Worker(Work(), Place(0, os.getcwd()), tally)
-    worker.loaded = True
+    worker.is_loaded = True
     shard = read_samples("scenes:val,n=1")[0]
-    assert worker.take(shard) == (how, str(error))
+    assert worker.write(shard) == (how, str(error))
     end = {"shard": shard.name, "path": shard.path, "how": how, "why": str(error), "warnings": ""}
     with pytest.raises(OSError, match=re.escape(str(error))) if how == "over" else nullcontext():
-        _tell(end)
+        _log(end)
     assert f"shard scenes-val2-00000 of scenes:val,n=1 failed: {error}" in caplog.text
 
 
 def test_a_head_that_has_gone_is_told_before_ray_ends_the_process(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(scale_out.time, "monotonic", lambda: now[0])
+    clock = [0.0]
+    monkeypatch.setattr(scale_out.time, "monotonic", lambda: clock[0])
     with socket.socket() as head:
         head.bind(("127.0.0.1", 0))
         head.listen()
         address = f"127.0.0.1:{head.getsockname()[1]}"
         monkeypatch.setattr(scale_out.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=address))
-        found = Head()
-        now[0] = 100.0
-        assert found.check()
-        found.wait_for_answer()
-    now[0] = 129.0
-    assert not found.check()  # it may be begun again
-    monkeypatch.setattr(scale_out.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+        cluster_head = ClusterHead()
+        clock[0] = 100.0
+        assert cluster_head.check()
+        cluster_head.wait_for_answer()
+    clock[0] = 129.0
+    assert not cluster_head.check()  # a new head may come
+    monkeypatch.setattr(scale_out.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
     with pytest.raises(ConnectionError, match="has gone"):
-        found.wait_for_answer()
-    assert now[0] == 130.0
+        cluster_head.wait_for_answer()
+    assert clock[0] == 130.0
     with pytest.raises(
         ConnectionError, match=f"the head of the Ray cluster, {address}, has gone: .*refused.*; what is done stays"
     ):
-        found.check()
+        cluster_head.check()
 
 
 def test_a_tally_knows_who_died_at_what_and_counts_nothing_twice():
     tally = Tally()
     assert tally.total() == [] and tally.begin("a", "one") == [] and tally.begin("b", "two") == []
     assert tally.count("a", (5, 10)) is tally.count("b", (1, 2)) is False
-    assert tally.total() == [6, 12] and tally.begin("a", "three") == ["one"]  # who never left it
+    assert tally.total() == [6, 12] and tally.begin("a", "three") == ["one"]  # worker "one" never ended the shard
     tally.count("a", (2, 4))
     assert tally.total() == [3, 6] and tally.begin("a", "four") == ["one", "three"] and tally.busy()
     tally.end("a", (7, 14))
@@ -422,11 +424,11 @@ def test_a_tally_knows_who_died_at_what_and_counts_nothing_twice():
 
 
 @pytest.mark.parametrize(
-    "asked, told",
+    "options, messages",
     [
         (
             {"engine": "ray", "num_processes": 2, "limit": 5},
-            ["--num-processes: is for --engine embedded", "--limit: is a look by one process"],
+            ["--num-processes: is for --engine embedded", "--limit: works in one process"],
         ),
         (
             {"concurrency": "2", "ray_address": "auto"},
@@ -434,24 +436,24 @@ def test_a_tally_knows_who_died_at_what_and_counts_nothing_twice():
         ),
         (
             {"engine": "ray", "concurrency": "8,2", "ray_address": "here"},
-            ["at least 8 workers, and at most 2", "ray_address"],
+            ["MIN is 8, which is more than MAX, 2", "ray_address"],
         ),
         (
             {"engine": "ray", "concurrency": "0", "gpus_per_worker": 1.5},
-            ["neither a number of workers nor MIN,MAX", "whole GPUs nor a share"],
+            ["neither a number of workers nor MIN,MAX", "neither a whole number of GPUs nor a share"],
         ),
     ],
 )
-def test_what_does_not_go_with_an_engine_is_told_at_once(asked, told):
+def test_what_does_not_go_with_an_engine_is_told_at_once(options, messages):
     with pytest.raises(ValueError) as error:
-        GenerateConfig(**ASKED, output="out", **asked)
-    assert all(problem in str(error.value) for problem in told)
+        GenerateConfig(**ASKED, output="out", **options)
+    assert all(problem in str(error.value) for problem in messages)
 
 
 def test_the_missing_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "generate.runs.ray_engine", raising=False)
-    with pytest.raises(ValueError, match=r"--engine ray: pip install 'capsmith\[ray\]'"):
+    with pytest.raises(ValueError, match=r"--engine ray: is not installed; run pip install 'capsmith\[ray\]'"):
         caption(GenerateConfig(**ASKED, engine="ray", output=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -459,7 +461,7 @@ def test_the_missing_extra_is_named(monkeypatch, tmp_path):
 def test_a_connection_that_fails_says_how_a_cluster_is_begun_and_asks_for_its_token():
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{closed.getsockname()[1]}"  # bound, and nobody listens
-        with pytest.raises(ValueError, match=f"--ray-address: {address}: .*refused") as told:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"  # bound, but nobody listens
+        with pytest.raises(ValueError, match=f"--ray-address: {address}: .*refused") as caught:
             connect(address)
-    assert "ray start --head" in str(told.value) and "RAY_AUTH_MODE=token" in str(told.value)
+    assert "ray start --head" in str(caught.value) and "RAY_AUTH_MODE=token" in str(caught.value)

@@ -1,4 +1,4 @@
-"""What stays of a set: against a slow reference, whatever the order, shards, formats and processes; scores and embeddings beside it."""
+"""What `capsmith select` keeps, against a slow reference, for any order, shards, formats and processes."""
 
 import json
 import multiprocessing
@@ -16,7 +16,7 @@ from captioners.ranks import Rank
 from generate.captions.templates import Expression
 from generate.select.choose import with_captions
 from generate.select.config import SelectConfig
-from generate.select.judge import same_text, tie_of
+from generate.select.judge import text_hash, tie_of
 from generate.select.run import run
 from generate.sets.verify import VerifyConfig
 from generate.sets.verify import run as verify
@@ -33,7 +33,7 @@ TEXTS = ["a cat", "A cat.", "a dog", "two birds", "red house", "a boat", "snow"]
 
 
 def make(number: int, draw: random.Random) -> Record:
-    """A record with up to three captions in X, of few texts and scores, so that many are the same."""
+    """Return a record with up to three captions in X, from few texts and scores, so that many are equal."""
     count = draw.randrange(4)
     texts = tuple(draw.choice(TEXTS) for _ in range(count))
     scores = {
@@ -45,9 +45,9 @@ def make(number: int, draw: random.Random) -> Record:
         f"k{number}",
         jpeg(number),
         (f"alt {number}",),
-        {X: texts, "tags_x": ("tag",)} if texts else {"tags_x": ("tag",)},
-        {X: scores} if texts else {},
-        {"cls": b"kept"},
+        columns={X: texts, "tags_x": ("tag",)} if texts else {"tags_x": ("tag",)},
+        scores={X: scores} if texts else {},
+        members={"cls": b"kept"},
         meta={"label": draw.choice("abc"), "uid": f"u{number}"},
         error="" if draw.random() < 0.95 else "no picture",
     )
@@ -62,25 +62,25 @@ def write(folder, records, name="00000", **options) -> str:
 
 @pytest.fixture(autouse=True)
 def drawing(monkeypatch):
-    """The figure takes longer than all the rest: this is what draws it, for the one test that looks."""
+    """Leave out the figure, which takes longer than all else; returns the function that draws it, for one test."""
     figure = generate.select.page._figure
     monkeypatch.setattr(generate.select.page, "_figure", lambda *_: "")
     return figure
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """Two shards of records, and where they lie."""
-    folder, draw = tmp_path_factory.mktemp("drawn"), random.Random(0)
+def drawn_set(tmp_path_factory):
+    """A folder with two shards of records, and the records by shard."""
+    folder, draw = tmp_path_factory.mktemp("drawn_set"), random.Random(0)
     records = [make(number, draw) for number in range(80)]
     shards = {"00000": records[:45], "00001": records[45:]}
-    for name, of in shards.items():
-        write(folder, of, name)
+    for name, shard_records in shards.items():
+        write(folder, shard_records, name)
     return folder, shards
 
 
 def stay(shards, where, top, per_caption, per_class) -> dict[str, list[int]]:
-    """The places in X of the captions that stay, by key: the rules, one after the other, over the whole set in memory."""
+    """Return the kept places in X, by key: applies the rules one after the other to the whole set in memory."""
     passing = {
         (record.key, place): (record.scores[X]["similarity"][place], -tie_of(record, name))
         for name, records in shards.items()
@@ -91,17 +91,19 @@ def stay(shards, where, top, per_caption, per_class) -> dict[str, list[int]]:
     }
     by_key = {record.key: record for records in shards.values() for record in records}
     if per_caption:
-        worth = defaultdict(dict)  # of each text, the records' best
+        worth = defaultdict(dict)  # for each text, the best of each record
         for (key, place), value in passing.items():
-            text = same_text(by_key[key].columns[X][place])
+            text = text_hash(by_key[key].columns[X][place])
             worth[text][key] = max(value, worth[text].get(key, value))
         allowed = {
-            (text, key) for text, of in worth.items() for key in sorted(of, key=of.get, reverse=True)[:per_caption]
+            (text, key)
+            for text, best_of_text in worth.items()
+            for key in sorted(best_of_text, key=best_of_text.get, reverse=True)[:per_caption]
         }
         passing = {
             (key, place): value
             for (key, place), value in passing.items()
-            if (same_text(by_key[key].columns[X][place]), key) in allowed
+            if (text_hash(by_key[key].columns[X][place]), key) in allowed
         }
     best = {}
     for (key, _), value in passing.items():
@@ -111,15 +113,15 @@ def stay(shards, where, top, per_caption, per_class) -> dict[str, list[int]]:
         for key in sorted(best, key=best.get, reverse=True):
             of_class[by_key[key].meta["label"]].append(key)
         best = {key: best[key] for keys in of_class.values() for key in keys[:per_class]}
-    least = (-1.0, 0)  # nothing is below
+    least = (-1.0, 0)  # all captions are above
     if top:
         order, count = sorted(best.values(), reverse=True), round(top * len(by_key))
         least = order[count - 1] if len(order) > count else least
-    found = defaultdict(list)
+    kept = defaultdict(list)
     for (key, place), value in passing.items():
         if key in best and value >= least:
-            found[key].append(place)
-    return dict(found)
+            kept[key].append(place)
+    return dict(kept)
 
 
 CASES = [
@@ -134,8 +136,8 @@ CASES = [
 
 
 @pytest.mark.parametrize("where, top, per_caption, per_class", CASES)
-def test_what_stays_is_what_the_rules_say(drawn, tmp_path, where, top, per_caption, per_class, capsys):
-    folder, shards = drawn
+def test_what_stays_is_what_the_rules_say(drawn_set, tmp_path, where, top, per_caption, per_class, capsys):
+    folder, shards = drawn_set
     config = SelectConfig(
         input=[f"{folder}/*.tar"],
         where="similarity >= 0.3 and not flags" if where else None,
@@ -145,32 +147,32 @@ def test_what_stays_is_what_the_rules_say(drawn, tmp_path, where, top, per_capti
         output=str(tmp_path / "out"),
     )
     assert run(config) == 0
-    wanted = stay(shards, where, top, per_caption, per_class)
+    expected = stay(shards, where, top, per_caption=per_caption, per_class=per_class)
     by_key = {record.key: record for records in shards.values() for record in records}
     after = {record.key: record for record in read_records(str(tmp_path / "out"))}
-    assert after.keys() == wanted.keys() and len(wanted) >= 4
+    assert after.keys() == expected.keys() and len(expected) >= 4
     for key, record in after.items():
-        before, places = by_key[key], wanted[key]
+        before, places = by_key[key], expected[key]
         assert record.columns == {X: tuple(before.columns[X][place] for place in places), "tags_x": ("tag",)}
-        assert record.scores[X] == {name: [of[place] for place in places] for name, of in before.scores[X].items()}
+        assert record.scores[X] == {
+            name: [values[place] for place in places] for name, values in before.scores[X].items()
+        }
         assert (record.image, record.captions, record.members) == (before.image, before.captions, before.members)
     lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
-    assert [line["key"] for line in lines] == [
-        record.key
-        for records in shards.values()
-        for record in [*(one for one in records if not one.error), *(one for one in records if one.error)]
-        if record.key not in wanted
+    in_input = [
+        record for records in shards.values() for record in sorted(records, key=lambda record: bool(record.error))
     ]
+    assert [line["key"] for line in lines] == [record.key for record in in_input if record.key not in expected]
     assert all(line["reason"] for line in lines)
-    told = capsys.readouterr().out
-    assert f"{len(wanted)} of 80 records stay" in told
+    printed = capsys.readouterr().out
+    assert f"{len(expected)} of 80 records are kept" in printed
     assert verify(VerifyConfig(folder=str(tmp_path / "out"), most_repeated=1)) == 0
 
 
-def test_the_choice_is_the_same_in_any_order_format_and_number_of_processes(drawn, tmp_path):
-    folder, shards = drawn
+def test_the_choice_is_the_same_in_any_order_format_and_number_of_processes(drawn_set, tmp_path):
+    folder, shards = drawn_set
     chosen = {"top": 0.25, "max_per_caption": 4, "max_per_class": 9}
-    wanted = stay(shards, False, 0.25, 4, 9)
+    expected = stay(shards, False, 0.25, per_caption=4, per_class=9)
     backwards = [f"{folder}/00001.tar", f"{folder}/00000.tar"]
     assert run(SelectConfig(input=backwards, output=str(tmp_path / "b"), format="parquet", **chosen)) == 0
     assert run(SelectConfig(input=[f"{tmp_path}/b"], output=str(tmp_path / "c"), format="jsonl", where="true")) == 0
@@ -180,26 +182,28 @@ def test_the_choice_is_the_same_in_any_order_format_and_number_of_processes(draw
     for name in "bcd":
         after = {record.key: record.columns[X] for record in read_records(str(tmp_path / name))}
         by_key = {record.key: record for records in shards.values() for record in records}
-        assert after == {key: tuple(by_key[key].columns[X][at] for at in places) for key, places in wanted.items()}
+        assert after == {
+            key: tuple(by_key[key].columns[X][place] for place in places) for key, places in expected.items()
+        }
 
 
-def test_a_stopped_run_resumes_with_what_it_had_settled(drawn, tmp_path, monkeypatch, files):
-    folder, _ = drawn
+def test_a_stopped_run_resumes_with_what_it_had_settled(drawn_set, tmp_path, monkeypatch, files):
+    folder, _ = drawn_set
     options = {"input": [f"{folder}/*.tar"], "top": 0.25, "max_per_caption": 4, "format": "parquet"}
     assert run(SelectConfig(output=str(tmp_path / "whole"), **options)) == 0
     choose, names = generate.select.run.choose, []
 
-    def fail(record, shard, *rest, **more):
+    def fail(record, shard, *arguments, **keywords):
         names.append(shard)
         if shard == "00001":
             raise OSError("the disk went away")
-        return choose(record, shard, *rest, **more)
+        return choose(record, shard, *arguments, **keywords)
 
     config = SelectConfig(output=str(tmp_path / "out"), **options)
     monkeypatch.setattr(generate.select.run, "choose", fail)
     assert run(config) == 1 and not (tmp_path / "out" / "rejected.jsonl").exists()
     monkeypatch.setattr(generate.select.run, "choose", choose)
-    monkeypatch.setattr(generate.select.run, "settle", None)  # it is not asked again
+    monkeypatch.setattr(generate.select.run, "settle", None)  # it must not be called again
     assert run(config) == 0
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     (tmp_path / "out" / "limits.npz").write_bytes(b"")
@@ -207,8 +211,8 @@ def test_a_stopped_run_resumes_with_what_it_had_settled(drawn, tmp_path, monkeyp
         run(config)
 
 
-def test_other_inputs_than_were_settled_over_are_refused_and_added_to_a_where(drawn, tmp_path):
-    folder, shards = drawn
+def test_other_inputs_than_were_settled_over_are_refused_and_added_to_a_where(drawn_set, tmp_path):
+    folder, shards = drawn_set
     for options in ({"top": 0.25}, {"where": "similarity >= 0.3"}):
         output = str(tmp_path / next(iter(options)))
         assert run(SelectConfig(input=[f"{folder}/00000.tar"], output=output, **options)) == 0
@@ -220,16 +224,16 @@ def test_other_inputs_than_were_settled_over_are_refused_and_added_to_a_where(dr
         assert len(read_markers(output)) == 2
 
 
-def test_a_dry_run_leaves_a_page_and_the_run_may_follow(drawn, drawing, tmp_path, capsys, monkeypatch):
-    folder, shards = drawn
+def test_a_dry_run_leaves_a_page_and_the_run_may_follow(drawn_set, drawing, tmp_path, capsys, monkeypatch):
+    folder, shards = drawn_set
     monkeypatch.setattr(generate.select.page, "_figure", drawing)
     config = SelectConfig(input=[f"{folder}/*.tar"], output=str(tmp_path / "out"), top=0.25, where="not flags")
     config = config.model_copy(update={"max_per_caption": 1234})
     assert run(config.model_copy(update={"dry_run": True})) == 0
-    assert [one.name for one in (tmp_path / "out").iterdir()] == ["dry_run.html"]
-    page, told = (tmp_path / "out" / "dry_run.html").read_text(), capsys.readouterr().out
-    threshold = told.partition("threshold of similarity is ")[2].partition("\n")[0]
-    assert "20 of 80 records stay (25.0%)" in told and f"threshold {threshold}" in page
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["dry_run.html"]
+    page, printed = (tmp_path / "out" / "dry_run.html").read_text(), capsys.readouterr().out
+    threshold = printed.partition("threshold of similarity is ")[2].partition("\n")[0]
+    assert "20 of 80 records are kept (25.0%)" in printed and f"threshold {threshold}" in page
     assert "<dd>not flags</dd>" in page and "<dt>Of one caption</dt><dd>1,234 records at most</dd>" in page
     assert run(config) == 0 and (tmp_path / "out" / "select.html").exists()
     assert len(list(read_records(str(tmp_path / "out")))) == 20
@@ -237,7 +241,11 @@ def test_a_dry_run_leaves_a_page_and_the_run_may_follow(drawn, drawing, tmp_path
 
 def test_a_shard_of_which_nothing_stays_is_empty_and_does_not_disturb(tmp_path):
     for name, similarity in (("a", 0.1), ("b", 0.9)):
-        write(tmp_path / "in", [Record(name, jpeg(1), (), {X: ("x",)}, {X: {"similarity": [similarity]}})], name)
+        write(
+            tmp_path / "in",
+            [Record(name, jpeg(1), (), columns={X: ("x",)}, scores={X: {"similarity": [similarity]}})],
+            name,
+        )
     for format, suffix in (("webdataset", "tar"), ("jsonl", "jsonl"), ("parquet", "parquet")):
         output = str(tmp_path / format)
         assert run(SelectConfig(input=[f"{tmp_path}/in"], where="similarity > 0.5", output=output, format=format)) == 0
@@ -249,27 +257,27 @@ def test_a_shard_of_which_nothing_stays_is_empty_and_does_not_disturb(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [
         ({"where": "simlarity > 0.2"}, "--where: simlarity > 0.2: names simlarity, which no caption"),
         ({"top": 0.5, "by": "json.x + aesthetic"}, "--by: json.x + aesthetic: names aesthetic"),
         ({"top": 0.5, "column": ["syn_text_z"]}, "--column: syn_text_z: none of the first"),
-        ({"top": 0.001}, "--top 0.001: of 80 records that is none"),
+        ({"top": 0.001}, "--top 0.001: keeps none of 80 records"),
         ({"where": "label == 'a'", "label": "nowhere"}, "--label nowhere: the first 20 records have none"),
     ],
 )
-def test_what_the_input_lacks_is_told_before_anything_is_written(drawn, tmp_path, options, said):
-    folder, _ = drawn
+def test_what_the_input_lacks_is_told_before_anything_is_written(drawn_set, tmp_path, options, message):
+    folder, _ = drawn_set
     with pytest.raises(ValueError, match=".*") as caught:
         run(SelectConfig(input=[f"{folder}/*.tar"], output=str(tmp_path / "out"), **options))
-    assert said in str(caught.value) and "\n" not in said
-    assert not any(one.name != ".capsmith.lock" for one in (tmp_path / "out").glob("*"))
+    assert message in str(caught.value) and "\n" not in message
+    assert not any(path.name != ".capsmith.lock" for path in (tmp_path / "out").glob("*"))
 
 
 def test_originals_alone_are_chosen_by_fields_of_the_record(tmp_path):
     rows = [
-        {"key": f"k{at}", "caption": f"alt {at}", "score": score}
-        for at, score in enumerate([0.1, None, 0.4, "high", 0.3])
+        {"key": f"k{number}", "caption": f"alt {number}", "score": score}
+        for number, score in enumerate([0.1, None, 0.4, "high", 0.3])
     ]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
     options = {"input": [f"{tmp_path}/in.jsonl"], "column": ["text"], "format": "jsonl"}
@@ -281,16 +289,16 @@ def test_originals_alone_are_chosen_by_fields_of_the_record(tmp_path):
         for line in map(json.loads, (tmp_path / "out" / "rejected.jsonl").read_text().splitlines())
     }
     assert "the record has no such value as score" in reasons["k1"] and "'high' is no number" in reasons["k3"]
-    assert reasons["k0"] == "worth 0.2 at best, and the threshold is 0.6"
+    assert reasons["k0"] == "its best score is 0.2, and the threshold is 0.6"
     with pytest.raises(ValueError, match="--column: none of the first 5 .* text is the original captions"):
         run(SelectConfig(input=[f"{tmp_path}/in.jsonl"], where="true", output=str(tmp_path / "no")))
 
 
-# ---- embeddings -----------------------------------------------------------------------------------------------------------
+# ---- embeddings -----------------------------------------------------------------------------------------------------
 
 
 def vector(text: str, size: int = 4) -> torch.Tensor:
-    """A vector of its own for each text, which both kinds of members keep as it is."""
+    """Return a different vector for each text, which both file formats store exactly."""
     draw = np.random.default_rng(list(text.encode()))
     return torch.from_numpy(draw.integers(-8, 8, size).astype(np.float32))
 
@@ -300,9 +308,11 @@ def reinforced(kind: str, older: bool, captions=("alt", "other alt")) -> Record:
     texts = named_texts(captions[0], captions, columns)
     if older:
         texts = {"text_emb": [*captions, *columns[X], *columns[Y]]}
-    rows = {name: torch.stack([vector(text) for text in of]) for name, of in texts.items()}
+    rows = {name: torch.stack([vector(text) for text in column_texts]) for name, column_texts in texts.items()}
     member = pack({"image_emb": torch.ones(2, 4), **rows}, kind)
-    return Record("k", jpeg(1), captions, columns, members={kind: member, "paug.json": b"{}", "odd.npz": b"other"})
+    return Record(
+        "k", jpeg(1), captions, columns=columns, members={kind: member, "paug.json": b"{}", "odd.npz": b"other"}
+    )
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -310,19 +320,19 @@ def reinforced(kind: str, older: bool, captions=("alt", "other alt")) -> Record:
 def test_embeddings_stay_beside_their_captions(kind, older):
     record = reinforced(kind, older)
     record = replace(record, members={kind: record.members[kind], "paug.json": b"{}"})
-    assert with_captions(record, {X: [0, 1, 2]})[0] == record  # nothing goes: byte for byte
+    assert with_captions(record, {X: [0, 1, 2]})[0] == record  # nothing is left out: equal bytes
     for places, text_from_synthetic in (
         ({X: [2, 0]}, False),
         ({X: [1], "text": [1]}, False),
         ({X: [], Y: [0]}, False),
     ):
         chosen, text = with_captions(record, places, text_from_synthetic=text_from_synthetic)
-        found = unpack(chosen.members)
-        wanted = named_texts(text, chosen.captions, chosen.columns)
-        assert found.keys() == {"image_emb", *wanted} and chosen.members["paug.json"] == b"{}"
-        assert found["image_emb"].equal(torch.ones(2, 4))
-        for name, of in wanted.items():
-            assert found[name].equal(torch.stack([vector(one) for one in of])), name
+        embeddings = unpack(chosen.members)
+        expected = named_texts(text, chosen.captions, chosen.columns)
+        assert embeddings.keys() == {"image_emb", *expected} and chosen.members["paug.json"] == b"{}"
+        assert embeddings["image_emb"].equal(torch.ones(2, 4))
+        for name, expected_texts in expected.items():
+            assert embeddings[name].equal(torch.stack([vector(text) for text in expected_texts])), name
 
 
 def test_embeddings_of_which_cannot_be_told_whose_they_are_make_a_record_unusable():
@@ -331,7 +341,7 @@ def test_embeddings_of_which_cannot_be_told_whose_they_are_make_a_record_unusabl
         with_captions(
             replace(record, columns={X: ("x0", "x1", "x2"), Y: ("y0",)}, members=reinforced_less()), {X: [0]}
         )
-    with pytest.raises(ValueError, match="syn_text_x_emb: no vector for each of 3 captions"):
+    with pytest.raises(ValueError, match="syn_text_x_emb: has no vector for each of the 3 captions"):
         with_captions(Record("k", None, columns={X: ("a", "b", "c")}, meta={f"{X}_emb": "gzipped"}), {X: [0]})
     chosen, _ = with_captions(
         Record("k", None, columns={X: ("a", "b", "c")}, meta={f"{X}_emb": [1, 2, 3]}), {X: [0, 2]}
@@ -355,7 +365,7 @@ def test_a_reinforced_set_stays_one(tmp_path, layout, kind, format):
     for record in after:
         number = int(record.meta["uid"][1:])
         assert record.columns == {"syn_text_a": (f"1 {number} 1",), "syn_text_b": (f"2 {number} 1",)}
-        rows = {name: of.tolist() for name, of in unpack(record.members).items()}
+        rows = {name: matrix.tolist() for name, matrix in unpack(record.members).items()}
         assert len(rows.pop("image_emb")) == VIEWS == len(read_views(record.members["paug.json"]))
         assert rows == {
             "text_emb": [row(0, number, 0)],
@@ -366,11 +376,11 @@ def test_a_reinforced_set_stays_one(tmp_path, layout, kind, format):
     write_config(tmp_path / "other", scales=(1.0, 2.0))
     (tmp_path / "other" / "00000.tar").rename(tmp_path / "other" / "00007.tar")
     both = SelectConfig(input=[spec, f"{tmp_path}/other/00007.tar"], where=where, output=str(tmp_path / "both"))
-    with pytest.raises(ValueError, match="are reinforced by others"):
+    with pytest.raises(ValueError, match="are reinforced with different settings"):
         run(both)
 
 
-# ---- expressions ----------------------------------------------------------------------------------------------------------
+# ---- expressions ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -392,7 +402,7 @@ def test_an_expression_says_what_jinja_says(source, values, value):
 
 
 @pytest.mark.parametrize(
-    "source, said",
+    "source, message",
     [
         ("f(x)", "no calls"),
         ("a ** 9", "no \\*\\*"),
@@ -407,13 +417,13 @@ def test_an_expression_says_what_jinja_says(source, values, value):
         ("a" * 70_000, "70,000 characters"),
     ],
 )
-def test_what_no_expression_has_is_told(source, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_no_expression_has_is_told(source, message):
+    with pytest.raises(ValueError, match=message):
         Expression(source)
 
 
 @pytest.mark.parametrize(
-    "source, values, said",
+    "source, values, message",
     [
         ("similarity > 1", {}, "the record has no similarity"),
         ("similarity", {}, "the record has no similarity"),
@@ -425,19 +435,19 @@ def test_what_no_expression_has_is_told(source, said):
         ("text ~ text", {"text": "x" * 40_000}, "more than 65,536"),
     ],
 )
-def test_what_a_value_does_not_bear_is_a_reason(source, values, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_a_value_does_not_bear_is_a_reason(source, values, message):
+    with pytest.raises(ValueError, match=message):
         Expression(source).value(values)
 
 
 def test_flags_that_choose_nothing_are_refused():
-    for options, said in (
-        ({}, "none is given, and all would stay"),
+    for options, message in (
+        ({}, "none is given, so all records would be kept"),
         ({"where": "true", "by": "logprob"}, "--by: is for"),
         ({"top": 0.5, "class_names": "x"}, "--class-names"),
         ({"top": 0.5, "column": ["caption"]}, "neither the name of a column"),
         ({"top": 0.5, "device": "cuda"}, "device"),
         ({"top": 0.5, "concurrency": 2}, "concurrency: 2 is for --engine ray"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             SelectConfig(input=["a"], output="b", **options)

@@ -1,4 +1,4 @@
-"""From a bucket to a bucket, on a real S3 server of this machine: the bytes that a folder would hold, whatever fails between."""
+"""Runs from a bucket to a bucket, on a real S3 server, give the bytes of a local folder, also after failures."""
 
 import pytest
 
@@ -11,11 +11,11 @@ from imagetext.stores import files_below, read_bytes
 
 
 def stored(root: str) -> dict[str, bytes]:
-    return {one.path.removeprefix(f"{root}/"): read_bytes(one.path) for one in files_below(root)}
+    return {file.path.removeprefix(f"{root}/"): read_bytes(file.path) for file in files_below(root)}
 
 
 @pytest.fixture
-def asked(s3, captioner, make_tar, pictures, configure, tmp_path):
+def options(s3, captioner, make_tar, pictures, configure, tmp_path):
     """A configuration from the bucket to the bucket."""
     for name in ("00000", "00001"):
         with open(make_tar(name, [*pictures(3, int(name)), b"no picture"]), "rb") as file:
@@ -26,27 +26,27 @@ def asked(s3, captioner, make_tar, pictures, configure, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["webdataset", "parquet"])
-def test_a_bucket_holds_what_a_folder_would(asked, s3, tmp_path, files, format, capsys):
-    assert run(asked(format=format)) == 0
-    assert run(asked(format=format, output=tmp_path / "out")) == 0
+def test_a_bucket_holds_what_a_folder_would(options, s3, tmp_path, files, format, capsys):
+    assert run(options(format=format)) == 0
+    assert run(options(format=format, output=tmp_path / "out")) == 0
     assert stored(f"{s3.root}/out") == files(tmp_path / "out")
-    assert run(asked(format=format)) == 0 and verify(VerifyConfig(folder=f"{s3.root}/out")) == 0
+    assert run(options(format=format)) == 0 and verify(VerifyConfig(folder=f"{s3.root}/out")) == 0
     assert gallery(GalleryConfig(folder=f"{s3.root}/out", pictures=3)) == 0
     assert b"<article" in read_bytes(f"{s3.root}/out/gallery.html")
 
 
-def test_a_shard_whose_upload_fails_is_done_by_the_same_command_again(asked, s3, tmp_path, files):
+def test_a_shard_whose_upload_fails_is_done_by_the_same_command_again(options, s3, tmp_path, files):
     s3.fail("PUT", "00001.tar", 503, times=1)
-    code = run(asked())
+    code = run(options())
     assert code == 1 and "00001.done.json" not in stored(f"{s3.root}/out")
-    assert run(asked()) == 0 and run(asked(output=tmp_path / "out")) == 0
+    assert run(options()) == 0 and run(options(output=tmp_path / "out")) == 0
     assert stored(f"{s3.root}/out") == files(tmp_path / "out")
 
 
-def test_a_run_in_a_bucket_is_begun_anew_and_other_files_stay(asked, s3, tmp_path, files):
-    run(asked())
+def test_a_run_in_a_bucket_is_begun_anew_and_other_files_stay(options, s3, tmp_path, files):
+    run(options())
     s3.put("out/notes.txt", b"mine")
-    assert run(asked(seed=1, overwrite=True)) == 0 and run(asked(seed=1, output=tmp_path / "out")) == 0
+    assert run(options(seed=1, overwrite=True)) == 0 and run(options(seed=1, output=tmp_path / "out")) == 0
     assert stored(f"{s3.root}/out") == {**files(tmp_path / "out"), "notes.txt": b"mine"}
-    with pytest.raises(ValueError, match="uploads what is on this machine"):
-        run(asked(push_to_hub="me/set"))
+    with pytest.raises(ValueError, match="uploads from this machine only"):
+        run(options(push_to_hub="me/set"))

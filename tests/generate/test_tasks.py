@@ -1,4 +1,4 @@
-"""Instructions: templates over a record, what is drawn for them, and what of a task is refused before any work."""
+"""Instructions: templates over a record, what is drawn for them, and which tasks are refused before any work."""
 
 import json
 import time
@@ -17,21 +17,21 @@ NEEDED = {"input": ["a.tar"], "model": "m", "output": "out"}
 
 
 def instruct(source: str, record: Record, column: str = "syn_text_x", seed: int = 0, **task) -> str | None:
-    return Task(source, **task).instruct(record, {}, column, seed).instruction
+    return Task(source, **task).instruct(record, {}, column=column, seed=seed).instruction
 
 
 RECORD = Record(
     "k",
     None,
     ("a dog runs", "  ", "the dog\nruns"),
-    {"syn_text_a": ("one",), "tags_a": ("dog", "grass")},
+    columns={"syn_text_a": ("one",), "tags_a": ("dog", "grass")},
     label="Golden_Retriever",
     meta={"site": {"name": "x.org"}, "stars": 4, "none": None, "list": [1, "é"], "nan": float("nan")},
 )
 
 
 @pytest.mark.parametrize(
-    "source, said",
+    "source, expected",
     [
         ("{{ key }}: {{ texts | length }} {{ texts[0] }}", "k: 2 a dog runs"),
         ("{{ texts[1] | oneline }}|{{ texts[-1] | first_words(2) }}", "the dog runs|the dog"),
@@ -40,13 +40,16 @@ RECORD = Record(
         ("{{ json.site.name }} {{ json['stars'] }} {{ json.list }}", 'x.org 4 [1, "é"]'),
         ("{{ json.none | default('-') }}{{ json.nan | default('-') }}{{ json.no | default('-') }}", "---"),
         ("{% if syn_text_b is defined %}{{ syn_text_b }}{% else %}no{% endif %}", "no"),
-        ("{% for t in tags_a %}\n{{ loop.index }}. {{ t }}{{ ';' if not loop.last else '.' }}\n{% endfor %}", "1. dog;\n2. grass.\n"),
+        (
+            "{% for t in tags_a %}\n{{ loop.index }}. {{ t }}{{ ';' if not loop.last else '.' }}\n{% endfor %}",
+            "1. dog;\n2. grass.\n",
+        ),
         ("{% set both = texts[0] ~ ' ' ~ key %}{{ both | upper }}", "A DOG RUNS K"),
         ("{{ '<b>' }}{{ texts[0] | tojson }}\n", '<b>"a dog runs"'),
     ],
 )  # fmt: skip
-def test_a_template_says_what_stands_in_the_record(source, said):
-    assert instruct(source, RECORD) == said
+def test_a_template_says_what_stands_in_the_record(source, expected):
+    assert instruct(source, RECORD) == expected
 
 
 @pytest.mark.parametrize(
@@ -131,7 +134,7 @@ def test_loops_of_few_steps_are_none_too_many():
     assert TEMPLATE_STEPS < 10**6
 
 
-# ---- what is drawn -----------------------------------------------------------------------------------------------------
+# ---- what is drawn --------------------------------------------------------------------------------------------------
 
 PAIRS = [Pair(f"s{i}", f"t{i}") for i in range(12)]
 
@@ -143,7 +146,7 @@ def test_a_caption_and_examples_are_drawn_by_seed_key_and_column_alone():
     task = Task(source, PAIRS)
 
     def said(key: str, column: str = "syn_text_x", seed: int = 0) -> str:
-        return task.instruct(Record(key, None, captions), {}, column, seed).instruction
+        return task.instruct(Record(key, None, captions), {}, column=column, seed=seed).instruction
 
     keys = [f"k{i}" for i in range(200)]
     assert [said(key) for key in keys] == [said(key) for key in keys]
@@ -155,11 +158,11 @@ def test_a_caption_and_examples_are_drawn_by_seed_key_and_column_alone():
 
 
 def test_pairs_are_drawn_without_any_twice_and_evenly():
-    drawn = [draw_pairs(PAIRS, 3, f"k{i}", 0) for i in range(600)]
-    assert all(len({*pairs}) == 3 for pairs in drawn)
-    first = [pairs[0] for pairs in drawn]
+    draws = [draw_pairs(PAIRS, 3, f"k{i}", seed=0) for i in range(600)]
+    assert all(len({*pairs}) == 3 for pairs in draws)
+    first = [pairs[0] for pairs in draws]
     assert all(25 <= first.count(pair) <= 80 for pair in PAIRS)  # 50 of each are expected
-    assert sorted(draw_pairs(PAIRS, 99, "k", 0)) == sorted(PAIRS)
+    assert sorted(draw_pairs(PAIRS, 99, "k", seed=0)) == sorted(PAIRS)
 
 
 def test_pairs_come_from_files_and_from_sets_with_several_captions(tmp_path):
@@ -176,7 +179,11 @@ def test_pairs_come_from_files_and_from_sets_with_several_captions(tmp_path):
         assert len({pair.source for pair in read_pairs(place)}) == 12
     for name, content, problem in [
         ("bad.txt", "a => b\nc d\ne => f => g\n=> h\n", "line 2.*\n.*line 3.*\n.*line 4"),
-        ("bad.jsonl", '{"source": "a", "target": "b"}\n{"source": 1, "target": "b"}\n{"source": "a"}', "line 2.*\n.*line 3"),
+        (
+            "bad.jsonl",
+            '{"source": "a", "target": "b"}\n{"source": 1, "target": "b"}\n{"source": "a"}',
+            "line 2.*\n.*line 3",
+        ),
         ("empty.txt", "\n", "holds no pairs"),
         ("one.jsonl", '{"key": "1", "captions": ["a"]}', "no picture has two"),
     ]:  # fmt: skip
@@ -188,31 +195,31 @@ def test_pairs_come_from_files_and_from_sets_with_several_captions(tmp_path):
 
 
 def test_what_answers_are_judged_beside_comes_with_the_instruction():
-    record = Record("k", None, ("a dog",), {"syn_text_a": ("one",)}, label="x")
-    asked = Task("{{ text }} {{ syn_text_b }} {{ label }} {{ examples[0].source }}", PAIRS).instruct(
-        record, {"syn_text_b": ["two"]}, "syn_text_x", 0
+    record = Record("k", None, ("a dog",), columns={"syn_text_a": ("one",)}, label="x")
+    instructed = Task("{{ text }} {{ syn_text_b }} {{ label }} {{ examples[0].source }}", PAIRS).instruct(
+        record, {"syn_text_b": ["two"]}, column="syn_text_x", seed=0
     )
-    assert asked.text == "two\na dog" and len(asked.examples) == 6
-    assert Task("{{ texts | join }}").instruct(Record("k", None, ("a", "b")), {}, "c", 0).text == "a\nb"
-    assert Task().instruct(record, {}, "c", 0) == (None, "", ())
+    assert instructed.text == "two\na dog" and len(instructed.examples) == 6
+    assert Task("{{ texts | join }}").instruct(Record("k", None, ("a", "b")), {}, column="c", seed=0).text == "a\nb"
+    assert Task().instruct(record, {}, column="c", seed=0) == (None, "", ())
 
 
 def test_a_fallback_is_the_first_that_the_record_has():
     task = Task(fallback=("syn_text_b", "syn_text_a", "text"))
-    record = Record("k", None, ("a dog",), {"syn_text_a": ("one",)})
-    assert task.fall_back(record, {"syn_text_b": ["two"]}, "c", 0) == ("syn_text_b", "two")
-    assert task.fall_back(record, {"syn_text_b": []}, "c", 0) == ("syn_text_a", "one")
-    assert task.fall_back(Record("k", None, ("a dog",)), {}, "c", 0) == ("text", "a dog")
-    assert task.fall_back(Record("k", None, (" ",)), {}, "c", 0) is None
+    record = Record("k", None, ("a dog",), columns={"syn_text_a": ("one",)})
+    assert task.fall_back(record, {"syn_text_b": ["two"]}, column="c", seed=0) == ("syn_text_b", "two")
+    assert task.fall_back(record, {"syn_text_b": []}, column="c", seed=0) == ("syn_text_a", "one")
+    assert task.fall_back(Record("k", None, ("a dog",)), {}, column="c", seed=0) == ("text", "a dog")
+    assert task.fall_back(Record("k", None, (" ",)), {}, column="c", seed=0) is None
 
 
-# ---- what is refused before any work -------------------------------------------------------------------------------------
+# ---- what is refused before any work --------------------------------------------------------------------------------
 
 JSON = {"answer": "json", "fields": {"a": "syn_text_a", "b": "tags_a"}}
 
 
 @pytest.mark.parametrize(
-    "given, problem",
+    "settings, problem",
     [
         ({"instruction": "{{ txt }} {{ syn_text_a }}"}, "names txt;"),
         ({"instruction": "{{ text | shuffle }}"}, "no filter shuffle"),
@@ -221,8 +228,8 @@ JSON = {"answer": "json", "fields": {"a": "syn_text_a", "b": "tags_a"}}
         ({"examples": "terse", "instruction": "{{ text }}"}, "does not name them"),
         ({"instruction": "{{ label }}"}, "--label"),
         ({"fields": {"a": "syn_text_a"}}, "answer is text"),
-        ({"answer": "json"}, "none are given"),
-        ({**JSON, "column": "syn_text_a"}, "goes to the columns of its fields"),
+        ({"answer": "json"}, "needs --fields"),
+        ({**JSON, "column": "syn_text_a"}, "goes to the columns that fields names"),
         ({"answer": "json", "fields": {"a": "captions"}}, "captions"),
         ({"answer": "json", "fields": ["a=syn_text_a", "b=syn_text_a"]}, "of two fields"),
         ({"answer": "json", "fields": ["a"]}, "no FIELD=COLUMN"),
@@ -230,8 +237,8 @@ JSON = {"answer": "json", "fields": {"a": "syn_text_a", "b": "tags_a"}}
         ({"column": "syn_text_a", "fallback": ["syn_text_a"]}, "syn_text_a: reads syn_text_a"),
         ({"columns": [{"column": "syn_text_a", "instruction": "{{ tags_a }}"}, JSON]}, "named twice"),
         ({"columns": [{"column": "syn_text_b", "instruction": "{{ tags_a }}"}, JSON]}, "syn_text_b: reads tags_a"),
-        ({"model": "rules:negatives", "column": "syn_text_a"}, "negatives are no captions"),
-        ({"model": "rules:negatives", "column": "tags_a"}, "name it neg_text_"),
+        ({"model": "rules:negatives", "column": "syn_text_a"}, "writes negatives"),
+        ({"model": "rules:negatives", "column": "tags_a"}, "name the column neg_text_"),
         ({"model": "rules:negative"}, "there is rules:negatives"),
         ({"instruction": " "}, "is empty"),
         ({"export_by_class": "d"}, "--label"),
@@ -239,9 +246,9 @@ JSON = {"answer": "json", "fields": {"a": "syn_text_a", "b": "tags_a"}}
         ({"recipe": "idea"}, "--label"),
     ],
 )  # fmt: skip
-def test_a_task_that_cannot_be_done_is_told_at_once(given, problem):
+def test_a_task_that_cannot_be_done_is_told_at_once(settings, problem):
     with pytest.raises(ValidationError, match=problem):
-        GenerateConfig(**{**NEEDED, **given})
+        GenerateConfig(**{**NEEDED, **settings})
 
 
 def test_order_of_columns_with_the_names_of_captioners():
@@ -260,14 +267,14 @@ def test_an_instruction_from_a_file_is_taken_as_it_stands(tmp_path):
 
 
 def test_a_recipe_of_several_columns_stands_below_all_that_is_given():
-    def columns(**given):
-        configs = GenerateConfig(**NEEDED, recipe="veclip", **given).column_configs
-        return [(one.model, one.column, one.temperature, one.pretrained) for one in configs]
+    def columns(**settings):
+        configs = GenerateConfig(**NEEDED, recipe="veclip", **settings).column_configs
+        return [(config.model, config.column, config.temperature, config.pretrained) for config in configs]
 
     visual, fused = "syn_text_visual", "syn_text_veclip"
     assert columns() == [("m", visual, 1.0, None), ("m", fused, 0.7, None)]
     assert columns(text_model="w", pretrained="p") == [("m", visual, 1.0, "p"), ("w", fused, 0.7, None)]
     assert columns(temperature=0.4) == [("m", visual, 0.4, None), ("m", fused, 0.4, None)]
-    own = columns(columns=[{"model": "a"}, {"temperature": 0.2}])
-    assert own == [("a", visual, 1.0, None), ("m", fused, 0.2, None)]
+    configured = columns(columns=[{"model": "a"}, {"temperature": 0.2}])
+    assert configured == [("a", visual, 1.0, None), ("m", fused, 0.2, None)]
     assert columns(columns=[{"column": "syn_text_z"}]) == [("m", "syn_text_z", 1.0, None)]

@@ -45,7 +45,7 @@ def views():
 
 
 def one_by_one(folder, views, texts, size=32):
-    """Normalised embeddings by open_clip's own forward, in batches of one."""
+    """Return normalised embeddings by open_clip's own forward, in batches of one."""
     model = open_clip.create_model(f"local-dir:{folder}").eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     of_views, of_texts = [], []
@@ -89,7 +89,9 @@ def test_a_captioner_is_a_teacher(tmp_path, views):
     with torch.no_grad():
         expected = captioner.model.encode_image(F.interpolate(pictures, teacher.size, mode="bicubic"))
         ids = [captioner.encode_text_ids(text) for text in ("a red circle", "a blue square")]
-        tokens = torch.tensor([of + [captioner.pad_id] * (captioner.context_length - len(of)) for of in ids])
+        tokens = torch.tensor(
+            [token_ids + [captioner.pad_id] * (captioner.context_length - len(token_ids)) for token_ids in ids]
+        )
         torch.testing.assert_close(of_texts, captioner.model.encode_text(tokens), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(of_views, expected, atol=1e-5, rtol=1e-4)
     assert teacher.weights_sha256 == captioner.weights_sha256
@@ -131,10 +133,10 @@ def test_teachers_in_turn_give_the_same_and_leave_the_device(clip, views, monkey
     assert not load_teachers(names[:1], "cuda:0", "fp32")[0].in_turn
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (10**9, 10**9))
     assert not any(teacher.in_turn for teacher in load_teachers(names, "cuda:0", "fp32"))
-    for one, other in zip(together, in_turn):
-        object.__setattr__(other, "device", "cpu")
-        monkeypatch.setattr(other.model, "to", lambda device, other=other: moves.append((other.name, device)))
-        assert all(map(torch.equal, one.embed(views, TEXTS, 2), other.embed(views, TEXTS, 2)))
+    for first, second in zip(together, in_turn):
+        object.__setattr__(second, "device", "cpu")
+        monkeypatch.setattr(second.model, "to", lambda device, second=second: moves.append((second.name, device)))
+        assert all(map(torch.equal, first.embed(views, TEXTS, 2), second.embed(views, TEXTS, 2)))
     assert moves == [(name, "cpu") for name in names for _ in range(2)]
 
 
@@ -147,7 +149,7 @@ def test_embeddings_that_are_no_numbers_are_an_error(clip, views):
 
 
 def test_every_teacher_that_cannot_be_had_is_named(clip, tmp_path):
-    """A folder without weights, one whose config wants code to be run, one of something else, and no folder."""
+    """A folder without weights, one whose config asks to run code, one with other files, and a missing folder."""
     weightless, greedy = tmp_path / "weightless", tmp_path / "greedy"
     for folder, options in ((weightless, {}), (greedy, {"tokenizer_kwargs": {"trust_remote_code": True}})):
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""`capsmith verify`: finds whatever is not as the markers say, and nothing in a set that is whole."""
+"""`capsmith verify` finds everything that contradicts the markers, and nothing in a complete set."""
 
 import json
 import os
@@ -26,8 +26,8 @@ from imagetext.sources import read_records
 
 
 @pytest.fixture(params=["webdataset", "jsonl", "parquet"])
-def made(request, captioner, make_tar, pictures, configure, tmp_path):
-    """A finished set of two shards of four pictures, one of which failed; its folder."""
+def finished_set(request, captioner, make_tar, pictures, configure, tmp_path):
+    """The folder of a finished set of two shards, with four pictures each, one of which failed."""
     for name in ("00000", "00001"):
         make_tar(name, [*pictures(3), b"no picture"])
     assert generate(configure(format=request.param, max_error_rate=1, num_workers=0)) == 0
@@ -35,7 +35,7 @@ def made(request, captioner, make_tar, pictures, configure, tmp_path):
 
 
 def verified(folder, capsys, **options) -> tuple[int, list[str]]:
-    """Exit code and problems."""
+    """Return the exit code and the problems of a verification."""
     capsys.readouterr()
     code = run(VerifyConfig(folder=folder, **options))
     return code, [
@@ -51,52 +51,52 @@ def shard(folder, name="00000"):
     )
 
 
-def test_a_whole_set_has_no_problem(made, capsys):
-    assert verified(made, capsys, decode=True) == (0, [])
-    run(VerifyConfig(folder=made))
-    assert capsys.readouterr().out.splitlines()[-1] == f"{made}: 8 records in 2 shards; all as the markers say"
+def test_a_whole_set_has_no_problem(finished_set, capsys):
+    assert verified(finished_set, capsys, decode=True) == (0, [])
+    run(VerifyConfig(folder=finished_set))
+    assert capsys.readouterr().out.splitlines()[-1] == f"{finished_set}: 8 records in 2 shards; all as the markers say"
 
 
-def test_a_changed_byte_and_a_cut_are_found(made, capsys):
-    path = shard(made)
-    whole = path.read_bytes()
-    at = whole.index(b"original 1") if path.suffix != ".parquet" else len(whole) // 2
-    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-    code, problems = verified(made, capsys)
-    assert code == 1 and problems[0] == f"{path.name}: its bytes are not those that its marker vouches for"
+def test_a_changed_byte_and_a_cut_are_found(finished_set, capsys):
+    path = shard(finished_set)
+    content = path.read_bytes()
+    index = content.index(b"original 1") if path.suffix != ".parquet" else len(content) // 2
+    path.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
+    code, problems = verified(finished_set, capsys)
+    assert code == 1 and problems[0] == f"{path.name}: its bytes are not those that its marker gives the hash of"
     assert len(problems) == 1 or path.suffix == ".parquet"
-    path.write_bytes(whole[: len(whole) * 2 // 3])
-    code, problems = verified(made, capsys)
+    path.write_bytes(content[: len(content) * 2 // 3])
+    code, problems = verified(finished_set, capsys)
     assert code == 1 and "bytes, its marker says" in problems[0] and len(problems) > 1
     path.unlink()
-    code, problems = verified(made, capsys)
+    code, problems = verified(finished_set, capsys)
     assert code == 1 and len(problems) == 1 and path.name in problems[0]
 
 
 @pytest.mark.parametrize(
-    "field, wrong, told",
+    "field, wrong, message",
     [
         ("rows", 5, "4 records, its marker says 5"),
         ("failed", 0, "1 failed, its marker says 0"),
         ("captions", {"syn_text_fake": 14}, "15 captions in syn_text_fake, its marker says 14"),
     ],
 )
-def test_counts_that_are_not_the_markers_are_found(made, capsys, field, wrong, told):
-    path = made / "00001.done.json"
+def test_counts_that_are_not_the_markers_are_found(finished_set, capsys, field, wrong, message):
+    path = finished_set / "00001.done.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), field: wrong}))
-    assert verified(made, capsys) == (1, [f"{shard(made, '00001').name}: {told}"])
+    assert verified(finished_set, capsys) == (1, [f"{shard(finished_set, '00001').name}: {message}"])
 
 
-def test_a_shard_without_a_marker_a_broken_marker_and_a_key_in_two_shards_are_found(made, capsys):
-    format = json.loads((made / "00000.done.json").read_text())["format"]
-    with ShardWriter(made, "00002", format=format) as writer:
-        writer.write(next(read_records(str(shard(made)))))
-    assert verified(made, capsys) == (1, ["1 keys stand in the set more than once"])
-    (made / "00002.done.json").unlink()
-    code, [problem] = verified(made, capsys)
-    assert code == 1 and problem.startswith("00002.") and "no marker vouches for it" in problem
-    (made / "00001.done.json").write_text("{")
-    code, problems = verified(made, capsys)
+def test_a_shard_without_a_marker_a_broken_marker_and_a_key_in_two_shards_are_found(finished_set, capsys):
+    format = json.loads((finished_set / "00000.done.json").read_text())["format"]
+    with ShardWriter(finished_set, "00002", format=format) as writer:
+        writer.write(next(read_records(str(shard(finished_set)))))
+    assert verified(finished_set, capsys) == (1, ["1 keys are in the set more than once"])
+    (finished_set / "00002.done.json").unlink()
+    code, [problem] = verified(finished_set, capsys)
+    assert code == 1 and problem.startswith("00002.") and "has no marker" in problem
+    (finished_set / "00001.done.json").write_text("{")
+    code, problems = verified(finished_set, capsys)
     assert code == 1 and problems[0].startswith("00001.done.json: ")
 
 
@@ -105,20 +105,20 @@ def test_a_set_with_a_failed_shard_or_with_none_is_not_whole(
 ):
     make_tar("00000", pictures(3))
     path = make_tar("00001", pictures(3, 3))
-    whole = open(path, "rb").read()
+    content = open(path, "rb").read()
     with open(path, "r+b") as file:
         file.truncate(1000)
-    told = "00001: is not there: it failed, or was not begun; the command that made the set makes it"
-    assert generate(configure()) == 1 and verified(tmp_path / "out", capsys) == (1, [told])
+    message = "00001: is missing: it failed or was not begun; the command that made the set makes it"
+    assert generate(configure()) == 1 and verified(tmp_path / "out", capsys) == (1, [message])
     assert generate(configure(input=[path], output=tmp_path / "none")) == 1 and verified(
         tmp_path / "none", capsys
-    ) == (1, [told])
+    ) == (1, [message])
     with open(path, "wb") as file:
-        file.write(whole)
+        file.write(content)
     assert generate(configure()) == 0 and verified(tmp_path / "out", capsys) == (0, [])
-    for one in (tmp_path / "out").glob("0000*"):
-        one.unlink()
-    assert verified(tmp_path / "out", capsys) == (1, [told.replace("00001", "00000"), told])
+    for path in (tmp_path / "out").glob("0000*"):
+        path.unlink()
+    assert verified(tmp_path / "out", capsys) == (1, [message.replace("00001", "00000"), message])
     run_json = json.loads((tmp_path / "out" / "run.json").read_text())
     (tmp_path / "out" / "run.json").write_text(json.dumps({"fingerprint": run_json["fingerprint"]}))  # as 0.1 wrote it
     assert verified(tmp_path / "out", capsys) == (1, ["no shard is there"])
@@ -128,10 +128,10 @@ def test_a_joined_set_is_verified_and_shown(captioner, make_tar, pictures, confi
     for name in ("00000", "00001"):
         path = make_tar(name, pictures(2, int(name)))
     assert generate(configure(captions_only=True, output=tmp_path / "apart")) == 0
-    asked = {"input": [str(tmp_path / "in" / "*.tar")], "captions": [str(tmp_path / "apart")]}
+    options = {"input": [str(tmp_path / "in" / "*.tar")], "captions": [str(tmp_path / "apart")]}
     assert (
-        join(JoinConfig(**asked, output=tmp_path / "joined"))
-        == join(JoinConfig(**asked, output=tmp_path / "joined"))
+        join(JoinConfig(**options, output=tmp_path / "joined"))
+        == join(JoinConfig(**options, output=tmp_path / "joined"))
         == 0
     )
     assert verified(tmp_path / "joined", capsys) == (0, [])
@@ -140,30 +140,30 @@ def test_a_joined_set_is_verified_and_shown(captioner, make_tar, pictures, confi
     with open(path, "r+b") as file:
         file.truncate(1000)
     with pytest.raises(ValueError, match="cut or damaged"):
-        join(JoinConfig(**asked, output=tmp_path / "half"))
+        join(JoinConfig(**options, output=tmp_path / "half"))
     assert verified(tmp_path / "half", capsys) == (
         1,
-        ["00001: is not there: it failed, or was not begun; the command that made the set makes it"],
+        ["00001: is missing: it failed or was not begun; the command that made the set makes it"],
     )
-    with pytest.raises(ValueError, match="holds a run that capsmith join did not begin"):
-        join(JoinConfig(**asked, output=tmp_path / "apart"))
+    with pytest.raises(ValueError, match="holds a run of capsmith generate, and this is capsmith join"):
+        join(JoinConfig(**options, output=tmp_path / "apart"))
     (tmp_path / "apart" / "00001.tar").unlink()
     with pytest.raises(ValueError, match="1 of its shards are not there .00001."):
-        join(JoinConfig(**asked, output=tmp_path / "new"))
+        join(JoinConfig(**options, output=tmp_path / "new"))
 
 
 def test_a_caption_of_many_pictures_is_a_problem_from_a_share_on(
     captioner, make_tar, pictures, configure, tmp_path, capsys
 ):
     make_tar("00000", pictures(8))
-    whole = captioner.caption
+    original_caption = captioner.caption
 
     def caption(requests, sampling, **options):
-        for found in whole(requests, sampling, **options):
+        for captioned in original_caption(requests, sampling, **options):
             yield (
-                Captioned(found.key, (Caption("a photo of a dog", 0.0, False), *found.captions[1:]))
-                if found.key[-1] in "024"
-                else found
+                Captioned(captioned.key, (Caption("a photo of a dog", 0.0, False), *captioned.captions[1:]))
+                if captioned.key[-1] in "024"
+                else captioned
             )
 
     captioner.caption = caption
@@ -171,17 +171,17 @@ def test_a_caption_of_many_pictures_is_a_problem_from_a_share_on(
     assert verified(tmp_path / "out", capsys, most_repeated=0.4) == (0, [])
     assert verified(tmp_path / "out", capsys) == (
         1,
-        ["syn_text_fake: 'a photo of a dog' stands for at least 3 of 8 pictures"],
+        ["syn_text_fake: at least 3 of 8 pictures have 'a photo of a dog'"],
     )
 
 
-def test_a_picture_that_does_not_decode_is_found_where_asked_for(made, capsys, monkeypatch):
+def test_a_picture_that_does_not_decode_is_found_where_asked_for(finished_set, capsys, monkeypatch):
     def undecodable(data):
         raise ValueError("broken")
 
     monkeypatch.setattr("generate.sets.verify.decode_image", undecodable)
-    assert verified(made, capsys)[0] == 0
-    code, problems = verified(made, capsys, decode=True)
+    assert verified(finished_set, capsys)[0] == 0
+    code, problems = verified(finished_set, capsys, decode=True)
     assert code == 1 and len(problems) == 6 and all(problem.endswith(": broken") for problem in problems)
 
 
@@ -206,7 +206,18 @@ class FakeTeacher(Teacher):
 
 def load_teachers(names, device, dtype):
     return [
-        FakeTeacher(name, None, None, (16, 16), (0.5,) * 3, (0.5,) * 3, 2 + number, 100.0, None, "0" * 64)
+        FakeTeacher(
+            name,
+            None,
+            None,
+            size=(16, 16),
+            mean=(0.5,) * 3,
+            std=(0.5,) * 3,
+            dimension=2 + number,
+            logit_scale=100.0,
+            logit_bias=None,
+            weights_sha256="0" * 64,
+        )
         for number, name in enumerate(names)
     ]
 
@@ -235,7 +246,7 @@ def reinforced(monkeypatch, tmp_path):
 
 
 def rewrite(folder, changes) -> None:
-    """Write the first shard anew, the members of its good records changed in place, each by the next of the changes."""
+    """Write the first shard anew; each change is applied, in place, to the members of one of its good records."""
     format, changes = json.loads((folder / "00000.done.json").read_text())["format"], iter(changes)
     records = list(read_records(str(shard(folder))))
     with ShardWriter(folder, "00000", format=format) as writer:
@@ -246,7 +257,7 @@ def rewrite(folder, changes) -> None:
 
 
 def of_embeddings(change):
-    """A change of members in which the embeddings by name are changed in place."""
+    """Return a change of members that changes the embeddings, given by name, in place."""
 
     def of_members(members):
         embeddings = unpack(members)
@@ -256,15 +267,15 @@ def of_embeddings(change):
     return of_members
 
 
-def test_a_whole_reinforced_set_has_no_problem_in_any_format(made, reinforced, capsys, tmp_path):
-    folder = reinforced(made, format=json.loads((made / "00000.done.json").read_text())["format"])
+def test_a_whole_reinforced_set_has_no_problem_in_any_format(finished_set, reinforced, capsys, tmp_path):
+    folder = reinforced(finished_set, format=json.loads((finished_set / "00000.done.json").read_text())["format"])
     assert verified(folder, capsys) == (0, [])
     run(VerifyConfig(folder=folder))
     assert "6 of 8 records (75.0%) have embeddings in npz" in capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.parametrize("made", ["webdataset"], indirect=True)
-def test_a_whole_reinforced_set_has_no_problem_whatever_it_holds(made, reinforced, capsys, tmp_path):
+@pytest.mark.parametrize("finished_set", ["webdataset"], indirect=True)
+def test_a_whole_reinforced_set_has_no_problem_whatever_it_holds(finished_set, reinforced, capsys, tmp_path):
     for number, changes in enumerate(
         (
             {"embeddings": "pth.gz"},
@@ -273,7 +284,7 @@ def test_a_whole_reinforced_set_has_no_problem_whatever_it_holds(made, reinforce
             {"columns": "syn_text_f"},
         )
     ):
-        assert verified(reinforced(made, **changes, output=tmp_path / f"new{number}"), capsys) == (0, [])
+        assert verified(reinforced(finished_set, **changes, output=tmp_path / f"new{number}"), capsys) == (0, [])
     converted = reinforced(tmp_path / "new0", convert=True, teacher=[], output=tmp_path / "converted")
     assert verified(converted, capsys) == (0, [])
     rewrite(converted, [of_embeddings(lambda rows: rows.update(image_emb=rows["image_emb"][:0]))] * 3)
@@ -286,7 +297,7 @@ def test_a_whole_reinforced_set_has_no_problem_whatever_it_holds(made, reinforce
     )
 
 
-CHANGES = [  # of a record's members, and what is told
+CHANGES = [  # changes of a record's members, and the messages
     (
         lambda members: members.update({"paug.json": b"{"}),
         ["paug.json: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"],
@@ -313,7 +324,7 @@ CHANGES = [  # of a record's members, and what is told
         ["npz: image_emb: not a table of finite numbers with a row for each embedding"],
     ),
     (
-        of_embeddings(lambda rows: rows.update({name: of[:, :4] for name, of in rows.items()})),
+        of_embeddings(lambda rows: rows.update({name: matrix[:, :4] for name, matrix in rows.items()})),
         [
             f"{name}: 4 numbers in a row, run.json's teachers give 5"
             for name in ("image_emb", "text_emb", "syn_text_fake_emb")
@@ -326,8 +337,8 @@ CHANGES = [  # of a record's members, and what is told
     (
         of_embeddings(lambda rows: [rows["image_emb"][1:, :2].mul_(1.1), rows["text_emb"][:, 2:].mul_(0.5)]),
         [
-            "image_emb: 2 of 3 rows have no length of 1 in teacher 0's part, the first 1.1",
-            "text_emb: 1 of 1 rows have no length of 1 in teacher 1's part, the first 0.5",
+            "image_emb: 2 of 3 rows have a length other than 1 in teacher 0's part, the first 1.1",
+            "text_emb: 1 of 1 rows have a length other than 1 in teacher 1's part, the first 0.5",
         ],
     ),
 ]
@@ -343,15 +354,19 @@ def test_views_and_embeddings_that_are_not_of_their_record_are_all_told(
     rewrite(folder, [change for change, _ in CHANGES])
     assert verified(folder, capsys) == (
         1,
-        [f"00000.tar: 00000_{number:03d}: {one}" for number, (_, told) in enumerate(CHANGES) for one in told],
+        [
+            f"00000.tar: 00000_{number:03d}: {message}"
+            for number, (_, messages) in enumerate(CHANGES)
+            for message in messages
+        ],
     )
     run(VerifyConfig(folder=folder))
     assert "9 of 10 records (90.0%) have embeddings in npz" in capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.parametrize("made", ["webdataset"], indirect=True)
-def test_a_configuration_of_other_teachers_is_found(made, reinforced, capsys):
-    path = reinforced(made) / "config.json"
+@pytest.mark.parametrize("finished_set", ["webdataset"], indirect=True)
+def test_a_configuration_of_other_teachers_is_found(finished_set, reinforced, capsys):
+    path = reinforced(finished_set) / "config.json"
     config = json.loads(path.read_text())
     config["teachers"][1]["dimension"] = 7
     path.write_text(json.dumps({**config, "num_samples": 4}))
@@ -368,14 +383,14 @@ def test_a_configuration_of_other_teachers_is_found(made, reinforced, capsys):
     assert code == 1 and problem.startswith("config.json: ")
 
 
-@pytest.mark.parametrize("made", ["webdataset"], indirect=True)
-def test_a_set_without_embeddings_is_verified_without_torch(made):
+@pytest.mark.parametrize("finished_set", ["webdataset"], indirect=True)
+def test_a_set_without_embeddings_is_verified_without_torch(finished_set):
     code = (
         "import sys\nfrom generate.sets.verify import VerifyConfig, run\n"
         "sys.exit(run(VerifyConfig(folder=sys.argv[1])) or 'torch' in sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(made)],
+        [sys.executable, "-c", code, str(finished_set)],
         env={**os.environ, "PYTHONPATH": str(Path(capsmith.__file__).parent)},
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""What goes on beside the model: order, what is kept from shard to shard, what is raised, and how it ends."""
+"""The workers and threads beside the model: order, reuse from shard to shard, errors, and how they end."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ def requests(samples):
 
 
 def tensor(number: int) -> tuple[list[torch.Tensor], str]:
-    """Of one shape and dtype for some numbers, and of others for the rest; every ninth has none and a reason."""
+    """Return tensors whose shape and dtype depend on the number; for every ninth number none, and a reason."""
     if number % 9 == 0:
         return [], f"no picture in {number}"
     shape, dtype = SHAPES[number % len(SHAPES)]
@@ -37,18 +37,20 @@ def process_id(number: int) -> int:
 
 @pytest.mark.parametrize("count, message", [(0, 16), (1, 1), (1, 16), (3, 4), (3, 16)])
 def test_samples_come_in_their_order_as_if_prepared_here(count, message):
-    with closing(Workers(requests, tensor, count, message)) as workers:
-        found = list(workers.prepared(range(50), ahead=32))
-    assert [kept for kept, _ in found] == [f"kept {number}" for number in range(50)]
-    for number, (_, (pixels, error)) in enumerate(found):
+    with closing(Workers(requests, tensor, count, message=message)) as workers:
+        prepared = list(workers.prepared(range(50), ahead=32))
+    assert [name for name, _ in prepared] == [f"kept {number}" for number in range(50)]
+    for number, (_, (pixels, error)) in enumerate(prepared):
         expected, reason = tensor(number)
         assert error == reason and len(pixels) == len(expected)
-        assert all(one.dtype == other.dtype and torch.equal(one, other) for one, other in zip(pixels, expected))
+        assert all(
+            first.dtype == second.dtype and torch.equal(first, second) for first, second in zip(pixels, expected)
+        )
 
 
 def test_processes_are_kept_from_shard_to_shard_and_end_with_the_workers():
     with closing(Workers(requests, process_id, 2, message=1)) as workers:
-        shards = [{made for _, made in workers.prepared(range(20), ahead=8)} for _ in range(3)]
+        shards = [{process for _, process in workers.prepared(range(20), ahead=8)} for _ in range(3)]
         running = {child.pid for child in multiprocessing.active_children()}
     assert set.union(*shards) <= running and os.getpid() not in set.union(*shards)
     assert not running & {child.pid for child in multiprocessing.active_children()}
@@ -56,22 +58,22 @@ def test_processes_are_kept_from_shard_to_shard_and_end_with_the_workers():
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_the_next_samples_are_begun_once_these_are_given_out_and_not_read_again(count):
-    read, begun = [], threading.Event()
+    numbers_read, begun = [], threading.Event()
 
     def following():
         for number in range(5):
-            read.append(number)
+            numbers_read.append(number)
             begun.set()
             yield number
 
     after = following()
     with closing(Workers(requests, abs, count)) as workers:
-        these = workers.prepared([10, 11], ahead=4, following=after)
-        assert next(these) == ("kept 10", 10) and not read
-        assert next(these) == ("kept 11", 11) and list(these) == []
+        prepared = workers.prepared([10, 11], ahead=4, following=after)
+        assert next(prepared) == ("kept 10", 10) and not numbers_read
+        assert next(prepared) == ("kept 11", 11) and list(prepared) == []
         assert begun.wait(30)
         assert list(workers.prepared(after, ahead=4)) == [(f"kept {number}", number) for number in range(5)]
-    assert read == list(range(5))
+    assert numbers_read == list(range(5))
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -84,34 +86,34 @@ def test_what_reading_and_preparing_raise_is_raised_in_its_place_and_the_next_sa
         with pytest.raises(ZeroDivisionError):
             list(workers.prepared([1, 0, 2], ahead=4))
         assert list(workers.prepared([1, 2], ahead=4)) == [("kept 1", 1), ("kept 2", 0.5)]
-        found = workers.prepared((number + 1 for number in broken()), ahead=2)
-        assert next(found) == ("kept 1", 1)
+        prepared = workers.prepared((number + 1 for number in broken()), ahead=2)
+        assert next(prepared) == ("kept 1", 1)
         with pytest.raises(OSError, match="the store is gone"):
-            list(found)
+            list(prepared)
         assert list(workers.prepared([4], ahead=4)) == [("kept 4", 0.25)]
 
 
 def test_a_process_that_dies_fails_these_samples_and_others_prepare_the_next():
     with closing(Workers(requests, process_id, 2, message=1)) as workers:
-        found = workers.prepared(range(200), ahead=8)
-        os.kill(next(found)[1], signal.SIGKILL)
+        prepared = workers.prepared(range(200), ahead=8)
+        os.kill(next(prepared)[1], signal.SIGKILL)
         with pytest.raises(RuntimeError, match="a process that prepares pictures has died"):
-            list(found)
+            list(prepared)
         assert len(list(workers.prepared(range(20), ahead=8))) == 20
 
 
 def test_no_more_is_read_than_asked_for_and_nothing_once_it_is_dropped():
-    read = []
+    numbers_read = []
     with closing(Workers(requests, abs, 2)) as workers:
-        found = workers.prepared((read.append(number) or number for number in range(1000)), ahead=40)
-        for taken in range(100):
-            assert next(found)[1] == taken
-            assert len(read) <= taken + 1 + 40 + 16
-        found.close()
+        prepared = workers.prepared((numbers_read.append(number) or number for number in range(1000)), ahead=40)
+        for number in range(100):
+            assert next(prepared)[1] == number
+            assert len(numbers_read) <= number + 1 + 40 + 16
+        prepared.close()
         time.sleep(0.1)
-        before = len(read)
+        before = len(numbers_read)
         time.sleep(0.1)
-        assert len(read) == before < 200
+        assert len(numbers_read) == before < 200
 
 
 def test_calls_in_the_background_are_made_in_order_and_raise_where_they_are_waited_for():
@@ -125,20 +127,20 @@ def test_calls_in_the_background_are_made_in_order_and_raise_where_they_are_wait
 
 
 def test_results_come_as_soon_as_they_are_there_and_no_more_calls_wait_than_asked_for():
-    hold, taken = threading.Event(), []
+    hold, numbers_taken = threading.Event(), []
 
     def slowly(numbers):
         for number in numbers:
             time.sleep(0.05)
-            taken.append(number)
+            numbers_taken.append(number)
             yield number
 
     with closing(Background()) as thread:
-        assert next(thread.map(abs, slowly(range(100)), ahead=100)) == 0 and len(taken) < 50
-        taken.clear()
+        assert next(thread.map(abs, slowly(range(100)), ahead=100)) == 0 and len(numbers_taken) < 50
+        numbers_taken.clear()
         threading.Timer(1, hold.set).start()
-        found = thread.map(lambda number: hold.wait(30), slowly(range(100)), ahead=2)
-        assert next(found) and len(taken) == 3
+        results = thread.map(lambda number: hold.wait(30), slowly(range(100)), ahead=2)
+        assert next(results) and len(numbers_taken) == 3
 
 
 def test_at_its_end_the_call_that_has_begun_is_waited_for_and_others_are_dropped():
@@ -159,7 +161,7 @@ def test_an_end_that_has_no_more_patience_does_not_wait():
 
 
 @pytest.mark.parametrize(
-    "cores, environment, asked, wanted",
+    "cores, environment, options, expected",
     [
         (16, {}, {}, 15),
         (2, {}, {}, 2),
@@ -172,12 +174,12 @@ def test_an_end_that_has_no_more_patience_does_not_wait():
         (16, {}, {"engine": "ray", "num_workers": 7}, 7),
     ],
 )
-def test_workers_are_as_many_as_a_process_has_cores_less_one(monkeypatch, cores, environment, asked, wanted):
+def test_workers_are_as_many_as_a_process_has_cores_less_one(monkeypatch, cores, environment, options, expected):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert workers_wanted(GenerateConfig(input=["x.tar"], model="fake", output="out", **asked)) == wanted
+    assert workers_wanted(GenerateConfig(input=["x.tar"], model="fake", output="out", **options)) == expected
 
 
 def test_large_pictures_wait_for_each_other_and_small_ones_do_not(monkeypatch, picture):

@@ -46,7 +46,7 @@ def test_a_view_is_torchvisions_crop_and_operation_bit_for_bit(number, name):
 
 def test_views_from_a_file_make_the_very_pixels_that_were_drawn():
     image = photo(120, 80)
-    views = draw_views(3, "a/key", 30, image.size, 48, 0.08)
+    views = draw_views(3, "a/key", 30, size=image.size, side=48, crop_area=0.08)
     stored = read_views(write_views(views))
     assert stored == views and len({number for _, operations in views for number, _ in operations}) > 10
     for view, other in zip(views, stored):

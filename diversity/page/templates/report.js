@@ -1,4 +1,4 @@
-// The buttons show and hide pictures and columns; where no script runs, everything is shown.
+// The buttons show and hide pictures and columns. Without scripts everything is visible.
 const filters = document.querySelector(".filters");
 if (filters) {
   filters.hidden = false;

@@ -1,4 +1,4 @@
-// Without this the page has all but the search; the other filters are style.
+// Without this script, the page lacks only the search: the other filters are done by its style.
 const field = document.querySelector("[type=search]"), count = document.querySelector("output");
 const cards = [...document.querySelectorAll("article")].map(card => [card, card.textContent.toLowerCase()]);
 function show() {

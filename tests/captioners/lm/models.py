@@ -31,7 +31,7 @@ CHAT = (
 
 
 def make_model(family: str, **changed) -> hf.PreTrainedModel:
-    """A scrambled model, whose logits are of real spread, with many ends, so that captions are of many lengths."""
+    """A scrambled model whose logits have a realistic spread, and whose captions have many lengths."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         options = {**HEADS, **MORE.get(family, {}), **changed}

@@ -1,4 +1,4 @@
-"""How answers begin and end: chat templates, lines, stops, JSON; and what is refused, of a sampling or of one request."""
+"""The start and end of answers: chat templates, lines, stops, JSON; and samplings and requests that are refused."""
 
 import importlib.util
 import json
@@ -19,17 +19,17 @@ FREE = SamplingConfig(num_captions=16, max_length=24, min_length=0, top_p=1.0, t
 
 
 def texts(captioner, sampling, request=ASKED):
-    (found,) = captioner.caption([request], sampling)
-    assert not found.error
-    return found.captions
+    (result,) = captioner.caption([request], sampling)
+    assert not result.error
+    return result.captions
 
 
 def test_a_line_ends_at_the_first_newline_once_something_was_said(captioner_of):
     captioner = captioner_of("llama")
-    whole = texts(captioner, FREE)
+    uncut = texts(captioner, FREE)
     lines = texts(captioner, FREE.model_copy(update={"answer": "line"}))
-    assert sum("\n" in caption.text for caption in whole) > 1  # so the test can fail
-    for caption, line in zip(whole, lines, strict=True):
+    assert sum("\n" in caption.text for caption in uncut) > 1  # so the test can fail
+    for caption, line in zip(uncut, lines, strict=True):
         assert line.text == caption.text.partition("\n")[0].strip()
         if "\n" in caption.text:
             assert not line.truncated and line.logprob > caption.logprob
@@ -39,16 +39,16 @@ def test_a_line_ends_at_the_first_newline_once_something_was_said(captioner_of):
 
 def test_stops_cut_what_comes_after_them_and_end_the_caption(captioner_of):
     captioner = captioner_of("llama")
-    whole = texts(captioner, FREE)
-    letters = [letter for letter in "aeiours" if any(letter in caption.text[1:-1] for caption in whole)][:2]
+    uncut = texts(captioner, FREE)
+    letters = [letter for letter in "aeiours" if any(letter in caption.text[1:-1] for caption in uncut)][:2]
     assert letters
-    for caption, cut in zip(whole, texts(captioner, FREE.model_copy(update={"stop": tuple(letters)})), strict=True):
+    for caption, cut in zip(uncut, texts(captioner, FREE.model_copy(update={"stop": tuple(letters)})), strict=True):
         places = [caption.text.find(letter) for letter in letters if letter in caption.text]
         assert cut.text == (caption.text[: min(places)] if places else caption.text).strip()
 
 
 @pytest.mark.parametrize(
-    "said, begun, found",
+    "text, prefix, has_stop",
     [
         ("A dog.\nA cat.", "", True),
         ("\n\nA dog.\nA cat.", "", True),
@@ -60,11 +60,14 @@ def test_stops_cut_what_comes_after_them_and_end_the_caption(captioner_of):
         ("### no", "", True),
     ],
 )
-def test_where_a_stop_is_found(said, begun, found):
+def test_where_a_stop_is_found(text, prefix, has_stop):
     stops = Stops(
-        ("\n", "###"), lambda ids: "".join(map(chr, ids)), torch.ones(200, dtype=torch.bool), list(map(ord, begun))
+        ("\n", "###"),
+        lambda ids: "".join(map(chr, ids)),
+        torch.ones(200, dtype=torch.bool),
+        prefix=list(map(ord, prefix)),
     )
-    assert stops.within(list(map(ord, said))) == found
+    assert stops.within(list(map(ord, text))) == has_stop
 
 
 def test_tokens_that_may_close_a_stop():
@@ -95,17 +98,17 @@ def test_a_base_model_completes_what_it_is_given(captioner_of):
 def test_a_request_that_cannot_be_answered_is_an_error_in_its_place(captioner_of):
     captioner = captioner_of("llama")
     long = "a red circle left of a blue square " * 30
-    asked = [
+    requests = [
         Request(str(i), None, words)
         for i, words in enumerate((long, "a red", None, " \n", "two green stars", "a blue", long))
     ]
     sampling = SamplingConfig(strategy="greedy", max_length=12, min_length=0)
-    found = list(captioner.caption(asked, sampling, batch_size=2))
-    assert [one.key for one in found] == list("0123456")
-    assert [bool(one.captions) for one in found] == [False, True, False, False, True, True, False]
-    assert "96 positions" in found[0].error and "max_length" in found[0].error
-    assert found[2].error == found[3].error == "there is no instruction"
-    assert list(captioner.caption(asked[:1], sampling))[0].error == found[0].error
+    results = list(captioner.caption(requests, sampling, batch_size=2))
+    assert [result.key for result in results] == list("0123456")
+    assert [bool(result.captions) for result in results] == [False, True, False, False, True, True, False]
+    assert "96 positions" in results[0].error and "max_length" in results[0].error
+    assert results[2].error == results[3].error == "there is no instruction"
+    assert list(captioner.caption(requests[:1], sampling))[0].error == results[0].error
     assert list(captioner.caption([], sampling)) == []
 
 
@@ -115,14 +118,14 @@ def test_a_prompt_may_fill_all_positions_that_captions_leave(captioner_of):
     words = "x" * (captioner.context_length - 8)
     assert len(captioner.prompt_ids(words)) in (88, 89)
     words = words[: 88 - len(captioner.prompt_ids(words)) or None]
-    (found,) = captioner.caption([Request("full", None, words)], sampling)
-    assert not found.error and all(caption.truncated for caption in found.captions)
-    (found,) = captioner.caption([Request("more", None, words + "x")], sampling)
-    assert "the prompt has 89 tokens" in found.error
+    (result,) = captioner.caption([Request("full", None, words)], sampling)
+    assert not result.error and all(caption.truncated for caption in result.captions)
+    (result,) = captioner.caption([Request("more", None, words + "x")], sampling)
+    assert "the prompt has 89 tokens" in result.error
 
 
 @pytest.mark.parametrize(
-    "changed, said",
+    "changed, message",
     [
         ({"strategy": "beam", "num_captions": 1, "answer": "line"}, "strategy beam"),
         ({"strategy": "beam", "num_captions": 1, "stop": (".",)}, "strategy beam"),
@@ -130,9 +133,9 @@ def test_a_prompt_may_fill_all_positions_that_captions_leave(captioner_of):
         ({"answer": "json", "prefix": "a dog"}, "prefix"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_any_work(captioner_of, changed, said):
+def test_what_cannot_be_done_is_said_before_any_work(captioner_of, changed, message):
     sampling = SamplingConfig(**{"num_captions": 2} | changed)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         captioner_of("llama").check(sampling)
     with pytest.raises(ValueError, match="similarity"):
         captioner_of("llama").check(SamplingConfig(), similarity=True)
@@ -161,17 +164,21 @@ def test_answers_in_json_fit_their_schema_in_any_batch(tmp_path):
     sampling = SamplingConfig(
         num_captions=4, max_length=48, min_length=40, top_p=1.0, answer="json", json_schema=json.dumps(SCHEMA)
     )
-    asked = [Request(str(i), None, words) for i, words in enumerate(("a red", "two green stars =>", "Describe this"))]
-    found = list(captioner.caption(asked, sampling, batch_size=3))
-    alone = list(captioner.caption(asked, sampling, batch_size=1))
-    said, said_alone = ([[caption.text for caption in one.captions] for one in of] for of in (found, alone))
-    assert said == said_alone
-    for caption in (caption for one in found for caption in one.captions):
+    requests = [
+        Request(str(i), None, words) for i, words in enumerate(("a red", "two green stars =>", "Describe this"))
+    ]
+    results = list(captioner.caption(requests, sampling, batch_size=3))
+    alone = list(captioner.caption(requests, sampling, batch_size=1))
+    batched_texts, texts_alone = (
+        [[caption.text for caption in result.captions] for result in run] for run in (results, alone)
+    )
+    assert batched_texts == texts_alone
+    for caption in (caption for result in results for caption in result.captions):
         assert not caption.truncated
         answer = json.loads(caption.text)
         assert set(answer) == {"long", "tags"} and len(answer["long"]) <= 6
         assert set(answer["tags"]) <= {"red", "blue"} and len(answer["tags"]) in (1, 2)
-    assert len({text for texts in said for text in texts}) > 3
+    assert len({text for texts in batched_texts for text in texts}) > 3
     with pytest.raises(ValueError, match="json_schema"):
         captioner.check(sampling.model_copy(update={"json_schema": '{"type": "nonsense"}'}))
 
@@ -180,8 +187,8 @@ def test_answers_in_json_fit_their_schema_in_any_batch(tmp_path):
 def test_a_real_model_rewrites_a_caption():
     captioner = load_captioner(os.environ["CAPSMITH_LM"])
     pairs = "a dog on a beach => A brown dog runs along the beach.\nman surfing => A man rides a wave on his board."
-    (found,) = captioner.caption(
+    (result,) = captioner.caption(
         [Request("1", None, f"{pairs}\na train on the tracks by a station =>")],
         SamplingConfig(strategy="greedy", answer="line", max_length=32),
     )
-    assert "train" in found.captions[0].text.lower() and not found.captions[0].truncated
+    assert "train" in result.captions[0].text.lower() and not result.captions[0].truncated

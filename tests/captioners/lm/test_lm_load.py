@@ -1,4 +1,4 @@
-"""Folders of language models: what is loaded as which captioner, and what is refused."""
+"""Loading language models from folders: which captioner is loaded, and what is refused."""
 
 import json
 
@@ -18,8 +18,8 @@ def test_a_folder_is_known_by_its_config(captioner_of):
     captioner = captioner_of("llama")
     assert isinstance(captioner, LMCaptioner) and captioner.name == "tiny_llama"
     assert (captioner.looks_at_pictures, captioner.needs_instruction) == (False, True)
-    four, one = (SamplingConfig(num_captions=count, max_length=16) for count in (4, 1))
-    assert captioner.bytes_per_picture(four) > captioner.bytes_per_picture(one) > 0
+    of_four, of_one = (SamplingConfig(num_captions=count, max_length=16) for count in (4, 1))
+    assert captioner.bytes_per_picture(of_four) > captioner.bytes_per_picture(of_one) > 0
 
 
 def test_weights_in_another_dtype_are_the_same_model(tmp_path, captioner_of):
@@ -30,25 +30,25 @@ def test_weights_in_another_dtype_are_the_same_model(tmp_path, captioner_of):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "no weights|no file"),
-        (lambda folder: (folder / "tokenizer.json").write_text("{"), "no tokenizer"),
-        (lambda folder: edit(folder / "config.json", lambda of: of.update(vocab_size=10**9)), "vocab_size"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot load its tokenizer"),
+        (lambda folder: edit(folder / "config.json", lambda config: config.update(vocab_size=10**9)), "vocab_size"),
         (
             lambda folder: (folder / "chat_template.jinja").write_text("{% for i in range(10**12) %}{% endfor %}"),
             "20 seconds|chat template",
         ),
         (lambda folder: (folder / "chat_template.jinja").write_text("no question"), "0 times"),
-        (lambda folder: edit(folder / "config.json", lambda of: of.update(model_type="mamba")), "."),
+        (lambda folder: edit(folder / "config.json", lambda config: config.update(model_type="mamba")), "."),
     ],
     ids=["weights", "tokenizer", "config", "endless template", "template", "another kind"],
 )
-def test_broken_folders_are_refused(tmp_path, change, said, monkeypatch):
+def test_broken_folders_are_refused(tmp_path, change, message, monkeypatch):
     monkeypatch.setattr("captioners.safe_reading.SECONDS", 1)
     folder = save(tmp_path / "model", "llama", chat=CHAT)
     change(folder)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         load_captioner(folder.as_posix())
 
 
@@ -68,7 +68,7 @@ def test_models_that_cannot_be_decoded_side_by_side_are_refused(tmp_path, config
     scramble(model)
     model.save_pretrained(tmp_path)
     make_tokenizer("<image>").save_pretrained(tmp_path)
-    edit(tmp_path / "config.json", lambda of: of.setdefault("max_position_embeddings", 96))
+    edit(tmp_path / "config.json", lambda config: config.setdefault("max_position_embeddings", 96))
     with pytest.raises(ValueError, match="side by side|positions"):
         load_captioner(tmp_path.as_posix())
 

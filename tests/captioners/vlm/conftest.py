@@ -13,7 +13,7 @@ from .models import END, ENDS, edit, make_model_and_processor, scramble
 
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory):
-    """folder_of(family): a folder with a scrambled model whose captions differ between pictures, and end at many lengths."""
+    """folder_of(family): a folder with a scrambled model whose captions differ between pictures, of many lengths."""
 
     @functools.cache
     def make(family: str):

@@ -82,7 +82,10 @@ GRIDS = [[32, 32], [32, 64], [64, 32], [32, 96]]  # height and width
 
 
 def make_tokenizer(picture: str, /, **named: str) -> hf.PreTrainedTokenizerFast:
-    """A byte-level BPE of 330 tokens: <pad> 0, <s> 1, </s> 2, <unk> 3, the image token 4, chat markup to 10; <s> begins texts."""
+    """A byte-level BPE of 330 tokens: <pad> 0, <s> 1, </s> 2, <unk> 3, the image token 4, chat markup up to 10.
+
+    <s> begins every text.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -265,13 +268,13 @@ def make_model_and_processor(family: str):
         clip.image_seq_length = 17
         return model, hf.Florence2Processor(clip, tokenizer)
     if family in TILED:
-        of = {"vision_config": VISION, "text_config": LLAMA | {"model_type": "llama"}, "image_token_id": IMAGE}
+        parts = {"vision_config": VISION, "text_config": LLAMA | {"model_type": "llama"}, "image_token_id": IMAGE}
         sizes, template = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}, "<s>" + chat
         if family == "idefics3":
             processor = hf.Idefics3Processor(
                 hf.Idefics3ImageProcessor(**sizes), tokenizer, image_seq_len=4, chat_template=template
             )
-            return hf.Idefics3ForConditionalGeneration(hf.Idefics3Config(**of)), processor
+            return hf.Idefics3ForConditionalGeneration(hf.Idefics3Config(**parts)), processor
         processor = hf.SmolVLMProcessor(
             hf.SmolVLMImageProcessor(**sizes),
             tokenizer,
@@ -279,7 +282,7 @@ def make_model_and_processor(family: str):
             image_seq_len=4,
             chat_template=template,
         )
-        return hf.SmolVLMForConditionalGeneration(hf.SmolVLMConfig(**of)), processor
+        return hf.SmolVLMForConditionalGeneration(hf.SmolVLMConfig(**parts)), processor
     vision = {
         "depth": 2,
         "hidden_size": 32,
@@ -314,7 +317,7 @@ def make_model_and_processor(family: str):
 
 
 def scramble(model: torch.nn.Module, size: float = 0.3) -> None:
-    """Random values in every parameter, so that logits are of real spread, and a missing bias, scale or mask shows."""
+    """Random values in every parameter, so that logits have a realistic spread, and a missing bias shows."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -329,7 +332,7 @@ def edit(path, change):
 
 
 def photos(captioner: VLMCaptioner, count: int = 4) -> list[Image.Image]:
-    """Pictures of noise, as large as the tiny models take them, so that no two ways of resizing can differ, or of many shapes."""
+    """Pictures of noise, of the tiny models' size, so that resizing cannot make a difference; or of many shapes."""
     generator = torch.Generator().manual_seed(3)
     pixels = torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator)
     images = [Image.fromarray(each) for each in pixels.numpy()]
@@ -346,6 +349,6 @@ def all_captions(captioner: VLMCaptioner) -> list[tuple[str, float]]:
     sampling = SamplingConfig(num_captions=2, max_length=8, min_length=0)
     return [
         (c.text, round(c.logprob, 4))
-        for one in captioner.caption(pictures_for(captioner, 2), sampling)
-        for c in one.captions
+        for result in captioner.caption(pictures_for(captioner, 2), sampling)
+        for c in result.captions
     ]

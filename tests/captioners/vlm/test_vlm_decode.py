@@ -1,4 +1,4 @@
-"""Rows of captions on the cache of a model: the logits of a pass that caches nothing, whatever is kept and joined."""
+"""Rows on a model's cache have the logits of a pass without a cache, whatever rows are kept and joined."""
 
 import pytest
 import torch
@@ -12,13 +12,13 @@ from .models import END, ENDS, FAMILIES, PAD, VOCABULARY, pictures_for
 
 
 def obvious_logits(captioner: VLMCaptioner, request: Request, tokens: list[int]) -> torch.Tensor:
-    """Logits (tokens, V) of what follows each token, from one pass that caches nothing; one end token stands for all."""
+    """The logits (tokens, V) after each token, by one pass without a cache; one end token represents all."""
     family, picture = captioner.family, request.picture
-    asked = captioner.instruction if request.instruction is None else request.instruction
-    prompt = family.fit(family.prompt(asked), picture)
+    instruction = captioner.instruction if request.instruction is None else request.instruction
+    prompt = family.fit(family.prompt(instruction), picture)
     ids = torch.tensor([[*prompt.ids, *tokens[1:]]])
     with torch.no_grad():
-        inputs = family.inputs(picture[None], [prompt], ids, torch.ones_like(ids))
+        inputs = family.inputs(picture[None], [prompt], ids, mask=torch.ones_like(ids))
         logits = family.forward(inputs, use_cache=False)[0, -len(tokens) :]
     others = captioner.end_ids[1:]
     logits[:, END] = logits[:, captioner.end_ids].logsumexp(-1)
@@ -27,13 +27,17 @@ def obvious_logits(captioner: VLMCaptioner, request: Request, tokens: list[int])
 
 
 def check_all(
-    captioner: VLMCaptioner, requests: list[Request], said: list[tuple[int, list[int], torch.Tensor]]
+    captioner: VLMCaptioner, requests: list[Request], outputs: list[tuple[int, list[int], torch.Tensor]]
 ) -> None:
-    """Checks what was said to a request after these tokens, by one pass over the longest of those that begin alike."""
+    """Compares the logits after these tokens with one pass over the longest sequence that begins with them."""
     passes: list[tuple[int, list[int], torch.Tensor]] = []
-    for owner, tokens, ours in sorted(said, key=lambda one: -len(one[1])):
-        known = (all_of for of, longer, all_of in passes if of == owner and longer[: len(tokens)] == tokens)
-        expected = next(known, None)
+    for owner, tokens, ours in sorted(outputs, key=lambda output: -len(output[1])):
+        earlier = (
+            pass_logits
+            for pass_owner, longer, pass_logits in passes
+            if pass_owner == owner and longer[: len(tokens)] == tokens
+        )
+        expected = next(earlier, None)
         if expected is None:
             expected = obvious_logits(captioner, requests[owner], tokens)
             passes.append((owner, tokens, expected))
@@ -42,63 +46,66 @@ def check_all(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_nothing(family, captioner_of):
-    """Rows of one and of several captions, after prompts of unequal length, of which the longest leave before the end."""
+    """Rows of one and of several captions, after prompts of unequal length, of which the longest leave early."""
     captioner, generator = captioner_of(family), torch.Generator().manual_seed(5)
-    asked = None, "a red circle left of a", "", "blue stars"
-    requests = [one._replace(instruction=of) for one, of in zip(pictures_for(captioner), asked, strict=True)]
-    start, said = torch.tensor([[PAD]]), []
+    instructions = None, "a red circle left of a", "", "blue stars"
+    requests = [
+        request._replace(instruction=instruction)
+        for request, instruction in zip(pictures_for(captioner), instructions, strict=True)
+    ]
+    start, outputs = torch.tensor([[PAD]]), []
 
-    def check(rows, owners, tokens, new: int) -> None:
-        """Feeds random tokens, or the start token with none before, and takes down what every row says, to be checked."""
+    def check(rows, owners, tokens, count: int) -> None:
+        """Feeds random tokens, or the start token alone, and records the logits of all rows for the comparison."""
         fed = (
-            torch.randint(100, 300, (len(owners), new), generator=generator)
+            torch.randint(100, 300, (len(owners), count), generator=generator)
             if tokens[0]
             else start.expand(len(owners), 1)
         )
         logits = rows.extend(fed)
-        for owner, held, more, ours in zip(owners, tokens, fed.tolist(), logits, strict=True):
-            held.extend(more)
-            said.append((owner, list(held), ours.clone()))
+        for owner, sequence, new_tokens_of_row, ours in zip(owners, tokens, fed.tolist(), logits, strict=True):
+            sequence.extend(new_tokens_of_row)
+            outputs.append((owner, list(sequence), ours.clone()))
 
     with torch.no_grad():
         begin = captioner._begin(SamplingConfig(max_length=20))
         features, rows = begin(requests[:2])
         owners, tokens = [0, 1], [[], []]
-        check(rows, owners, tokens, 1)
+        check(rows, owners, tokens, count=1)
         rows.keep(torch.tensor([0, 0, 1, 1]))
         owners, tokens = [0, 0, 1, 1], [list(tokens[i]) for i in (0, 0, 1, 1)]
-        check(rows, owners, tokens, 1)
-        check(rows, owners, tokens, 2)
+        check(rows, owners, tokens, count=1)
+        check(rows, owners, tokens, count=2)
         _, others = begin(requests[2:])
         new_tokens = [[], []]
-        check(others, [2, 3], new_tokens, 1)
+        check(others, [2, 3], new_tokens, count=1)
         rows.join(others)
         owners, tokens = [*owners, 2, 3], [*tokens, *new_tokens]
-        check(rows, owners, tokens, 1)
+        check(rows, owners, tokens, count=1)
         longest = rows.longest
         rows.keep(torch.tensor([4, 5, 5]))
         owners, tokens = [2, 3, 3], [list(tokens[i]) for i in (4, 5, 5)]
-        assert rows.longest == longest - 3 and len(rows.own.layers[0].keys) == 2
-        check(rows, owners, tokens, 1)
+        assert rows.longest == longest - 3 and len(rows.shared_cache.layers[0].keys) == 2
+        check(rows, owners, tokens, count=1)
         _, others = begin(requests[:1])
         new_tokens = [[]]
-        check(others, [0], new_tokens, 1)
-        check(others, [0], new_tokens, 3)
+        check(others, [0], new_tokens, count=1)
+        check(others, [0], new_tokens, count=3)
         rows.join(others)  # the longer one joins the shorter
-        check(rows, [*owners, 0], [*tokens, *new_tokens], 1)
-    check_all(captioner, requests, said)
+        check(rows, [*owners, 0], [*tokens, *new_tokens], count=1)
+    check_all(captioner, requests, outputs)
     assert features.norm(dim=-1).tolist() == pytest.approx([1, 1])
     assert (features[0] - features[1]).abs().max() > 1e-3
 
 
 def test_of_several_end_tokens_one_stands_for_all(captioner_of):
-    """With the probability of all for draws, of the likeliest for the greedy choice."""
+    """With the sum of all probabilities for sampling, and the greatest of them for greedy search."""
     captioner = captioner_of("llava")
     requests = pictures_for(captioner)
     pictures = [request.picture for request in requests]
     ids = torch.tensor([captioner.prompt.ids] * 4)
     with torch.no_grad():
-        inputs = captioner.family.inputs(pictures, [captioner.prompt] * 4, ids, torch.ones_like(ids))
+        inputs = captioner.family.inputs(pictures, [captioner.prompt] * 4, ids, mask=torch.ones_like(ids))
         logits = captioner.family.forward(inputs)[:, -1]
         for sampling in (SamplingConfig(), SamplingConfig(strategy="greedy")):
             _, rows = captioner._begin(sampling)(requests)
@@ -116,13 +123,16 @@ def test_of_several_end_tokens_one_stands_for_all(captioner_of):
 def test_the_longest_captions_fit_the_positions_of_the_model(family, captioner_of):
     captioner = captioner_of(family)
     sampling = SamplingConfig(num_captions=2, min_length=captioner.context_length + 1)
-    for one in captioner.caption(pictures_for(captioner, 2), sampling):
-        assert all(caption.truncated for caption in one.captions)
+    for result in captioner.caption(pictures_for(captioner, 2), sampling):
+        assert all(caption.truncated for caption in result.captions)
 
 
 @pytest.mark.parametrize("family", ["blip", "blip-2", "git"])
 def test_a_caption_at_the_last_position_may_wait_for_the_others(family, captioner_of):
-    """Ends are looked for every eight steps, as on a GPU: till then finished captions are fed on, past the table of positions."""
+    """Ends are checked every eight steps, as on a GPU.
+
+    Until then finished captions are fed further, past the last position embedding.
+    """
     captioner = captioner_of(family)
     sampling = SamplingConfig(num_captions=2, min_length=captioner.context_length + 1)
     tokens = []
@@ -152,7 +162,7 @@ def test_the_memory_of_a_picture_is_that_of_its_keys_and_values(captioner_of):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_graph_steps_are_those_of_a_pass_that_caches_nothing(family, captioner_of, tapes, monkeypatch):  # noqa: F811
-    """Captured without a wait for the host, replayed, and captured anew for other rows and where captions outgrow it."""
+    """Graphs are captured without waiting, replayed, and captured again for other rows and longer captions."""
     monkeypatch.setattr("captioners.decoding.continuing.GRAPH_POSITIONS", 6)
     captioner, generator = captioner_of(family), torch.Generator().manual_seed(5)
     requests = pictures_for(captioner)
@@ -161,18 +171,18 @@ def test_graph_steps_are_those_of_a_pass_that_caches_nothing(family, captioner_o
         rows.extend(torch.full((4, 1), PAD))
         rows.graphs, owners = True, [0, 0, 0, 1, 2, 2, 3, 3]
         rows.keep(torch.tensor(owners))
-        fed, said = torch.randint(100, 300, (8, 10), generator=generator), []
+        fed, outputs = torch.randint(100, 300, (8, 10), generator=generator), []
         for step in range(10):
             if step == 4:  # within the room of six positions
-                kept = torch.tensor([1, 2, 4, 5, 7])
-                rows.keep(kept)
-                fed, owners = fed[kept], [owners[i] for i in kept]
+                remaining = torch.tensor([1, 2, 4, 5, 7])
+                rows.keep(remaining)
+                fed, owners = fed[remaining], [owners[i] for i in remaining]
             ours = rows.extend(fed[:, step : step + 1])[:, 0]
-            said += [
+            outputs += [
                 (owner, [PAD, *tokens], logits[None].clone())
                 for owner, tokens, logits in zip(owners, fed[:, : step + 1].tolist(), ours, strict=True)
             ]
-    check_all(captioner, requests, said)
+    check_all(captioner, requests, outputs)
     assert [tape.replays for tape, _ in tapes] == [3, 1, 3]  # a warm-up each: steps 1 to 3, 5, 7 to 9
     assert [device for _, device in tapes] == [fed.device] * 3
 
@@ -185,17 +195,17 @@ def test_rotary_embeddings_that_stretch_with_the_length_make_no_graphs(rope, ali
 
 
 def test_keys_and_values_of_a_prompt_are_one_for_all_captions_of_its_picture(captioner_of):
-    """However the rows are kept and joined, and though a model attends by its own way, its config is left as it was."""
+    """Whatever rows are kept and joined, a model's config is not changed in the end."""
     captioner = captioner_of("llava")
     requests = pictures_for(captioner)
     before = captioner.model.config.get_text_config()._attn_implementation
     with torch.no_grad():
         begin = captioner._begin(SamplingConfig(max_length=20))
         _, rows = begin(requests[:2])
-        prompts = rows.own.layers[0].keys
+        prompts = rows.shared_cache.layers[0].keys
         rows.extend(torch.full((2, 1), PAD))
         rows.keep(torch.tensor([0] * 5 + [1] * 5))
         rows.extend(torch.full((10, 1), 100))
-        assert rows.own.layers[0].keys is prompts and len(prompts) == 2
-        assert rows.own.own[0].keys.shape == (10, 2, 18, 8)
+        assert rows.shared_cache.layers[0].keys is prompts and len(prompts) == 2
+        assert rows.shared_cache.caption_layers[0].keys.shape == (10, 2, 18, 8)
     assert captioner.model.config.get_text_config()._attn_implementation == before == "sdpa"

@@ -1,4 +1,4 @@
-"""Pictures and prompts as the families' own processors make them."""
+"""Pictures and prompts equal those of the families' own processors."""
 
 import pickle
 
@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from captioners.vlm.load import load_vlm
-from captioners.vlm.pictures import own_size
+from captioners.vlm.pictures import original_size
 
 from .models import FAMILIES, OWN_ASPECT
 
@@ -27,7 +27,7 @@ def test_pictures_keep_their_aspect_and_take_no_more_tokens_than_the_captioner_c
 
 def test_the_size_of_a_picture_comes_through_half_precision(captioner_of):
     picture = captioner_of("llava_next").preprocess(Image.new("RGB", (1023, 2047)))
-    assert own_size(picture) == own_size(picture.bfloat16()) == (2047, 1023)
+    assert original_size(picture) == original_size(picture.bfloat16()) == (2047, 1023)
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in OWN_ASPECT])
@@ -51,14 +51,16 @@ def test_pictures_are_prepared_as_transformers_prepares_them(family, captioner_o
 def test_qwens_patches_are_those_of_its_processor(captioner_of):
     captioner, photo = captioner_of("qwen2_vl"), Image.effect_noise((31, 20), 60).convert("RGB")
     ids = torch.tensor([captioner.prompt.ids])
-    ours = captioner.family.inputs(captioner.preprocess(photo)[None], [captioner.prompt], ids, torch.ones_like(ids))
+    ours = captioner.family.inputs(
+        captioner.preprocess(photo)[None], [captioner.prompt], ids, mask=torch.ones_like(ids)
+    )
     expected = captioner.processor.image_processor(images=photo, return_tensors="pt")
     torch.testing.assert_close(ours["pixel_values"], expected["pixel_values"])
     assert torch.equal(ours["image_grid_thw"], expected["image_grid_thw"])
 
 
 def test_after_the_template_a_caption_is_what_the_template_would_make_it(copy_of):
-    """This template has a blank before a message's text, and none before the generation that it asks for."""
+    """This template has a blank before a message's text, but none before the text to generate."""
     captioner = load_vlm(copy_of("llava"))
     assert captioner.prompt.lead == " "
     ids = [*captioner.prompt.ids, *captioner.encode_text_ids("a red circle")[1:]]
@@ -66,6 +68,6 @@ def test_after_the_template_a_caption_is_what_the_template_would_make_it(copy_of
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": captioner.instruction}]},
         {"role": "assistant", "content": [{"type": "text", "text": "a red circle"}]},
     ]
-    whole = captioner.tokenizer.decode(ids).replace("<image>" * 16, "<image>")
+    text = captioner.tokenizer.decode(ids).replace("<image>" * 16, "<image>")
     expected = captioner.processor.apply_chat_template(answer).removesuffix("<|im_end|>\n")
-    assert whole.removeprefix("<s>").removesuffix("</s>") == expected
+    assert text.removeprefix("<s>").removesuffix("</s>") == expected

@@ -1,4 +1,4 @@
-"""What only a GPU can show of vision-language models; test_vlm_decode.py has the same paths on the CPU."""
+"""Tests of vision-language models that need a GPU; test_vlm_decode.py tests the same paths on the CPU."""
 
 import pytest
 import torch
@@ -20,15 +20,15 @@ def test_captions_on_a_gpu_are_those_of_the_cpu(family, folder_of, captioner_of)
         SamplingConfig(num_captions=3),
     )
     pairs = [
-        (one.text, other.text)
+        (caption.text, other.text)
         for ours, theirs in zip(
             on_gpu.caption(pictures_for(on_gpu, 8), sampling),
             on_cpu.caption(pictures_for(on_cpu, 8), sampling),
             strict=True,
         )
-        for one, other in zip(ours.captions, theirs.captions, strict=True)
+        for caption, other in zip(ours.captions, theirs.captions, strict=True)
     ]
-    assert sum(one == other for one, other in pairs) >= 0.95 * len(pairs)
+    assert sum(caption == other for caption, other in pairs) >= 0.95 * len(pairs)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,4 +1,4 @@
-"""Loading: from folders, adapters and the hub; nothing runs code, and what is wrong is named."""
+"""Loading from folders, adapters and the hub: no code is run, and errors name what is wrong."""
 
 import importlib.util
 import json
@@ -44,9 +44,9 @@ def test_without_a_dtype_weights_are_as_their_file_has_them_and_are_merged_so(co
     before = {name: weight.clone() for name, weight in captioner.model.state_dict().items()}
     captioner.save(tmp_path / "merged", "mine")
     assert all(torch.equal(weight, before[name]) for name, weight in captioner.model.state_dict().items())
-    weights, old = load_file(tmp_path / "merged" / "model.safetensors"), load_file(folder / "model.safetensors")
-    assert weights.keys() == old.keys() and {weight.dtype for weight in weights.values()} == {torch.bfloat16}
-    different = {name for name in weights if not torch.equal(weights[name], old[name])}
+    weights, original = load_file(tmp_path / "merged" / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert weights.keys() == original.keys() and {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+    different = {name for name in weights if not torch.equal(weights[name], original[name])}
     assert different and all(name.endswith(("q_proj.weight", "v_proj.weight")) for name in different)
     merged = load_vlm(tmp_path / "merged")
     assert (
@@ -79,7 +79,7 @@ def test_in_four_bits_the_large_matrices_are_small_and_the_rest_is_precise(copy_
     weights = {name: weight.bfloat16() for name, weight in load_file(folder / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     edit(folder / "config.json", lambda config: config.update(dtype="bfloat16"))
-    captioner, whole = load_vlm(folder, four_bit=True), load_vlm(folder)
+    captioner, full_precision = load_vlm(folder, four_bit=True), load_vlm(folder)
     parameters = dict(captioner.model.named_parameters())
     small = {name for name, parameter in parameters.items() if parameter.dtype == torch.uint8}
     assert small and all(
@@ -90,7 +90,7 @@ def test_in_four_bits_the_large_matrices_are_small_and_the_rest_is_precise(copy_
     assert not any(parameter.requires_grad for parameter in parameters.values())
     assert (
         "in 4 bits" in captioner.description
-        and captioner.description.splitlines()[0] == whole.description.splitlines()[0]
+        and captioner.description.splitlines()[0] == full_precision.description.splitlines()[0]
     )
     assert len(list(captioner.caption(pictures_for(captioner), SamplingConfig(num_captions=2)))) == 4
 
@@ -144,7 +144,7 @@ class Harmful:
 
 @pytest.mark.parametrize("where", ["model", "adapter_model", "fitting model"])
 def test_weights_that_could_run_code_are_refused_and_run_nothing(copy_of, tmp_path, monkeypatch, where):
-    """Pickles are not even opened: what fits the model is refused as what harms."""
+    """Pickles are not even opened: harmless ones are refused as harmful ones are."""
     monkeypatch.chdir(tmp_path)
     folder = copy_of("llava")
     if "model" in where.split():
@@ -163,8 +163,11 @@ def test_weights_that_could_run_code_are_refused_and_run_nothing(copy_of, tmp_pa
 
 
 @pytest.mark.parametrize("config, problem", [
-    ({"peft_type": "IA3", "base_model_name_or_path": 3}, "peft_type is 'IA3', not 'LORA'; base_model_name_or_path is 3"),
-    ({"peft_type": "LORA", "base_model_name_or_path": "/nowhere/base"}, "/nowhere/base: no config that can be read"),
+    (
+        {"peft_type": "IA3", "base_model_name_or_path": 3},
+        "peft_type is 'IA3', not 'LORA'; base_model_name_or_path is 3",
+    ),
+    ({"peft_type": "LORA", "base_model_name_or_path": "/nowhere/base"}, "/nowhere/base: cannot read its config"),
 ])  # fmt: skip
 def test_an_adapters_config_that_will_not_do_is_named(tmp_path, config, problem):
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
@@ -185,7 +188,7 @@ def test_an_adapter_that_lacks_weights_is_refused(folder_of, tmp_path):
 
 
 def test_a_local_base_is_read_where_we_wrote_it_or_it_is_said(copy_of, tmp_path, monkeypatch):
-    """A stranger's adapter may name any folder of this machine: what lies there is not loaded for it."""
+    """An adapter that is not trusted may name any local folder; that folder is not loaded."""
     base = copy_of("git")
     captioner = load_vlm(base)
     captioner.add_lora(r=2)
@@ -197,9 +200,9 @@ def test_a_local_base_is_read_where_we_wrote_it_or_it_is_said(copy_of, tmp_path,
         load_vlm(strangers)
     monkeypatch.chdir(tmp_path)
     for name in (str(base), base.name, f"local-dir:{base}"):
-        taken = load_vlm(strangers, base=name)
-        assert taken.adapter.peft_config["default"].base_model_name_or_path == str(base)
-    assert taken.weights_sha256 == load_vlm(tmp_path / "ours").weights_sha256
+        loaded = load_vlm(strangers, base=name)
+        assert loaded.adapter.peft_config["default"].base_model_name_or_path == str(base)
+    assert loaded.weights_sha256 == load_vlm(tmp_path / "ours").weights_sha256
     edit(base / "config.json", lambda config: config.update(note="another"))
     with pytest.raises(ValueError, match="not as it was when the adapter was trained"):
         load_vlm(tmp_path / "ours")
@@ -222,7 +225,7 @@ HOSTILE = {  # what a folder's file holds, and what is said of it in one line
         {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}},
         "which is never done",
     ),
-    "kinds": ("config.json", {"text_config": {"hidden_size": "many"}}, "no config that can be read"),
+    "kinds": ("config.json", {"text_config": {"hidden_size": "many"}}, "cannot read its config"),
     "template": ("chat_template.jinja", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "cannot make a prompt"),
     "vocabulary": ("config.json", {"text_config": {"vocab_size": 10**6}}, "its config asks for 64,039,488 weights"),
     "crop": (
@@ -261,7 +264,7 @@ HOSTILE = {  # what a folder's file holds, and what is said of it in one line
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_or_broken_config_is_one_line_that_advises_nothing_unsafe(copy_of, monkeypatch, what):
     monkeypatch.setattr(safe_reading, "SECONDS", 1)
-    folder, (name, content, told) = copy_of("llava"), HOSTILE[what]
+    folder, (name, content, message) = copy_of("llava"), HOSTILE[what]
     if isinstance(content, dict):
         edit(
             folder / name,
@@ -274,7 +277,7 @@ def test_a_hostile_or_broken_config_is_one_line_that_advises_nothing_unsafe(copy
         (folder / name).write_text(content)
     with pytest.raises(ValueError) as caught:
         load_vlm(folder)
-    assert str(folder) in str(caught.value) and told in str(caught.value) and str(caught.value).isprintable()
+    assert str(folder) in str(caught.value) and message in str(caught.value) and str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000 and not any(
         word in str(caught.value) for word in ("trust_remote_code=True", "pip install")
     )
@@ -283,7 +286,7 @@ def test_a_hostile_or_broken_config_is_one_line_that_advises_nothing_unsafe(copy
 @pytest.mark.parametrize("content, problem", [
     ("{", "capsmith.json: not JSON"),
     ("[]", "capsmith.json: not a JSON object"),
-    ("{}", "capsmith.json: name is None, no text; instruction is None, no text"),
+    ("{}", "capsmith.json: name is None, which is not a text; instruction is None, which is not a text"),
     ('{"name": "Bad", "prompt": ""}', "capsmith.json: name 'Bad'"),
 ])  # fmt: skip
 def test_a_broken_file_of_ours_is_named(copy_of, content, problem):

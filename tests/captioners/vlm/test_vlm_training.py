@@ -1,4 +1,4 @@
-"""Losses on the captions' tokens alone, with and without adapters; what is trained loads again."""
+"""Losses on the tokens of captions only, with and without adapters; trained models load again."""
 
 import re
 
@@ -26,13 +26,13 @@ def batch_of(captioner: VLMCaptioner, captions=CAPTIONS) -> tuple[list[torch.Ten
     pictures = [request.picture for request in pictures_for(captioner, len(captions))]
     ids = [captioner.encode_text_ids(caption) for caption in captions]
     tokens = torch.full((len(ids), max(map(len, ids)) + 1), captioner.pad_id)
-    for row, of in zip(tokens, ids, strict=True):
-        row[: len(of)] = torch.tensor(of)
+    for row, caption_ids in zip(tokens, ids, strict=True):
+        row[: len(caption_ids)] = torch.tensor(caption_ids)
     return pictures, tokens
 
 
 def caption_loss(captioner: VLMCaptioner, pictures: list[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the captions' tokens."""
+    """The mean cross-entropy of the captions' tokens."""
     return F.cross_entropy(*captioner.caption_logits(pictures, tokens))
 
 
@@ -49,9 +49,9 @@ def test_the_loss_is_transformers_own_on_the_captions_tokens_alone(family, capti
     expected = 0.0
     for picture, caption in zip(pictures, ids, strict=True):
         prompt = captioner.family.fit(captioner.prompt, picture)
-        whole = torch.tensor([[*prompt.ids, *caption]])
-        inputs = captioner.family.inputs(picture[None], [prompt], whole, torch.ones_like(whole))
-        marked = whole.clone()
+        sequence = torch.tensor([[*prompt.ids, *caption]])
+        inputs = captioner.family.inputs(picture[None], [prompt], sequence, mask=torch.ones_like(sequence))
+        marked = sequence.clone()
         marked[:, : len(prompt.ids)] = -100
         if family == "florence2":  # whose labels are what follows, and not what is fed
             marked = torch.cat([marked[:, 1:], torch.tensor([[-100]])], dim=1)
@@ -62,20 +62,25 @@ def test_the_loss_is_transformers_own_on_the_captions_tokens_alone(family, capti
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_captions_of_one_picture_train_together_and_it_is_encoded_once(family, folder_of):
-    """Loss and gradients are those of pictures that come once for each caption."""
+    """Loss and gradients equal those of pictures that are repeated for each caption."""
     captioner = load_vlm(folder_of(family))
     pictures, tokens = batch_of(captioner)
-    seen, gradients, losses = [], [], []
+    sizes_encoded, gradients, losses = [], [], []
     tower = captioner.model.get_submodule(captioner.family.vision)
-    tower.register_forward_hook(lambda module, args, output: seen.append(output.last_hidden_state.shape.numel()))
-    for of, captions in (([pictures[i] for i in (0, 0, 1, 1)], tokens), (pictures[:2], tokens.view(2, 2, -1))):
+    tower.register_forward_hook(
+        lambda module, args, output: sizes_encoded.append(output.last_hidden_state.shape.numel())
+    )
+    for repeated_pictures, captions in (
+        ([pictures[i] for i in (0, 0, 1, 1)], tokens),
+        (pictures[:2], tokens.view(2, 2, -1)),
+    ):
         captioner.model.zero_grad()
-        losses.append(caption_loss(captioner, of, captions))
+        losses.append(caption_loss(captioner, repeated_pictures, captions))
         losses[-1].backward()
         gradients.append(
             {name: weight.grad for name, weight in captioner.model.named_parameters() if weight.grad is not None}
         )
-    assert seen[0] == 2 * seen[1] and losses[0].item() == pytest.approx(losses[1].item(), abs=1e-5)
+    assert sizes_encoded[0] == 2 * sizes_encoded[1] and losses[0].item() == pytest.approx(losses[1].item(), abs=1e-5)
     assert losses[0] != caption_loss(captioner, pictures, tokens)
     assert gradients[0].keys() == gradients[1].keys() and any(
         name.startswith(captioner.family.vision) for name in gradients[0]
@@ -96,7 +101,7 @@ def test_a_caption_that_was_cut_trains_no_end(captioner_of):
 
 
 def train(captioner: VLMCaptioner, steps: int = 6) -> tuple[float, float]:
-    """The loss before and after so many steps on four captions, without dropout."""
+    """The loss before and after this many steps on four captions, without dropout."""
     pictures, tokens = batch_of(captioner)
     trained = [parameter for parameter in captioner.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=3e-2)

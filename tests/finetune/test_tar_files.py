@@ -1,11 +1,11 @@
-"""Places of a tar's files: sample by sample as they are read, whatever the tar looks like."""
+"""Positions of a tar's files: for each sample as it is read, whatever the tar looks like."""
 
 import io
 import tarfile
 
 import pytest
 
-from finetune.places import Places, with_places
+from finetune.tar_files import TarFiles, with_tar_files
 from imagetext.sources import read_samples
 
 
@@ -40,17 +40,17 @@ def test_places_hold_the_files_of_their_sample(tmp_path, picture):
             ("d.txt", b"no picture"),
         ],
     )
-    found = list(with_places(read_samples(str(tmp_path / "0.tar"))[0]))
-    assert [sample.image for sample, _ in found] == [*pictures, None]
-    for sample, places in found:
-        assert places.read("picture").get("picture") == sample.image
-        assert places.read(*sample.members) == sample.members
-    assert found[1][1].read("txt") == {"txt": b"two"} and found[4][1].read("txt") == {}
+    entries = list(with_tar_files(read_samples(str(tmp_path / "0.tar"))[0]))
+    assert [sample.image for sample, _ in entries] == [*pictures, None]
+    for sample, tar_files in entries:
+        assert tar_files.read("picture").get("picture") == sample.image
+        assert tar_files.read(*sample.members) == sample.members
+    assert entries[1][1].read("txt") == {"txt": b"two"} and entries[4][1].read("txt") == {}
 
 
 def test_links_are_of_samples_with_an_error(tmp_path, picture):
     write(tmp_path / "0.tar", [("a.jpg", None), ("a.txt", b"one"), ("b.jpg", picture(1)), ("b.txt", b"two")])
-    (first, _), (second, places) = with_places(read_samples(str(tmp_path / "0.tar"))[0])
+    (first, _), (second, places) = with_tar_files(read_samples(str(tmp_path / "0.tar"))[0])
     assert "not a regular file" in first.error and places.read("picture", "txt") == {
         "picture": second.image,
         "txt": b"two",
@@ -58,7 +58,7 @@ def test_links_are_of_samples_with_an_error(tmp_path, picture):
 
 
 def test_what_is_no_tar_has_no_places(tmp_path):
-    assert all(places is None for _, places in with_places(read_samples("scenes:train,n=2,size=32")[0]))
+    assert all(places is None for _, places in with_tar_files(read_samples("scenes:train,n=2,size=32")[0]))
     (tmp_path / "x.tar").write_bytes(b"123")
     with pytest.raises(ValueError, match="x.tar: has become shorter"):
-        Places(str(tmp_path / "x.tar"), {"txt": (0, 9)}).read("txt")
+        TarFiles(str(tmp_path / "x.tar"), {"txt": (0, 9)}).read("txt")
