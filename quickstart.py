@@ -19,7 +19,8 @@ SHOWN_PICTURES = 5  # whose captions are printed
 CAPTIONER = "captioner"  # its folder
 LEARNING_RATE, BATCH_SIZE = 1e-3, 32
 NEXT = (  # the same three jobs on the reader's own pictures
-    "capsmith finetune --model coca_ViT-B-32 --pretrained laion2b_s13b_b90k --input captions.csv --output runs/captioner",
+    "capsmith finetune --model coca_ViT-B-32 --pretrained laion2b_s13b_b90k --input captions.csv "
+    "--output runs/captioner",
     "capsmith generate --model runs/captioner --input pictures/ --output runs/captioned",
     "capsmith diversity --input 'runs/captioned/*.tar' --output runs/report",
 )
@@ -40,9 +41,10 @@ class QuickstartConfig(BaseModel):
 
 
 def run(config: QuickstartConfig) -> int:
-    """Run the steps, each of which resumes by itself, and print where everything is; the exit code of the first to fail.
+    """Run the steps, each of which resumes by itself, and print where everything is.
 
-    Raises: ValueError where the folder holds something else than a quickstart, or another process writes there.
+    Returns 0, or the exit code of the first step that fails.
+    Raises: ValueError where the folder holds something other than a quickstart, or another process writes there.
     """
     from imagetext.lock import LOCK, FolderLock
 

@@ -1,8 +1,9 @@
-"""Every comparison with a peer once, and which of them have become worse: `python -m benchmarks.all`, about an hour on two cores.
+"""Run every comparison with a peer once, and name those that became worse: `python -m benchmarks.all`.
 
-Each case runs in a process of its own, one turn each, and its ratio is compared with the one in RESULTS.md. Where it is worse by more than
-a tenth the case is named, and the exit code is 1. Ratios of another processor differ: compare with a run of an earlier commit there.
-`--peer-python` is handed on to the cases that ask for it, which are left out without it; `--only` runs the cases whose name contains a word.
+This takes about an hour on two cores. Each case runs one turn in a process of its own, and its ratio is compared with
+the one in RESULTS.md. Cases that are worse by more than a tenth are named, and the exit code is then 1. Ratios differ
+between processors: on another one, compare with a run of an earlier commit. `--peer-python` is passed on to the cases
+that need it; without it they are left out. `--only WORD` runs the cases whose name contains the word.
 """
 
 import argparse
@@ -19,7 +20,7 @@ ONE_TURN = ("--repeats", "1")
 
 
 class Case(NamedTuple):
-    """A case of a benchmark: more of its flags, whether a smaller ratio is better, and whether it asks for `--peer-python`."""
+    """A case of a benchmark, with more flags; whether a smaller ratio is better; whether it needs `--peer-python`."""
 
     module: str
     name: str
@@ -50,7 +51,7 @@ CASES = (
 
 
 def known_ratio(case: Case, results: str) -> float:
-    """The ratio of a case in RESULTS.md: the first number of the first row that names the case, in the table of its benchmark.
+    """Return the ratio of a case in RESULTS.md, from the first row of its benchmark's table that names the case.
 
     Raises: ValueError where no row names it.
     """
@@ -64,12 +65,12 @@ def known_ratio(case: Case, results: str) -> float:
 
 
 def is_worse(case: Case, ratio: float, known: float) -> bool:
-    """Whether a ratio is worse than the known one by more than a tenth."""
+    """Return whether a ratio is worse than the known one by more than a tenth."""
     return ratio > known * WORSE if case.small_is_good else ratio * WORSE < known
 
 
 def measure(case: Case, peer_python: Path | None) -> float | None:
-    """The ratio that the case's command prints last; None where the command failed."""
+    """Run a case and return the ratio that it prints last; None where the command failed."""
     command = [sys.executable, "-m", f"benchmarks.{case.module}", "--case", case.name, *case.flags]
     if case.peer_python:
         command += ["--peer-python", str(peer_python)]

@@ -27,7 +27,7 @@ SMALL_FILES = ("*.json", "*.txt", "*.model")
 
 
 @dataclass(frozen=True)
-class Source:
+class CaptionerSource:
     """A captioner's name, its open_clip config, and the file of its weights."""
 
     name: str
@@ -39,7 +39,7 @@ class Source:
     preprocess_from: str  # where preprocess_cfg was read, for messages; empty if there is none
 
 
-def resolve(name: str, pretrained: str | None = None) -> Source:
+def resolve(name: str, pretrained: str | None = None) -> CaptionerSource:
     """Find the source of a CoCa captioner.
 
     name: a shipped model, an open_clip architecture, a local folder or file, or a hub repository.
@@ -96,7 +96,7 @@ def shipped_models() -> list[str]:
     return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / CLIP_CONFIG).is_file())
 
 
-def _from_architecture(architecture: str, pretrained: str | None) -> Source:
+def _from_architecture(architecture: str, pretrained: str | None) -> CaptionerSource:
     """The source of an open_clip architecture, with weights from a file or from one of open_clip's pretrained tags."""
     from open_clip.factory import get_model_config
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
@@ -118,7 +118,7 @@ def _from_architecture(architecture: str, pretrained: str | None) -> Source:
                 f"{architecture}: pretrained={pretrained!r} cannot be fetched: {reason(error)}"
             ) from error
     tag = weights.stem if weights and not tag_cfg else pretrained
-    return Source(
+    return CaptionerSource(
         name=column_name(f"{architecture}_{tag}" if tag else architecture),
         model_cfg=model_cfg,
         preprocess_cfg=tag_cfg,
@@ -129,7 +129,7 @@ def _from_architecture(architecture: str, pretrained: str | None) -> Source:
     )
 
 
-def _from_hub(repository: str) -> Source:
+def _from_hub(repository: str) -> CaptionerSource:
     """The source of a hub repository, from the local cache if possible.
 
     The config is checked before any weights are fetched.
@@ -163,7 +163,7 @@ def fetch(repository: str, *patterns: str) -> Path:
         ) from error
 
 
-def _from_folder(folder: Path, label: str, *, name: str | None = None, weights: Path | None = None) -> Source:
+def _from_folder(folder: Path, label: str, *, name: str | None = None, weights: Path | None = None) -> CaptionerSource:
     model_cfg, other_sections, config_path = _read_config(folder, label)
     capsmith_section = other_sections.get("capsmith", {})
     preprocess_cfg = other_sections.get("preprocess_cfg") or {}
@@ -179,7 +179,7 @@ def _from_folder(folder: Path, label: str, *, name: str | None = None, weights: 
     check_numbers(preprocess_cfg, config_path)
     check_folder(folder)
     check_inside(folder, model_cfg["text_cfg"].get("tokenizer_kwargs") or {}, str(config_path))
-    return Source(
+    return CaptionerSource(
         name=configured_name or column_name(name or folder.resolve().name),
         model_cfg=model_cfg,
         preprocess_cfg=preprocess_cfg,

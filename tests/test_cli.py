@@ -272,7 +272,7 @@ def test_no_such_command_is_usage(argv, message, capsys):
 
 @pytest.mark.parametrize("asked, policy", [(None, "passive"), ("active", "active")])
 def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(asked, policy, monkeypatch):
-    """In a process of its own: torch, which is what reads the variable, must not have been imported before it is set."""
+    """Runs in a new process: torch reads the variable at its import, so it must not be imported before it is set."""
     program = (
         "import os, sys, capsmith\n"
         "def show(argv): print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules); return 0\n"

@@ -26,7 +26,7 @@ from captioners.decoding.rows import DecodedPicture, Rules
 from captioners.decoding.search import evaluating, search, to_captions
 from captioners.decoding.slots import SlotDrawing, Slots, send, stack
 from captioners.names import check_name
-from captioners.resolve import CLIP_CONFIG, Source
+from captioners.resolve import CLIP_CONFIG, CaptionerSource
 from captioners.safe_reading import attempt
 from captioners.weights import DTYPES
 from imagetext.outputs import whole_files
@@ -44,7 +44,7 @@ class CoCaCaptioner:
     looks_at_pictures = needs_picture = True
     takes_instruction = needs_instruction = False
 
-    def __init__(self, model: CoCa, source: Source, *, weights_sha256: str):
+    def __init__(self, model: CoCa, source: CaptionerSource, *, weights_sha256: str):
         self.model = model
         self.batch_size = 16
         self.name = source.name
@@ -221,7 +221,7 @@ class CoCaCaptioner:
             save_file(weights, staging / "open_clip_model.safetensors", metadata={"format": "pt"})
             (staging / CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
-    def _describe(self, source: Source) -> str:
+    def _describe(self, source: CaptionerSource) -> str:
         """The lines about the model that are printed before a run."""
         cfg = self.preprocess_cfg
         num_parameters = sum(parameter.numel() for parameter in self.model.parameters())

@@ -13,7 +13,7 @@ from captioners.coca.blocks import Tower
 from captioners.coca.captioner import CoCaCaptioner
 from captioners.coca.context import POSITIONS, extend_context
 from captioners.coca.forward import initialise_decoder
-from captioners.resolve import Source, resolve
+from captioners.resolve import CaptionerSource, resolve
 from captioners.safe_reading import attempt, check_numbers
 from captioners.weights import DTYPES, differences, fit_shapes, read_weights, state_sha256
 
@@ -56,7 +56,7 @@ def load_coca(
     return CoCaCaptioner(model, source, weights_sha256=sha256)
 
 
-def build_model(source: Source) -> CoCa:
+def build_model(source: CaptionerSource) -> CoCa:
     """Build open_clip's CoCa from a config, with random weights, also in the decoder."""
     model_cfg = {key: value for key, value in source.model_cfg.items() if key != "custom_text"}
     check_numbers(model_cfg, source.config_from)
@@ -65,7 +65,7 @@ def build_model(source: Source) -> CoCa:
     return model
 
 
-def _with_image_size(source: Source, size: int) -> Source:
+def _with_image_size(source: CaptionerSource, size: int) -> CaptionerSource:
     """The source with another picture size; ValueError if the size is not a multiple of the patch size."""
     patch = source.model_cfg["vision_cfg"].get("patch_size", 16)
     if size < patch or size % patch:
