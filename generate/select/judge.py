@@ -178,7 +178,10 @@ def _check(
                 problem += "; to choose at random, use --by 0"
             problems.append(problem)
     if config.needs_class and not class_count:
-        problems.append(f"--label: none {records} has a class; use --label to say where it is")
+        problems.append(
+            f"--label: none {records} has a class; use --label to say where it is: folder, for the name of the "
+            "folder in the record's key, cls, or a field"
+        )
     if problems:
         raise ValueError("\n  ".join(["the input lacks what the command names:", *problems]))
 
