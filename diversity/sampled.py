@@ -107,6 +107,7 @@ def sample_scores(
     for column, model_scores in by_model.scores.items():
         scores[column] |= {score: _padded(values, len(pictures)) for score, values in model_scores.items()}
         signs[column] |= by_model.signs[column]
+        signs[column] = {sign: _padded(values, len(pictures)) for sign, values in signs[column].items()}
     return Sampled(
         scores=scores,
         signs=signs,

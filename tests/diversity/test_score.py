@@ -130,6 +130,13 @@ def test_intervals_are_of_the_scores_by_picture_and_distributions_their_quantile
     assert {difference.measure for difference in report.differences} >= {"degenerate", "self_cider"}
 
 
+@pytest.mark.parametrize("references", [None, HUMAN * 10])
+def test_a_sample_may_have_more_pictures_than_agreement_and_meaning_are_measured_on(references):
+    report = score_captions({"one": ONE * 10}, references=references, semantic_pictures=12)
+    assert report.rows["one"]["pictures"] == 20
+    assert report.intervals["one"].keys() >= {"div_2", "self_cider"} | ({"cider_d"} if references else set())
+
+
 def test_a_faithful_column_beats_a_noisy_one_where_the_truth_is_known():
     from imagetext.scenes.draw import SceneSpec, scene_sample
 
