@@ -177,15 +177,16 @@ def _rows(
 ) -> dict[str, dict[str, Any]]:
     """Return the numbers of each column, over all its captions and over the captions of the sample."""
     rows = {}
-    at_equal_length = equal_tokens(captions, seed)
+    texts_of = {name: [caption for group in captions[name] for caption in group] for name in counted.accumulators}
+    ratios = {name: compression_ratio(texts, seed) for name, texts in texts_of.items()}
+    at_equal_length = equal_tokens(captions, seed, ratios=ratios)
     human = counted.accumulators[counted.references] if counted.references is not None else None
     for name in Progress(counted.accumulators, desc="measuring the sample", unit="column", delay=2):
         accumulator = counted.accumulators[name]
-        texts = [caption for group in captions[name] for caption in group]
         rows[name] = {
             **accumulator.result(),
-            "frames": frames(texts),
-            "compression": compression_ratio(texts, seed),
+            "frames": frames(texts_of[name]),
+            "compression": ratios[name],
             "equal_tokens": at_equal_length[name],
             **sampled.rows[name],
             "novelty": novelty(accumulator, human) if human and human is not accumulator else None,

@@ -166,7 +166,8 @@ def _count(
     pieces = [piece for source in sources for piece in source.pieces]
     keep_images = min(keep_images, size)
     with processes(max(1, min(workers, len(pieces)))) as run:
-        parts = run(partial(index_pieces, requested=requested, seed=seed), pieces, "reading captions")
+        index = partial(index_pieces, requested=requested, seed=seed, joined=len(sources) > 1)
+        parts = run(index, pieces, "reading captions")
         indexes = [parts[number % len(parts)][number // len(parts)] for number in range(len(pieces))]
         comparison = compare_columns(sources, indexes, requested)
         row_counts = [len(index.keys) for index in indexes]
@@ -259,14 +260,16 @@ def _compared_pictures(
                 captions, marks = captions_of(row, name), truncated_of(row, name)
                 if len(captions) < count:
                     raise ValueError(f"{task.piece.path}: changed while it was read")
-                chosen = choose(
-                    len(captions), count, order_key=order_key(name_hash(key, seed=seed), occurrence), column=name
-                )
-                picture.captions[name] = tuple(captions[index] for index in chosen)
-                if marks:
-                    picture.truncated[name] = tuple(marks[index] for index in chosen)
                 if name == compared.references:
                     picture.references = captions
+                if len(captions) > count:
+                    position = order_key(name_hash(key, seed=seed), occurrence)
+                    chosen = choose(len(captions), count, order_key=position, column=name)
+                    captions = tuple(captions[index] for index in chosen)
+                    marks = tuple(marks[index] for index in chosen) if marks else ()
+                picture.captions[name] = captions
+                if marks:
+                    picture.truncated[name] = marks
         yield picture, sampled
 
 

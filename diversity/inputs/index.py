@@ -17,7 +17,6 @@ from diversity.inputs.records import Piece, captions_of
 from diversity.inputs.specs import InputSource, text_columns
 from imagetext.columns import is_caption_column
 from imagetext.hashes import name_hash
-from imagetext.sample import Record
 
 NO_REFERENCES = "none"
 
@@ -36,24 +35,21 @@ class RequestedColumns(NamedTuple):
             return None if HUMAN in (*self.names, *self.files) else HUMAN
         return None if self.references_option == NO_REFERENCES else self.references_option
 
-    def columns_of(self, row: Record) -> list[str]:
-        """Return the names of the requested columns that a row may have, without the references."""
+    def columns_of(self, fields: Iterable[str]) -> list[str]:
+        """Return the names of the requested columns that a row with these fields may have, without the references."""
         references = self.references
         if self.names:
             return [name for name in self.names if name != references]
-        return [
-            name
-            for name in (*row.columns, *row.meta)
-            if name != references and (is_caption_column(name) or name in self.files)
-        ]
+        return [name for name in fields if name != references and (is_caption_column(name) or name in self.files)]
 
 
 class Index(NamedTuple):
     """The rows of one piece, in 16 bytes per row and 4 bytes per row and column."""
 
     keys: np.ndarray  # (R,) uint64, hashes
-    numbers: np.ndarray  # (R,) uint64, hashes of the numbers at the end of the keys, 0 where a key has no number
-    digits: bool  # whether all keys are digits alone
+    # (R,) uint64, hashes of the numbers at the end of the keys, 0 where a key has no number or there is no other input
+    numbers: np.ndarray
+    digits: bool  # whether all keys are digits alone, and may be joined by number
     counts: dict[str, np.ndarray]  # column -> (R,) uint32 number of captions
     failed: int  # rows that have no captions because of an error
     error: str  # the first of these errors
@@ -83,24 +79,27 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def index_pieces(pieces: Iterable[Piece], requested: RequestedColumns, seed: int) -> list[Index]:
-    """Return the index of each piece."""
-    return [_index(piece, requested, seed) for piece in pieces]
+def index_pieces(pieces: Iterable[Piece], requested: RequestedColumns, seed: int, *, joined: bool) -> list[Index]:
+    """Return the index of each piece. joined: whether there are other inputs, with which the rows are joined."""
+    return [_index(piece, requested, seed, joined) for piece in pieces]
 
 
-def _index(piece: Piece, requested: RequestedColumns, seed: int) -> Index:
+def _index(piece: Piece, requested: RequestedColumns, seed: int, joined: bool) -> Index:
     keys, numbers = array("Q"), array("Q")
     digits, failed, first_error, problem = True, 0, "", ""
     counts: dict[str, array] = {}
     references = [requested.references] if requested.references else []
+    fields, names = (), references
     try:
         for index, row in enumerate(piece.read([*requested.names, *references], ())):
-            number = None if piece.lines else number_of(row.key)
+            number = number_of(row.key) if joined and not piece.lines else None
             keys.append(name_hash(row.key, seed=seed))
             numbers.append(name_hash(number, seed=seed) if number else 0)
             digits = digits and number is not None and row.key.isdecimal()
             has_no_captions = True
-            for name in [*requested.columns_of(row), *references]:
+            if (row_fields := (*row.columns, *row.meta)) != fields:  # most rows have those of the row before
+                fields, names = row_fields, [*requested.columns_of(row_fields), *references]
+            for name in names:
                 if count := len(captions_of(row, name)):
                     column = counts.setdefault(name, array("I"))
                     column.frombytes(bytes(column.itemsize * (index - len(column))))  # 0 for rows without the column

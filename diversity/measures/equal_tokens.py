@@ -13,7 +13,9 @@ from diversity.measures.pairs import Groups
 from diversity.words.tokens import encode, words
 
 
-def equal_tokens(columns: Mapping[str, Groups], seed: int) -> dict[str, dict[str, Any]]:
+def equal_tokens(
+    columns: Mapping[str, Groups], seed: int, *, ratios: Mapping[str, float | None] | None = None
+) -> dict[str, dict[str, Any]]:
     """Cut each column to as many words as the shortest column has, and measure these words.
 
     All columns have the same pictures. Their captions are taken in one seeded order of the pictures until the number
@@ -24,6 +26,7 @@ def equal_tokens(columns: Mapping[str, Groups], seed: int) -> dict[str, dict[str
     all these higher is more spread. compression: see `compression_ratio`, lower is more spread. None where there is
     nothing to measure.
 
+    ratios: the `compression_ratio` of each whole column with this seed, if known; one that is not cut has it, too.
     Raises `ValueError` where columns differ in their number of pictures.
     """
     pictures = {name: len(groups) for name, groups in columns.items()}
@@ -36,7 +39,12 @@ def equal_tokens(columns: Mapping[str, Groups], seed: int) -> dict[str, dict[str
     }
     ends = {name: list(accumulate(len(words(caption)) for caption in texts)) for name, texts in captions.items()}
     limit = min((column[-1] if column else 0 for column in ends.values()), default=0)
-    return {name: _measures(_cut(captions[name], ends[name], limit), seed) for name in columns}
+    measured = {}
+    for name, texts in captions.items():
+        kept = _cut(texts, ends[name], limit)
+        ratio = ratios[name] if ratios and ends[name][-1:] == [limit] else None
+        measured[name] = _measures(kept) | {"compression": ratio or compression_ratio(kept, seed)}
+    return measured
 
 
 def _cut(captions: Sequence[str], ends: Sequence[int], limit: int) -> list[str]:
@@ -49,7 +57,8 @@ def _cut(captions: Sequence[str], ends: Sequence[int], limit: int) -> list[str]:
     return cut
 
 
-def _measures(captions: Sequence[str], seed: int) -> dict[str, Any]:
+def _measures(captions: Sequence[str]) -> dict[str, Any]:
+    """Return all but the compression."""
     tokens = encode([captions])
     counts = {n: np.unique(ngram_hashes(tokens, n)[0], return_counts=True)[1] for n in (1, 2, 3, 4)}
     return {
@@ -57,7 +66,6 @@ def _measures(captions: Sequence[str], seed: int) -> dict[str, Any]:
         "vocabulary": len(counts[1]),
         **{f"distinct_{n}": len(ngrams) / int(ngrams.sum()) if len(ngrams) else None for n, ngrams in counts.items()},
         **{f"entropy_{n}": _entropy(ngrams) for n, ngrams in counts.items()},
-        "compression": compression_ratio(captions, seed),
     }
 
 

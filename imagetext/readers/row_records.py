@@ -64,7 +64,7 @@ def row_records(
     )
     # Only the picture is taken, not its error: the captions are usable without a picture.
     return (
-        replace(record, image=with_picture(record, picture, place, reader=reader).image)
+        replace(record, image=with_picture(record, picture, place, reader=reader).image) if picture else record
         for record, picture, place in parsed
     )
 

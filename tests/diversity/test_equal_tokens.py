@@ -54,6 +54,15 @@ def test_every_column_is_cut_to_the_words_of_the_shortest(seed):
         } == pytest.approx(expected)
 
 
+def test_the_ratio_of_a_whole_column_is_used_where_nothing_is_cut():
+    columns = {"short": drawn(1, 20, 3, 4), "long": drawn(0, 20, 3, 9)}
+    ratios = {
+        name: compression_ratio([caption for group in groups for caption in group], 5)
+        for name, groups in columns.items()
+    }
+    assert equal_tokens(columns, 5, ratios=ratios) == equal_tokens(columns, 5)
+
+
 def test_eight_words_all_equal_or_all_different():
     """Eight words: all equal, in one caption or eight, and all different; a cut within a caption ends a bigram."""
     columns = {"same": [["dog"] * 8], "run": [["dog " * 8]], "different": [["a b c d e f g h i j k l m"]]}
