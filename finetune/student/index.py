@@ -66,17 +66,14 @@ class RecordIndex:
     def __init__(self, folder: Path, *, settings: dict[str, Any], anew: bool = False):
         self.folder, self.anew = folder, anew
         self.settings = {"format": FORMAT, **{name: version(name) for name in LIBRARIES}, **settings}
-        self._surveys: list[
-            tuple[Path, bytes, Survey, bool]
-        ] = []  # file, what decides it, content, whether it is known
+        # For each tar: its file, all that decides the survey, the survey, and whether it is from the file.
+        self._surveys: list[tuple[Path, bytes, Survey, bool]] = []
 
     def survey(self, shard: Shard, read: Callable[[Shard], Survey]) -> Survey:
         """Return what is found in a shard: by the index, otherwise by `read`. Nothing is written yet."""
         if not is_local_tar(shard):
             return read(shard)
-        file = (
-            self.folder / f"{name_hash(shard.path, 'index', bits=128):032x}.json"
-        )  # shorter than any file system's limit
+        file = self.folder / f"{name_hash(shard.path, bits=128):032x}.json"  # a tar's own name may be too long
         # This is settled before the tar is read, so that the next run notices a change during the reading.
         decisive = {"tar": shard.path, **shard.stamp, "sample": sample_hash(shard.path), "settings": self.settings}
         deciding = json.dumps(decisive, sort_keys=True).encode()
