@@ -73,7 +73,7 @@ class RecordIndex:
         """Return what is found in a shard: by the index, otherwise by `read`. Nothing is written yet."""
         if not is_local_tar(shard):
             return read(shard)
-        file = self.folder / f"{name_hash(shard.path, bits=128):032x}.json"  # a tar's own name may be too long
+        file = self.folder / f"{name_hash(shard.path, 'index', bits=128):032x}.json"  # a tar's name may be too long
         # This is settled before the tar is read, so that the next run notices a change during the reading.
         decisive = {"tar": shard.path, **shard.stamp, "sample": sample_hash(shard.path), "settings": self.settings}
         deciding = json.dumps(decisive, sort_keys=True).encode()
