@@ -5,8 +5,10 @@ a hash of the second and of all that decides it: the tar, the settings, and the 
 If the hash is another one, the tar or a setting has changed, or the file is damaged or cut: the tar is read again.
 """
 
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from importlib.metadata import version
@@ -116,6 +118,19 @@ def _dump(survey: Survey) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode()
 
 
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Pause garbage collection, which would go through all records again and again while more are made."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_no_garbage_collection()
 def _load(file: Path, deciding: bytes, path: str) -> Survey | None:
     """Return the survey of the tar at a path from its file; None if the file is missing, out of date or damaged."""
     try:
