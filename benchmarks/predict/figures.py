@@ -90,13 +90,13 @@ class Sample:
         looked_at = Embedder(self.clip_name, self.clip.embed_texts).encode(texts)
         of_words = word_bits(captions, self.references)
         row = score_captions(
-            {"captions": captions},
+            {"column": captions},
             references=self.references,
             scenes=[record.meta["scene"] for record in self.records],
             images=[record.image for record in self.records],
             embedder=MINILM,
             clip=self.clip_name,
-        ).rows["captions"]
+        ).rows["column"]
         values = {name: measure.value(row) for name, measure in OF_REPORT.items()}
         return {
             **{name: OF_ONE[OF_REPORT[name]] if value is None else value for name, value in values.items()},

@@ -98,6 +98,8 @@ def _why_none(judged: Sequence[JudgedCaption], judge: Judge, settled: SettledLim
     reasons = [caption.reason for caption in judged]
     if "top" in reasons and settled.threshold:
         best = max(caption.score for caption in judged if caption.reason == "top")
+        if best == settled.threshold.score:
+            return "top", f"its best score is the threshold, {best:.4g}; a hash of the key chose among equal scores"
         return "top", f"its best score is {best:.4g}, and the threshold is {settled.threshold.score:.4g}"
     if "max-per-caption" in reasons:
         most = judge.config.max_per_caption

@@ -290,8 +290,13 @@ def test_originals_alone_are_chosen_by_fields_of_the_record(tmp_path):
     }
     assert "the record has no such value as score" in reasons["k1"] and "'high' is no number" in reasons["k3"]
     assert reasons["k0"] == "its best score is 0.2, and the threshold is 0.6"
+    assert run(SelectConfig(output=str(tmp_path / "equal"), top=0.2, by="1", **options)) == 0
+    equal = [json.loads(line)["reason"] for line in (tmp_path / "equal" / "rejected.jsonl").read_text().splitlines()]
+    assert equal == ["its best score is the threshold, 1; a hash of the key chose among equal scores"] * 4
     with pytest.raises(ValueError, match="--column: none of the first 5 .* text is the original captions"):
         run(SelectConfig(input=[f"{tmp_path}/in.jsonl"], where="true", output=str(tmp_path / "no")))
+    with pytest.raises(ValueError, match="--label: none of the first 5 .* has a class; .* folder, for the name of"):
+        run(SelectConfig(output=str(tmp_path / "no"), where="true", max_per_class=1, **options))
 
 
 # ---- embeddings -----------------------------------------------------------------------------------------------------
