@@ -113,6 +113,13 @@ def test_blocks_do_not_change_a_score(monkeypatch, at_once):
     assert accumulated(rows).result()["vendi"] == pytest.approx(whole["vendi"], rel=1e-12)
 
 
+@pytest.mark.parametrize("count", [1, 15, 16, 100, 5000])
+def test_sums_of_float32_rows_are_those_of_float64(count):
+    rows = np.repeat(clusters(1, 12), count, axis=0) + 1e-3 * clusters(count, 12)
+    expected = accumulated(rows).total
+    np.testing.assert_allclose(accumulated(rows.astype(np.float32)).total, expected, atol=3e-7 * count)
+
+
 def test_saying_all_twice_changes_no_vendi_score():
     rows = clusters(30, 12)
     assert accumulated(rows, rows).result()["vendi"] == pytest.approx(accumulated(rows).result()["vendi"], rel=1e-12)
