@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +20,13 @@ from diversity.columns import ComparedPicture
 from diversity.inputs.index import (
     NO_REFERENCES,
     ComparedColumns,
+    Index,
     RequestedColumns,
     compare_columns,
     index_pieces,
 )
 from diversity.inputs.join import JoinedRows, number_of
+from diversity.inputs.kept import rows_again
 from diversity.inputs.processes import processes
 from diversity.inputs.records import ROWS, Piece, captions_of, scene_of, truncated_of
 from diversity.inputs.sample import PictureSample, order_key
@@ -81,7 +84,10 @@ def count_columns(
     if output is not None:
         check_apart(output, [piece.path for source in sources for piece in source.pieces])
     requested = RequestedColumns(tuple(columns), files, references)
-    return _count(sources, requested, workers=workers, seed=seed, size=size, keep_images=keep_images)
+    with TemporaryDirectory(prefix="capsmith-") as folder:
+        return _count(
+            sources, requested, workers=workers, seed=seed, size=size, keep_images=keep_images, folder=folder
+        )
 
 
 def count_captions(
@@ -119,6 +125,7 @@ def count_captions(
         seed=seed,
         size=size,
         keep_images=keep_images,
+        folder=None,
     )
 
 
@@ -148,6 +155,7 @@ class CountTask(NamedTuple):
     """A piece of an input, and which captions and pictures of its rows are used."""
 
     piece: Piece
+    kept: str  # the file with the rows of the piece, as in `Index`
     compared_counts: np.ndarray  # (C, R) how many captions of the row are compared
     occurrence: np.ndarray  # (R,) how many pictures with the row's key came before the row's picture
     sampled: np.ndarray  # (R,) bool, whether the row's picture is in the sample
@@ -162,16 +170,17 @@ def _count(
     seed: int,
     size: int,
     keep_images: int,
+    folder: str | None,
 ) -> Counted:
+    """Count the columns. folder: where rows wait for the second pass; None: the second pass reads them again."""
     pieces = [piece for source in sources for piece in source.pieces]
     keep_images = min(keep_images, size)
     with processes(max(1, min(workers, len(pieces)))) as run:
-        index = partial(index_pieces, requested=requested, seed=seed, joined=len(sources) > 1)
+        index = partial(index_pieces, requested=requested, seed=seed, joined=len(sources) > 1, folder=folder)
         parts = run(index, pieces, "reading captions")
         indexes = [parts[number % len(parts)][number // len(parts)] for number in range(len(pieces))]
         comparison = compare_columns(sources, indexes, requested)
-        row_counts = [len(index.keys) for index in indexes]
-        tasks = _count_tasks(sources, row_counts, comparison.rows, size=size, keep_images=keep_images)
+        tasks = _count_tasks(sources, indexes, comparison.rows, size=size, keep_images=keep_images)
         states = run(
             partial(count_pieces, compared=comparison.columns, seed=seed, size=size, keep_images=keep_images),
             tasks,
@@ -194,7 +203,7 @@ def _count(
 
 
 def _count_tasks(
-    sources: Sequence[InputSource], row_counts: Sequence[int], rows: JoinedRows, *, size: int, keep_images: int
+    sources: Sequence[InputSource], indexes: Sequence[Index], rows: JoinedRows, *, size: int, keep_images: int
 ) -> list[CountTask]:
     """Return a task for each piece that has captions to compare or pictures to keep."""
     compared = np.flatnonzero(rows.common)  # in the order of the seed, so that the sample comes first
@@ -204,15 +213,16 @@ def _count_tasks(
     tasks, start = [], 0
     separate_images = any(source.role == "images" for source in sources)
     pieces = [(source, piece) for source in sources for piece in source.pieces]
-    for (source, piece), count in zip(pieces, row_counts, strict=True):
-        of_piece, start = slice(start, start + count), start + count
+    for (source, piece), index in zip(pieces, indexes, strict=True):
+        of_piece = slice(start, start := start + len(index.keys))
         keep_image = pictured[of_piece] & (source.role == "images" or not separate_images or piece.by_path)
         compared_counts = rows.compared_counts[:, of_piece]
         if compared_counts.any() or keep_image.any():
             tasks.append(
                 CountTask(
                     piece,
-                    compared_counts,
+                    index.kept,
+                    compared_counts=compared_counts,
                     occurrence=rows.occurrence[of_piece],
                     sampled=sampled[of_piece],
                     keep_image=keep_image,
@@ -244,7 +254,7 @@ def _compared_pictures(
     task: CountTask, compared: ComparedColumns, seed: int
 ) -> Iterator[tuple[ComparedPicture, bool]]:
     """Yield what each row adds to its picture, if anything, and whether the picture is in the sample."""
-    rows = task.piece.read(compared.columns, frozenset(np.flatnonzero(task.keep_image).tolist()))
+    rows = rows_again(task.piece, task.kept, compared.columns, np.flatnonzero(task.keep_image).tolist())
     rows_of_task = zip(
         task.compared_counts.T.tolist(), task.occurrence.tolist(), task.sampled.tolist(), task.keep_image.tolist()
     )

@@ -13,7 +13,8 @@ import numpy as np
 
 from diversity.columns import HUMAN
 from diversity.inputs.join import JoinedRows, join, joined_by_number, number_of
-from diversity.inputs.records import Piece, captions_of
+from diversity.inputs.kept import KeptPiece, Space
+from diversity.inputs.records import Piece, captions_of, scene_of, truncated_of
 from diversity.inputs.specs import InputSource, text_columns
 from imagetext.columns import is_caption_column
 from imagetext.hashes import name_hash
@@ -54,6 +55,7 @@ class Index(NamedTuple):
     failed: int  # rows that have no captions because of an error
     error: str  # the first of these errors
     problem: str  # why the file could not be read to its end; "" where it could
+    kept: str  # the file with its rows, for `rows_again`; "" where they were not kept
 
 
 class ComparedColumns(NamedTuple):
@@ -79,12 +81,19 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def index_pieces(pieces: Iterable[Piece], requested: RequestedColumns, seed: int, *, joined: bool) -> list[Index]:
-    """Return the index of each piece. joined: whether there are other inputs, with which the rows are joined."""
-    return [_index(piece, requested, seed, joined) for piece in pieces]
+def index_pieces(
+    pieces: Iterable[Piece], requested: RequestedColumns, seed: int, *, joined: bool, folder: str | None
+) -> list[Index]:
+    """Return the index of each piece.
+
+    joined: whether there are other inputs, with which the rows are joined. folder: where rows are kept for the second
+    pass, if anywhere.
+    """
+    space = Space(folder)
+    return [_index(piece, requested, seed, joined=joined, kept=KeptPiece(space)) for piece in pieces]
 
 
-def _index(piece: Piece, requested: RequestedColumns, seed: int, joined: bool) -> Index:
+def _index(piece: Piece, requested: RequestedColumns, seed: int, *, joined: bool, kept: KeptPiece) -> Index:
     keys, numbers = array("Q"), array("Q")
     digits, failed, first_error, problem = True, 0, "", ""
     counts: dict[str, array] = {}
@@ -96,15 +105,19 @@ def _index(piece: Piece, requested: RequestedColumns, seed: int, joined: bool) -
             keys.append(name_hash(row.key, seed=seed))
             numbers.append(name_hash(number, seed=seed) if number else 0)
             digits = digits and number is not None and row.key.isdecimal()
-            has_no_captions = True
+            has_no_captions, captions, truncated = True, {}, {}
             if (row_fields := (*row.columns, *row.meta)) != fields:  # most rows have those of the row before
                 fields, names = row_fields, [*requested.columns_of(row_fields), *references]
             for name in names:
-                if count := len(captions_of(row, name)):
+                if count := len(texts := captions_of(row, name)):
+                    captions[name] = texts
+                    if marks := truncated_of(row, name):
+                        truncated[name] = marks
                     column = counts.setdefault(name, array("I"))
                     column.frombytes(bytes(column.itemsize * (index - len(column))))  # 0 for rows without the column
                     column.append(count)
                     has_no_captions = has_no_captions and name in references
+            kept.add((row.key, captions, truncated, scene_of(row)))
             if row.error and has_no_captions:
                 failed, first_error = failed + 1, first_error or f"{row.key}: {row.error}"
     except (ValueError, OSError) as error:
@@ -118,6 +131,7 @@ def _index(piece: Piece, requested: RequestedColumns, seed: int, joined: bool) -
         failed=failed,
         error=first_error,
         problem=problem,
+        kept=kept.finish(),
     )
 
 
