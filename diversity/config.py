@@ -49,8 +49,11 @@ class DiversityConfig(TableFlags):
     semantic_pictures: int = Field(
         default=1000, gt=1, description="number of sampled pictures that the embedder and the CLIP model measure"
     )
-    workers: int = Field(
-        default=1, gt=0, description="number of processes that read and count captions, one shard at a time each"
+    workers: int | None = Field(
+        default=None,
+        gt=0,
+        description="number of processes that read and count captions, one shard at a time each (default: two for "
+        "large inputs, else one)",
     )
     seed: int = Field(default=0, ge=0, description="random seed of the samples, the intervals and the tests")
     output: Path = Field(description="folder where report.json, report.md and report.html are written")

@@ -18,10 +18,11 @@ from diversity.measures.lexical import within_picture
 from diversity.measures.near_duplicates import near_duplicates
 from diversity.measures.pairs import batches
 from diversity.measures.self_cider import DocumentFrequency, self_cider
-from diversity.measures.semantic import mean, semantic_scores
+from diversity.measures.semantic import mean, semantic_scores, split_rows
 from diversity.measures.signs import Language
 from diversity.verdict.mixes import word_coverage
 from diversity.words.degenerate import degenerate_reasons
+from diversity.words.suspects import suspects
 from diversity.words.tokens import words
 from imagetext.shown import Progress
 
@@ -181,10 +182,17 @@ def _lexical(groups: Sequence[Sequence[str]], document_frequency: DocumentFreque
 def _degenerate(pictures: Sequence[ComparedPicture], name: str) -> list[np.ndarray]:
     """Return for each picture an array with 1 for each degenerate caption and 0 for each other one."""
     marks = []
-    for picture in pictures:
-        captions = picture.captions[name]
-        truncated = picture.truncated.get(name) or (False,) * len(captions)
-        marks.append(np.array([bool(degenerate_reasons(*pair)) for pair in zip(captions, truncated)], float))
+    groups = [picture.captions[name] for picture in pictures]
+    truncated = [picture.truncated.get(name) or (False,) * len(group) for picture, group in zip(pictures, groups)]
+    start = 0
+    for tokens in batches(groups):
+        of_batch = slice(start, start := start + tokens.pictures)
+        captions = [caption for group in groups[of_batch] for caption in group]
+        cut = [mark for picture_marks in truncated[of_batch] for mark in picture_marks]
+        degenerate = np.zeros(len(captions))
+        for number in np.flatnonzero(suspects(captions, tokens) | np.array(cut, bool)).tolist():
+            degenerate[number] = bool(degenerate_reasons(captions[number], cut[number]))
+        marks += split_rows(degenerate, tokens.counts)
     return marks
 
 

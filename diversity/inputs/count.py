@@ -38,6 +38,7 @@ from imagetext.readers.row_records import well_formed
 from imagetext.readers.table_flags import Columns
 from imagetext.sample import Record
 
+MANY = 100  # pieces that are worth a second process, which takes half a second to start
 ROWS_AT_ONCE = 1000  # rows of a piece that are counted together; bounds the memory
 
 
@@ -61,7 +62,7 @@ def count_columns(
     images: str | Sequence[str] | None = None,
     *,
     table: Columns = Columns(),
-    workers: int = 1,
+    workers: int | None = 1,
     seed: int = 0,
     size: int = 10_000,
     keep_images: int = 48,
@@ -74,9 +75,9 @@ def count_columns(
 
     inputs, images: SPECs, see `diversity.inputs.specs`. columns: names; default: every syn_text_* column and the
     columns named after files. references: a column, a SPEC of its own, or "none"; default: the original captions,
-    where records have any. table: which columns of tables hold what. workers: number of processes. size: number of
-    pictures in the sample. keep_images: for how many of these, from the first, the encoded picture is kept. output:
-    the folder that will be written; no input may be in it.
+    where records have any. table: which columns of tables hold what. workers: number of processes; None: two for
+    inputs of many pieces, else one. size: number of pictures in the sample. keep_images: for how many of these, from
+    the first, the encoded picture is kept. output: the folder that will be written; no input may be in it.
 
     Raises ValueError with every problem: inputs that cannot be read, columns that no record has, no picture in common.
     """
@@ -166,7 +167,7 @@ def _count(
     sources: Sequence[InputSource],
     requested: RequestedColumns,
     *,
-    workers: int,
+    workers: int | None,
     seed: int,
     size: int,
     keep_images: int,
@@ -175,6 +176,8 @@ def _count(
     """Count the columns. folder: where rows wait for the second pass; None: the second pass reads them again."""
     pieces = [piece for source in sources for piece in source.pieces]
     keep_images = min(keep_images, size)
+    if workers is None:  # whatever the machine has, because the last digits of estimates depend on it
+        workers = 2 if len(pieces) >= MANY else 1
     with processes(max(1, min(workers, len(pieces)))) as run:
         index = partial(index_pieces, requested=requested, seed=seed, joined=len(sources) > 1, folder=folder)
         parts = run(index, pieces, "reading captions")

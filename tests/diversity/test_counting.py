@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from dataclasses import replace
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diversity.inputs import count as counting
+from diversity.inputs import kept
 from diversity.inputs import records as input_rows
 from diversity.inputs.count import choose, count_captions, count_columns
 from imagetext.readers.table_flags import Columns
@@ -374,6 +376,39 @@ def test_the_same_whatever_order_the_rows_come_in_and_however_they_are_split(wri
     for parts in (1, 4):
         paths = [write(f"p{part}.jsonl", rows(60)[::-1][part::parts]) for part in range(parts)]
         assert_same(count_columns(paths, size=10, keep_images=0), whole)
+
+
+@pytest.mark.parametrize("limit", [0, 1700, 1 << 28])
+def test_rows_that_are_kept_give_what_reading_them_again_gives(write, monkeypatch, tmp_path, limit):
+    """With 1,700 bytes some pieces are kept and others are not; one of four has no picture with every column."""
+    (tmp_path / "p").mkdir()
+    for number in range(20):
+        (tmp_path / f"p/k{number}.png").write_bytes(picture(number))
+    lines = [
+        row
+        | {
+            "caption_scores": {"syn_text_x": {"truncated": [True] * len(row["syn_text_x"])}},
+            "image": f"{row['key']}.png",
+        }
+        for row in rows(20)
+    ]
+    paths = [write(f"p/r{part}.jsonl", lines[part::4]) for part in range(4)]
+    reads = []
+    monkeypatch.setattr(kept, "_kept_rows", lambda path, read=kept._kept_rows: reads.append(path) or read(path))
+    monkeypatch.setattr(kept, "LIMIT", limit)
+    counted = count_columns(paths, size=10, keep_images=3)
+    monkeypatch.setattr(kept, "LIMIT", 0)
+    again = count_columns(paths, size=10, keep_images=3)
+    assert len(reads) in {0: [0], 1700: [1, 2], 1 << 28: [3]}[limit] and not any(map(os.path.exists, reads))
+    assert_same(counted, again)
+    assert [each.truncated for each in counted.sample.pictures] == [each.truncated for each in again.sample.pictures]
+    assert [bool(each.image) for each in counted.sample.pictures] == [True] * 3 + [False] * 7
+
+
+def test_a_piece_with_a_value_that_cannot_be_kept_is_read_again(tmp_path):
+    piece = kept.KeptPiece(kept.Space(str(tmp_path)))
+    piece.add(("k", {"syn_text_x": ("a dog",)}, {}, {"background": object()}))
+    assert piece.finish() == ""
 
 
 def test_two_processes_count_what_one_does(write, monkeypatch, tmp_path):

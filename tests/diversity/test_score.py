@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from diversity import score_captions
+from diversity.columns import ComparedPicture
 from diversity.measures import catalogue
 from diversity.page.page import render
+from diversity.sampled import _degenerate
+from diversity.words.degenerate import REASONS, degenerate_reasons
 
 ONE = [["a red dog runs", "a dog"], ["two cats sit", "cats on a mat"]]
 OTHER = [["the dog is red", "a 2 2 2 2"], ["a cat and a cat on", "some cats"]]
@@ -135,6 +138,17 @@ def test_a_sample_may_have_more_pictures_than_agreement_and_meaning_are_measured
     report = score_captions({"one": ONE * 10}, references=references, semantic_pictures=12)
     assert report.rows["one"]["pictures"] == 20
     assert report.intervals["one"].keys() >= {"div_2", "self_cider"} | ({"cider_d"} if references else set())
+
+
+def test_the_sample_s_degenerate_captions_are_those_that_have_a_reason():
+    bad = [example for reason in REASONS.values() for example in reason.examples]
+    groups = [(), *((f"a dog on a mat {number}", caption, "a red cat") for number, caption in enumerate(bad))]
+    pictures = [
+        ComparedPicture(str(number), {"x": group}, {"x": (number == 3,) * 3} if number else {})
+        for number, group in enumerate(groups)
+    ]
+    expected = [[bool(degenerate_reasons(text, number == 3)) for text in group] for number, group in enumerate(groups)]
+    assert [marks.tolist() for marks in _degenerate(pictures, "x")] == expected
 
 
 def test_a_faithful_column_beats_a_noisy_one_where_the_truth_is_known():
