@@ -5,6 +5,7 @@ P: pictures of the sample
 
 import platform
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any
 
@@ -100,17 +101,21 @@ def report(
     """Measure counted columns in every way that their inputs allow, and return the report."""
     pictures, captioners, references = counted.sample.pictures, counted.names, counted.references
     captions = {name: [picture.captions[name] for picture in pictures] for name in counted.accumulators}
-    sampled = sample_scores(
-        pictures,
-        captioners,
-        references,
-        embedder=embedder,
-        clip=clip,
-        device=device,
-        semantic_pictures=semantic_pictures,
-        seed=seed,
-    )
-    rows = _rows(counted, sampled, captions, seed=seed)
+    texts = {name: [caption for group in groups for caption in group] for name, groups in captions.items()}
+    with ThreadPoolExecutor(1) as beside:  # compression does not hold Python's lock
+        compressing = {name: beside.submit(compression_ratio, column, seed) for name, column in texts.items()}
+        sampled = sample_scores(
+            pictures,
+            captioners,
+            references,
+            embedder=embedder,
+            clip=clip,
+            device=device,
+            semantic_pictures=semantic_pictures,
+            seed=seed,
+        )
+        ratios = {name: column.result() for name, column in compressing.items()}
+    rows = _rows(counted, sampled, captions, texts=texts, ratios=ratios, seed=seed)
     scores = {name: sampled.scores[name] for name in rows}
     shifts, intervals = _intervals(scores, rows, seed)
     evidence, decisive = evidence_of(captioners, intervals)
@@ -173,19 +178,26 @@ def report(
 
 
 def _rows(
-    counted: Counted, sampled: Sampled, captions: Mapping[str, Groups], *, seed: int
+    counted: Counted,
+    sampled: Sampled,
+    captions: Mapping[str, Groups],
+    *,
+    texts: Mapping[str, Sequence[str]],
+    ratios: Mapping[str, float | None],
+    seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """Return the numbers of each column, over all its captions and over the captions of the sample."""
+    """Return the numbers of each column, over all its captions and over the captions of the sample.
+
+    texts: the captions of the sample in one list. ratios: their `compression_ratio`.
+    """
     rows = {}
-    texts_of = {name: [caption for group in captions[name] for caption in group] for name in counted.accumulators}
-    ratios = {name: compression_ratio(texts, seed) for name, texts in texts_of.items()}
     at_equal_length = equal_tokens(captions, seed, ratios=ratios)
     human = counted.accumulators[counted.references] if counted.references is not None else None
     for name in Progress(counted.accumulators, desc="measuring the sample", unit="column", delay=2):
         accumulator = counted.accumulators[name]
         rows[name] = {
             **accumulator.result(),
-            "frames": frames(texts_of[name]),
+            "frames": frames(texts[name]),
             "compression": ratios[name],
             "equal_tokens": at_equal_length[name],
             **sampled.rows[name],
