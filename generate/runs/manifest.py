@@ -10,6 +10,7 @@ from typing import Any
 from generate.runs.inputs import PICTURES
 from imagetext.cards import CARD
 from imagetext.lock import LOCK
+from imagetext.marker_index import INDEX
 from imagetext.outputs import UNFINISHED, remove, write_file
 from imagetext.shards import MARKER, RUN, SUFFIXES, read_shards
 from imagetext.shown import masked_values
@@ -141,7 +142,7 @@ def clear_run(folder: str | os.PathLike) -> None:
     entries = files_of(folder)
     suffix = SUFFIXES.get((read_run(folder) or {}).get("format", ""), "")
     shards = {*(read_shards(folder) or ()), *(name.removesuffix(MARKER) for name in entries if name.endswith(MARKER))}
-    files = {CARD, GALLERY, PICTURES, ALL_REJECTED, LIMITS, SELECTION, DRY_RUN}
+    files = {CARD, GALLERY, PICTURES, INDEX, ALL_REJECTED, LIMITS, SELECTION, DRY_RUN}
     files |= {shard + end for shard in shards for end in (suffix, MARKER, REJECTED)}
     for name in files | {name + UNFINISHED for name in files}:
         if name in entries and not entries[name].is_folder:

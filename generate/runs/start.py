@@ -18,6 +18,7 @@ from generate.runs.inputs import (
 from generate.runs.manifest import check_rules, check_same, clear_run, read_run, write_run
 from generate.runs.protocol import Engine, Work
 from imagetext.apart import check_apart
+from imagetext.marker_index import new_index, read_index
 from imagetext.outputs import remove, write_file
 from imagetext.sample import Shard
 from imagetext.shards import MARKER, SUFFIXES, read_markers, read_shards
@@ -49,12 +50,16 @@ class PreparedRun(NamedTuple):
 
 
 class EarlierRun(NamedTuple):
-    """What a folder holds of a run: markers of finished shards; names, pictures and damaged as in PreparedRun."""
+    """What a folder holds of a run: markers of finished shards; names, pictures and damaged as in PreparedRun.
+
+    index: a new index of the markers, by the name of its file, if one is needed.
+    """
 
     markers: Mapping[str, Mapping[str, Any]] = {}
     names: Sequence[str] = ()
     pictures: Mapping[str, Sequence[str]] = {}
     damaged: Sequence[str] = ()
+    index: Mapping[str, bytes] = {}
 
 
 def read_earlier_run(folder: str, files: Mapping[str, Entry], verify_done: bool) -> EarlierRun:
@@ -63,13 +68,16 @@ def read_earlier_run(folder: str, files: Mapping[str, Entry], verify_done: bool)
     files: the entries of the folder by their names.
     verify_done: check the bytes of all shards, instead of only those whose file is newer than its marker.
     """
-    markers = read_markers(folder, files)
+    indexed = read_index(folder, files)
+    markers = read_markers(folder, files, indexed)
     damaged = shards_with_other_bytes(files, markers, verify_done)
+    markers = {name: marker for name, marker in markers.items() if name not in damaged}
     return EarlierRun(
-        {name: marker for name, marker in markers.items() if name not in damaged},
+        markers,
         read_shards(folder) or [],
         read_pictures(folder),
         damaged=damaged,
+        index=new_index(folder, files, markers=markers, indexed=indexed),
     )
 
 
@@ -114,7 +122,7 @@ def prepare(work: Work, engine: Engine, shards: Sequence[Shard], *, rank: Rank, 
     }
     return PreparedRun(
         fingerprint,
-        beside,
+        {**beside, **earlier.index},
         list(names),
         pictures=pictures_in(shards) | earlier_pictures,
         shards=shards,
