@@ -32,8 +32,10 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
     tasks: dict[str, Task] = {}
     for column_config, earlier in zip(configs, earlier_settings):
         dtype = column_config.dtype or earlier.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")
+        # A run of a version without this setting used oneDNN.
+        products = column_config.products or (earlier.get("products", "onednn") if earlier else None)
         server = column_config.server if column_config.of_server else ServerConfig()
-        model = (column_config.captioner, column_config.pretrained, column_config.base, dtype, str(server))
+        model = (column_config.captioner, column_config.pretrained, column_config.base, dtype, products, str(server))
         if model not in captioners:
             captioners[model] = load_captioner(
                 column_config.captioner,
@@ -41,6 +43,7 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
                 base=column_config.base,
                 device=device,
                 dtype=dtype,
+                products=products,
                 server=server,
             )
         captioner = captioners[model]
@@ -54,6 +57,7 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
             gate=column_config.gate,
             similarity=column_config.similarity,
             dtype=dtype,
+            products=getattr(captioner, "products", None),
             batch_size=captioner.batch_size,
             task=tasks[task],
         )
