@@ -72,6 +72,11 @@ def main() -> None:
         help="our dtype; the peer uses the same on a card, and fp32 on a CPU",
     )
     parser.add_argument("--device", default="cpu", help="device of both sides: cpu, cuda, …")
+    parser.add_argument(
+        "--products",
+        choices=("torch", "onednn"),
+        help="our library of float32 products on a CPU (default: the faster)",
+    )
     parser.add_argument("--pictures", type=int, default=PICTURES, help="pictures per turn, captioned at the same time")
     parser.add_argument("--repeats", type=int, help="number of turns (default: 3, or 1 at 77 tokens)")
     parser.add_argument("--no-peer", action="store_true", help="run only our side, for profiling")
@@ -80,7 +85,7 @@ def main() -> None:
     repeats = args.repeats or (1 if limit == 77 else 3)
 
     torch.manual_seed(0)
-    captioner = load_captioner(architecture, from_scratch=True, device=args.device)
+    captioner = load_captioner(architecture, from_scratch=True, device=args.device, products=args.products)
     captioner.batch_size = args.pictures
     pictures = torch.randn(args.pictures, 3, *captioner.preprocess_cfg["size"])
     lengths = torch.full((args.pictures, CAPTIONS), limit)
@@ -126,6 +131,7 @@ def main() -> None:
                 "case": args.case,
                 "dtype": args.dtype,
                 "device": args.device,
+                "products": captioner.products,
                 "pictures": args.pictures,
                 "ratio": round(peer_cost.seconds / cost.seconds, 2),
                 "floor_share": round(floor / cost.seconds, 3),

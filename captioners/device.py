@@ -2,6 +2,8 @@
 
 import torch
 
+from captioners.cores import free_cores
+
 
 def devices() -> list[str]:
     """The devices that torch can compute on in this process: the CPU, and each GPU by its number."""
@@ -26,9 +28,12 @@ def check_device(requested: str | None, local_rank: int = 0) -> str:
 def choose_device(requested: str | None, local_rank: int = 0) -> str:
     """Return the device as `check_device` does, and make a GPU this thread's current device.
 
-    Triton launches kernels and torch captures CUDA graphs on the current device.
+    Triton launches kernels and torch captures CUDA graphs on the current device. torch gets no more threads than there
+    are free cores; by default it counts cores that a container may not use.
     """
     device = check_device(requested, local_rank)
+    if (cores := free_cores()) < torch.get_num_threads():
+        torch.set_num_threads(cores)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
         torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN would spend half a second on a plan for each new shape

@@ -1,5 +1,7 @@
 """Load a captioner of any kind by its name."""
 
+from typing import Literal
+
 from captioners.base import Captioner
 from captioners.resolve import is_transformers
 from captioners.rules.negatives import NEGATIVES, NegativeRules
@@ -17,6 +19,7 @@ def load_captioner(
     base: str | None = None,
     device: str = "cpu",
     dtype: str = "fp32",
+    products: Literal["torch", "onednn"] | None = None,
     server: ServerConfig = ServerConfig(),
 ) -> Captioner:
     """Load the captioner that a name stands for.
@@ -34,6 +37,8 @@ def load_captioner(
         as in open_clip.
     base: the base model of adapters, if it is not the one that their config names.
     dtype: fp32, bf16 or fp16, for the whole model.
+    products: the library of a CoCa's float32 products on a CPU, torch's own or oneDNN; by default the faster one, as
+        measured once on this machine.
     Raises ValueError if the name is unknown, the config is not a causal CoCa's, or weights are missing or do not fit.
     """
     if dtype not in DTYPES:
@@ -74,5 +79,12 @@ def load_captioner(
     from captioners.coca.load import load_coca  # late: it imports open_clip
 
     return load_coca(
-        name, pretrained, from_scratch=from_scratch, context=context, image_size=image_size, device=device, dtype=dtype
+        name,
+        pretrained,
+        from_scratch=from_scratch,
+        context=context,
+        image_size=image_size,
+        device=device,
+        dtype=dtype,
+        products=products,
     )

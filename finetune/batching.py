@@ -4,7 +4,6 @@ B: pictures in a batch, K: captions of each picture, L: tokens of the longest ca
 """
 
 import math
-import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from captioners.cores import free_cores
 from captioners.ranks import processes_here
 from finetune.interrupts import SIGNALS
 
@@ -182,7 +182,7 @@ def decoders(num_workers: int | None, on_gpu: bool) -> int:
         return num_workers
     if not on_gpu:
         return 1
-    share = len(os.sched_getaffinity(0)) // processes_here()
+    share = free_cores() // processes_here()
     return max(1, share - 1)
 
 

@@ -48,6 +48,8 @@ EXECUTION_SETTINGS = {
     "push_to_hub",
     "hub_public",
 }
+# Settings that a run chooses where they are None, and then keeps; with what runs did before there was such a setting.
+SETTLED = {"products": "onednn"}
 
 
 def check_output(config: TrainingConfig) -> None:
@@ -136,6 +138,14 @@ def with_current_paths(config: Config) -> Config:
     return config.model_copy(update=moved)
 
 
+def with_settled(config: Config) -> Config:
+    """Return the configuration, completed by what the run that it resumes has settled."""
+    if config.overwrite or not Checkpoints(config.output).paths():
+        return config
+    record = {**SETTLED, **read_record(config)}
+    return config.model_copy(update={name: record[name] for name in SETTLED if getattr(config, name) is None})
+
+
 def write_finished(config: TrainingConfig, model: Any, *name: str) -> None:
     """Save the finished model, with its config last, and remove all but the model, records and the last checkpoint.
 
@@ -184,11 +194,14 @@ def _check_same(config: TrainingConfig, earlier: Mapping[str, Any]) -> None:
         )
     more = config.samples_seen > earlier["samples_seen"]
     # A setting that the earlier run's version did not have yet was at its default.
-    earlier_settings = {**_settings(type(config).model_construct()), **earlier}
+    earlier_settings = {**_settings(type(config).model_construct()), **SETTLED, **earlier}
     differences = [
         f"{name} was {value!r}, is {settings[name]!r}"
         for name, value in earlier_settings.items()
-        if name in settings and settings[name] != value and not (more and name == "samples_seen")
+        if name in settings
+        and settings[name] != value
+        and not (more and name == "samples_seen")
+        and not (name in SETTLED and settings[name] is None)
     ]
     if differences:
         raise ValueError(

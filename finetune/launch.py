@@ -14,6 +14,7 @@ import yaml
 from accelerate import PartialState
 from accelerate.tracking import get_available_trackers
 
+from captioners.cores import free_cores
 from captioners.device import check_device, choose_device
 from captioners.ranks import Rank, processes_here
 from finetune.accelerator import check_processes
@@ -132,7 +133,7 @@ def launch(config: TrainingConfig) -> int:
     with FolderLock(config.output):
         check_output(config)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # hides each process's advice on how to call DDP
-    threads = max(1, torch.get_num_threads() // processes)
+    threads = max(1, min(torch.get_num_threads(), free_cores()) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # torchrun would set it to 1
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         # Without push_to_hub, because this process does the upload.

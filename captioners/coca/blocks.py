@@ -6,13 +6,11 @@ because on a GPU one kernel does both.
 Dimensions: B rows or pictures, n tokens, t positions attended to, H heads, D width of a head, W = H * D.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from captioners.coca.onednn import linear
 
 try:
     from captioners.coca import block_kernels as kernels
@@ -21,9 +19,12 @@ except ImportError:  # only CUDA builds of torch install Triton
 
 Block = Any  # open_clip's ResidualAttentionBlock; torch types every attribute of a module as "tensor or module"
 Tower = Any  # open_clip's towers and decoder, for the same reason
+Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of x (..., K), weight (N, K) and bias (N,) to (..., N)
 
 
-def project(x: Tensor, attention: nn.MultiheadAttention, part: slice = slice(None)) -> Tensor:
+def project(
+    x: Tensor, attention: nn.MultiheadAttention, part: slice = slice(None), *, linear: Linear = F.linear
+) -> Tensor:
     """Project x (B, n, W) to queries, keys and values side by side (B, n, 3 W), or to the slice `part` of them."""
     return linear(x, attention.in_proj_weight[part], attention.in_proj_bias[part])
 
@@ -54,7 +55,7 @@ def add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm) -> tuple[Tenso
     return x, norm(x)
 
 
-def after_attention(block: Block, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+def after_attention(block: Block, x: Tensor, attended: Tensor, *, linear: Linear = F.linear) -> tuple[Tensor, Tensor]:
     """Do the rest of open_clip's ResidualAttentionBlock after its attention; returns x (B, n, W) and `added`."""
     out, fc, proj = block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj
     x, normed = add_norm(x, block.ls_1(linear(attended, out.weight, out.bias)), block.ln_2)

@@ -6,6 +6,7 @@ Dimensions: N pictures, C captions of each, H, W height and width of a picture, 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from captioners.base import Captioned, Request, SamplingConfig, picture_of
 from captioners.coca.decode import Decoding
 from captioners.coca.forward import encode_images, encode_text_trimmed
 from captioners.coca.onednn import fast_products
+from captioners.coca.products import Products
 from captioners.coca.tokenizer import CaptionTokenizer
 from captioners.decoding.rows import DecodedPicture, Rules
 from captioners.decoding.search import evaluating, search, to_captions
@@ -39,13 +41,21 @@ class CoCaCaptioner:
     weights_sha256: hash of the weights in float32, whatever the model's dtype.
     context_length: maximum tokens, start and end included, without the CLS token that open_clip appends.
     batch_size: default number of pictures captioned at a time.
+    products: the library of float32 products on a CPU; the last bits of results depend on it.
     """
 
     looks_at_pictures = needs_picture = True
     takes_instruction = needs_instruction = False
 
-    def __init__(self, model: CoCa, source: CaptionerSource, *, weights_sha256: str):
-        self.model = model
+    def __init__(
+        self,
+        model: CoCa,
+        source: CaptionerSource,
+        *,
+        weights_sha256: str,
+        products: Products = "onednn",
+    ):
+        self.model, self.products = model, products
         self.batch_size = 16
         self.name = source.name
         self.weights_sha256 = weights_sha256
@@ -142,7 +152,7 @@ class CoCaCaptioner:
         tokens = torch.full((len(rows), max(map(len, rows))), self.pad_id)
         for row, ids in zip(tokens, rows, strict=True):
             row[: len(ids)] = torch.tensor(ids)
-        with fast_products():
+        with fast_products() if self.products == "onednn" else nullcontext():
             features, _, _ = encode_text_trimmed(self.model, tokens)
         features = features.float().cpu().unflatten(0, (len(pictures), -1))  # (N, C, E)
         return [
@@ -180,13 +190,18 @@ class CoCaCaptioner:
         def begin(requests: Sequence[Request]) -> tuple[Tensor, Decoding]:
             pictures = stack([*map(picture_of, requests)], self.model.logit_scale.device)
             features, image_tokens = self._encode(pictures)
-            return features, Decoding(self.model, image_tokens, limit=rules.max_length - 2)
+            return features, self._begin_rows(image_tokens, rules)
 
         return begin
 
+    def _begin_rows(self, image_tokens: Tensor, rules: Rules) -> Decoding:
+        """The rows of pictures with these image tokens (N, S, W), one of each picture."""
+        return Decoding(self.model, image_tokens, limit=rules.max_length - 2, products=self.products)
+
     def _encode(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features (N, E) and image tokens (N, S, W) of pictures (N, 3, H, W)."""
-        return encode_images(self.model, self.normalise(pictures).to(self.model.logit_scale.dtype))
+        pictures = self.normalise(pictures).to(self.model.logit_scale.dtype)
+        return encode_images(self.model, pictures, products=self.products)
 
     def _rules(self, sampling: SamplingConfig) -> Rules:
         """The decoding rules for this sampling; ValueError if the captioner does not support it."""
@@ -263,7 +278,7 @@ class _SlotRows:
         self.captioner, self.weights = captioner, weights
         blank = torch.zeros(1, 3, *captioner.preprocess_cfg["size"], device=rules.prefix.device)
         _, image_tokens = captioner._encode(blank)
-        self.decoding = Decoding(captioner.model, image_tokens.expand(slots, -1, -1), limit=rules.max_length - 2)
+        self.decoding = captioner._begin_rows(image_tokens.expand(slots, -1, -1), rules)
         self.decoding.keep(torch.arange(slots, device=blank.device).repeat_interleave(rules.sampling.num_captions))
 
     def begin(self, slots: Tensor, pictures: Tensor) -> Tensor:

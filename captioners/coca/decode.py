@@ -9,7 +9,7 @@ from open_clip.coca_model import CoCa
 from torch import Tensor
 
 from captioners.coca.blocks import Block, Tower, add_norm, after_attention, attend, heads, kernels, project
-from captioners.coca.onednn import linear
+from captioners.coca.products import Products, linear_by
 from captioners.decoding.key_values import KeyValueCache
 
 
@@ -20,14 +20,16 @@ class Decoding:
     the captions of a picture form the query axis of one attention call. Rows may differ in length.
 
     Starts with one row per picture. limit: maximum tokens that a row is fed.
+    products: the library of float32 products on a CPU.
     """
 
     tower: Tower  # the text tower; the decoder's input is the tower's output
     decoder: Tower
 
-    def __init__(self, model: CoCa, image_tokens: Tensor, *, limit: int):
+    def __init__(self, model: CoCa, image_tokens: Tensor, *, limit: int, products: Products = "onednn"):
         self.tower, self.decoder, self.limit = model.text, model.text_decoder, limit
-        self.cross = [_cross_keys_values(block, image_tokens) for block in self.decoder.cross_attn]
+        self.linear = linear_by(products)
+        self.cross = [self._cross_keys_values(block, image_tokens) for block in self.decoder.cross_attn]
         self.text_caches, self.decoder_caches = (
             [
                 KeyValueCache(
@@ -74,12 +76,13 @@ class Decoding:
             decoder_mask = causal
         added = None  # residual branch that the next layer norm adds to x
         for block, cache in zip(self.tower.transformer.resblocks, self.text_caches, strict=True):
-            x, added = _self_attention(block, x, added, cache=cache, positions=step_positions, mask=text_mask)
+            x, added = self._self_attention(block, x, added, cache=cache, positions=step_positions, mask=text_mask)
         blocks = zip(self.decoder.resblocks, self.decoder_caches, self.decoder.cross_attn, self.cross, strict=True)
         for block, cache, cross_block, keys_values in blocks:
-            x, added = _self_attention(block, x, added, cache=cache, positions=step_positions, mask=decoder_mask)
+            x, added = self._self_attention(block, x, added, cache=cache, positions=step_positions, mask=decoder_mask)
             x, added = self._cross_attention(cross_block, x, added, *keys_values)
-        return linear(add_norm(x, added, self.decoder.ln_final)[1], self.decoder.text_projection.T)  # (R, n, V)
+        normed = add_norm(x, added, self.decoder.ln_final)[1]
+        return self.linear(normed, self.decoder.text_projection.T, None)  # (R, n, V)
 
     def keep(self, rows: Tensor) -> None:
         """Continue with these rows, in this order. Rows of a picture stay together; a row may be repeated."""
@@ -108,7 +111,7 @@ class Decoding:
     def restart(self, slots: Tensor, image_tokens: Tensor) -> None:
         """Restart in place the rows of pictures number `slots` (M,), with image tokens (M, S, W) of new pictures."""
         for (keys, values), block in zip(self.cross, self.decoder.cross_attn, strict=True):
-            joint = _cross_joint(block, image_tokens)
+            joint = self._cross_joint(block, image_tokens)
             if kernels and joint.is_cuda:
                 kernels.write_keys_values(joint, slots, keys, values=values)
                 continue
@@ -143,44 +146,51 @@ class Decoding:
         """
         _, num_tokens, width = x.shape
         x, normed = add_norm(x, added, block.ln_1)
-        queries = project(normed, block.attn, slice(0, width))  # (R, n, W)
+        queries = project(normed, block.attn, slice(0, width), linear=self.linear)  # (R, n, W)
         if kernels and x.is_cuda and num_tokens == 1 and self.cells is None:
-            return after_attention(block, x, kernels.attend_images(queries[:, 0], keys, values)[:, None])
+            attended = kernels.attend_images(queries[:, 0], keys, values)[:, None]
+            return after_attention(block, x, attended, linear=self.linear)
         if self.cells is not None:  # pictures have unequal numbers of rows left, so some cells stay empty
             grid = queries.new_zeros(len(keys) * self.most, num_tokens, width)
             grid[self.cells] = queries
             queries = grid
         queries = heads(queries.view(len(keys), -1, width), block.attn)
         attended = attend(queries, keys, values).view(-1, num_tokens, width)
-        return after_attention(block, x, attended if self.cells is None else attended[self.cells])
+        attended = attended if self.cells is None else attended[self.cells]
+        return after_attention(block, x, attended, linear=self.linear)
 
+    def _self_attention(
+        self,
+        block: Block,
+        x: Tensor,
+        added: Tensor | None,
+        *,
+        cache: KeyValueCache,
+        positions: Tensor,
+        mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """A self-attention block of x (R, n, W), whose keys and values go to the cache; returns x and `added`.
 
-def _cross_keys_values(block: Block, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Contiguous keys and values (N, H, S, D) of the image tokens (N, S, W)."""
-    keys, values = _cross_joint(block, image_tokens).chunk(2, dim=-1)
-    return heads(keys, block.attn).contiguous(), heads(values, block.attn).contiguous()
+        positions: of the new tokens (R, n). mask: added to the scores (R, 1, n, t); the first t positions are attended
+        to. With positions (R,), of one new token per row, a Triton kernel attends to the positions up to the new one;
+        its mask is (R, t) or None.
+        """
+        x, normed = add_norm(x, added, block.ln_1)
+        joint = project(normed, block.attn, linear=self.linear)
+        if mask is None or positions.ndim == 1:
+            attended = kernels.attend_cached(joint[:, 0], cache.keys, cache.values, positions=positions, mask=mask)
+            return after_attention(block, x, attended[:, None], linear=self.linear)
+        queries, keys, values = (heads(part, block.attn) for part in joint.chunk(3, dim=-1))
+        cache.put(keys, values, positions)
+        keys, values = (cached[:, :, : mask.shape[-1]] for cached in (cache.keys, cache.values))
+        return after_attention(block, x, attend(queries, keys, values, mask=mask), linear=self.linear)
 
+    def _cross_keys_values(self, block: Block, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Contiguous keys and values (N, H, S, D) of the image tokens (N, S, W)."""
+        keys, values = self._cross_joint(block, image_tokens).chunk(2, dim=-1)
+        return heads(keys, block.attn).contiguous(), heads(values, block.attn).contiguous()
 
-def _cross_joint(block: Block, image_tokens: Tensor) -> Tensor:
-    """Keys and values side by side (N, S, 2 W) of the image tokens (N, S, W)."""
-    return project(block.ln_1_kv(image_tokens), block.attn, slice(image_tokens.shape[-1], None))
-
-
-def _self_attention(
-    block: Block, x: Tensor, added: Tensor | None, cache: KeyValueCache, positions: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """A self-attention block of x (R, n, W), whose keys and values are written to the cache; returns x and `added`.
-
-    positions: of the new tokens (R, n). mask: added to the scores (R, 1, n, t); the first t positions are attended to.
-    With positions (R,), of one new token per row, a Triton kernel attends to the positions up to the new one; its mask
-    is (R, t) or None.
-    """
-    x, normed = add_norm(x, added, block.ln_1)
-    joint = project(normed, block.attn)
-    if mask is None or positions.ndim == 1:
-        attended = kernels.attend_cached(joint[:, 0], cache.keys, cache.values, positions=positions, mask=mask)
-        return after_attention(block, x, attended[:, None])
-    queries, keys, values = (heads(part, block.attn) for part in joint.chunk(3, dim=-1))
-    cache.put(keys, values, positions)
-    keys, values = (cached[:, :, : mask.shape[-1]] for cached in (cache.keys, cache.values))
-    return after_attention(block, x, attend(queries, keys, values, mask=mask))
+    def _cross_joint(self, block: Block, image_tokens: Tensor) -> Tensor:
+        """Keys and values side by side (N, S, 2 W) of the image tokens (N, S, W)."""
+        normed = block.ln_1_kv(image_tokens)
+        return project(normed, block.attn, slice(image_tokens.shape[-1], None), linear=self.linear)

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from captioners.coca.blocks import Block, Tower, encode_tokens
 from captioners.coca.onednn import fast_products
+from captioners.coca.products import Products
 from captioners.decoding.search import evaluating
 
 
@@ -37,10 +38,10 @@ def initialise_decoder(model: CoCa) -> None:
 
 
 @torch.no_grad()
-def encode_images(model: CoCa, images: Tensor) -> tuple[Tensor, Tensor]:
+def encode_images(model: CoCa, images: Tensor, *, products: Products = "onednn") -> tuple[Tensor, Tensor]:
     """Return normalised features (B, E) and tokens (B, S, W) of pictures (B, 3, H, W).
 
-    The image tower runs in eval mode and without gradients.
+    The image tower runs in eval mode and without gradients. products: the library of float32 products on a CPU.
     """
     tower = model.visual
     with evaluating(tower):
@@ -50,7 +51,8 @@ def encode_images(model: CoCa, images: Tensor) -> tuple[Tensor, Tensor]:
             and {*map(type, tower.transformer.resblocks)} == {ResidualAttentionBlock}
         ):
             return _encode_plainly(tower, images)
-        with fast_products() if images.device.type == "cpu" else contextlib.nullcontext():
+        in_onednn = products == "onednn" and images.device.type == "cpu"
+        with fast_products() if in_onednn else contextlib.nullcontext():
             return model._encode_image(images)
 
 

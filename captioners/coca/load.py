@@ -13,6 +13,7 @@ from captioners.coca.blocks import Tower
 from captioners.coca.captioner import CoCaCaptioner
 from captioners.coca.context import POSITIONS, extend_context
 from captioners.coca.forward import initialise_decoder
+from captioners.coca.products import Products, choose_products
 from captioners.resolve import CaptionerSource, resolve
 from captioners.safe_reading import attempt, check_numbers
 from captioners.weights import DTYPES, differences, fit_shapes, read_weights, state_sha256
@@ -29,6 +30,7 @@ def load_coca(
     image_size: int | None = None,
     device: str = "cpu",
     dtype: str = "fp32",
+    products: Products | None = None,
 ) -> CoCaCaptioner:
     """Load a CoCa by name; arguments and errors are those of `captioners.load.load_captioner`."""
     source = resolve(name, pretrained)
@@ -53,7 +55,13 @@ def load_coca(
         model.load_state_dict(state)
     sha256 = state_sha256(model.state_dict())
     model = model.to(device=device, dtype=DTYPES[dtype]).eval()
-    return CoCaCaptioner(model, source, weights_sha256=sha256)
+    if device != "cpu" or dtype != "fp32":  # there are no float32 products on a CPU
+        return CoCaCaptioner(model, source, weights_sha256=sha256, products=products or "onednn")
+    library, reason = (products, "") if products else choose_products(model)
+    captioner = CoCaCaptioner(model, source, weights_sha256=sha256, products=library)
+    name = "oneDNN" if library == "onednn" else "torch's own library"
+    captioner.description += f"\nfloat32 products: by {name}{reason and f' ({reason})'}"
+    return captioner
 
 
 def build_model(source: CaptionerSource) -> CoCa:

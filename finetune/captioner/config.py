@@ -167,6 +167,11 @@ class FinetuneConfig(TrainingConfig):
         default=False,
         description="for large models: split weights, gradients and optimizer state among the processes (FSDP)",
     )
+    products: Literal["torch", "onednn"] | None = Field(
+        default=None,
+        description="library of a CoCa's float32 matrix products on a CPU: torch (torch's own, usually MKL) or onednn "
+        "(default: the faster one, measured once on a machine and chosen once for a run)",
+    )
     num_workers: int | None = Field(
         default=None,
         ge=0,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # this module imports transformers
 
 AT_ONCE = 256  # number of pictures that a GPU encodes together with a frozen image tower, if its memory holds them
 MLPS = "c_fc", "c_proj"  # the linear layers of the MLPs in open_clip's blocks
-WIDE = 256  # at this width and above, matrix products gain more from oneDNN than its call from Python costs
+WIDE = 256  # below this width, calling oneDNN from Python costs more than its matrix products can gain
 
 
 class CoCaForward(nn.Module):
@@ -57,7 +57,7 @@ class CoCaForward(nn.Module):
         self.model.train()
         self.depth = coca_depth(self.model)
         wide = config.dtype == "fp32" and self.model.text_decoder.width >= WIDE
-        self.in_onednn = wide and check_device(config.device) == "cpu"
+        self.in_onednn = wide and captioner.products == "onednn" and check_device(config.device) == "cpu"
         self.adapter: Any = None  # the model with peft's adapters
         if config.lora_rank:
             towers = "text|text_decoder" if config.freeze_image else "visual|text|text_decoder"
@@ -90,7 +90,7 @@ class CoCaForward(nn.Module):
         return output | {"text_features": output["text_features"].clone(), "logit_scale": self.model.logit_scale.exp()}
 
     def products(self) -> AbstractContextManager:
-        """Return a context with faster float32 products on a CPU, if the model is wide enough."""
+        """Return a context with float32 products by oneDNN, if it is this run's library and the model is wide."""
         return fast_products() if self.in_onednn else contextlib.nullcontext()
 
     def batch_losses(self, image: Tensor, text: Tensor, logit_scale: Tensor, pictures: Tensor, **_: Tensor) -> Losses:

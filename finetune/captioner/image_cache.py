@@ -39,7 +39,8 @@ def cache_images(
     captioner: Any = pictures.captioner  # a CoCaCaptioner
     model, count = captioner.model, len(pictures)
     first = captioner.normalise(pictures.image(0)[None].to(model.logit_scale.device))
-    shapes = {name: value.shape[1:] for name, value in zip(("features", "tokens"), encode_images(model, first))}
+    encoded = encode_images(model, first, products=captioner.products)
+    shapes = {name: value.shape[1:] for name, value in zip(("features", "tokens"), encoded)}
     hashes = hashlib.sha256(b"".join(identity.hash for identity in pictures.identities)).hexdigest()
     description = {"weights": captioner.weights_sha256, "pictures": count, "hashes": hashes}
     done = folder / DONE
@@ -118,7 +119,7 @@ def _encode(
                 images, rows = waiting.pop()
                 try:
                     pixels = captioner.normalise(images.to(accelerator.device, non_blocking=True))
-                    encoded = encode_images(captioner.model, pixels)
+                    encoded = encode_images(captioner.model, pixels, products=captioner.products)
                 except torch.OutOfMemoryError:
                     if len(rows) == 1:
                         raise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from captioners.base import TrainableCaptioner
 from captioners.coca.captioner import CoCaCaptioner
@@ -19,7 +20,7 @@ from finetune.captioner.held_out import HeldOut, eval_pictures, held_out_picture
 from finetune.captioner.pictures import CaptionedPictures
 from finetune.captioner.recipes import read_recipe
 from finetune.card import write_card
-from finetune.folder import read_record, run_folder, with_current_paths, write_finished
+from finetune.folder import read_record, run_folder, with_current_paths, with_settled, write_finished
 from finetune.hub import check_hub, push
 from finetune.launch import describe, run_in_ranks, say_once
 from finetune.long_captions import length_warning
@@ -67,10 +68,13 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
     )
     all_shards = [*itertools.chain.from_iterable(shards_by_weight.values()), *eval_shards]
     check_apart(config.output, [shard.path for shard in all_shards])
-    captioner = load(with_current_paths(config), state.device)
+    captioner = load(with_current_paths(with_settled(config)), state.device)
     check_weights(captioner.model, f"--model {config.model}")
     name = config.name or captioner.name
     say_once(state, *captioner.description.split("\n"))
+    if isinstance(captioner, CoCaCaptioner):
+        (captioner.products,) = broadcast_object_list([captioner.products])  # the main process has chosen for all
+        config = config.model_copy(update={"products": captioner.products})
     evaluation = eval_pictures(eval_shards, captioner, config) if eval_shards else None
     pictures = read_pictures(shards_by_weight, captioner, config, quiet=not state.is_main_process)
     check_rejects(pictures.rejects, len(pictures), config)
@@ -110,6 +114,7 @@ def load(config: FinetuneConfig, device: torch.device | None) -> "CoCaCaptioner 
             context=config.context,
             image_size=config.image_size,
             base=config.base,
+            products=config.products or (None if device is None or device.type == "cpu" else "onednn"),
         )
         if not isinstance(captioner, CoCaCaptioner):
             raise ValueError(

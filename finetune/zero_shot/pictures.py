@@ -3,7 +3,6 @@
 H, W: height and width in pixels
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
+from captioners.cores import free_cores
 from finetune.identity import picture_hash
 from imagetext.readers.labels import IMAGENET, Labels, imagenet_ids, keys_of_unique_names, read_class_names
 from imagetext.readers.table_flags import Columns
@@ -98,7 +98,7 @@ class PreparedPicture(NamedTuple):
 
 def workers(num_workers: int | None) -> int:
     """Return the number of threads that decode: `num_workers`, or one for each core that this process may use."""
-    return num_workers or len(os.sched_getaffinity(0))
+    return num_workers or free_cores()
 
 
 def prepare_batches(

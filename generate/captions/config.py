@@ -75,6 +75,11 @@ class ColumnConfig(SamplingConfig, TaskConfig, Gate, ServerConfig):
     dtype: Literal["fp32", "bf16", "fp16"] | None = Field(
         None, description="number type that the captioner computes in (default: bf16 on a GPU, else fp32)"
     )
+    products: Literal["torch", "onednn"] | None = Field(
+        None,
+        description="library of a CoCa's float32 matrix products on a CPU: torch (torch's own, usually MKL) or onednn "
+        "(default: the faster one, measured once on a machine and chosen once for a run)",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -19,7 +19,7 @@ def fingerprint(columns: Sequence[SettledColumn], config: GenerateConfig) -> dic
     """Return all settings that, with the samples of a shard, decide its bytes; devices, ranks and workers do not.
 
     `columns` has an entry for each column that is written, in the run's order: captioner, weights, task, sampling,
-    gate, dtype and batch size. Columns that the JSON answers of one captioner go to have equal entries.
+    gate, dtype, products and batch size. Columns that the JSON answers of one captioner go to have equal entries.
     """
     versions = {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "open_clip_torch", "capsmith")}
     return {
@@ -33,6 +33,8 @@ def fingerprint(columns: Sequence[SettledColumn], config: GenerateConfig) -> dic
                 "similarity": column.similarity,
                 "dtype": column.dtype,
                 "batch_size": column.batch_size,
+                # by oneDNN if it is not there, as in runs of earlier versions
+                **({"products": column.products} if column.products == "torch" else {}),
                 **({"task": column.task.fingerprint(looks=column.looks)} if column.task != Task() else {}),
                 **({"extra_body": column_config.extra_body} if column_config.extra_body else {}),
             }

@@ -16,6 +16,8 @@ from generate.captions.settled_column import SettledColumn
 from generate.captions.tasks import Task, problems_of_order
 from imagetext.shards import check_column
 
+SMALL = 50_000_000  # parameters of a model of which more pictures are in flight on a CPU
+
 
 def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], device: str) -> list[SettledColumn]:
     """Load the captioners and return the columns; columns with the same model share captioner and batch size.
@@ -32,8 +34,10 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
     tasks: dict[str, Task] = {}
     for column_config, earlier in zip(configs, earlier_settings):
         dtype = column_config.dtype or earlier.get("dtype") or ("bf16" if device.startswith("cuda") else "fp32")
+        # A run of a version without this setting used oneDNN.
+        products = column_config.products or (earlier.get("products", "onednn") if earlier else None)
         server = column_config.server if column_config.of_server else ServerConfig()
-        model = (column_config.captioner, column_config.pretrained, column_config.base, dtype, str(server))
+        model = (column_config.captioner, column_config.pretrained, column_config.base, dtype, products, str(server))
         if model not in captioners:
             captioners[model] = load_captioner(
                 column_config.captioner,
@@ -41,6 +45,7 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
                 base=column_config.base,
                 device=device,
                 dtype=dtype,
+                products=products,
                 server=server,
             )
         captioner = captioners[model]
@@ -54,6 +59,7 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
             gate=column_config.gate,
             similarity=column_config.similarity,
             dtype=dtype,
+            products=getattr(captioner, "products", None),
             batch_size=captioner.batch_size,
             task=tasks[task],
         )
@@ -68,7 +74,7 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
             size = column.captioner.batch_size
         elif not size:
             bytes_per_picture = len(columns) * column.captioner.bytes_per_picture(column.sampling)
-            size = fitting_batch_size(bytes_per_picture, device)
+            size = fitting_batch_size(bytes_per_picture, device, small=is_small(column.captioner))
         captioner_id = id(column.captioner)
         smallest[captioner_id] = min(size, smallest.get(captioner_id, size))
     return [replace(column, batch_size=smallest[id(column.captioner)]) for column in columns]
@@ -94,10 +100,19 @@ def _settings_by_config(
     return [settled[sum(counts[:number])] for number in range(len(configs))]
 
 
-def fitting_batch_size(bytes_per_picture: int, device: str) -> int:
-    """Return how many pictures fit into half of the free memory, but not more than make a step faster per picture."""
+def is_small(captioner: Captioner) -> bool:
+    """Return whether a step of the model consists of calls of operations more than of their arithmetic."""
+    model = getattr(captioner, "model", None)  # a server's model is not here
+    return model is not None and sum(parameter.numel() for parameter in model.parameters()) < SMALL
+
+
+def fitting_batch_size(bytes_per_picture: int, device: str, *, small: bool = False) -> int:
+    """Return how many pictures fit into half of the free memory, but not more than make a step faster per picture.
+
+    small: whether the model `is_small`; on a CPU its step then takes about as long for more pictures.
+    """
     if device.startswith("cuda"):
         free, most = torch.cuda.mem_get_info(device)[0], 256
     else:
-        free, most = psutil.virtual_memory().available, 16
+        free, most = psutil.virtual_memory().available, 64 if small else 16
     return max(1, min(most, free // (2 * bytes_per_picture)))

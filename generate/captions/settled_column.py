@@ -1,4 +1,4 @@
-"""A caption column as a run has settled it: loaded captioner, task, sampling, gate, batch size and dtype."""
+"""A caption column as a run has settled it: loaded captioner, task, sampling, gate, batch size, dtype and products."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class SettledColumn:
     """A column that a run writes, with everything settled that its configuration left open.
 
     name: the column's name; the draws of different columns differ by it. dtype: the captioner's.
-    batch_size: requests in flight.
+    products: the library of its float32 products on a CPU, None where it has none. batch_size: requests in flight.
     """
 
     name: str
@@ -24,6 +24,7 @@ class SettledColumn:
     gate: Gate = Gate()
     similarity: bool = False
     dtype: str = "fp32"
+    products: str | None = None
     batch_size: int = 16
     task: Task = Task()
 

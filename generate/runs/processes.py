@@ -8,6 +8,7 @@ import sys
 import threading
 from multiprocessing.synchronize import Event
 
+from captioners.cores import free_cores
 from captioners.ranks import Rank
 from generate.runs.config import RunConfig
 from imagetext.lock import JOB
@@ -87,7 +88,7 @@ def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None, 
     """Run the command as one of the processes that `launch` started."""
     os.environ[JOB] = job
     os.environ["LOCAL_WORLD_SIZE"] = str(rank.count)  # torchrun's variable for the processes that share a machine
-    threads = max(1, len(os.sched_getaffinity(0)) // rank.count)
+    threads = max(1, free_cores() // rank.count)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before torch is imported
     for number in (signal.SIGINT, *STOPPED):
         signal.signal(number, interrupt_once)  # Ctrl-C comes twice: from the terminal and from `launch`

@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from captioners.cores import free_cores
 from captioners.device import choose_device
 from captioners.ranks import Rank, processes_here
 from captioners.server.load import Spent
@@ -187,5 +187,5 @@ def workers_wanted(config: RunConfig) -> int:
         return config.num_workers
     if config.engine == "ray":
         return 2
-    cores = len(os.sched_getaffinity(0)) // processes_here()
+    cores = free_cores() // processes_here()
     return min(max(2, cores - 1), MOST_WORKERS)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from capsmith import main
+from captioners.cores import free_cores
 from captioners.device import check_device, choose_device
 from captioners.ranks import Rank
 from finetune.captioner.config import FinetuneConfig
@@ -140,3 +141,43 @@ def test_every_command_refuses_before_any_work(command, requested, monkeypatch, 
         f"--device '{requested}': there is no such device; torch finds cpu" in message and "Traceback" not in message
     )
     assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "group, files, expected",
+    [
+        ("0::/", {"cpu.max": "max 100000"}, 8),
+        ("0::/", {"cpu.max": "200000 100000"}, 2),
+        ("0::/", {"cpu.max": "150000 100000"}, 2),
+        ("0::/", {"cpu.max": "5000 100000"}, 1),
+        ("0::/a/b", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),  # a limit of the group above
+        ("0::/outside/the/container", {"cpu.max": "400000 100000"}, 4),
+        ("4:memory:/x\n1:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "25000"}, 2),
+        ("1:cpu:/\n0::/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ("1:cpuset:/", {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "25000"}, 8),
+        ("0::/", {"cpu.max": "nonsense"}, 8),
+        ("", {}, 8),
+        (None, {}, 8),  # not Linux
+    ],
+)
+def test_cores_that_a_container_may_not_use_are_not_free(tmp_path, monkeypatch, group, files, expected):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(8))
+    if group is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(group + "\n" if group else "")
+    for name, content in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content + "\n")
+    assert free_cores(tmp_path) == expected
+
+
+@pytest.mark.parametrize("threads, cores, expected", [(64, 2, [2]), (2, 2, []), (1, 8, [])])
+def test_torch_gets_no_more_threads_than_there_are_free_cores(monkeypatch, threads, cores, expected):
+    """The number that a launcher or the user has set stays if it is smaller."""
+    chosen = []
+    monkeypatch.setattr("captioners.device.free_cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    choose_device("cpu")
+    assert chosen == expected

@@ -20,6 +20,7 @@ from finetune.folder import (
     remove_leftovers,
     run_folder,
     with_current_paths,
+    with_settled,
     write_finished,
 )
 from finetune.student.config import StudentConfig
@@ -125,6 +126,33 @@ def test_other_settings_are_refused_and_how_it_is_carried_out_may_change(configu
     check_output(configure(num_workers=3, device="cpu", validate_every=9))
     with pytest.raises(ValueError, match="other settings .*: seed was 0, is 1$"):
         check_output(configure(seed=1))
+
+
+@pytest.mark.parametrize(
+    "recorded, given, used",
+    [
+        ("torch", None, "torch"),
+        ("onednn", None, "onednn"),
+        ("torch", "torch", "torch"),
+        ("absent", None, "onednn"),  # begun before there was the setting
+        ("absent", "onednn", "onednn"),
+    ],
+)
+def test_a_resumed_run_keeps_the_library_that_it_has_settled(tmp_path, recorded, given, used):
+    config = FinetuneConfig(**SETTINGS["finetune"][1], output=tmp_path / "run")
+    assert with_settled(config).products is None
+    train(config.model_copy(update={"products": recorded}))
+    if recorded == "absent":
+        record = json.loads((path := config.output / "finetune.json").read_text())
+        del record["products"]
+        path.write_text(json.dumps(record))
+    resumed = config.model_copy(update={"products": given})
+    check_output(resumed)
+    assert with_settled(resumed).products == used
+    other = config.model_copy(update={"products": {"torch": "onednn", "onednn": "torch"}[used]})
+    with pytest.raises(ValueError, match=f"other settings .*: products was '{used}', is '{other.products}'$"):
+        check_output(other)
+    assert with_settled(config.model_copy(update={"overwrite": True})).products is None
 
 
 def test_a_setting_that_the_record_does_not_know_was_left_at_its_default(configure):

@@ -70,11 +70,11 @@ def test_a_full_disk_is_said_before_anything_is_encoded(pictures, tmp_path, monk
 def test_what_memory_does_not_hold_is_encoded_in_halves(pictures, tmp_path, monkeypatch):
     expected, sizes = [tensor.clone() for tensor in cached(pictures, tmp_path / "whole")(6)], []
 
-    def encode(model, images):
+    def encode(model, images, products):
         if len(images) > 3:
             raise torch.OutOfMemoryError
         sizes.append(len(images))
-        return encode_images(model, images)
+        return encode_images(model, images, products=products)
 
     monkeypatch.setattr(finetune.captioner.image_cache, "encode_images", encode)
     image = cache_images(pictures, tmp_path / "halves", Accelerator(cpu=True), batch_size=13, num_workers=0)

@@ -102,6 +102,26 @@ def test_a_stopped_run_resumes_to_the_same_weights_and_log(tmp_path, monkeypatch
         assert all(torch.equal(resumed[name], expected[name]) for name in resumed)
 
 
+@pytest.mark.parametrize("given, used", [(None, "torch"), ("onednn", "onednn")])
+def test_the_record_says_which_library_multiplied(tmp_path, monkeypatch, given, used):
+    """coca_tiny is too narrow to gain from oneDNN in training, but its captions are decoded with it."""
+    monkeypatch.setattr("captioners.coca.load.choose_products", lambda model: ("torch", "a reason"))
+    trained = []
+    monkeypatch.setattr(Trainer, "fit", lambda trainer: trained.append(trainer.forward) or {})
+    run(settings(tmp_path / "run", products=given))
+    record = json.loads((tmp_path / "run" / "finetune.json").read_text())
+    assert record["products"] == trained[0].captioner.products == used
+
+
+@pytest.mark.parametrize(
+    "products, width, used", [("onednn", 256, True), ("torch", 256, False), ("onednn", 128, False)]
+)
+def test_wide_models_train_by_onednn_if_the_run_does(tmp_path, monkeypatch, products, width, used):
+    captioner = load_captioner("coca_tiny", products=products)
+    captioner.model.text_decoder.width = width
+    assert training_forward(captioner, settings(tmp_path / "run")).in_onednn == used
+
+
 def test_the_same_command_after_the_end_does_nothing(tmp_path, monkeypatch, capsys):
     run(settings(tmp_path / "run"))
     monkeypatch.setattr(finetune.captioner.run, "load_captioner", None)

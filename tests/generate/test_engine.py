@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from captioners.base import Caption, Captioned, Request
-from generate.captions.load import fitting_batch_size
+from generate.captions.load import fitting_batch_size, load_columns
 from generate.captions.preview import count_pictures
 from generate.captions.run import run
 from generate.runs.manifest import CARD, RUN
@@ -216,8 +216,19 @@ def test_the_batch_fits_into_half_of_the_free_memory(monkeypatch):
 
     monkeypatch.setattr("psutil.virtual_memory", Memory)
     assert [fitting_batch_size(size, "cpu") for size in (100, 400, 2500, 6000)] == [16, 12, 2, 1]
+    assert [fitting_batch_size(size, "cpu", small=True) for size in (10, 100, 6000)] == [64, 50, 1]
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (4_000_000, 9_000_000))
     assert [fitting_batch_size(size, "cuda:0") for size in (100, 10_000)] == [256, 200]
+
+
+@pytest.mark.parametrize("parameters, size", [(49_999_999, 64), (50_000_000, 16), (None, 16)])
+def test_of_a_small_model_more_pictures_are_in_flight(captioner, configure, monkeypatch, parameters, size):
+    if parameters:
+        captioner.model = torch.nn.ParameterList([torch.empty(parameters, device="meta")])
+    (column,) = load_columns(configure(batch_size=None), [], "cpu")
+    assert column.batch_size == size
+    earlier = [{"batch_size": 16, "dtype": "fp32"}]
+    assert load_columns(configure(batch_size=None), earlier, "cpu")[0].batch_size == 16
 
 
 def test_out_of_memory_a_shard_is_begun_anew_with_half_the_batch(

@@ -11,6 +11,7 @@ import pytest
 
 import capsmith
 import generate.captions.fingerprint
+import generate.captions.load
 import generate.runs.manifest
 from generate.captions.run import run
 from generate.runs.manifest import CARD, RUN, check_same, read_run, write_run
@@ -156,6 +157,33 @@ def test_batch_size_and_dtype_are_chosen_once(captioner, make_tar, pictures, con
     run(configure(batch_size=None, dtype=None, output=tmp_path / "new"))
     written = json.loads((tmp_path / "new" / RUN).read_text())["fingerprint"]["columns"]["syn_text_fake"]
     assert (written["batch_size"], written["dtype"]) == (16, "fp32")
+
+
+def test_the_library_of_products_is_chosen_once(captioner, make_tar, pictures, configure, tmp_path, monkeypatch):
+    """A run goes on with the library that it began with, even if another is faster now; oneDNN needs no entry."""
+    requested = []
+
+    def load(name, pretrained, products, **_):
+        requested.append(products)
+        captioner.products = products or faster
+        return captioner
+
+    monkeypatch.setattr(generate.captions.load, "load_captioner", load)
+    for number, (faster, then, given) in enumerate(
+        [("torch", "onednn", None), ("onednn", "torch", None), ("onednn", "torch", "torch")]
+    ):
+        output, used = tmp_path / str(number), given or faster
+        make_tar("00000", pictures(1))
+        run(configure(output=output, products=given))
+        column = json.loads((output / RUN).read_text())["fingerprint"]["columns"]["syn_text_fake"]
+        assert column.get("products", "onednn") == used
+        make_tar("00001", pictures(1))
+        faster = then
+        assert run(configure(output=output)) == 0 and requested == [given, used]
+        with pytest.raises(ValueError, match=r"columns\.syn_text_fake\.products: .* there"):
+            run(configure(output=output, products={"torch": "onednn", "onednn": "torch"}[used]))
+        (tmp_path / "in" / "00001.tar").unlink()
+        requested.clear()
 
 
 def test_sampling_that_does_not_fit_the_captioner_is_an_error_at_the_start(
