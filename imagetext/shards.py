@@ -14,11 +14,13 @@ from imagetext.columns import check_column as check_column  # for those who name
 from imagetext.fields import json_object
 from imagetext.keys import SeenKeys
 from imagetext.lock import check_lock
+from imagetext.marker_index import MARKER as MARKER
+from imagetext.marker_index import Marker, read_index, usable_marker
 from imagetext.outputs import Output, abort_uploads, remove, write_file
-from imagetext.read_ahead import in_order
+from imagetext.read_ahead import SMALL_AHEAD, in_order
 from imagetext.sample import Record
 from imagetext.shown import masked, masked_values
-from imagetext.stores import StoreError, entry, is_remote, join, listing, plain_path, read_bytes
+from imagetext.stores import Entry, StoreError, entry, files_of, join, plain_path, read_bytes
 from imagetext.waiting import Waiting
 from imagetext.writers.jsonl import JsonlShard
 from imagetext.writers.parquet import ParquetShard
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
 Format = Literal["webdataset", "jsonl", "parquet"]
 SUFFIXES = {"webdataset": ".tar", "jsonl": ".jsonl", "parquet": ".parquet"}
-MARKER = ".done.json"
 RUN = "run.json"
 
 
@@ -190,28 +191,37 @@ def read_marker(folder: str | os.PathLike, name: str) -> dict[str, Any] | None:
     return marker if file and file.stamp["size"] == marker["size"] else None
 
 
-def read_markers(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
+def read_markers(
+    folder: str | os.PathLike,
+    files: Mapping[str, Entry] | None = None,
+    indexed: Mapping[str, Marker] | None = None,
+) -> dict[str, Marker]:
     """The done-markers of all finished shards, by the shard's name, as `read_marker` reads them.
 
-    The folder is listed only once.
+    files: the entries of the folder by their names (default: it is listed, once).
+    indexed: the markers that need not be read (default: those of the folder's index).
     """
     folder = plain_path(folder)
-    sizes = {os.path.basename(file.path): file.stamp["size"] for file in listing(folder)}
+    files = files_of(folder) if files is None else files
+    indexed = read_index(folder, files) if indexed is None else indexed
+    sizes = {name: file.stamp["size"] for name, file in files.items()}
     names = [name.removesuffix(MARKER) for name in sizes if name.endswith(MARKER)]
-    markers = in_order((is_remote(folder), partial(_marker, folder, name)) for name in names)
+    to_read = [name for name in names if name not in indexed]
+    read = in_order(((True, partial(_marker, folder, name)) for name in to_read), SMALL_AHEAD)
+    markers = {**indexed, **dict(zip(to_read, read, strict=True))}
     return {
-        name: marker for name, marker in zip(names, markers) if marker and sizes.get(marker["file"]) == marker["size"]
+        name: marker for name in names if (marker := markers[name]) and sizes.get(marker["file"]) == marker["size"]
     }
 
 
-def _marker(folder: str, name: str) -> dict[str, Any] | None:
+def _marker(folder: str, name: str) -> Marker | None:
     try:
         marker = json.loads(read_bytes(_marker_path(folder, name)))
-        return marker if isinstance(marker["file"], str) and isinstance(marker["size"], int) else None
     except StoreError:
         raise
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+    return marker if usable_marker(marker) else None
 
 
 def dataset_features(
