@@ -1,6 +1,7 @@
 """`capsmith quickstart`: the three jobs on the built-in picture set, with the code that users run, offline."""
 
 import json
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ BEFORE, AFTER, HUMAN = f"syn_text_{MODEL}", f"syn_text_{NAME}", "captions"
 SHOWN_PICTURES = 5  # whose captions are printed
 CAPTIONER = "captioner"  # its folder
 LEARNING_RATE, BATCH_SIZE = 1e-3, 32
+VALIDATIONS = 4  # in fine-tuning, beside the one at its start
 NEXT = (  # the same three jobs on the reader's own pictures
     "capsmith finetune --model coca_ViT-B-32 --pretrained laion2b_s13b_b90k --input captions.csv "
     "--output runs/captioner",
@@ -71,7 +73,8 @@ def _run(config: QuickstartConfig) -> int:
     held_out = f"scenes:test,n={config.held_out_pictures},level=2,seed={config.seed}"
     common: dict[str, Any] = {"seed": config.seed, "overwrite": config.overwrite, "device": config.device}
     # What the captioner says is shown as it is, not only what a set should keep of it.
-    as_it_is: dict[str, Any] = {"redraws": 0, "on_degenerate": "keep"}
+    # Worker processes would take longer to start than these few pictures take to be read.
+    as_it_is: dict[str, Any] = {"redraws": 0, "on_degenerate": "keep", "num_workers": 0}
     finetune_config = FinetuneConfig(
         input=[train],
         model=MODEL,
@@ -79,6 +82,7 @@ def _run(config: QuickstartConfig) -> int:
         output=captioner,
         samples_seen=config.samples_seen,
         batch_size=BATCH_SIZE,
+        validate_every=math.ceil(config.samples_seen / VALIDATIONS),
         learning_rate=LEARNING_RATE,
         hold_out=60,
         **common,

@@ -1,10 +1,16 @@
-"""The devices of a training run (by accelerate), and how its batches are split over them."""
+"""The devices of a training run (by accelerate), their memory, and how batches are split over them."""
+
+import ctypes
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 
 from captioners.device import check_device
 from finetune.config import TrainingConfig
+
+# What glibc's malloc.h calls these parameters, and their values in bytes. A larger MMAP threshold is refused.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+TRIM_BYTES, MMAP_BYTES = 2**29, 2**25
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -18,6 +24,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     )
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise ValueError(f"training with {accelerator.distributed_type.value} is not supported: use DDP, or --shard")
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     check_processes(config, accelerator.num_processes)
     return accelerator
@@ -40,3 +48,15 @@ def accumulation(config: TrainingConfig, processes: int) -> int:
             f"--batch-size {config.batch_size} is not a multiple of {processes} processes times {size} pictures"
         )
     return config.batch_size // (processes * size)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep memory that it frees, where it uses glibc.
+
+    Every step of a training on a CPU needs the same memory again. By default, glibc returns much of it to the system,
+    which has to clear it before the next step can have it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)
+        mallopt(M_TRIM_THRESHOLD, TRIM_BYTES)

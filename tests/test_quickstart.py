@@ -21,7 +21,7 @@ def short(tmp_path_factory):
 
 
 def test_all_three_jobs_and_what_they_leave(short, capsys, monkeypatch):
-    monkeypatch.setattr("finetune.trainer.VALIDATIONS", 1)
+    monkeypatch.setattr("quickstart.VALIDATIONS", 1)
     assert run(short) == 0
     printed = capsys.readouterr().out
     records = list(read_records(str(short.output / "records" / "*.tar")))

@@ -153,7 +153,7 @@ class CoCaCaptioner:
         for row, ids in zip(tokens, rows, strict=True):
             row[: len(ids)] = torch.tensor(ids)
         with fast_products() if self.products == "onednn" else nullcontext():
-            features, _, _ = encode_text_trimmed(self.model, tokens)
+            features, _ = encode_text_trimmed(self.model, tokens)
         features = features.float().cpu().unflatten(0, (len(pictures), -1))  # (N, C, E)
         return [
             (caption_features @ picture.features).tolist()

@@ -7,9 +7,8 @@ import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any, Self
 
 import numpy as np
@@ -26,7 +25,7 @@ from imagetext.pixels import Pixels
 from imagetext.sample import Record, Shard, decode_image
 from imagetext.shown import Progress
 
-CACHE_BYTES = 2**28  # memory for preprocessed pictures, in each process that decodes
+CACHE_BYTES = 2**28  # memory for preprocessed pictures
 
 
 class CaptionedPictures(TrainingPictures):
@@ -64,21 +63,19 @@ class CaptionedPictures(TrainingPictures):
         self.identities: list[Identity] = []
         self.rejects: list[tuple[str, str]] = []
         self.failed_before: list[tuple[str, str]] = []
+        self.preprocessed: list[Tensor] | None = []  # None if they take too much memory
         hashes = InputHashes()
-        entries = ((getattr(shard, "path", ""), *entry) for shard in shards for entry in with_tar_files(shard))
         progress = Progress(desc="reading pictures", unit="picture", mininterval=1, disable=quiet)
-        with ThreadPoolExecutor() as pool:  # decoding and hashing release Python's global lock
-            while batch := list(itertools.islice(entries, CHECKED)):
-                checks = pool.map(self._check, (sample for _, sample, _ in batch))
-                for (path, sample, tar_files), (error, picture) in zip(batch, checks, strict=True):
-                    if error:
-                        (self.failed_before if sample.failed_before else self.rejects).append((sample.key, error))
-                    else:
-                        self.samples.append(_without_image(sample, tar_files))
-                        self.identities.append(Identity(sample.key, picture))
-                        if path:
-                            hashes.add(path, sample, picture)
-                progress.update(len(batch))
+        for path, sample, tar_files, (error, picture, pixels) in self._checked(shards):
+            if error:
+                (self.failed_before if sample.failed_before else self.rejects).append((sample.key, error))
+            else:
+                self.samples.append(_without_image(sample, tar_files))
+                self.identities.append(Identity(sample.key, picture))
+                self._keep(pixels)
+                if path:
+                    hashes.add(path, sample, picture)
+            progress.update()
         progress.close()
         self.input_hashes = hashes.hexdigests()
         if not self.samples:
@@ -88,22 +85,44 @@ class CaptionedPictures(TrainingPictures):
             )
         self.weights = np.full(len(self.samples), weight)
         self.image: Callable[[int], Any] = self._pixels
-        if len(self.samples) * self._pixels(0).nbytes <= CACHE_BYTES:
-            self.image = cache(self._pixels)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def _check(self, sample: Record) -> tuple[str, bytes]:
-        """Return why a sample cannot be used, or "" if it can, and the hash of its picture."""
+    def _checked(
+        self, shards: Sequence[Shard | Iterable[Record]]
+    ) -> Iterator[tuple[str, Record, TarFiles | None, Any]]:
+        """Yield each sample with its shard's path, its files in a tar, and the result of `_check`.
+
+        While some samples are checked, the next ones are read.
+        """
+        entries = ((getattr(shard, "path", ""), *entry) for shard in shards for entry in with_tar_files(shard))
+        earlier: Iterable = ()
+        with ThreadPoolExecutor() as pool:  # decoding and hashing release Python's global lock
+            while batch := list(itertools.islice(entries, CHECKED)):
+                checks = pool.map(self._check, (sample for _, sample, _ in batch))
+                yield from earlier
+                earlier = ((*entry, check) for entry, check in zip(batch, checks, strict=True))
+            yield from earlier
+
+    def _check(self, sample: Record) -> tuple[str, bytes, Tensor | None]:
+        """Return why a sample cannot be used, or "" if it can, its picture's hash, and its pixels if they are kept."""
         if not any(caption.strip() for caption in sample.captions):
-            return sample.error or NO_CAPTION, b""
+            return sample.error or NO_CAPTION, b"", None
         try:
             with self.in_flight.held(sample.image):
-                decode_image(sample.image)
+                picture = decode_image(sample.image)
+                pixels = None if self.preprocessed is None else self.captioner.preprocess(picture)
         except ValueError as error:
-            return sample.error or str(error), b""
-        return "", picture_hash(sample.image)
+            return sample.error or str(error), b"", None
+        return "", picture_hash(sample.image), pixels
+
+    def _keep(self, pixels: Tensor | None) -> None:
+        """Keep the pixels of the next picture, or none at all if they take too much memory."""
+        if self.preprocessed is not None and pixels is not None:
+            self.preprocessed.append(pixels)
+            if len(self.preprocessed) * pixels.nbytes > CACHE_BYTES:
+                self.preprocessed = None
 
     def add(self, other: Self) -> None:
         """Add the pictures of another set, with their weights."""
@@ -113,7 +132,7 @@ class CaptionedPictures(TrainingPictures):
         self.failed_before += other.failed_before
         self.input_hashes |= other.input_hashes
         self.weights = np.concatenate([self.weights, other.weights])
-        self.image = self._pixels  # both sets together may be too large to stay in memory
+        self.preprocessed = None  # both sets together may be too large to stay in memory
 
     def hold_out(self, count: int, seed: int) -> list[Record]:
         """Remove `count` pictures, chosen by the seed, and their duplicates from the set; return those chosen."""
@@ -133,8 +152,7 @@ class CaptionedPictures(TrainingPictures):
             raise ValueError("every picture of --input is held out, none is left to train on")
         self.samples, self.weights = [self.samples[index] for index in remaining], self.weights[remaining]
         self.identities = [self.identities[index] for index in remaining]
-        if hasattr(self.image, "cache_clear"):
-            self.image.cache_clear()
+        self.preprocessed = self.preprocessed and [self.preprocessed[index] for index in remaining]
 
     def encoded(self, index: int) -> bytes:
         """Return the bytes of the picture; raises ValueError if its file no longer exists."""
@@ -145,6 +163,8 @@ class CaptionedPictures(TrainingPictures):
         return tar_files.read("picture")["picture"] if tar_files else read_picture(sample.path)
 
     def _pixels(self, index: int) -> Tensor:
+        if self.preprocessed:
+            return self.preprocessed[index]
         encoded = self.encoded(index)
         with self.in_flight.held(encoded):
             return self.captioner.preprocess(decode_image(encoded))  # (3, S, S)

@@ -55,11 +55,28 @@ def test_large_pictures_are_decoded_one_by_one_when_they_are_read_and_when_they_
         return decode_image(data)
 
     monkeypatch.setattr("finetune.captioner.pictures.decode_image", decode)
+    monkeypatch.setattr("finetune.captioner.pictures.CACHE_BYTES", 0)
     pictures = CaptionedPictures([samples(12)], captioner)
-    assert len(most) == 13 and max(most) == 1  # 12 pictures, and one more to find their size
+    assert len(most) == 12 and max(most) == 1
     monkeypatch.setattr(pictures.in_flight, "held", lambda data: looked.append(data) or nullcontext())
     pictures[3, 0]
     assert looked == [samples(12)[3].image]
+
+
+@pytest.mark.parametrize("room", [12, 11])
+def test_pictures_are_decoded_once_if_all_fit_in_memory(room, captioner, monkeypatch):
+    """Also after some are left out; if one too many comes, each is decoded when it is needed."""
+    decoded = []
+    monkeypatch.setattr(
+        "finetune.captioner.pictures.decode_image", lambda data: decoded.append(data) or decode_image(data)
+    )
+    monkeypatch.setattr("finetune.captioner.pictures.CACHE_BYTES", room * 3 * 56 * 56)
+    pictures = CaptionedPictures([samples(12)], captioner)
+    pictures.leave_out({2, 5})
+    assert len(decoded) == 12
+    for index, sample in enumerate(pictures.samples):
+        assert torch.equal(pictures.image(index), captioner.preprocess(decode_image(sample.image)))
+    assert len(decoded) == (12 if room == 12 else 22)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 10, 23])
@@ -179,7 +196,7 @@ def test_pictures_that_are_files_are_not_held_in_memory(captioner, tmp_path):
     for path in tmp_path.glob("*.png"):
         path.unlink()
     with pytest.raises(ValueError, match="missing picture file"):
-        pictures.image(0)
+        pictures.encoded(0)
 
 
 def test_pictures_of_tars_are_not_held_in_memory(captioner, tmp_path):
