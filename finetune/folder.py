@@ -27,6 +27,7 @@ from imagetext.shown import masked_values
 
 REJECTS, TRACKED, BEFORE = "rejects.jsonl", "capsmith", ".before"
 IMAGE_CACHE = "image_cache"  # folder with the frozen image tower's outputs, removed when the run ends
+RECORD_INDEX = "record_index"  # folder with what was found in a student's tars, removed when the run ends
 DONE = ("open_clip_config.json", "adapter_config.json", "config.json")  # a finished model has one; it is written last
 VERSION = ".".join(version("capsmith").split(".")[:2])  # only the same version continues an unfinished run
 # Settings of how a run is carried out. They do not change its result, so a resumed run may have others.
@@ -153,7 +154,7 @@ def write_finished(config: TrainingConfig, model: Any, *name: str) -> None:
 def remove_leftovers(config: TrainingConfig) -> None:
     """Remove what a finished run no longer needs, also what a killed run has left."""
     Checkpoints(config.output).keep(1)
-    for folder in (BEFORE, IMAGE_CACHE):
+    for folder in (BEFORE, IMAGE_CACHE, RECORD_INDEX):
         shutil.rmtree(config.output / folder, ignore_errors=True)
 
 
@@ -240,6 +241,7 @@ def _names_of_run(output: Path, record: Mapping[str, Any]) -> list[str]:
             *(Path(file).parts[0] for file in files),
             BEST,
             IMAGE_CACHE,
+            RECORD_INDEX,
             TRACKED,
             LOG,
             VALIDATION_LOG,

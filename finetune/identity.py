@@ -96,6 +96,10 @@ class InputHashes:
             hash.update(len(part).to_bytes(8, "little"))
             hash.update(part)
 
+    def hexdigest(self, path: str) -> str:
+        """Return the hash of what was read from a path so far; "" if nothing was."""
+        return self._by_path[path].hexdigest() if path in self._by_path else ""
+
     def hexdigests(self) -> dict[str, str]:
         """Return the hash of each input by its path."""
         return {path: hash.hexdigest() for path, hash in self._by_path.items()}

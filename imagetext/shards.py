@@ -15,10 +15,10 @@ from imagetext.fields import json_object
 from imagetext.keys import SeenKeys
 from imagetext.lock import check_lock
 from imagetext.outputs import Output, abort_uploads, remove, write_file
-from imagetext.read_ahead import in_order
+from imagetext.read_ahead import SMALL_AHEAD, in_order
 from imagetext.sample import Record
 from imagetext.shown import masked, masked_values
-from imagetext.stores import StoreError, entry, is_remote, join, listing, plain_path, read_bytes
+from imagetext.stores import Entry, StoreError, entry, files_of, join, plain_path, read_bytes
 from imagetext.waiting import Waiting
 from imagetext.writers.jsonl import JsonlShard
 from imagetext.writers.parquet import ParquetShard
@@ -190,15 +190,16 @@ def read_marker(folder: str | os.PathLike, name: str) -> dict[str, Any] | None:
     return marker if file and file.stamp["size"] == marker["size"] else None
 
 
-def read_markers(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
+def read_markers(folder: str | os.PathLike, files: Mapping[str, Entry] | None = None) -> dict[str, dict[str, Any]]:
     """The done-markers of all finished shards, by the shard's name, as `read_marker` reads them.
 
-    The folder is listed only once.
+    files: the entries of the folder by their names (default: it is listed, once).
     """
     folder = plain_path(folder)
-    sizes = {os.path.basename(file.path): file.stamp["size"] for file in listing(folder)}
+    files = files_of(folder) if files is None else files
+    sizes = {name: file.stamp["size"] for name, file in files.items()}
     names = [name.removesuffix(MARKER) for name in sizes if name.endswith(MARKER)]
-    markers = in_order((is_remote(folder), partial(_marker, folder, name)) for name in names)
+    markers = in_order(((True, partial(_marker, folder, name)) for name in names), SMALL_AHEAD)
     return {
         name: marker for name, marker in zip(names, markers) if marker and sizes.get(marker["file"]) == marker["size"]
     }

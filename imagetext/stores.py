@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 
+from imagetext.read_ahead import SMALL_AHEAD
+
 logger = logging.getLogger(__name__)
 
 LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
@@ -104,6 +106,8 @@ def _filesystem(scheme: str, process: int) -> Any:
     if scheme == "s3":
         # botocore makes attempts (AWS_MAX_ATTEMPTS), and so do we; those of s3fs on top would take too long
         store.retries = 1
+        store.max_concurrency = 1  # otherwise each read of a whole file asks for the file's size first
+        store.config_kwargs = {"max_pool_connections": SMALL_AHEAD, **store.config_kwargs}  # botocore's own are 10
     return store
 
 
@@ -282,6 +286,11 @@ def listing(folder: str) -> list[Entry]:
     except FileNotFoundError:
         return []
     return [file for name in names if (file := entry(os.path.join(folder, name)))]
+
+
+def files_of(folder: str) -> dict[str, Entry]:
+    """The entries of a folder by their names; {} if there is no folder."""
+    return {os.path.basename(file.path): file for file in listing(folder)}
 
 
 def files_below(folder: str, enters: Callable[[str], bool] = lambda link: True) -> list[Entry]:

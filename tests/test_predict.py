@@ -17,7 +17,7 @@ from benchmarks.predict.figures import BASELINES, COMPETITORS, INDEX, PRIMARY, r
 from benchmarks.predict.lengths import candidates, draw_to_length
 from benchmarks.predict.page import write_page
 from benchmarks.predict.ranking import holm, permutation_p, rank
-from benchmarks.predict.sets import drawn, make_columns
+from benchmarks.predict.sets import draw, make_columns
 from diversity.words.tokens import words
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter
@@ -121,7 +121,7 @@ def test_a_mix_draws_from_all_its_pools():
         Record(str(index), None, columns={"syn_text_a": ("a b c",) * 4, "syn_text_b": ("d e f",) * 4})
         for index in range(50)
     ]
-    groups = drawn(records, "mix", Column(("a", "b"), 3), 3.0)
+    groups = draw(records, "mix", column=Column(("a", "b"), 3), length=3.0)
     assert {text for group in groups for text in group} == {"a b c", "d e f"}
 
 

@@ -32,14 +32,14 @@ def held_out_pairs(samples: Sequence[Record]) -> list[Pair]:
     false.
     """
     captions = [(number, text) for number, sample in enumerate(samples) for text in sample.captions]
-    requests = (Request(f"{number:06}-{at:06}", None, text) for at, (number, text) in enumerate(captions))
+    requests = (Request(f"{number:06}-{index:06}", None, text) for index, (number, text) in enumerate(captions))
     answers = load_captioner(NEGATIVES).caption(requests, SamplingConfig(num_captions=1), column="neg_text_rules")
     truths = [true_facts(sample.meta["scene"]) for sample in samples]
     pairs = []
-    for at, ((number, _), answer) in enumerate(zip(captions, answers, strict=True)):
+    for index, ((number, _), answer) in enumerate(zip(captions, answers, strict=True)):
         for negative in answer.captions:
             if facts_of(negative.text) - truths[number]:
-                pairs.append(Pair(number, at, negative.text, negative.kind))
+                pairs.append(Pair(picture=number, caption=index, negative=negative.text, kind=negative.kind))
     return pairs
 
 
@@ -54,5 +54,5 @@ def choices(
     for pair, negative in zip(pairs, negatives, strict=True):
         picture = pictures[pair.picture]
         won[pair.kind].append(bool(captions[pair.caption] @ picture > negative @ picture))
-    shares = {f"choice_{kind}": float(np.mean(of)) for kind, of in won.items() if of}
+    shares = {f"choice_{kind}": float(np.mean(of_kind)) for kind, of_kind in won.items() if of_kind}
     return {**shares, "choice": float(np.mean(list(shares.values())))} if shares else {}

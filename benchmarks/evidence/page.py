@@ -79,8 +79,8 @@ def fill(page: Path, tables: Mapping[str, str], pictures: Mapping[str, Figure]) 
     text = page.read_text(encoding="utf-8")
     for name, table in tables.items():
         marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        text, found = re.subn(marked, lambda match: f"{match[1]}{table}\n{match[2]}", text, flags=re.S)
-        if not found:
+        text, count = re.subn(marked, lambda match: f"{match[1]}{table}\n{match[2]}", text, flags=re.S)
+        if not count:
             raise ValueError(f"{page}: no marks <!-- {name} --> and <!-- /{name} -->")
     page.write_text(text, encoding="utf-8")
     for name, figure in pictures.items():
@@ -98,7 +98,7 @@ def captions_tables(output: Path) -> tuple[dict[str, str], dict[str, Figure]]:
         ]
     )  # (3, P, S)
     taus = {
-        figure: [tau_with_interval(direction(figure) * ranked(figure, rows), of) for of in gains]
+        figure: [tau_with_interval(direction(figure) * ranked(figure, rows), of_judge) for of_judge in gains]
         for figure in (*BASELINES, *FIGURES)
     }
     tables = {name: comparison(runs, arms) for name, arms in TABLES.items()}
@@ -155,13 +155,13 @@ def comparison(runs: Runs, arms: dict[str, str], scores: Sequence[str] = SCORES,
     lines = []
     for arm, words in arms.items():
         cells = [written(*mean_and_error([run[name] for run in runs[arm]])) for name in scores]
-        difference = paired_difference(*([run[compared] for run in runs[of]] for of in (arm, first)))
+        difference = paired_difference(*([run[compared] for run in runs[name]] for name in (arm, first)))
         lines.append([words, *cells, "" if arm == first else interval(difference, 100, 1)])
     return markdown(["", *(name.removeprefix("choice_") for name in scores), "difference"], lines)
 
 
 def points_table(rows: dict[str, Any], gains: np.ndarray) -> str:
-    shown = (
+    measures = (
         catalogue.LENGTH,
         catalogue.CIDER,
         catalogue.CLIP_SCORE,
@@ -174,14 +174,14 @@ def points_table(rows: dict[str, Any], gains: np.ndarray) -> str:
     best_first = np.argsort(-gains[0].mean(axis=1), kind="stable")
     names = list(POINTS)
     return markdown(
-        ["captions", *(f"{one.label} {one.arrow}".strip() for one in shown), "gain"],
+        ["captions", *(f"{measure.label} {measure.arrow}".strip() for measure in measures), "gain"],
         [
             [
-                POINTS[names[at]].words,
-                *(one.text(rows[names[at]]) for one in shown),
-                written(*mean_and_error(gains[0, at])),
+                POINTS[names[index]].words,
+                *(measure.text(rows[names[index]]) for measure in measures),
+                written(*mean_and_error(gains[0, index])),
             ]
-            for at in best_first
+            for index in best_first
         ],
     )
 
@@ -194,7 +194,7 @@ def tau_table(taus: dict[Measure, list[Estimate]]) -> str:
             [
                 f"{figure.label} {figure.arrow}".strip(),
                 "baseline" if figure in BASELINES else "",
-                *(interval(one, 1, 2) for one in taus[figure]),
+                *(interval(tau, 1, 2) for tau in taus[figure]),
             ]
             for figure in by_value
         ],
@@ -206,8 +206,8 @@ def written(mean: float, error: float) -> str:
     return f"{100 * mean:.1f}" + ("" if np.isnan(error) else f" ± {100 * error:.1f}")
 
 
-def interval(of: Estimate, factor: float, digits: int) -> str:
-    value, low, high = (f"{factor * number:+.{digits}f}" for number in of)
+def interval(estimate: Estimate, factor: float, digits: int) -> str:
+    value, low, high = (f"{factor * number:+.{digits}f}" for number in estimate)
     return f"{value} [{low}, {high}]"
 
 
@@ -223,15 +223,17 @@ def arms_figure(runs: Runs) -> Figure:
     """A plot of the scores of all seeds and their mean, for each arm of the comparisons."""
     figure = Figure(figsize=(7.2, 4.4))
     axes = figure.add_subplot()
-    labels, at = [], 0
+    labels, height = [], 0
     for number, arms in enumerate(TABLES.values()):
         for arm, words in arms.items():
             scores = [100 * run["score"] for run in runs[arm]]
-            axes.plot(scores, [at] * len(scores), "o", color=GREY, markersize=4)
-            axes.plot(np.mean(scores), at, "|", color=(BLUE, ORANGE)[number % 2], markersize=16, markeredgewidth=2.5)
-            labels.append((at, words if arm not in SCALED or number == 0 else f"logit scales {words}"))
-            at += 1
-        at += 0.8
+            axes.plot(scores, [height] * len(scores), "o", color=GREY, markersize=4)
+            axes.plot(
+                np.mean(scores), height, "|", color=(BLUE, ORANGE)[number % 2], markersize=16, markeredgewidth=2.5
+            )
+            labels.append((height, words if arm not in SCALED or number == 0 else f"logit scales {words}"))
+            height += 1
+        height += 0.8
     axes.set_yticks(*zip(*labels))
     axes.invert_yaxis()
     return finish(axes, "score of the student, %: mean of zero-shot classification and retrieval")
@@ -240,9 +242,10 @@ def arms_figure(runs: Runs) -> Figure:
 def points_figure(rows: dict[str, Any], gains: np.ndarray) -> Figure:
     """Plots of the gain of each point against four figures; gains are (P, S)."""
     figure = Figure(figsize=(7.2, 5.4))
-    for number, of in enumerate((catalogue.LENGTH, catalogue.CLIP_SCORE, catalogue.SELF_CIDER, catalogue.RECALL), 1):
+    measures = (catalogue.LENGTH, catalogue.CLIP_SCORE, catalogue.SELF_CIDER, catalogue.RECALL)
+    for number, measure in enumerate(measures, 1):
         axes = figure.add_subplot(2, 2, number)
-        for point, value, gain in zip(POINTS.values(), ranked(of, rows), 100 * gains):
+        for point, value, gain in zip(POINTS.values(), ranked(measure, rows), 100 * gains):
             axes.plot([value] * len(gain), gain, color=GREY, linewidth=1)
             axes.plot(
                 value,
@@ -252,13 +255,13 @@ def points_figure(rows: dict[str, Any], gains: np.ndarray) -> Figure:
                 color=COLOURS[point.captioner],
             )
         axes.set_ylabel("gain, points of %" if number % 2 else "")
-        finish(axes, of.label)
+        finish(axes, measure.label)
     marks = [Line2D([], [], marker="o", linestyle="", color=colour, label=name) for name, colour in COLOURS.items()]
-    one = Line2D(
+    square = Line2D(
         [], [], marker="s", linestyle="", color="none", markeredgecolor="black", label="one caption of a picture"
     )
     figure.tight_layout()
-    figure.legend(handles=[*marks, one], ncols=5, frameon=False, loc="lower center", bbox_to_anchor=(0.5, -0.05))
+    figure.legend(handles=[*marks, square], ncols=5, frameon=False, loc="lower center", bbox_to_anchor=(0.5, -0.05))
     return figure
 
 
@@ -266,13 +269,13 @@ def tau_figure(taus: dict[Measure, list[Estimate]]) -> Figure:
     """A plot of each figure's tau with the gain in the score, with its interval."""
     figure = Figure(figsize=(7.2, 4.0))
     axes = figure.add_subplot()
-    by_value = sorted(taus, key=lambda one: -taus[one][0].value)
-    for at, of in enumerate(by_value):
-        value, low, high = taus[of][0]
-        colour = ORANGE if of in BASELINES else BLUE
-        axes.plot([low, high], [at, at], color=colour, linewidth=2)
-        axes.plot(value, at, "o", color=colour)
-    axes.set_yticks(range(len(by_value)), [f"{of.label} {of.arrow}".strip() for of in by_value])
+    by_value = sorted(taus, key=lambda measure: -taus[measure][0].value)
+    for row, measure in enumerate(by_value):
+        value, low, high = taus[measure][0]
+        colour = ORANGE if measure in BASELINES else BLUE
+        axes.plot([low, high], [row, row], color=colour, linewidth=2)
+        axes.plot(value, row, "o", color=colour)
+    axes.set_yticks(range(len(by_value)), [f"{measure.label} {measure.arrow}".strip() for measure in by_value])
     axes.invert_yaxis()
     axes.axvline(0, color=GREY, linewidth=0.8)
     return finish(axes, "Kendall's τ with the student's gain; orange: baselines")

@@ -250,9 +250,9 @@ def make_views(output: Path, name: str) -> None:
 
 
 def _drawn(point: Point) -> dict[str, Any]:
-    drawn = point._asdict()
-    drawn.pop("captioner")
-    return {name: drawn[name] for name in GREEDY} if point.strategy == "greedy" else drawn
+    settings = point._asdict()
+    settings.pop("captioner")
+    return {name: settings[name] for name in GREEDY} if point.strategy == "greedy" else settings
 
 
 def done(code: int, command: str) -> None:
@@ -272,7 +272,7 @@ def write_figures(output: Path) -> None:
         for shard in read_samples([SET.replace("captions=alt", "captions=short")])
         for sample in shard
     }
-    given = {
+    settings = {
         "references": [curated[record.key] for record in records],
         "scenes": [record.meta["scene"] for record in records],
         "images": [record.image for record in records],
@@ -283,5 +283,5 @@ def write_figures(output: Path) -> None:
     rows = {}
     for name in POINTS:
         captions = [record.syn_text[f"syn_text_{name}"] for record in records]
-        rows[name] = score_captions({name: captions}, **given).rows[name]
+        rows[name] = score_captions({name: captions}, **settings).rows[name]
     (output / "figures.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")

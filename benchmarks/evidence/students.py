@@ -57,8 +57,8 @@ class Arm(NamedTuple):
 SCALES = (10.0, 25.0, 60.0)
 BASE = 25.0  # scale of one teacher while the other's varies; the teachers' own scales are 25.0 and 24.6
 SCALED = {
-    f"scale_{one:g}_{other:g}": Arm(("much_p09",), (one, other))
-    for one, other in dict.fromkeys([*((scale, BASE) for scale in SCALES), *((BASE, scale) for scale in SCALES)])
+    f"scale_{first:g}_{second:g}": Arm(("much_p09",), (first, second))
+    for first, second in dict.fromkeys([*((scale, BASE) for scale in SCALES), *((BASE, scale) for scale in SCALES)])
 }
 NONE, DISTILLED, BOTH = "none", "distilled", f"scale_{BASE:g}_{BASE:g}"
 ARMS = {
@@ -158,10 +158,10 @@ def measure(student: OpenClip, samples: Sequence[Record], pairs: Sequence[Pair] 
     }
     owners = np.repeat(np.arange(len(samples)), [len(sample.captions) for sample in samples])
     captions = texts.encode([caption for sample in samples for caption in sample.captions])  # (T, E)
-    found = search(captions, owners, pictures, np.arange(len(samples)))
+    ranks = search(captions, owners, pictures, np.arange(len(samples)))
     retrieved = {
-        "text_to_image": float(found["r_at_1"].mean()),
-        "image_to_text": float(found["image_coverage"].mean()),
+        "text_to_image": float(ranks["r_at_1"].mean()),
+        "image_to_text": float(ranks["image_coverage"].mean()),
     }
     means = {
         "classification": float(np.mean(list(accuracies.values()))),
@@ -213,5 +213,5 @@ def accuracy(
     names = [name for name in prompts if name in truths]
     classes = np.stack([texts.encode(prompts[name]).mean(axis=0) for name in names])  # (C, E)
     nearest = (pictures @ (classes / np.linalg.norm(classes, axis=1, keepdims=True)).T).argmax(axis=1)  # (P,)
-    right = {name: [names[at] == name for at, true in zip(nearest, truths) if true == name] for name in names}
-    return float(np.mean([np.mean(of) for of in right.values() if of]))
+    right = {name: [names[index] == name for index, true in zip(nearest, truths) if true == name] for name in names}
+    return float(np.mean([np.mean(of_class) for of_class in right.values() if of_class]))

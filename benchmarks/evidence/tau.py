@@ -44,12 +44,12 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Estimat
     return Estimate(value, value - reach, value + reach)
 
 
-def kendall_tau(one: Sequence[float], other: Sequence[float], groups: Sequence[int] | None = None) -> float:
+def kendall_tau(first: Sequence[float], second: Sequence[float], groups: Sequence[int] | None = None) -> float:
     """Kendall's tau-b of two rankings of the same points, from -1 to 1; NaN if all points tie in one (Kendall 1945).
 
     groups: the group of each point; only points of the same group are compared
     """
-    a, b = (np.sign(np.subtract.outer(of, of)) for of in (one, other))  # (P, P)
+    a, b = (np.sign(np.subtract.outer(values, values)) for values in (first, second))  # (P, P)
     if groups is not None:
         a = a * np.equal.outer(groups, groups)
         b = b * np.equal.outer(groups, groups)
@@ -71,7 +71,7 @@ def tau_with_interval(
     taus = []
     for _ in range(resamples):
         of_seeds = np.take_along_axis(gains, random.integers(seeds, size=gains.shape), axis=1).mean(axis=1)  # (P,)
-        drawn = random.integers(points, size=points)  # a point that is drawn twice ties with itself in both rankings
-        taus.append(kendall_tau(figure[drawn], of_seeds[drawn]))
+        chosen = random.integers(points, size=points)  # a point that is drawn twice ties with itself in both rankings
+        taus.append(kendall_tau(figure[chosen], of_seeds[chosen]))
     low, high = np.nanquantile(taus, (0.025, 0.975))
     return Estimate(kendall_tau(figure, gains.mean(axis=1)), float(low), float(high))

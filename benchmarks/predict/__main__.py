@@ -46,9 +46,9 @@ def main() -> None:
         make_pools(args.output, world)
         make_columns(args.output, world)
         folder, captioned = args.output / f"{world.name}_figures", args.output / f"{world.name}_captioned"
-        write_figures(folder, captioned, world.pictures, [*world.columns], args.output / CLIP)
+        write_figures(folder, captioned, pictures=world.pictures, columns=[*world.columns], clip=args.output / CLIP)
         student_folder(args.output, world.student)
-        train(args.output, arms(world), args.seeds, args.processes)
+        train(args.output, arms(world), seeds=args.seeds, processes=args.processes)
 
 
 def arms(world: World) -> dict[str, Arm]:

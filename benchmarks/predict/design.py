@@ -35,8 +35,10 @@ class Column(NamedTuple):
     @property
     def words(self) -> str:
         """The description of the column in a table."""
-        many = f", {self.sentences} sentences" if self.sentences > 1 else ""
-        return f"{' and '.join(pool.replace('_', ' ') for pool in self.pools)}{many}, {self.captions} of a picture"
+        sentences = f", {self.sentences} sentences" if self.sentences > 1 else ""
+        return (
+            f"{' and '.join(pool.replace('_', ' ') for pool in self.pools)}{sentences}, {self.captions} of a picture"
+        )
 
 
 class World(NamedTuple):

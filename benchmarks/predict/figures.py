@@ -80,7 +80,9 @@ class Sample:
         self.search, self.embedder, self.clip = ReferenceSearch(references), load_embedder(MINILM), OpenClip(clip)
         self.pictures, _ = embed_images(self.clip, [record.image for record in records])  # (P, E)
         meanings = self.embedder.encode([text for group in references for text in group])
-        self.meanings = np.stack([of.mean(axis=0) for of in split_rows(meanings, [len(of) for of in references])])
+        self.meanings = np.stack(
+            [of_picture.mean(axis=0) for of_picture in split_rows(meanings, [*map(len, references)])]
+        )
 
     def figures(self, captions: Groups) -> dict[str, float]:
         """Every figure of a column of captions of these pictures; lower values may be better, see `turned`."""
@@ -120,8 +122,8 @@ def write_figures(folder: Path, captioned: Path, pictures: str, columns: Sequenc
     folder.mkdir(exist_ok=True)
     for name, file in Progress(files.items(), desc="figures", unit="column"):
         if not file.exists():
-            found = sample.figures([record.syn_text[f"syn_text_{name}"] for record in records])
-            write_file(file, json.dumps(found, indent=1))
+            figures = sample.figures([record.syn_text[f"syn_text_{name}"] for record in records])
+            write_file(file, json.dumps(figures, indent=1))
 
 
 def read_figures(folder: Path, columns: Sequence[str]) -> list[dict[str, float]]:
@@ -131,22 +133,22 @@ def read_figures(folder: Path, columns: Sequence[str]) -> list[dict[str, float]]
 
 def curated(pictures: str, records: Sequence[Record]) -> list[tuple[str, ...]]:
     """Five curated captions of each picture of the set, which students never see."""
-    of = {
+    captions_of = {
         sample.key: sample.captions
         for shard in read_samples([pictures.replace("captions=alt", "captions=short")])
         for sample in shard
     }
-    return [of[record.key] for record in records]
+    return [captions_of[record.key] for record in records]
 
 
 def turned(rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
     """All figures (C,) of the columns, with signs so that higher counts as better, and the index."""
-    found = {
+    figures = {
         name: np.array([-row[name] if name in LOWER else row[name] for row in rows])
         for name in (PRIMARY, *COMPETITORS, *BASELINES)
         if name != "index"
     }
-    return found | {"index": np.mean([_ranks(found[name]) for name in INDEX], axis=0)}
+    return figures | {"index": np.mean([_ranks(figures[name]) for name in INDEX], axis=0)}
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

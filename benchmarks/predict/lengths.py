@@ -24,13 +24,16 @@ def candidates(pool: Sequence[str], parts: int, name: str) -> list[str]:
     the sentences of the pool, repeated as often as they occur. With more parts, sentences are drawn at random, seeded
     by the name and without repeats within a candidate, and joined.
     """
-    found = [sentence for caption in pool for sentence in sentences(caption)]
-    if parts == 1 or not found:
-        return found
-    different = list(dict.fromkeys(found))
+    of_pool = [sentence for caption in pool for sentence in sentences(caption)]
+    if parts == 1 or not of_pool:
+        return of_pool
+    different = list(dict.fromkeys(of_pool))
     random = _random(name, "parts")
-    drawn = (random.permutation(len(different))[:parts] for _ in found)
-    return [" ".join(_closed(different[at]) for at in of_one) for of_one in drawn]
+    texts = []
+    for _ in of_pool:
+        chosen = random.permutation(len(different))[:parts]
+        texts.append(" ".join(_closed(different[index]) for index in chosen))
+    return texts
 
 
 def _closed(sentence: str) -> str:
@@ -55,11 +58,11 @@ def draw_to_length(
         _random(f"{name}/{key}", "chances").gumbel(size=len(pool)) for key, pool in zip(keys, pools, strict=True)
     ]
 
-    def drawn(pull: float) -> list[np.ndarray]:
+    def kept(pull: float) -> list[np.ndarray]:
         return [np.argsort(-(pull * n + chance), kind="stable")[:k] for n, chance in zip(counts, chances)]
 
     def mean(pull: float) -> float:
-        return float(np.mean(np.concatenate([n[at] for n, at in zip(counts, drawn(pull))])))
+        return float(np.mean(np.concatenate([n[indices] for n, indices in zip(counts, kept(pull))])))
 
     low, high = -STEEPEST, STEEPEST
     for _ in range(HALVINGS):
@@ -69,7 +72,7 @@ def draw_to_length(
         raise ValueError(
             f"{name}: {mean(-STEEPEST):.2f} to {mean(STEEPEST):.2f} words can be had of its pools, not {length}"
         )
-    return [[pool[at] for at in sorted(of_picture)] for pool, of_picture in zip(pools, drawn(high))]
+    return [[pool[index] for index in sorted(indices)] for pool, indices in zip(pools, kept(high))]
 
 
 def _random(name: str, purpose: str) -> np.random.Generator:

@@ -50,10 +50,10 @@ def old_table(output: Path) -> str:
     make_captions(output)
     make_clip(output)
     folder = output / "evidence_figures"
-    write_figures(folder, output / "captioned", SET, [*POINTS], output / CLIP)
+    write_figures(folder, output / "captioned", pictures=SET, columns=[*POINTS], clip=output / CLIP)
     gains, alike = [*GAINS.values()], [name in ALIKE for name in GAINS]
     lines = []
     for name, values in turned(read_figures(folder, [*GAINS])).items():
-        among = kendall_tau(values[np.array(alike)], [gain for gain, of in zip(gains, alike) if of])
+        among = kendall_tau(values[np.array(alike)], [gain for gain, is_alike in zip(gains, alike) if is_alike])
         lines.append([LABELS[name], f"{kendall_tau(values, gains):+.2f}", f"{among:+.2f}"])
     return markdown(["figure", "τ over fourteen columns", "over seven of like length"], lines)

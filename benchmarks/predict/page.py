@@ -48,14 +48,13 @@ def write_page(page: Path, output: Path) -> None:
     tables = {}
     worlds = (FIRST, SECOND)
     results = [read_results(output, world) for world in worlds]
-    for world, found in zip(worlds, results):
-        ranks = {judge: rank(found.figures, gains, found.groups) for judge, gains in found.gains.items()}
+    for world, of_world in zip(worlds, results):
+        ranks = {judge: rank(of_world.figures, gains, of_world.groups) for judge, gains in of_world.gains.items()}
         tables |= {
-            f"{world.name}-columns": columns_table(world, found),
+            f"{world.name}-columns": columns_table(world, of_world),
             f"{world.name}-within": within_table(ranks),
-            f"{world.name}-seeds": f"{found.gains['score'].shape[1]} seeds of each column; two of them "
-            "rank the columns of a "
-            f"group with τ {agreement(found):.2f} to each other.",
+            f"{world.name}-seeds": f"{of_world.gains['score'].shape[1]} seeds of each column; two of them "
+            f"rank the columns of a group with τ {agreement(of_world):.2f} to each other.",
         }
         if len(world.groups) > 1:
             tables[f"{world.name}-overall"] = overall_table(ranks["score"])
@@ -87,26 +86,26 @@ def read_results(output: Path, world: World) -> Results:
     )
 
 
-def agreement(found: Results) -> float:
+def agreement(results: Results) -> float:
     """The mean tau within groups between the gains of two seeds, which a perfect figure could reach."""
-    pairs = itertools.combinations(found.gains["score"].T, 2)
-    return float(np.mean([kendall_tau(one, other, found.groups) for one, other in pairs] or [np.nan]))
+    pairs = itertools.combinations(results.gains["score"].T, 2)
+    return float(np.mean([kendall_tau(first, second, results.groups) for first, second in pairs] or [np.nan]))
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
 
 
-def columns_table(world: World, found: Results) -> str:
+def columns_table(world: World, results: Results) -> str:
     """A table of the columns, with the best of each group first."""
-    shown = [PRIMARY, *BASELINES[1:3]]
+    names = [PRIMARY, *BASELINES[1:3]]
     lines, columns = [], [*world.columns.values()]
-    gains = found.gains["score"]
-    for at in sorted(range(len(columns)), key=lambda at: (found.groups[at], -gains[at].mean())):
-        cells = [f"{found.figures[name][at]:.2f}" for name in shown]
-        lines.append(
-            [columns[at].words, f"{found.figures['length'][at]:.1f}", *cells, written(*mean_and_error(gains[at]))]
-        )
-    return markdown(["captions", "length", *(LABELS[name] for name in shown), "gain"], lines)
+    gains = results.gains["score"]
+    best_first = sorted(range(len(columns)), key=lambda index: (results.groups[index], -gains[index].mean()))
+    for index in best_first:
+        length = f"{results.figures['length'][index]:.1f}"
+        cells = [f"{results.figures[name][index]:.2f}" for name in names]
+        lines.append([columns[index].words, length, *cells, written(*mean_and_error(gains[index]))])
+    return markdown(["captions", "length", *(LABELS[name] for name in names), "gain"], lines)
 
 
 def within_table(ranks: Mapping[str, Mapping[str, Ranks]]) -> str:
@@ -141,22 +140,22 @@ def role(name: str) -> str:
 # --- the picture ---------------------------------------------------------------------------------------------------
 
 
-def points_figure(found: Results) -> Figure:
+def points_figure(results: Results) -> Figure:
     """A plot of gains against the primary figure; groups of columns have colours."""
     figure = Figure(figsize=(6.0, 4.2))
     axes = figure.add_subplot()
-    gains = 100 * found.gains["score"]
-    for group, colour in zip(np.unique(found.groups), (GREY, BLUE, GREEN, ORANGE)):
-        of = found.groups == group
+    gains = 100 * results.gains["score"]
+    for group, colour in zip(np.unique(results.groups), (GREY, BLUE, GREEN, ORANGE)):
+        members = results.groups == group
         axes.errorbar(
-            found.figures[PRIMARY][of],
-            gains[of].mean(axis=1),
-            gains[of].std(axis=1),
+            results.figures[PRIMARY][members],
+            gains[members].mean(axis=1),
+            gains[members].std(axis=1),
             fmt="o",
             markersize=5,
             linewidth=1,
             color=colour,
-            label=f"{found.figures['length'][of][0]:g} words",
+            label=f"{results.figures['length'][members][0]:g} words",
         )
     axes.set_ylabel("gain of the student, points of %")
     axes.legend(frameon=False)

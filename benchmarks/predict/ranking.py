@@ -37,24 +37,27 @@ def rank(figures: Mapping[str, Sequence[float]], scores: np.ndarray, groups: Seq
     groups, scores = np.asarray(groups), np.asarray(scores, float)
     resamples = [*resampled(scores, groups)]
 
-    def taus(figure: Sequence[float], of: Sequence[int] | None) -> tuple[float, np.ndarray]:
+    def taus(figure: Sequence[float], groups: np.ndarray | None) -> tuple[float, np.ndarray]:
         figure = np.asarray(figure, float)
-        drawn = [kendall_tau(figure[at], means, None if of is None else of[at]) for at, means in resamples]
-        return kendall_tau(figure, scores.mean(axis=1), of), np.array(drawn)  # (R,)
+        of_resamples = []
+        for columns, means in resamples:
+            of_columns = None if groups is None else groups[columns]
+            of_resamples.append(kendall_tau(figure[columns], means, of_columns))
+        return kendall_tau(figure, scores.mean(axis=1), groups), np.array(of_resamples)  # (R,)
 
-    base, base_drawn = taus(figures["length"], None)
-    found = {}
+    length, length_resampled = taus(figures["length"], None)
+    ranks = {}
     for name, figure in figures.items():
         within, overall = taus(figure, groups), taus(figure, None)
-        above = overall[1] - base_drawn
-        found[name] = Ranks(
-            _estimate(*within),
-            permutation_p(figure, scores.mean(axis=1), groups),
-            _estimate(*overall),
-            _estimate(overall[0] - base, above),
-            float((1 + (above <= 0).sum()) / (1 + len(above))),
+        above = overall[1] - length_resampled
+        ranks[name] = Ranks(
+            within=_estimate(*within),
+            p_within=permutation_p(figure, scores.mean(axis=1), groups),
+            overall=_estimate(*overall),
+            above=_estimate(overall[0] - length, above),
+            p_above=float((1 + (above <= 0).sum()) / (1 + len(above))),
         )
-    return found
+    return ranks
 
 
 def resampled(scores: np.ndarray, groups: np.ndarray, seed: int = 0) -> Sequence[tuple[np.ndarray, np.ndarray]]:
@@ -64,36 +67,36 @@ def resampled(scores: np.ndarray, groups: np.ndarray, seed: int = 0) -> Sequence
     random = np.random.default_rng(seed)
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     for _ in range(RESAMPLES):
-        at = np.concatenate([random.choice(of, len(of)) for of in members])
+        columns = np.concatenate([random.choice(of_group, len(of_group)) for of_group in members])
         seeds = random.integers(scores.shape[1], size=scores.shape)
-        yield at, np.take_along_axis(scores, seeds, axis=1).mean(axis=1)[at]
+        yield columns, np.take_along_axis(scores, seeds, axis=1).mean(axis=1)[columns]
 
 
 def permutation_p(figure: Sequence[float], means: np.ndarray, groups: np.ndarray, seed: int = 0) -> float:
     """The share of random permutations of the figure within groups whose tau within groups is at least as high."""
     random, figure = np.random.default_rng(seed), np.asarray(figure, float)
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    found, higher = kendall_tau(figure, means, groups), 0
-    if np.isnan(found):
+    tau, higher = kendall_tau(figure, means, groups), 0
+    if np.isnan(tau):
         return 1.0
     for _ in range(PERMUTATIONS):
         dealt = figure.copy()
-        for of in members:
-            dealt[of] = random.permutation(figure[of])
-        higher += kendall_tau(dealt, means, groups) >= found - 1e-12
+        for of_group in members:
+            dealt[of_group] = random.permutation(figure[of_group])
+        higher += kendall_tau(dealt, means, groups) >= tau - 1e-12
     return (1 + higher) / (1 + PERMUTATIONS)
 
 
 def holm(values: Mapping[str, float]) -> dict[str, float]:
     """The p-values of several tests, corrected for multiple testing (Holm 1979)."""
-    most, found = 0.0, {}
-    for at, name in enumerate(sorted(values, key=lambda name: values[name])):
-        most = max(most, min(1.0, (len(values) - at) * values[name]))
-        found[name] = most
-    return found
+    highest, corrected = 0.0, {}
+    for rank, name in enumerate(sorted(values, key=lambda name: values[name])):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[name]))
+        corrected[name] = highest
+    return corrected
 
 
-def _estimate(value: float, drawn: np.ndarray) -> Estimate:
+def _estimate(value: float, resampled: np.ndarray) -> Estimate:
     """The value with its 95 % interval, from the resamples that are not NaN."""
-    drawn = drawn[~np.isnan(drawn)]
-    return Estimate(value, *(np.quantile(drawn, (0.025, 0.975)).tolist() if len(drawn) else (np.nan, np.nan)))
+    resampled = resampled[~np.isnan(resampled)]
+    return Estimate(value, *(np.quantile(resampled, (0.025, 0.975)).tolist() if len(resampled) else (np.nan, np.nan)))

@@ -40,8 +40,8 @@ def make_captioners(output: Path, world: World) -> None:
         column = f"syn_text_{TEACHER}"
         drawn_by = {"column": column, "model": captioner_folder(output, "little"), "top_p": 0.5, **GATED}
         caption(OTHERS, output / "self_taught", [drawn_by], format="jsonl")
-        own = {"input": [str(output / "self_taught" / "*.jsonl")], "caption_column": [column]}
-        make_captioner(output, name, tuned, model=captioner_folder(output, "little"), **own)
+        of_self = {"input": [str(output / "self_taught" / "*.jsonl")], "caption_column": [column]}
+        make_captioner(output, name, tuned, model=captioner_folder(output, "little"), **of_self)
 
 
 def make_pools(output: Path, world: World) -> None:
@@ -67,19 +67,19 @@ def make_columns(output: Path, world: World) -> None:
     if not read_marker(folder, SHARD):
         records = list(read_records(str(output / f"{world.name}_pools" / "*.tar")))
         columns = {
-            f"syn_text_{name}": drawn(records, name, column, length)
+            f"syn_text_{name}": draw(records, name, column=column, length=length)
             for length, group in world.groups.items()
             for name, column in group.items()
         }
         folder.mkdir(exist_ok=True)
         with ShardWriter(folder, SHARD, columns=tuple(columns)) as shard:
-            for at, record in enumerate(records):
-                texts = {name: tuple(of_pictures[at]) for name, of_pictures in columns.items()}
+            for index, record in enumerate(records):
+                texts = {name: tuple(of_pictures[index]) for name, of_pictures in columns.items()}
                 shard.write(replace(record, columns=texts, scores={}))
     make_views(output, world.name)
 
 
-def drawn(records: Sequence[Record], name: str, column: Column, length: float) -> list[list[str]]:
+def draw(records: Sequence[Record], name: str, *, column: Column, length: float) -> list[list[str]]:
     """Draw the column's captions of each record; ValueError if its pools cannot reach the length."""
     pools = [
         [
@@ -91,7 +91,8 @@ def drawn(records: Sequence[Record], name: str, column: Column, length: float) -
         ]
         for record in records
     ]
-    return draw_to_length(pools, [record.key for record in records], column.captions, length, name)
+    keys = [record.key for record in records]
+    return draw_to_length(pools, keys, k=column.captions, length=length, name=name)
 
 
 def make_clip(output: Path) -> None:

@@ -4,13 +4,13 @@ B: records in a batch, K: texts of a record, L: context length, S: picture side 
 D: embedding dimension of all teachers together
 """
 
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,43 +18,23 @@ from torch import Tensor
 
 from captioners.ranks import processes_here
 from finetune.batching import CHECKED, Batch, TrainingPictures
+from finetune.folder import RECORD_INDEX
 from finetune.identity import Identity, InputHashes, picture_hash
 from finetune.student.config import StudentConfig
+from finetune.student.index import RecordIndex, Survey
 from finetune.student.model import Student
 from finetune.student.negatives import hard_negatives, is_negative
 from finetune.student.teachers import Teachers
-from finetune.tar_files import TarFiles, is_local_tar, with_tar_files
+from finetune.tar_files import TarFiles, with_tar_files
 from imagetext.columns import is_caption_column
 from imagetext.pixels import Pixels
-from imagetext.readers.row_records import caption_columns, json_object
+from imagetext.readers.row_records import caption_columns
 from imagetext.reinforced.embeddings import to_newer_layout, unpack
 from imagetext.reinforced.views import View, decode_stored, normalise, read_views, replay
 from imagetext.sample import Record, Shard
 from imagetext.shown import Progress
-from imagetext.stores import join, read_bytes
 
-RUN = "run.json"
 COIN_SIDES = 10_000  # the resolution of a probability when it is drawn
-
-
-def check_texts(shards: Sequence[Shard]) -> None:
-    """Raise ValueError for sets made with --text-from-synthetic whose `txt` files are not read.
-
-    In such a set `text_emb` embeds the synthetic caption in `txt`, which is read from tars on this machine only.
-    """
-    wrong = []
-    for folder in dict.fromkeys(os.path.dirname(shard.path) for shard in shards if not is_local_tar(shard)):
-        try:
-            run = json_object(read_bytes(join(folder, RUN))).get("fingerprint")
-        except (FileNotFoundError, ValueError):  # the set was not made by capsmith
-            continue
-        if isinstance(run, Mapping) and run.get("text_from_synthetic"):
-            wrong.append(folder)
-    if wrong:
-        raise ValueError(
-            f"--input: {', '.join(wrong)}: made with --text-from-synthetic, and only tars on this machine tell which "
-            "caption was used; copy them here, or train with --text-weight 0"
-        )
 
 
 class Contents(NamedTuple):
@@ -80,6 +60,7 @@ class ReinforcedPictures(TrainingPictures):
 
     All records are checked once before training begins. Those in tars on this machine are read again when they are
     needed; those of stores, JSONL and Parquet stay in memory. Views are made at the student's picture size.
+    What the run's index has of a tar is not read and checked again.
 
     If both kinds of texts have a weight, a record with only one kind cannot be used. If a single text is drawn, such a
     record always shows the kind that it has. Original captions are drawn only if `text_emb` has an embedding of them.
@@ -88,6 +69,7 @@ class ReinforcedPictures(TrainingPictures):
     failed_before: (key, reason) of each record that the input itself marks as failed.
     identities: key and hash of each picture.
     input_hashes: for each input path, a hash of what was read from it.
+    index: what was found in the tars; to be written once the run has its folder.
     weights: how often each record comes in a pass. has_negative: whether each record has a hard negative.
 
     Raises ValueError if no record can be used, or if no record has a hard negative although the configuration wants
@@ -107,46 +89,62 @@ class ReinforcedPictures(TrainingPictures):
         self.kinds, self.single, self.columns = config.kinds, config.single_text is not None, config.columns
         self.teachers = teachers
         self.negatives = config.negatives if config.weight_of_negatives else None
-        self.records: list[tuple[Record, TarFiles | None]] = []
         self.in_flight = Pixels(processes_here())
-        self.identities: list[Identity] = []
-        self.rejects: list[tuple[str, str]] = []
-        self.failed_before: list[tuple[str, str]] = []
-        self.has_negative: list[bool] = []
-        column_names: set[str] = set()
-        kinds_present: set[str] = set()  # kinds of texts that some record has
-        hashes = InputHashes()
-        entries = ((shard.path, *entry) for shard in shards for entry in with_tar_files(shard))
+        self.index = RecordIndex(config.output / RECORD_INDEX, settings=self._decisive(), anew=config.overwrite)
+        self.input_hashes: dict[str, str] = {}
+        found, hashes = Survey(), InputHashes()
         progress = Progress(desc="reading records", unit="record", mininterval=1, disable=quiet)
         with ThreadPoolExecutor() as pool:  # decoding releases Python's global lock
-            while batch := list(islice(entries, CHECKED)):
-                checks = pool.map(self._check, (record for _, *record in batch))
-                for (path, sample, tar_files), (error, picture, kinds) in zip(batch, checks, strict=True):
-                    if error:
-                        (self.failed_before if sample.failed_before else self.rejects).append((sample.key, error))
-                    else:
-                        self.records.append((self._without_files(sample) if tar_files else sample, tar_files))
-                        self.has_negative.append("negative" in kinds)
-                        column_names |= sample.columns.keys()
-                        kinds_present |= kinds
-                        self.identities.append(Identity(sample.key, picture))
-                        hashes.add(path, sample, picture)
-                progress.update(len(batch))
+            for shard in shards:
+                survey = self.index.survey(shard, partial(self._read, pool=pool, hashes=hashes, progress=progress))
+                found.add(survey)
+                if survey.input_hash:
+                    self.input_hashes[shard.path] = survey.input_hash
         progress.close()
-        self.input_hashes = hashes.hexdigests()
+        self.records, self.identities, self.has_negative = found.records, found.identities, found.has_negative
+        self.rejects, self.failed_before = found.rejects, found.failed_before
         if not self.records:
             rejects = self.rejects + self.failed_before
             raise ValueError(
                 f"no record that a student can be trained on; {len(rejects)} rejected, the first of them: "
                 f"{rejects[:3]}"
             )
-        if lacking := sorted(self.kinds.keys() - kinds_present):
+        if lacking := sorted(self.kinds.keys() - found.kinds):
             raise ValueError(f"--single-text {config.single_text:g}: {self._missing_texts(lacking[0])}, in any record")
-        self._check_negatives(column_names)
+        self._check_negatives(found.columns)
         self.weights = np.ones(len(self.records))
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def _decisive(self) -> dict[str, Any]:
+        """Return the settings that decide which records can be used, and what is kept of them."""
+        return {
+            "kinds": sorted(self.kinds),
+            "single": self.single,
+            "columns": self.columns,
+            "negatives": self.negatives,
+            "dimensions": list(self.teachers.dimensions) if self.teachers else None,
+        }
+
+    def _read(self, shard: Shard, *, pool: ThreadPoolExecutor, hashes: InputHashes, progress: Progress) -> Survey:
+        """Read and check the records of a shard, and add them to the hash of its path."""
+        survey, entries = Survey(), with_tar_files(shard)
+        while batch := list(islice(entries, CHECKED)):
+            checks = pool.map(self._check, batch)
+            for (sample, tar_files), (error, picture, kinds) in zip(batch, checks, strict=True):
+                if error:
+                    (survey.failed_before if sample.failed_before else survey.rejects).append((sample.key, error))
+                else:
+                    survey.records.append((self._without_files(sample) if tar_files else sample, tar_files))
+                    survey.identities.append(Identity(sample.key, picture))
+                    survey.has_negative.append("negative" in kinds)
+                    survey.columns |= sample.columns.keys()
+                    survey.kinds |= kinds
+                    hashes.add(shard.path, sample, picture)
+            progress.update(len(batch))
+        survey.input_hash = hashes.hexdigest(shard.path)
+        return survey
 
     def _without_files(self, sample: Record) -> Record:
         """Return the record without what is read again from its tar: without picture, files, and caption columns."""

@@ -18,9 +18,9 @@ from finetune.student.classes import HeldOutClasses
 from finetune.student.config import StudentConfig
 from finetune.student.model import StudentForward, load_student
 from finetune.student.negatives import hard_negatives
-from finetune.student.records import ReinforcedPictures, check_texts
+from finetune.student.records import ReinforcedPictures
 from finetune.student.retrieval import CHOICE, SCORES, WITH_NEGATIVE, HeldOutRetrieval, usable_records, write_page
-from finetune.student.teachers import Teachers, read_teachers
+from finetune.student.teachers import Teachers, check_texts, read_teachers
 from finetune.trainer import Trainer
 from imagetext.apart import check_apart
 from imagetext.shown import say
@@ -72,6 +72,7 @@ def train(config: StudentConfig, state: PartialState) -> None:
         pictures.leave_out(duplicates)
     with run_folder(config, pictures.input_hashes, state):
         if state.is_main_process:
+            pictures.index.write()
             report_rejects(pictures.rejects, pictures.failed_before, config.output)
         trainer = Trainer(
             config,

@@ -1,15 +1,16 @@
-"""The teachers of a reinforced set, whose embeddings the set holds."""
+"""The teachers of a reinforced set, whose embeddings the set holds, and whether the embedded texts are known."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune.student.config import StudentConfig
+from finetune.tar_files import is_local_tar
 from imagetext.readers.row_records import json_object
 from imagetext.sources import Shard
 from imagetext.stores import join, read_bytes
 
-CONFIG = "config.json"
+CONFIG, RUN = "config.json", "run.json"
 
 
 @dataclass(frozen=True)
@@ -67,3 +68,23 @@ def read_teachers(shards: Sequence[Shard], config: StudentConfig) -> Teachers | 
             f"--logit-scale: {len(scales)} ({scale_texts}) for {len(dimensions)} teachers ({teacher_texts})"
         )
     return Teachers(names or [f"teacher {number}" for number, _ in enumerate(dimensions, 1)], dimensions, scales)
+
+
+def check_texts(shards: Sequence[Shard]) -> None:
+    """Raise ValueError for sets made with --text-from-synthetic whose `txt` files are not read.
+
+    In such a set `text_emb` embeds the synthetic caption in `txt`, which is read from tars on this machine only.
+    """
+    wrong = []
+    for folder in dict.fromkeys(os.path.dirname(shard.path) for shard in shards if not is_local_tar(shard)):
+        try:
+            run = json_object(read_bytes(join(folder, RUN))).get("fingerprint")
+        except (FileNotFoundError, ValueError):  # the set was not made by capsmith
+            continue
+        if isinstance(run, Mapping) and run.get("text_from_synthetic"):
+            wrong.append(folder)
+    if wrong:
+        raise ValueError(
+            f"--input: {', '.join(wrong)}: made with --text-from-synthetic, and only tars on this machine tell which "
+            "caption was used; copy them here, or train with --text-weight 0"
+        )

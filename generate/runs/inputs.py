@@ -5,18 +5,20 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, groupby
 from typing import Any
 
 from imagetext.hashes import file_hash, sample_hash
 from imagetext.outputs import write_file
+from imagetext.read_ahead import in_order
 from imagetext.readers.folders import FolderRows
 from imagetext.readers.row_records import with_unique_keys
 from imagetext.readers.table_pieces import ROWS_PER_SHARD, TableRows
 from imagetext.sample import Record, Shard
 from imagetext.shards import MARKER
 from imagetext.shown import Progress, say
-from imagetext.stores import join, listing, read_bytes
+from imagetext.stores import Entry, join, read_bytes
 
 PICTURES = "pictures.json"
 # Fields of an input's stamp that may change though its bytes stay the same.
@@ -92,19 +94,22 @@ def shards_to_do(
 
     Raises: ValueError that names each shard whose input has changed since it was done.
     """
-    changed, uncertain = [], []
+    changed, uncertain, sampled = [], [], []
     for shard in shards:
         if shard.name not in markers or shard.name in gone:
             continue
         earlier_input, input = markers[shard.name]["input"], input_of(shard)
         if _identity(earlier_input) == _identity(input):
-            sample = "" if trust else markers[shard.name].get("input_sample")
-            if sample and sample_hash(shard.path) not in ("", sample):
-                changed.append(shard)
+            if not trust and markers[shard.name].get("input_sample"):
+                sampled.append(shard)
         elif shard.stamp and (lasting(earlier_input) == lasting(input) or _has_grown(shard, earlier_input)):
             uncertain.append(shard)
         else:
             changed.append(shard)
+    samples = in_order((True, partial(sample_hash, shard.path)) for shard in sampled)
+    changed += [
+        shard for shard, sample in zip(sampled, samples) if sample not in ("", markers[shard.name]["input_sample"])
+    ]
     if not trust:
         progress = Progress(
             uncertain, desc="reading inputs whose time has changed", unit="shard", disable=not uncertain
@@ -160,17 +165,17 @@ def _is_text_table(shard: Shard) -> bool:
 
 
 def shards_with_other_bytes(
-    folder: str | os.PathLike, markers: Mapping[str, Mapping[str, Any]], check_all: bool = False
+    files: Mapping[str, Entry], markers: Mapping[str, Mapping[str, Any]], check_all: bool = False
 ) -> list[str]:
     """Return the names of the shards whose bytes are not those that their markers give the hash of.
 
     Only shards whose file is newer than its marker are hashed, or all of them with `check_all`.
+    files: the entries of the run's folder by their names.
     """
-    entries = {os.path.basename(entry.path): entry for entry in listing(os.fspath(folder))}
     names = []
     for name, marker in markers.items():
-        file = entries[marker["file"]]
-        is_newer = file.stamp.get("mtime_ns", 0) > entries[name + MARKER].stamp.get("mtime_ns", 0)
+        file = files[marker["file"]]
+        is_newer = file.stamp.get("mtime_ns", 0) > files[name + MARKER].stamp.get("mtime_ns", 0)
         if (check_all or is_newer) and marker.get("sha256") and file_hash(file.path)[0] != marker["sha256"]:
             names.append(name)
     return names

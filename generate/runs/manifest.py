@@ -13,7 +13,7 @@ from imagetext.lock import LOCK
 from imagetext.outputs import UNFINISHED, remove, write_file
 from imagetext.shards import MARKER, RUN, SUFFIXES, read_shards
 from imagetext.shown import masked_values
-from imagetext.stores import entry, files_below, is_remote, join, listing, plain_path, read_bytes
+from imagetext.stores import entry, files_below, files_of, is_remote, join, plain_path, read_bytes
 
 GALLERY = "gallery.html"
 REJECTED = ".rejected"  # suffix of the list of records that a selection left out of a shard
@@ -39,7 +39,7 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
         pass
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"output {folder}: its {RUN} is not one of ours: {error}") from error
-    others = {os.path.basename(file.path) for file in listing(folder)} - {RUN + UNFINISHED, LOCK, DRY_RUN}
+    others = files_of(folder).keys() - {RUN + UNFINISHED, LOCK, DRY_RUN}
     if others:
         raise ValueError(
             f"output {folder}: is not empty ({min(others)!r}) and holds no {RUN}, so it is no run of ours; give "
@@ -135,15 +135,10 @@ def write_run(folder: str | os.PathLike, run: Mapping[str, Any], shards: Sequenc
     write_file(join(plain_path(folder), RUN), json.dumps(content, indent=1).encode())
 
 
-def any_done(folder: str | os.PathLike) -> bool:
-    """Return whether the folder has a done-marker."""
-    return any(file.path.endswith(MARKER) for file in listing(plain_path(folder)))
-
-
 def clear_run(folder: str | os.PathLike) -> None:
     """Remove everything that a run has written, by its `run.json` and its markers; `run.json` is removed last."""
     folder = plain_path(folder)
-    entries = {os.path.basename(file.path): file for file in listing(folder)}
+    entries = files_of(folder)
     suffix = SUFFIXES.get((read_run(folder) or {}).get("format", ""), "")
     shards = {*(read_shards(folder) or ()), *(name.removesuffix(MARKER) for name in entries if name.endswith(MARKER))}
     files = {CARD, GALLERY, PICTURES, ALL_REJECTED, LIMITS, SELECTION, DRY_RUN}

@@ -15,14 +15,14 @@ from generate.runs.inputs import (
     shards_with_other_bytes,
     write_pictures,
 )
-from generate.runs.manifest import any_done, check_rules, check_same, clear_run, read_run, write_run
+from generate.runs.manifest import check_rules, check_same, clear_run, read_run, write_run
 from generate.runs.protocol import Engine, Work
 from imagetext.apart import check_apart
 from imagetext.outputs import remove, write_file
 from imagetext.sample import Shard
 from imagetext.shards import MARKER, SUFFIXES, read_markers, read_shards
 from imagetext.shown import say
-from imagetext.stores import join, listing
+from imagetext.stores import Entry, files_of, join
 
 NAMES_IN_LINE = 10  # names that one line lists
 
@@ -57,13 +57,14 @@ class EarlierRun(NamedTuple):
     damaged: Sequence[str] = ()
 
 
-def read_earlier_run(folder: str, verify_done: bool) -> EarlierRun:
+def read_earlier_run(folder: str, files: Mapping[str, Entry], verify_done: bool) -> EarlierRun:
     """Return what the folder holds of a run. A shard whose bytes are not those of its marker counts as not finished.
 
+    files: the entries of the folder by their names.
     verify_done: check the bytes of all shards, instead of only those whose file is newer than its marker.
     """
-    markers = read_markers(folder)
-    damaged = shards_with_other_bytes(folder, markers, verify_done)
+    markers = read_markers(folder, files)
+    damaged = shards_with_other_bytes(files, markers, verify_done)
     return EarlierRun(
         {name: marker for name, marker in markers.items() if name not in damaged},
         read_shards(folder) or [],
@@ -82,18 +83,20 @@ def prepare(work: Work, engine: Engine, shards: Sequence[Shard], *, rank: Rank, 
     config, folder = work.config, work.config.output
     check_apart(folder, [shard.path for shard in shards], work.instead)
     earlier_fingerprint = read_run(folder)
+    files = files_of(folder)  # listed once: a store sends the names of 1,000 files a request
     # While no shard is done, the run may begin anew: by its single process, or the one that starts the others.
     is_first = rank.count == 1 or begun is not None
-    anew = is_first and (config.overwrite or not any_done(folder))
+    anew = is_first and (config.overwrite or not any(name.endswith(MARKER) for name in files))
     settled = earlier_fingerprint if earlier_fingerprint and not anew else {}
     if settled:
         check_rules(folder, settled)
     fingerprint, models, beside = engine.load(work, settled)
     if settled:
         check_same(folder, settled, fingerprint)
-    earlier = EarlierRun() if anew else read_earlier_run(folder, config.verify_done)
+    earlier = EarlierRun() if anew else read_earlier_run(folder, files, config.verify_done)
     shards, gone = keep_pictures_in_place(earlier.pictures, keep_rows_in_place(shards, earlier.markers))
-    check_file_names(folder, [shard.name + SUFFIXES[config.format] for shard in shards], earlier_fingerprint)
+    if earlier_fingerprint:
+        check_file_names(folder, [shard.name + SUFFIXES[config.format] for shard in shards], files)
     to_do = shards_to_do(
         folder, rank.share(shards), earlier.markers, gone=gone, trust=config.trust_input, retry=config.retry_failed
     )
@@ -102,7 +105,7 @@ def prepare(work: Work, engine: Engine, shards: Sequence[Shard], *, rank: Rank, 
         say(*model_lines, *_changes(earlier, shards, gone))
     shard_names = [shard.name for shard in shards]
     # A shard that was not finished and has lost all its pictures cannot be made any more.
-    impossible = {name for name in gone if name not in {*shard_names, *earlier.markers}}
+    impossible = {*gone}.difference(shard_names, earlier.markers)
     names = dict.fromkeys(name for name in [*earlier.names, *shard_names] if name not in impossible)
     earlier_pictures = {
         name: pictures
@@ -139,20 +142,19 @@ def begin(folder: str, run: PreparedRun, rank: Rank, *, begun: Event | None) -> 
         begun.set()
 
 
-def check_file_names(folder: str, files: Sequence[str], earlier: Mapping[str, Any] | None) -> None:
-    """Check that the files to write do not exist yet, except as files of this run.
+def check_file_names(folder: str, to_write: Sequence[str], files: Mapping[str, Entry]) -> None:
+    """Check that the files to write do not exist yet, except as files of the run in the folder.
 
-    earlier: the fingerprint of the run in the folder. A file is of this run if `run.json` names it, or it has a
-    marker.
+    files: the entries of the folder by their names. A file is of the run if `run.json` names it, or it has a marker.
     Raises: ValueError that names the other files.
     """
-    if earlier is None or (names := read_shards(folder)) is None:  # there is nothing, or a run of version 0.1
+    if (names := read_shards(folder)) is None:  # a run of version 0.1
         return
-    present = {os.path.basename(file.path) for file in listing(folder)}
+    own = {*map(str, names)}
     foreign = []
-    for file in files:
+    for file in to_write:
         name = os.path.splitext(file)[0]
-        if file in present and name not in names and name + MARKER not in present:
+        if file in files and name not in own and name + MARKER not in files:
             foreign.append(file)
     if foreign:
         raise ValueError(

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from finetune.student.config import StudentConfig
-from finetune.student.records import COIN_SIDES, ReinforcedPictures, check_texts
-from finetune.student.teachers import Teachers, read_teachers
+from finetune.student.records import COIN_SIDES, ReinforcedPictures
+from finetune.student.teachers import Teachers, check_texts, read_teachers
 from imagetext.reinforced.views import decode_stored, normalise, replay
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter

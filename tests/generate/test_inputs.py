@@ -4,16 +4,19 @@ import errno
 import json
 import os
 import shutil
+from threading import Barrier
 
 import pytest
 
 from generate.captions.run import run
 from generate.reinforce.config import ReinforceConfig
 from generate.reinforce.run import run as reinforce
+from generate.runs import inputs, start
 from generate.runs.inputs import Failures, Hashed
 from generate.runs.manifest import clear_run, write_run
 from generate.sets.join import JoinConfig
 from generate.sets.join import run as join
+from imagetext import shards
 from imagetext.outputs import UNFINISHED
 from imagetext.sample import Record
 from imagetext.shards import read_marker
@@ -267,6 +270,35 @@ def test_an_input_of_the_same_size_and_time_whose_bytes_are_others_is_told(capti
         f"{path}: has other bytes than when 00000.tar was written, with the same size and time"
     )
     assert run(configure(trust_input=True)) == 0
+
+
+@pytest.mark.parametrize("called", [(inputs, "sample_hash"), (shards, "_marker")])
+def test_markers_and_samples_of_inputs_are_read_at_the_same_time(
+    called, captioner, make_tar, pictures, configure, monkeypatch
+):
+    for name in ("00000", "00001", "00002"):
+        make_tar(name, pictures(1))
+    assert run(configure()) == 0
+    read, all_at_once = getattr(*called), Barrier(3)
+
+    def read_with_the_others(*arguments):
+        all_at_once.wait(30)  # BrokenBarrierError where one is read after the other
+        return read(*arguments)
+
+    monkeypatch.setattr(*called, read_with_the_others)
+    assert run(configure(dry_run=True)) == 0
+
+
+def test_a_shard_is_not_looked_for_in_the_list_of_all_shards(captioner, make_tar, pictures, configure, monkeypatch):
+    class Names(list):
+        def __contains__(self, name):
+            raise AssertionError("takes time by the square of the number of shards")
+
+    make_tar("00000", pictures(1))
+    assert run(configure()) == 0
+    names = start.read_shards
+    monkeypatch.setattr(start, "read_shards", lambda folder: Names(names(folder)))
+    assert run(configure(dry_run=True)) == 0
 
 
 # --- what is done, and what is somebody else's -----------------------------------------------------------------------

@@ -1,5 +1,10 @@
 """Runs from a bucket to a bucket, on a real S3 server, give the bytes of a local folder, also after failures."""
 
+import json
+import threading
+import time
+from urllib.parse import parse_qs
+
 import pytest
 
 from generate.captions.run import run
@@ -7,6 +12,7 @@ from generate.sets.gallery import GalleryConfig
 from generate.sets.gallery import run as gallery
 from generate.sets.verify import VerifyConfig
 from generate.sets.verify import run as verify
+from imagetext.shards import read_markers
 from imagetext.stores import files_below, read_bytes
 
 
@@ -50,3 +56,33 @@ def test_a_run_in_a_bucket_is_begun_anew_and_other_files_stay(options, s3, tmp_p
     assert stored(f"{s3.root}/out") == {**files(tmp_path / "out"), "notes.txt": b"mine"}
     with pytest.raises(ValueError, match="uploads from this machine only"):
         run(options(push_to_hub="me/set"))
+
+
+def test_a_start_lists_the_folder_once_and_asks_once_for_each_marker(options, s3):
+    assert run(options()) == 0
+    s3.requests.clear()
+    assert run(options(dry_run=True)) == 0
+    queries = [parse_qs(query) for method, path, query, _ in s3.requests if method == "GET"]
+    listings = [query for query in queries if query.get("prefix") == ["out/"] and query.get("max-keys") != ["1"]]
+    assert len(listings) == 1
+    for name in ("00000.done.json", "00001.done.json"):
+        assert (s3.count("GET", name), s3.count("HEAD", name)) == (1, 0)
+
+
+def test_more_markers_are_read_at_once_than_the_connections_that_botocore_keeps(s3, monkeypatch):
+    names, lock, now, most = [f"{number:05d}" for number in range(32)], threading.Lock(), 0, 0
+    for name in names:
+        s3.put(f"out/{name}.tar", b"12345")
+        s3.put(f"out/{name}.done.json", json.dumps({"file": f"{name}.tar", "size": 5}).encode())
+
+    def slow(method, path):
+        nonlocal now, most
+        if method == "GET" and path.endswith(".done.json"):
+            with lock:
+                now, most = now + 1, max(most, now + 1)
+            time.sleep(0.2)
+            with lock:
+                now -= 1
+
+    monkeypatch.setattr(s3, "fault", slow)
+    assert [*read_markers(f"{s3.root}/out")] == names and most > 10
