@@ -39,6 +39,8 @@ CASES = (
     Case("finetune", "five-bf16"),
     Case("finetune", "five-fp32"),
     Case("finetune", "cached-bf16"),
+    Case("vlm", "smolvlm-fp32"),
+    Case("vlm_lora", "lora-fp32"),
     Case("diversity", "lexical-1m", flags=()),
     Case("diversity", "set-10m", flags=(), small_is_good=True),
     Case("diversity", "within-image-10k", flags=()),

@@ -22,15 +22,21 @@ PEERS = Path("runs/peers")
 CLIP_PINS = ("open_clip_torch==3.3.0", "transformers==4.49.0")  # open_clip's `generate` fails with transformers 5
 
 
-def peer_python(name: str, requirements: Sequence[str]) -> Path:
-    """The interpreter of an environment with the peer's pinned versions and our torch, made once under runs/peers."""
+def peer_python(name: str, requirements: Sequence[str], *, shared: bool = False) -> Path:
+    """The interpreter of an environment with the peer's pinned versions and our torch, made once under runs/peers.
+
+    shared: the environment also has our own packages, so that only what is missing is installed.
+    """
     folder = PEERS / name
     python = folder / "bin" / "python"
-    pinned = [f"torch=={torch.__version__.partition('+')[0]}", *requirements]
+    pinned = list(requirements) if shared else [f"torch=={torch.__version__.partition('+')[0]}", *requirements]
     done = folder / "requirements.txt"
     if not done.exists() or done.read_text().split() != pinned:
         print(f"making the peer's environment {folder}: {', '.join(pinned)}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        if shared:
+            [site] = folder.glob("lib/python*/site-packages")
+            (site / "shared.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pinned], check=True)
         done.write_text("\n".join(pinned))
     return python

@@ -247,10 +247,20 @@ class VLMCaptioner:
         ends = torch.tensor([len(row) for row in rows], device=ids.device)[:, None]
         inputs = self.family.inputs(pictures, prompts, ids, mask=(columns < ends).long())
         first = min(len(prompt.ids) for prompt in prompts) - 1
-        with self.family.encoding_once(pictures, captions):
-            logits = self.family.forward(inputs, logits_to_keep=ids.shape[1] - first, use_cache=False)[:, :-1]
         is_caption = ((columns >= begins) & (columns < ends))[:, first + 1 :]  # (B * K, longest - first - 1)
-        return logits[is_caption], ids[:, first + 1 :][is_caption]
+
+        def keep_captions(head: nn.Module, args: tuple[Tensor]) -> Tensor:
+            states = args[0][:, -is_caption.shape[1] - 1 : -1]  # (B * K, longest - first - 1, width)
+            return states[is_caption]
+
+        decoder: Any = self.model.get_submodule(self.family.decoder)
+        hook = decoder.get_output_embeddings().register_forward_pre_hook(keep_captions)
+        try:
+            with self.family.encoding_once(pictures, captions):
+                logits = self.family.forward(inputs, logits_to_keep=is_caption.shape[1] + 1, use_cache=False)
+        finally:
+            hook.remove()
+        return logits, ids[:, first + 1 :][is_caption]
 
     def add_lora(
         self,

@@ -41,6 +41,14 @@ def spans(length: int, sizes: Sequence[int]) -> list[int]:
     return [1] * len(sizes) if length == len(sizes) else [size * length // sum(sizes) for size in sizes]
 
 
+def _in_order(module: nn.Module, args: tuple, output: Any) -> Any:
+    """Store a vision tower's first states (N, tokens, D) token by token; a hook.
+
+    A convolution leaves them channel by channel. All states after them would be, too, and each norm would copy them.
+    """
+    return output.contiguous() if isinstance(output, Tensor) else output
+
+
 class Llava:
     """The LLaVA family, which is the base class of all families: those in `families.py` override what differs.
 
@@ -62,6 +70,9 @@ class Llava:
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
         self.config, self.text_config = model.config, model.config.get_text_config()
         self.render_template = functools.cache(self._render_template)
+        for name, module in model.get_submodule(self.vision).named_modules():
+            if name.rpartition(".")[2] == "embeddings":
+                module.register_forward_hook(_in_order)
 
     def preprocess(self) -> Any:
         """The transform from a decoded picture to what `pixels` takes."""

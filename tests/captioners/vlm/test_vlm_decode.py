@@ -44,6 +44,22 @@ def check_all(
         torch.testing.assert_close(ours, expected[len(tokens) - len(ours) : len(tokens)], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["idefics3", "gemma3", "llava_onevision"])
+def test_states_of_a_vision_tower_are_stored_token_by_token(family, captioner_of):
+    """Otherwise each norm would copy them."""
+    captioner, strides = captioner_of(family), []
+    tower = captioner.model.get_submodule(captioner.family.vision)
+    hooks = [
+        module.register_forward_pre_hook(lambda module, args: strides.append(args[0].is_contiguous()))
+        for module in tower.modules()
+        if isinstance(module, torch.nn.LayerNorm)
+    ]
+    captioner._begin(SamplingConfig())(pictures_for(captioner, 2))
+    for hook in hooks:
+        hook.remove()
+    assert len(strides) == len(hooks) >= 4 and all(strides)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_nothing(family, captioner_of):
     """Rows of one and of several captions, after prompts of unequal length, of which the longest leave early."""

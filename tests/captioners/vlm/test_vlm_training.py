@@ -89,6 +89,18 @@ def test_captions_of_one_picture_train_together_and_it_is_encoded_once(family, f
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("family", ["idefics3", "git", "blip", "qwen2_vl"])
+def test_the_head_gets_the_captions_tokens_alone(family, captioner_of):
+    captioner = captioner_of(family)
+    head = captioner.model.get_submodule(captioner.family.decoder).get_output_embeddings()
+    shapes = []
+    hook = head.register_forward_hook(lambda module, args, output: shapes.append(args[0].shape))
+    with torch.no_grad():
+        _, labels = captioner.caption_logits(*batch_of(captioner))
+    hook.remove()
+    assert [shape[:-1] for shape in shapes] == [labels.shape]
+
+
 def test_a_caption_that_was_cut_trains_no_end(captioner_of):
     captioner = captioner_of("llava")
     pictures, tokens = batch_of(captioner)
