@@ -55,7 +55,8 @@ class CoCaCaptioner:
         weights_sha256: str,
         products: Products = "onednn",
     ):
-        self.model, self.products = model, products
+        self.model = model
+        self.products: Products = products
         self.batch_size = 16
         self.name = source.name
         self.weights_sha256 = weights_sha256

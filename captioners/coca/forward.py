@@ -45,7 +45,7 @@ def encode_images(model: CoCa, images: Tensor, *, products: Products = "onednn")
 
     The image tower runs in eval mode and without gradients. products: the library of float32 products on a CPU.
     """
-    tower = model.visual
+    tower: Tower = model.visual
     with evaluating(tower):
         if images.is_cuda and _has_plain_blocks(tower):
             return _encode_plainly(tower, images)
@@ -88,12 +88,13 @@ def forward_trimmed(
     """
     image_features, image_tokens = _encode_pixels(model, images) if isinstance(images, Tensor) else images
     pictures, captions = tokens.shape[:2]
-    tokens = tokens.flatten(0, 1).to(model.text.cls_emb.device)
+    text: Tower = model.text
+    tokens = tokens.flatten(0, 1).to(text.cls_emb.device)
     text_features, states = encode_text_trimmed(model, tokens, trim=trim)
-    layout = Layout.of(_until_last(tokens, model.text.pad_id)[:, 1:], trim=trim)  # the last token predicts nothing
+    layout = Layout.of(_until_last(tokens, text.pad_id)[:, 1:], trim=trim)  # the last token predicts nothing
     hidden = _decode(model.text_decoder, image_tokens, layout.collect(states[:, :-1]), layout)
     labels = layout.collect(tokens[:, 1:, None])[:, 0]
-    real = (labels != model.text.pad_id).nonzero()[:, 0]  # this waits for a GPU
+    real = (labels != text.pad_id).nonzero()[:, 0]  # this waits for a GPU
     return {
         "image_features": image_features,
         "text_features": text_features.unflatten(0, (pictures, captions)),
@@ -175,9 +176,8 @@ def _forward_block(
         (query_weight, weight), (query_bias, bias) = weight.split(sizes), bias.split(sizes)
         queries = layout.spread(F.linear(normed, query_weight, query_bias)).view(len(context), -1, x.shape[-1])
         keys, values = F.linear(block.ln_1_kv(context), weight, bias).chunk(2, dim=-1)
-    attended = F.scaled_dot_product_attention(
-        *(heads(part, attention) for part in (queries, keys, values)), mask, is_causal=causal
-    )
+    queries, keys, values = (heads(part, attention) for part in (queries, keys, values))
+    attended = F.scaled_dot_product_attention(queries, keys, values, mask, is_causal=causal)
     attended = layout.collect(attended.transpose(1, 2).flatten(2))
     x = x + block.ls_1(F.linear(attended, attention.out_proj.weight, attention.out_proj.bias))
     return x + block.ls_2(block.mlp(block.ln_2(x)))

@@ -4,7 +4,7 @@ import marshal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import IO, Any
 
 from diversity.inputs.records import Piece
 from imagetext.sample import Record
@@ -38,17 +38,17 @@ class KeptPiece:
         self._rows.append(row)
         self._characters += sum(sum(map(len, captions)) for captions in row[1].values())
         if len(self._rows) == ROWS_AT_ONCE or self._characters > CHARACTERS_AT_ONCE:
-            self._write()
+            self._write(self._file)
 
-    def _write(self) -> None:
+    def _write(self, file: IO[bytes]) -> None:
         """Write the rows; give the piece up where they do not fit, or hold a value that cannot be written."""
         try:
             data = marshal.dumps(self._rows)  # three times as fast as JSON, and it can run no code either
             if len(data) > self._space.left:
                 raise OSError("no space left for kept rows")
-            self._file.write(len(data).to_bytes(8, "little") + data)
+            file.write(len(data).to_bytes(8, "little") + data)
         except (OSError, ValueError):
-            self._file.close()
+            file.close()
             self._file = None
         else:
             self._space.left -= len(data)
@@ -57,7 +57,7 @@ class KeptPiece:
     def finish(self) -> str:
         """Write the last rows, and return the path of the file; "" where the rows are not kept."""
         if self._file is not None and self._rows:
-            self._write()
+            self._write(self._file)
         if self._file is None:
             return ""
         self._file.close()
