@@ -67,10 +67,9 @@ class Teacher:
         Raises: ValueError where the embeddings are no finite numbers.
         """
         self.model.to(self.device)
-        in_onednn = self.device == "cpu" and self.dtype == torch.float32  # lower precisions are faster without
         try:
             # Not inference_mode: in it, fast_products would not see the products within linear layers.
-            with torch.no_grad(), fast_products() if in_onednn else nullcontext():
+            with torch.no_grad(), fast_products() if self.device == "cpu" else nullcontext():
                 view_batches = [self._encode_views(batch) for batch in views.split(batch_size) if len(batch)]
                 text_batches = [
                     self._encode_texts(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size)
