@@ -288,9 +288,9 @@ def listing(folder: str) -> list[Entry]:
     return [file for name in names if (file := entry(os.path.join(folder, name)))]
 
 
-def files_of(folder: str) -> dict[str, Entry]:
+def files_of(folder: str | os.PathLike) -> dict[str, Entry]:
     """The entries of a folder by their names; {} if there is no folder."""
-    return {os.path.basename(file.path): file for file in listing(folder)}
+    return {os.path.basename(file.path): file for file in listing(plain_path(folder))}
 
 
 def files_below(folder: str, enters: Callable[[str], bool] = lambda link: True) -> list[Entry]:

@@ -397,7 +397,8 @@ def test_a_preprocessing_that_will_not_do_is_named(saved, preprocess):
 def test_the_description_says_what_comes_from_where(saved):
     lines = load_captioner(str(saved)).description.splitlines()
     config = saved / "open_clip_config.json"
-    assert [line.split(":")[0] for line in lines] == ["architecture", "context", "normalisation", "weights"]
+    subjects = [line.split(":")[0] for line in lines]
+    assert subjects == ["architecture", "context", "normalisation", "weights", "float32 products"]
     assert "tiny_one" in lines[0]
     assert all(str(config) in line for line in lines[:3])
     assert f"preprocess_cfg in {config}" in lines[2]

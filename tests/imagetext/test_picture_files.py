@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pytest
 
 from imagetext import picture_files
 from imagetext.picture_files import PictureFolders, PictureReader, PictureReference, check_inside, read_picture
+from imagetext.read_ahead import in_order
 from imagetext.readers.table_flags import Columns
 from imagetext.sample import decode_image
 from imagetext.shards import ShardWriter
@@ -361,7 +363,7 @@ def test_rows_are_not_at_fault_where_a_store_gives_nothing(s3, remote, status):
 
 def test_rights_that_end_while_a_shard_is_read_fail_it(s3, remote, monkeypatch):
     rows = iter(remote)
-    monkeypatch.setattr("imagetext.read_ahead.READ_AHEAD", 1)
+    monkeypatch.setattr("imagetext.readers.row_records.in_order", partial(in_order, ahead=1))
     assert not next(rows).error
     for method in ("HEAD", "GET"):
         s3.fail(method, ".jpg", 403)
