@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list
 
 from captioners.base import TrainableCaptioner
 from captioners.coca.captioner import CoCaCaptioner
+from captioners.coca.products import Products
 from captioners.load import load_captioner
 from captioners.resolve import is_transformers
 from finetune.captioner.config import FinetuneConfig
@@ -73,7 +74,8 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
     name = config.name or captioner.name
     say_once(state, *captioner.description.split("\n"))
     if isinstance(captioner, CoCaCaptioner):
-        (captioner.products,) = broadcast_object_list([captioner.products])  # the main process has chosen for all
+        chosen: list[Products] = [captioner.products]
+        (captioner.products,) = broadcast_object_list(chosen)  # the main process has chosen for all
         config = config.model_copy(update={"products": captioner.products})
     evaluation = eval_pictures(eval_shards, captioner, config) if eval_shards else None
     pictures = read_pictures(shards_by_weight, captioner, config, quiet=not state.is_main_process)
