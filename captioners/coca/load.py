@@ -59,8 +59,8 @@ def load_coca(
         return CoCaCaptioner(model, source, weights_sha256=sha256, products=products or "onednn")
     library, reason = (products, "") if products else choose_products(model)
     captioner = CoCaCaptioner(model, source, weights_sha256=sha256, products=library)
-    name = "oneDNN" if library == "onednn" else "torch's own library"
-    captioner.description += f"\nfloat32 products: by {name}{reason and f' ({reason})'}"
+    words = "oneDNN" if library == "onednn" else "torch's own library"
+    captioner.description += f"\nfloat32 products: by {words}{reason and f' ({reason})'}"
     return captioner
 
 

@@ -78,8 +78,8 @@ def choose_products(model: CoCa) -> tuple[Products, str]:
         "weights": [list(weight.shape) for weight in weights],
     }
     digest = hashlib.sha256(json.dumps(machine).encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "capsmith" / "products"
-    path = cache / f"{digest[:16]}.json"
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    path = Path(cache, "capsmith", "products", f"{digest[:16]}.json")
     timing = _read(path) or _keep(path, measure(weights), machine=machine)
     return timing.faster, f"on this machine a block takes {timing.torch:.2g} ms, by oneDNN {timing.onednn:.2g} ms"
 
@@ -131,6 +131,8 @@ def _read(path: Path) -> Timing | None:
 
 def _keep(path: Path, timing: Timing, machine: Mapping[str, Any]) -> Timing:
     """Write the timing and return it; if another process was first, return that process's timing."""
+    if not path.is_absolute():  # this user has no home
+        return timing
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile("w", dir=path.parent, suffix=".capsmith.tmp", encoding="utf-8") as file:

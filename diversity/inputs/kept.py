@@ -2,6 +2,7 @@
 
 import marshal
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
@@ -25,11 +26,14 @@ class Space:
 
 
 class KeptPiece:
-    """A file with the rows of a piece; `path` is "" where they are not kept."""
+    """A file with the rows of a piece. Where they do not fit on the disk, they are not kept."""
 
     def __init__(self, space: Space):
         self._space, self._rows, self._characters = space, [], 0
-        self._file = NamedTemporaryFile(dir=space.folder, delete=False) if space.left > 0 else None
+        self._file: IO[bytes] | None = None
+        if space.left > 0:
+            with suppress(OSError):
+                self._file = NamedTemporaryFile(dir=space.folder, delete=False)
 
     def add(self, row: KeptRow) -> None:
         """Keep a row, if there is space."""
@@ -47,8 +51,10 @@ class KeptPiece:
             if len(data) > self._space.left:
                 raise OSError("no space left for kept rows")
             file.write(len(data).to_bytes(8, "little") + data)
+            file.flush()  # so that a full disk is noticed here
         except (OSError, ValueError):
-            file.close()
+            with suppress(OSError):
+                file.close()
             self._file = None
         else:
             self._space.left -= len(data)

@@ -101,7 +101,7 @@ def _settings_by_config(
 
 
 def is_small(captioner: Captioner) -> bool:
-    """Return whether a step of the model consists of calls of operations more than of their arithmetic."""
+    """Return whether the model is so small that a step spends more time on calling operations than on computing."""
     model = getattr(captioner, "model", None)  # a server's model is not here
     return model is not None and sum(parameter.numel() for parameter in model.parameters()) < SMALL
 
