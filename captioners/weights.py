@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from imagetext.shown import reason
 
@@ -18,6 +19,27 @@ WITHIN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "mode
 LISTED = 3  # most differences of one kind in one part of a model that are listed singly
 ENDS = 2**20  # bytes at the start, and at the end, of a file that `folder_sha256` reads
 PREFIXES = ("module.", "model.")  # added to names by DistributedDataParallel, and by Lightning and others
+
+
+class WithoutDrawing(TorchFunctionMode):
+    """A context in which models are built without random weights, for models whose weights are all read from a file.
+
+    The functions of torch.nn.init leave their tensors as they are, and torch.randn gives zeros: for large models,
+    drawing takes many seconds. On the meta device, where tensors have a shape but no values, some operations would
+    import a large library, and those that keep the shape are not done either.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.randn:
+            return torch.zeros(*args, **kwargs)
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        if function in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        if function in (Tensor.mul, Tensor.triu_) and args[0].is_meta and not isinstance(args[1], Tensor):
+            return args[0]
+        return function(*args, **kwargs)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -14,9 +14,10 @@ from captioners.coca.captioner import CoCaCaptioner
 from captioners.coca.context import POSITIONS, extend_context
 from captioners.coca.forward import initialise_decoder
 from captioners.coca.products import Products, choose_products
+from captioners.lean_open_clip import without_compiler
 from captioners.resolve import CaptionerSource, resolve
 from captioners.safe_reading import attempt, check_numbers
-from captioners.weights import DTYPES, differences, fit_shapes, read_weights, state_sha256
+from captioners.weights import DTYPES, WithoutDrawing, differences, fit_shapes, read_weights, state_sha256
 
 PATCH_POSITIONS = "visual.positional_embedding"  # (1 + patches, W), the CLS token's is the first
 
@@ -46,12 +47,14 @@ def load_coca(
         )
     if image_size is not None:
         source = _with_image_size(source, image_size)
-    if source.weights is not None:
-        with torch.device("meta"):  # takes no memory, whatever sizes the config has
-            meta_model = build_model(source)
-            state = _fit_to_model(state, meta_model, source.weights, interpolate=image_size is not None)
-    model = build_model(source)
-    if source.weights is not None:
+    if source.weights is None:
+        model = build_model(source)
+    else:
+        with WithoutDrawing():
+            with without_compiler(), torch.device("meta"):  # takes no memory, whatever sizes the config has
+                meta_model = build_model(source)
+                state = _fit_to_model(state, meta_model, source.weights, interpolate=image_size is not None)
+            model = build_model(source)
         model.load_state_dict(state)
     sha256 = state_sha256(model.state_dict())
     model = model.to(device=device, dtype=DTYPES[dtype]).eval()

@@ -25,6 +25,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 class _FastProducts(TorchDispatchMode):
     """Replaces float32 matrix products on a CPU by those of oneDNN."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return False, so that torch does not import its compiler to mark this class, which takes seconds."""
+        return False
+
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function in (aten.addmm.default, aten.mm.default) and not kwargs:
             *bias, a, b = args

@@ -1,12 +1,14 @@
 """One interface for CLIP's tokenizer and for the tokenizer in a captioner's folder, both through open_clip."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, get_clean_fn
+from tokenizers import Tokenizer
 
-from captioners.safe_reading import attempt
+from captioners.safe_reading import attempt, read_object
 
 # The files of a tokenizer. They are copied byte for byte, because older releases of transformers may be unable to read
 # what a newer one writes.
@@ -21,6 +23,13 @@ FILES = (
     "tokenizer.model",
     "spiece.model",
 )
+# What the config of a plain tokenizer may set: it is all in tokenizer.json, which needs no transformers then.
+PLAIN = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "add_prefix_space": True,
+    "clean_up_tokenization_spaces": False,
+}
+SPECIAL = ("bos_token", "eos_token", "pad_token")
 
 
 class CaptionTokenizer:
@@ -30,7 +39,7 @@ class CaptionTokenizer:
     Raises ValueError if those files are missing, or do not fit the model's config.
     """
 
-    _tokenizer: Any  # open_clip's SimpleTokenizer, or its HFTokenizer, which wraps `_hf_tokenizer`
+    _tokenizer: Any  # open_clip's SimpleTokenizer, its HFTokenizer, which wraps `_hf_tokenizer`, or a PlainTokenizer
 
     def __init__(self, model_cfg: Mapping[str, Any], folder: Path | None):
         text_cfg = model_cfg["text_cfg"]
@@ -104,16 +113,48 @@ class CaptionTokenizer:
             raise ValueError(f"{where} does not fit the model: " + "; ".join(problems))
 
 
+class PlainTokenizer:
+    """The tokenizer of `coca_tiny` and of captioners trained from it, read without transformers, whose import is slow.
+
+    It has the parts of open_clip's HFTokenizer that captioners use, and gives the same token ids.
+    """
+
+    clean_fn: Callable[[str], str]
+
+    def __init__(self, folder: Path, clean: str = "whitespace"):
+        config = read_object(folder / "tokenizer_config.json")
+        self.tokenizer, self.clean_fn = self, get_clean_fn(clean)
+        self._model = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._model.no_truncation()
+        self._model.no_padding()
+        ids = [self._model.token_to_id(config[name]) for name in SPECIAL]
+        self.bos_token_id, self.eos_token_id, self.pad_token_id = ids
+        self.all_special_ids = ids
+
+    def __len__(self) -> int:
+        return self._model.get_vocab_size()
+
+    def __call__(self, text: str, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(input_ids=self._model.encode(text).ids)
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return self._model.decode(ids, skip_special_tokens=False)
+
+
 def _from_folder(
     folder: Path | None, text_cfg: Mapping[str, Any], options: Mapping[str, Any]
-) -> tuple[HFTokenizer, dict[str, bytes]]:
+) -> tuple["HFTokenizer | PlainTokenizer", dict[str, bytes]]:
     """The tokenizer in a folder, and the bytes of its files by name."""
     if folder is None or not any((folder / name).is_file() for name in FILES):
         raise ValueError(
             f"text_cfg.hf_tokenizer_name is set, but {folder or 'open_clip'} contains no files of a tokenizer"
         )
+    failure = f"{folder}: the tokenizer cannot be read"
+    files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+    if options.keys() <= {"clean"} and not text_cfg.get("tokenizer_mode") and _is_plain(folder, files):
+        return attempt(failure, PlainTokenizer, folder, **options), files
     tokenizer = attempt(
-        f"{folder}: the tokenizer cannot be read",
+        failure,
         HFTokenizer,
         str(folder),
         tokenizer_mode=text_cfg.get("tokenizer_mode"),
@@ -121,4 +162,18 @@ def _from_folder(
         trust_remote_code=False,  # a user's file must not run code
         **options,
     )
-    return tokenizer, {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+    return tokenizer, files
+
+
+def _is_plain(folder: Path, names: Collection[str]) -> bool:
+    """Whether a tokenizer with these files can be a PlainTokenizer, because transformers would change nothing."""
+    if set(names) != {"tokenizer.json", "tokenizer_config.json"}:
+        return False
+    try:
+        config, written = read_object(folder / "tokenizer_config.json"), read_object(folder / "tokenizer.json")
+        special = {token["content"] for token in written["added_tokens"] if token["special"]}
+        adds_space = written["pre_tokenizer"]["add_prefix_space"]
+    except (ValueError, LookupError, TypeError):  # open_clip's HFTokenizer will say what is wrong
+        return False
+    settings = {name: value for name, value in config.items() if name not in (*SPECIAL, "model_max_length")}
+    return settings == PLAIN and adds_space is True and special == {config.get(name) for name in SPECIAL}

@@ -8,6 +8,7 @@ import psutil
 import torch
 
 from captioners.base import Captioner
+from captioners.lean_open_clip import import_open_clip
 from captioners.load import load_captioner
 from captioners.rules.negatives import NEGATIVES
 from captioners.server.config import ServerConfig
@@ -39,6 +40,8 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
         server = column_config.server if column_config.of_server else ServerConfig()
         model = (column_config.captioner, column_config.pretrained, column_config.base, dtype, products, str(server))
         if model not in captioners:
+            if not column_config.of_server:
+                import_open_clip()
             captioners[model] = load_captioner(
                 column_config.captioner,
                 column_config.pretrained,

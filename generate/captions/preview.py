@@ -5,15 +5,17 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from captioners.base import Request
-from captioners.server.captioner import BLANK, ServerCaptioner
 from generate.captions.config import GenerateConfig
 from generate.captions.settled_column import SettledColumn
 from imagetext.readers.tars import TarRows
 from imagetext.sample import Record, Shard
 from imagetext.shards import read_markers
+
+if TYPE_CHECKING:  # this module imports aiohttp
+    from captioners.server.captioner import ServerCaptioner
 
 LOOKED_AT = 100  # samples of the first shard of unknown length; their size is taken as that of all
 BLOCK = 512  # bytes of a block in a tar
@@ -69,7 +71,7 @@ def count_pictures(shards: Sequence[Shard]) -> Count:
     return Count(counted + round(rows), len(shards), False)
 
 
-def costs_of(columns: Sequence[tuple[SettledColumn, ServerCaptioner]], shards: Sequence[Shard]) -> list[str]:
+def costs_of(columns: "Sequence[tuple[SettledColumn, ServerCaptioner]]", shards: Sequence[Shard]) -> list[str]:
     """Return a line on what the shards cost for each column of a server; [] where the pictures cannot be counted.
 
     The requests of the first records are taken as those of all.
@@ -86,6 +88,8 @@ def costs_of(columns: Sequence[tuple[SettledColumn, ServerCaptioner]], shards: S
 
 def _requests(column: SettledColumn, records: Sequence[Record]) -> list[Request]:
     """Return the column's requests for records, as far as they are known before any column is written."""
+    from captioners.server.captioner import BLANK
+
     picture, requests = BLANK.picture if column.looks else None, []
     for record in records:
         with suppress(ValueError):

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captioners.device import check_device
 from captioners.ranks import Rank
-from captioners.server.captioner import ServerCaptioner
 from captioners.server.journal import answers_kept, forget_answers
 from generate.captions.config import GenerateConfig
 from generate.captions.export import check_folder
@@ -38,6 +37,9 @@ from imagetext.shards import ShardWriter, read_marker
 from imagetext.shown import say
 from imagetext.sources import read_samples
 from imagetext.stores import is_remote
+
+if TYPE_CHECKING:  # this module imports aiohttp
+    from captioners.server.captioner import ServerCaptioner
 
 # Most pictures that wait to be written. A redraw releases many at once, and the captioners go on meanwhile.
 WRITTEN_BEHIND = 2 * REDRAWN_AT_ONCE
@@ -154,8 +156,12 @@ class Captioning:
             with_halved_batches(write, settled_sizes, "pictures in flight", shard=shard, pace=pace)
 
     @property
-    def servers(self) -> list[tuple[SettledColumn, ServerCaptioner]]:
+    def servers(self) -> "list[tuple[SettledColumn, ServerCaptioner]]":
         """The columns whose captioners are models of a server, with these captioners."""
+        if not any(column.of_server for column in self.config.column_configs):
+            return []
+        from captioners.server.captioner import ServerCaptioner  # here and not above, because this imports aiohttp
+
         return [(column, column.captioner) for column in self.columns if isinstance(column.captioner, ServerCaptioner)]
 
     def close(self) -> None:
@@ -166,9 +172,8 @@ class Captioning:
 
 def _description(column: SettledColumn) -> str:
     """Return what is printed about the column's captioner; for a server, this says what is sent to it."""
-    if isinstance(column.captioner, ServerCaptioner) and not column.looks:
-        return column.captioner.description_by_words
-    return column.captioner.description
+    description = column.captioner.description
+    return description if column.looks else getattr(column.captioner, "description_by_words", description)
 
 
 def _batch_sizes(columns: Sequence[SettledColumn]) -> list[int]:
