@@ -46,7 +46,7 @@ class CompressedRows:
         """
         if not self._is_scattered():
             rows = (row_of(record, self.layout) for record in unpacked_records(self.path, self.layout))
-            yield from usual_rows(enumerate(rows), self.reading, selection)
+            yield from usual_rows(enumerate(rows), self.reading, selection, path=self.path)
             return
         with tempfile.TemporaryFile() as file:
             with unpacked(self.path) as packed:

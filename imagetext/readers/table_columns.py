@@ -327,11 +327,14 @@ def grouped(
     reading: TableReading,
     selected: Collection[str] = (),
     *,
+    path: str,
     firsts: Mapping[int, int] | None = None,
 ) -> Iterator[tuple[int, Row | ValueError]]:
     """Join adjacent rows of one picture into the first of them, which gets the captions of all.
 
-    selected: further columns whose texts are joined.
+    A warning names each further row that cannot be read.
+
+    selected: further columns whose texts are joined. path: the table's, for warnings.
     firsts: by the number of a row, the number of the first row of its picture, if the rows do not show it themselves.
     """
 
@@ -347,12 +350,14 @@ def grouped(
             yield number, first
             continue
         parts, size = [first], 0
-        for _, row in rows_of_picture:  # noqa: B031  (the first was taken)
-            if not isinstance(row, ValueError):
-                texts = {column: row.get(column) for column in (*selected, reading.text)}  # without its picture
-                size += size_of(texts)
-                if size <= limits.BATCH:
-                    parts.append(texts)
+        for further, row in rows_of_picture:  # noqa: B031  (the first was taken)
+            if isinstance(row, ValueError):
+                logger.warning("%s: row %s is left out of its picture's captions: %s", path, f"{further + 1:,}", row)
+                continue
+            texts = {column: row.get(column) for column in (*selected, reading.text)}  # without its picture
+            size += size_of(texts)
+            if size <= limits.BATCH:
+                parts.append(texts)
         if size > limits.BATCH:
             first = ValueError(f"rows of one picture with captions of {size:,} bytes, more than {limits.BATCH:,}")
         elif len(parts) > 1:

@@ -75,7 +75,7 @@ class TableRows:
         """
         firsts = None if self.layout or self.places is None else dict(zip(self.places[::2], self.places[1::2]))
         rows = self._text_rows(self.layout, file) if self.layout else self._parquet_rows(selection)
-        rows = usual_rows(rows, self.reading, selection, firsts=firsts)
+        rows = usual_rows(rows, self.reading, selection, path=self.path, firsts=firsts)
         return rows if self.skipped is None else islice(rows, self.skipped, self.skipped + self.count)
 
     def class_names(self, column: str) -> dict[str, str] | None:
@@ -116,6 +116,7 @@ def usual_rows(
     reading: TableReading | None,
     selection: RowSelection | None,
     *,
+    path: str,
     firsts: Mapping[int, int] | None = None,
 ) -> Iterator[tuple[int, Row | ValueError]]:
     """Give rows the usual names, and join those of one picture. Without `reading` they are returned unchanged."""
@@ -125,7 +126,9 @@ def usual_rows(
     usual = (
         (number, row if isinstance(row, ValueError) else usual_row(row, reading, selected)) for number, row in rows
     )
-    return grouped(usual, reading, selected, firsts=firsts) if reading.group_by or firsts is not None else usual
+    if not reading.group_by and firsts is None:
+        return usual
+    return grouped(usual, reading, selected, path=path, firsts=firsts)
 
 
 def table_records(rows: NumberedRows, selection: RowSelection | None = None) -> Iterator[Record]:

@@ -90,7 +90,7 @@ def _pictures(path: str, pieces: Sequence[TableRows | CompressedRows]) -> Iterat
         table = replace(first, reading=reading, first=0, rows=count, offset=first.layout.start, places=None)
         rows = table.numbered()
     else:
-        rows = usual_rows(rows_of_paths(path, reading), reading, None)
+        rows = usual_rows(rows_of_paths(path, reading), reading, None, path=path)
     return ((number, picture) for number, row in rows if (picture := picture_of(row)))
 
 
