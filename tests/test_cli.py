@@ -257,7 +257,7 @@ def test_help_lists_the_commands(capsys):
     ]
 
 
-def test_version(capsys):
+def test_the_version_is_printed(capsys):
     assert capsmith.main(["--version"]) == 0
     assert capsys.readouterr().out == "capsmith 0.2.0\n"
 

@@ -11,5 +11,5 @@ from .fuzzing import problems
 CASES = int(os.environ.get("CAPSMITH_FUZZ", 25))
 
 
-def test_damaged_configurations(tmp_path):
+def test_damaged_configurations_are_refused_in_words(tmp_path):
     assert problems(Path(__file__).with_name("fuzz_configs.py"), CASES, tmp_path) == {}

@@ -56,7 +56,7 @@ def test_gallery_shows_a_set_of_0_1(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["captioned", "captioned_jsonl", "captioned_parquet"])
-def test_join(name, tmp_path, capsys):
+def test_sets_of_0_1_are_joined(name, tmp_path, capsys):
     command = [
         "join",
         "--input",
@@ -74,7 +74,7 @@ def test_join(name, tmp_path, capsys):
     assert after == {key: captions | apart[key] for key, captions in before.items()}
 
 
-def test_diversity(tmp_path):
+def test_sets_of_0_1_are_reported_on(tmp_path):
     inputs = [
         argument for name in CAPTIONED for argument in ("--input", f"{name}={spec(name)}") if name != "two_columns"
     ]

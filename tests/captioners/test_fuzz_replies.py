@@ -11,5 +11,5 @@ from ..fuzzing import problems
 CASES = int(os.environ.get("CAPSMITH_FUZZ", 100))
 
 
-def test_malformed_replies(tmp_path):
+def test_malformed_replies_are_refused_in_words(tmp_path):
     assert problems(Path(__file__).with_name("fuzz_replies.py"), CASES, tmp_path) == {}

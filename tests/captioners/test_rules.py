@@ -47,7 +47,7 @@ def negatives(caption, key="a", column="neg_text_rules", first_index=0, **sampli
         ("a red ball and an orange cube", "swap", {"an orange ball and a red cube"}),
     ],
 )  # fmt: skip
-def test_what_is_changed(caption, kind, expected):
+def test_each_kind_of_change_gives_the_expected_negatives(caption, kind, expected):
     assert {change.apply(caption) for change in changes(caption) if change.kind == kind} == expected
 
 

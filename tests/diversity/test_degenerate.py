@@ -53,7 +53,7 @@ def test_the_examples_of_each_reason_have_it(reason, caption):
         "a dog ... and its ball",
     ],
 )
-def test_good_captions(caption):
+def test_a_good_caption_is_not_degenerate(caption):
     assert degenerate_reasons(caption) == ()
 
 
@@ -74,7 +74,7 @@ def test_good_captions(caption):
         ("\ud800", ("empty",)),
     ],
 )
-def test_degenerate_captions(caption, reasons):
+def test_a_degenerate_caption_gets_its_reasons(caption, reasons):
     assert degenerate_reasons(caption) == reasons
 
 

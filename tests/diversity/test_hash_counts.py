@@ -181,7 +181,7 @@ def test_all_of_a_sketched_state_is_lacking_in_an_empty_one():
     assert result.value == pytest.approx(40_000) and result.error == pytest.approx(0, abs=1e-6)
 
 
-def test_ranks_and_frequencies():
+def test_ranks_and_frequencies_are_close_to_exact_ones():
     counts = counted([hash_of(index) for index in range(1, 5) for _ in range(10 * index)], 1 << 10)
     assert counts.rank_frequency() == [(1, 40), (2, 30), (3, 20), (4, 10)]
     hashes = zipf(5_000, 60_000)

@@ -59,7 +59,7 @@ from diversity.words.sentences import is_finished, joined, sentences
         ("Wait...what", ["Wait...what"]),
     ],
 )
-def test_where_sentences_end(text, expected):
+def test_a_text_is_split_where_its_sentences_end(text, expected):
     assert sentences(text) == expected
 
 

@@ -46,7 +46,7 @@ def test_the_same_bytes_and_the_same_key_and_look_are_the_same_picture():
     assert find_duplicates(pictures, held_out, [3]) == {5}
 
 
-def test_what_looks_alike():
+def test_a_picture_encoded_again_looks_alike_and_another_does_not():
     assert look_alike(scene(0).image, again(scene(0)).image) and not look_alike(scene(0).image, scene(1).image)
 
 

@@ -63,7 +63,7 @@ def test_what_is_drawn_belongs_together(layout, kind, tmp_path):
     assert abs(counts["column", 1] - 60) < 36
 
 
-def test_draws_are_even(tmp_path):
+def test_views_and_captions_come_equally_often(tmp_path):
     """In a whole cycle of draws, each view, and each caption of a column, comes equally often."""
     pictures = pictures_of(write_set(tmp_path))
     contents = pictures.contents(pictures.sample(0))

@@ -62,7 +62,7 @@ def test_an_output_that_is_an_input_is_refused(place, output, input, why):
         ("set", "s3://b/set"),
     ],
 )
-def test_apart(place, output, input):
+def test_outputs_beside_an_input_are_allowed(place, output, input):
     check_apart(output, [input])
 
 

@@ -20,7 +20,7 @@ def captions(spec, images=None):
 # ---- COCO -----------------------------------------------------------------------------------------------------------
 
 
-def test_coco(coco, images):
+def test_coco_is_read(coco, images):
     folder = images(*(f"{number:012d}.jpg" for number in range(1, 8)))
     records = samples(f"coco:{coco}", folder)
     assert [sample.key for sample in records] == [str(number) for number in range(1, 9)]
@@ -35,7 +35,7 @@ def test_the_permissive_subset_of_coco_is_by_by_sa_and_by_nd(coco):
     assert list(captions(f"coco-permissive:{coco}")) == ["4", "5", "6"]
 
 
-def test_karpathy_splits(tmp_path, images, write):
+def test_karpathy_splits_are_read(tmp_path, images, write):
     path = write(
         tmp_path / "dataset_coco.json",
         {
@@ -80,7 +80,7 @@ def test_docci_is_train_unless_asked(docci, images):
 
 
 @pytest.mark.parametrize("bounds", [[[0, 0], [9, 7]], {"topLeft": {"x": 0, "y": 0}, "bottomRight": {"x": 9, "y": 7}}])
-def test_dci_variants(tmp_path, dci, images, bounds):
+def test_variants_of_dci_are_read(tmp_path, dci, images, bounds):
     folder = dci(bounds)
     images("sa_1.jpg", "sa_2.jpg")
     assert captions(f"dci-short:{folder}") == {"sa_1": ["A dog on grass."], "sa_2": ["A street."]}
@@ -102,7 +102,7 @@ TOOLKIT = {
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 @pytest.mark.parametrize("added, key", [({}, "b%20c"), (TOOLKIT, "horses")], ids=["published", "toolkit"])
-def test_gbc_variants(tmp_path, write, gbc_graph, form, added, key):
+def test_variants_of_gbc_are_read(tmp_path, write, gbc_graph, form, added, key):
     path = tmp_path / f"graphs.{form}"
     graph = gbc_graph | added
     if form == "jsonl":
@@ -115,7 +115,7 @@ def test_gbc_variants(tmp_path, write, gbc_graph, form, added, key):
 
 
 @pytest.mark.parametrize("column", ["image_binary", "image", None])
-def test_recap_coco(recap_coco, images, picture, column):
+def test_recap_coco_is_read(recap_coco, images, picture, column):
     folder = images("COCO_val2014_000000000042.jpg")
     [sample] = samples(f"recap-coco:{recap_coco(column)}", folder)
     assert sample.key == "42" and sample.captions == ("A brown dog lies on a red rug.",) and sample.image == picture(0)
@@ -204,7 +204,7 @@ def test_real_image_in_words(data, part, count, key):
 # ---- sets of many hands ---------------------------------------------------------------------------------------------
 
 
-def test_textcaps(tmp_path, images, write):
+def test_textcaps_is_read(tmp_path, images, write):
     texts = [f"A sign that says {number}." for number in range(5)]
     path = write(
         tmp_path / "TextCaps_0.1_train.json",
@@ -228,7 +228,7 @@ def test_textcaps(tmp_path, images, write):
     assert second.captions == () and second.image is not None
 
 
-def test_localized_narratives(tmp_path, images, write):
+def test_localized_narratives_are_read(tmp_path, images, write):
     rows = [
         {
             "dataset_id": set_,
@@ -252,7 +252,7 @@ def test_localized_narratives(tmp_path, images, write):
     ]
 
 
-def test_flickr_token_files(tmp_path, images):
+def test_flickr_token_files_are_read(tmp_path, images):
     path = tmp_path / "Flickr8k.token.txt"
     path.write_text(
         "".join(f"{name}#{number}\tcaption {number} .\n" for name in ("a.jpg", "b.jpg.1") for number in range(5))

@@ -132,7 +132,7 @@ def test_reinforced_records_need_features(tmp_path, picture, load, streaming, ki
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_all_failed(tmp_path, picture, load, streaming):
+def test_a_set_whose_records_all_failed_keeps_their_errors(tmp_path, picture, load, streaming):
     path = write(tmp_path, "none", [record(str(i), None, "no picture") for i in range(6)])
     for features in (None, dataset_features([X])):
         assert [row["json"]["error"] for row in load("webdataset", path, streaming, features=features)] == [
@@ -149,7 +149,7 @@ def test_parquet_returns_pictures(tmp_path, picture, load, streaming):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_jsonl_loads(tmp_path, picture, load, streaming):
+def test_jsonl_loads_with_datasets(tmp_path, picture, load, streaming):
     rows = load("json", run(tmp_path, picture, format="jsonl"), streaming)
     assert len(rows) == 16 and rows[0][X] == ["one", "two"]
     assert Image.open(tmp_path / rows[0]["image"]).size == (12, 8) and rows[7]["image"] is None

@@ -52,7 +52,7 @@ SCENE = {"background": "mint", "objects": [LEFT, RIGHT]}
         ("", set()),
     ],
 )
-def test_facts_of(caption, stated):
+def test_facts_are_read_from_captions(caption, stated):
     assert facts_of(caption) == {Fact(*fact) for fact in stated}
 
 
@@ -85,7 +85,7 @@ def test_true_and_key_facts_of_a_scene():
         "the square is at the bottom",
     ],
 )
-def test_lies_are_found(lie):
+def test_a_false_caption_states_a_fact_that_is_not_true(lie):
     assert facts_of(lie) - true_facts(SCENE)
 
 

@@ -12,5 +12,5 @@ from ..fuzzing import problems
 CASES = int(os.environ.get("CAPSMITH_FUZZ", 48))
 
 
-def test_malformed_input(tmp_path):
+def test_malformed_input_fails_in_words_and_within_bounds(tmp_path):
     assert problems(Path(__file__).with_name("fuzz.py"), CASES, tmp_path) == {}

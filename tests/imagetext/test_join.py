@@ -210,7 +210,7 @@ def test_other_bytes_of_the_same_size_and_time_are_noticed(tmp_path, write_tar, 
     assert after_text.decode() in str(list(read_records(f"{tmp_path}/out/00000.tar"))[0])
 
 
-def test_bad_arguments(tmp_path, write_tar, picture):
+def test_join_refuses_bad_arguments(tmp_path, write_tar, picture):
     path = shard(tmp_path, write_tar, picture, numbers=range(1))
     with pytest.raises(ValueError, match="output .*: holds the shards"):
         join(read_samples(path), path, f"{tmp_path}/")
@@ -280,7 +280,7 @@ def by_key(path) -> list[dict[str, bytes]]:
     return list(samples.values())
 
 
-def test_in_a_store(tmp_path, write_tar, picture, s3):
+def test_join_reads_and_writes_a_store(tmp_path, write_tar, picture, s3):
     s3.put("in/00000.tar", open(shard(tmp_path, write_tar, picture, numbers=range(4)), "rb").read())
     shards = read_samples(f"{s3.root}/in/*.tar")
     write(f"{s3.root}/columns", captioned(shards[0].path, X), images=False, format="parquet")

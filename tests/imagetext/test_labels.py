@@ -102,7 +102,7 @@ def test_a_column_of_classes_of_datasets_has_their_names(tmp_path, picture):
         ("\ufeffn01\ttench\nn02\tgold fish", {"n01": "tench", "n02": "gold fish"}),
     ],
 )
-def test_names_of_classes(tmp_path, text, names):
+def test_files_of_class_names_are_read(tmp_path, text, names):
     (tmp_path / "names.txt").write_text(text)
     assert read_class_names(tmp_path / "names.txt") == names
 

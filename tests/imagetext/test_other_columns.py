@@ -42,7 +42,7 @@ def tar_files(path) -> dict[str, bytes]:
         return {member.name: archive.extractfile(member).read() for member in archive}
 
 
-def test_names():
+def test_names_tell_other_columns_from_captions():
     for name in (NEG, TAGS, NOT):
         assert is_other_column(name) and not is_caption_column(name) and not re.match("^syn_text.*$", name)
     for name in (X, "syn_text_neg_text_x", "syn_text", "neg_text", "tags", "captions", "hashtags_x", "neg_text_x_emb"):
@@ -200,7 +200,7 @@ def test_the_official_trainer_draws_the_same_texts_with_and_without_them(tmp_pat
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("columns", [[X, NEG, TAGS], [NEG]])
-def test_datasets_reads_them(tmp_path, picture, monkeypatch, streaming, columns):
+def test_datasets_reads_other_columns(tmp_path, picture, monkeypatch, streaming, columns):
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     import datasets
 

@@ -194,7 +194,7 @@ def test_a_value_that_is_no_text_is_a_row(tmp_path):
 # ---- Recap-DataComp ------------------------------------------------------------------------------------------------
 
 
-def test_recap_datacomp(tmp_path, write_tar, picture):
+def test_recap_datacomp_is_read(tmp_path, write_tar, picture):
     rows = [
         {
             "url": f"https://e.org/{number}.jpg",

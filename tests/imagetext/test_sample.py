@@ -93,7 +93,7 @@ def test_other_formats_decode(format):
     assert np.abs(decoded(encode(grey, format)).astype(int) - 90).max() <= 4
 
 
-def test_cmyk():
+def test_cmyk_is_decoded_in_the_right_colours():
     image = Image.merge("CMYK", [Image.new("L", (4, 4), value) for value in (0, 255, 255, 0)])
     assert (decoded(encode(image, "TIFF")) == (255, 0, 0)).all()
     assert np.abs(decoded(encode(image, "JPEG")).astype(int) - (255, 0, 0)).max() <= 3

@@ -495,7 +495,7 @@ def test_parquet_of_many_rows(tmp_path, picture):
 # ---- names of columns ----------------------------------------------------------------------------------------------
 
 
-def test_names_of_columns():
+def test_only_names_of_columns_are_accepted():
     for name in ("syn_text_x", "syn_text_coca_vit_l_14", "syn_text_0", "neg_text_x", "tags_x", "neg_tags_x"):
         assert check_column(name) == name
     for name in (
@@ -574,7 +574,7 @@ def records(draw, images):
 
 
 @pytest.mark.parametrize("format", SUFFIXES)
-def test_records_come_back(tmp_path_factory, picture, format):
+def test_written_records_are_read_back_unchanged(tmp_path_factory, picture, format):
     images = [picture(1), picture(2, "PNG"), picture(3, "WEBP"), picture(4, "GIF")]
 
     @settings(max_examples=25, deadline=None)

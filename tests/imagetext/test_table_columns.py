@@ -239,7 +239,7 @@ def chat(*turns):
         ({"image": "0.jpg", "caption": "a disc", "conversations": []}, ("a disc",)),
     ],
 )
-def test_conversations(table, picture, row, expected):
+def test_a_conversation_becomes_a_picture_and_its_caption(table, picture, row, expected):
     (sample,) = read(table("t.jsonl", json.dumps(row) + "\n"), needs=("pictures", "captions"))
     assert sample.image == picture(0) and sample.captions == expected and not sample.error
 

@@ -86,7 +86,7 @@ def test_half_a_surrogate_pair_is_replaced(tmp_path, picture):
 
 
 @pytest.mark.parametrize("suffix,dialect", [(".csv", "excel"), (".tsv", "excel-tab")])
-def test_csv(tmp_path, picture, suffix, dialect):
+def test_rows_of_csv_become_records(tmp_path, picture, suffix, dialect):
     (tmp_path / "a.jpg").write_bytes(picture())
     path = tmp_path / f"t{suffix}"
     rows = [
@@ -113,7 +113,7 @@ def test_a_giant_csv_cell_is_one_bad_row(tmp_path):
     assert "not a line of CSV" in first.error and "b.jpg" in second.error
 
 
-def test_columns_are_checked(tmp_path):
+def test_tables_with_bad_columns_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("foo,bar\n1,2\n")
     with pytest.raises(ValueError, match="a.csv: no column of pictures .* it has 'foo', 'bar'"):
         split_table(str(tmp_path / "a.csv"))
