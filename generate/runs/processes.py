@@ -47,9 +47,9 @@ def own_rank(config: RunConfig) -> Rank:
 def launch(command: str, config: RunConfig, count: int, *, job: str) -> int:
     """Run the command in `count` processes, and return its exit code.
 
-    The first process begins the run, then the others start, so that a mistake in the command is reported once. If a
-    process dies, the others finish their shards. job: the job that has locked the output folder; the processes share
-    its lock.
+    The first process begins the run, so that a mistake in the command is reported once; the others import their
+    libraries meanwhile. If a process dies, the others finish their shards. job: the job that has locked the output
+    folder; the processes share its lock.
     Returns: 2 where a process found a mistake in the command, 1 where one failed, else 0.
     Raises: KeyboardInterrupt, once all processes have stopped.
     """
@@ -58,34 +58,36 @@ def launch(command: str, config: RunConfig, count: int, *, job: str) -> int:
     other_config = config.model_copy(update={"overwrite": False})
     arguments: list[tuple] = [(command, config, Rank(0, count), begun, job)]
     for number in range(1, count):
-        arguments.append((command, other_config, Rank(number, count, number), None, job))
+        arguments.append((command, other_config, Rank(number, count, number), begun, job))
     processes = [context.Process(target=_run_rank, args=rank_arguments) for rank_arguments in arguments]
-    started = processes[:1]
+    first, *others = processes
     try:
-        processes[0].start()
-        while processes[0].is_alive() and not begun.wait(0.1):
+        for process in processes:
+            process.start()
+        while first.is_alive() and not begun.wait(0.1):
             pass
-        if begun.is_set():
-            for process in processes[1:]:
-                process.start()
-                started.append(process)
-        for process in started:
+        if not begun.is_set():  # the first has failed: the others have nothing to do
+            for process in others:
+                process.kill()
+            processes = [first]
+        for process in (first, *others):
             process.join()
     except KeyboardInterrupt:
-        for process in started:
+        for process in processes:
             if process.is_alive() and process.pid is not None:
                 os.kill(process.pid, signal.SIGINT)
-        for process in started:
-            process.join()
+        for process in processes:
+            if process.pid is not None:
+                process.join()
         raise
-    codes = [process.exitcode for process in started]
+    codes = [process.exitcode for process in processes]
     if signals := [code - 128 for code in codes if code in STOPPED_CODES]:
         raise KeyboardInterrupt(signal.Signals(signals[0]))
     return 2 if 2 in codes else int(any(codes))
 
 
-def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None, job: str) -> None:
-    """Run the command as one of the processes that `launch` started."""
+def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event, job: str) -> None:
+    """Run the command as one of the processes that `launch` started; all but the first wait until it has begun."""
     os.environ[JOB] = job
     os.environ["LOCAL_WORLD_SIZE"] = str(rank.count)  # torchrun's variable for the processes that share a machine
     threads = max(1, free_cores() // rank.count)
@@ -95,7 +97,10 @@ def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event | None, 
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         with at_terminal():
-            sys.exit(importlib.import_module(RUNS[command]).run(config, rank, begun))
+            run = importlib.import_module(RUNS[command]).run
+            if rank.number:
+                begun.wait()
+            sys.exit(run(config, rank, None if rank.number else begun))
     except ValueError as error:
         say_error(command, error)
         sys.exit(2)
