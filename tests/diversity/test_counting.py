@@ -405,6 +405,14 @@ def test_rows_that_are_kept_give_what_reading_them_again_gives(write, monkeypatc
     assert [bool(each.image) for each in counted.sample.pictures] == [True] * 3 + [False] * 7
 
 
+def test_a_piece_that_fills_the_disk_is_read_again(tmp_path):
+    piece = kept.KeptPiece(kept.Space(str(tmp_path)))
+    piece._file = open("/dev/full", "wb")  # a file on which nothing has room
+    for number in range(3 * kept.ROWS_AT_ONCE):
+        piece.add((str(number), {"a": ("x",)}, {}, None))
+    assert piece.finish() == ""
+
+
 def test_a_piece_with_a_value_that_cannot_be_kept_is_read_again(tmp_path):
     piece = kept.KeptPiece(kept.Space(str(tmp_path)))
     piece.add(("k", {"syn_text_x": ("a dog",)}, {}, {"background": object()}))
