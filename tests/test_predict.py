@@ -12,10 +12,10 @@ import benchmarks.predict.sets
 from benchmarks.evidence.students import ARMS, result_file
 from benchmarks.evidence.tau import kendall_tau
 from benchmarks.predict.__main__ import arms
-from benchmarks.predict.design import FIRST, POOL, SECOND, Column
-from benchmarks.predict.figures import BASELINES, COMPETITORS, INDEX, PRIMARY, read_figures, turned, write_figures
+from benchmarks.predict.design import FIRST, POOL, PRIMARY, SECOND, THIRD, WORLDS, Column
+from benchmarks.predict.figures import BASELINES, COMPETITORS, INDEX, read_figures, turned, write_figures
 from benchmarks.predict.lengths import candidates, draw_to_length
-from benchmarks.predict.page import write_page
+from benchmarks.predict.page import competitors_of, write_page
 from benchmarks.predict.ranking import holm, permutation_p, rank
 from benchmarks.predict.sets import draw, make_columns
 from diversity.words.tokens import words
@@ -98,7 +98,7 @@ def test_lengths_out_of_reach_and_pictures_without_captions_are_told():
 # The design
 
 
-@pytest.mark.parametrize("world", [FIRST, SECOND])
+@pytest.mark.parametrize("world", WORLDS)
 def test_every_column_has_its_pools_and_every_pool_its_captioner(world):
     assert {pool for column in world.columns.values() for pool in column.pools} == world.pools.keys()
     assert {pool.captioner for pool in world.pools.values()} <= {*world.captioners, "pretrained"}
@@ -107,8 +107,9 @@ def test_every_column_has_its_pools_and_every_pool_its_captioner(world):
 
 
 def test_students_of_all_worlds_and_of_the_evidence_page_have_names_of_their_own():
-    names = [*arms(FIRST), *arms(SECOND), *ARMS]
-    assert len({*names}) == len(names) and len(FIRST.columns) >= 30 and len(SECOND.columns) == 10
+    names = [*ARMS, *(name for world in WORLDS for name in arms(world))]
+    assert len({*names}) == len(names)
+    assert [len(world.columns) for world in WORLDS] == [30, 10, 21]
     settings = arms(SECOND)["four_long"].settings
     assert (
         settings["columns"] == "^syn_text_(four_long)$"
@@ -222,9 +223,16 @@ def test_figures_of_which_less_is_better_are_turned_and_the_index_is_a_mean_of_r
     assert [*figures["index"]] == pytest.approx([1 / 3, 1, 5 / 3, 3])
 
 
-def test_a_page_has_tables_of_both_worlds(tmp_path, quick):
+def test_the_primary_figure_of_a_world_is_one_of_those_that_were_fixed_at_first():
+    assert [world.primary for world in WORLDS] == [PRIMARY, PRIMARY, "found_clip"]
+    assert THIRD.primary in COMPETITORS and competitors_of(THIRD.primary).count(THIRD.primary) == 0
+    assert sorted([THIRD.primary, *competitors_of(THIRD.primary)]) == sorted([PRIMARY, *COMPETITORS])
+
+
+@pytest.mark.parametrize("worlds", [WORLDS, (FIRST, SECOND)])
+def test_a_page_has_tables_of_the_worlds_that_have_results(tmp_path, quick, worlds):
     random = np.random.default_rng(0)
-    for world in (FIRST, SECOND):
+    for world in worlds:
         for length, group in world.groups.items():
             for name in group:
                 row = dict.fromkeys((PRIMARY, *COMPETITORS, *BASELINES), float(random.normal())) | {"length": length}
@@ -234,11 +242,15 @@ def test_a_page_has_tables_of_both_worlds(tmp_path, quick):
             score = dict.fromkeys(("score", "classification", "retrieval"), float(random.normal()))
             (file := result_file(tmp_path, name, 0)).parent.mkdir(exist_ok=True)
             file.write_text(json.dumps(score))
-    parts = [f"{world.name}-{part}" for world in (FIRST, SECOND) for part in ("columns", "within", "seeds")]
-    parts += ["level2-overall", "picture"]
+    parts = [f"{world.name}-{part}" for world in WORLDS for part in ("columns", "within", "seeds", "picture")]
+    parts += ["level2-overall", "level3-overall"]
     (page := tmp_path / "page.md").write_text("\n".join(f"<!-- {of} -->\nold\n<!-- /{of} -->" for of in parts))
     write_page(page, tmp_path)
     text = page.read_text()
-    assert "\nold\n" not in text and text.count("| primary |") == 3 and (tmp_path / "page-points.png").exists()
-    with pytest.raises(ValueError, match="no seed yet that every column of level2 has"):
+    assert text.count("\nold\n") == 5 * (len(WORLDS) - len(worlds))
+    assert text.count("| primary |") == 3 + 2 * (len(worlds) - 2)
+    assert [(tmp_path / f"page-{world.name}.png").exists() for world in WORLDS] == [
+        world in worlds for world in WORLDS
+    ]
+    with pytest.raises(ValueError, match="no seed yet that every column of a world has"):
         write_page(page, tmp_path / "nothing")

@@ -1,7 +1,7 @@
 """Which figure of captions predicts their students? `python -m benchmarks.predict --output DIR`, some hours on two
 cores.
 
-For the first world and then for the second, this makes captioners, pools of captions, columns of equal mean length
+For one world after the other, this makes captioners, pools of captions, columns of equal mean length
 that are drawn from the pools, the figures of all columns, and a student for each column and seed. Every result is a
 file in DIR and is not made again, so a stopped command can be given again to continue. `--page FILE` writes tables and
 a picture of the results so far into a page. `--old` makes the columns of `benchmarks.evidence` again, and says how the
@@ -15,13 +15,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in benchmarks.evidence; before torch is imported
 
 from benchmarks.evidence.students import Arm, student_folder, train
-from benchmarks.predict.design import CLIP, FIRST, SECOND, World
+from benchmarks.predict.design import CLIP, WORLDS, World
 from benchmarks.predict.figures import write_figures
 from benchmarks.predict.old import old_table
 from benchmarks.predict.page import write_page
 from benchmarks.predict.sets import make_captioners, make_clip, make_columns, make_pools
-
-WORLDS = (FIRST, SECOND)
 
 
 def main() -> None:

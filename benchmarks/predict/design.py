@@ -1,4 +1,4 @@
-"""The design: two worlds of pictures, with captioners, the pools of captions that they draw, and columns drawn from
+"""The design: three worlds of pictures, with captioners, the pools of captions that they draw, and columns drawn from
 these.
 
 Columns of one group have the same mean length, so that length cannot rank them; see `benchmarks.predict.lengths`.
@@ -16,6 +16,7 @@ SAMPLE = 1_000  # pictures with references on which figures are measured
 CLIP = "clip"  # folder of the CLIP model for figures, which belongs to none of the captioners
 LARGER = Path(__file__).parent / "larger"  # config of that model, and of the students of the second world
 GATED = {"redraws": 2, "on_degenerate": "drop"}
+PRIMARY = "bits_with_original"  # the figure that was fixed for the first two worlds
 
 
 class Pool(NamedTuple):
@@ -42,13 +43,16 @@ class Column(NamedTuple):
 
 
 class World(NamedTuple):
-    """Pictures, captioners and their pools, columns by their mean length in words, and the kind of students."""
+    """Pictures, captioners and their pools, columns by their mean length in words, the kind of students, and the
+    primary figure, which was fixed before any of them was trained.
+    """
 
     level: int
     captioners: Mapping[str, Tuned]
     pools: Mapping[str, Pool]
     groups: Mapping[float, Mapping[str, Column]]
     student: Path
+    primary: str = PRIMARY
 
     @property
     def name(self) -> str:
@@ -175,3 +179,60 @@ SECOND = World(
     },
     student=LARGER,
 )
+THIRD = World(  # fixed when the first two were known
+    level=3,
+    captioners={
+        "little": CAPTIONERS["little"],
+        "much": CAPTIONERS["much"],
+        "long": CAPTIONERS["long"],
+        "long4": SECOND.captioners["long4"],
+        "short4": SECOND.captioners["short4"],
+    },
+    pools={
+        "pretrained": Pool("pretrained"),
+        "pretrained_cold": Pool("pretrained", COLD),
+        "little": Pool("little"),
+        "little_hot": Pool("little", HOT),
+        "much": Pool("much"),
+        "much_cold": Pool("much", {"temperature": 0.3}),
+        "much_hotter": Pool("much", HOTTER),
+        "much_hotter_gated": Pool("much", HOTTER | GATED),
+        "short4": Pool("short4"),
+        "short4_hot": Pool("short4", HOT),
+        "long": Pool("long", SEVERAL),
+        "long4": Pool("long4", SEVERAL),
+        "long4_hot": Pool("long4", SEVERAL | HOT),
+    },
+    groups={
+        9.0: {
+            "short3_pretrained": Column(("pretrained",), sentences=2),
+            "short3_pretrained_one": Column(("pretrained_cold",), 1, sentences=2),
+            "short3_little": Column(("little",)),
+            "short3_much": Column(("much",)),
+            "short3_much_one": Column(("much_cold",), 1),
+            "short3_much_hotter": Column(("much_hotter",)),
+            "short3_mix": Column(("little", "short4")),
+        },
+        11.0: {
+            "middle3_pretrained": Column(("pretrained",), sentences=2),
+            "middle3_little_hot": Column(("little_hot",), 3),
+            "middle3_much_gated": Column(("much_hotter_gated",), 1),
+            "middle3_short": Column(("short4",)),
+            "middle3_short_hot": Column(("short4_hot",), 3),
+            "middle3_long": Column(("long4",)),
+            "middle3_mix": Column(("much", "short4_hot")),
+        },
+        18.0: {
+            "dense3_pretrained": Column(("pretrained",), sentences=4),
+            "dense3_little": Column(("little",), sentences=2),
+            "dense3_much_one": Column(("much_cold",), 1, sentences=2),
+            "dense3_much_hotter": Column(("much_hotter",), 3, sentences=2),
+            "dense3_short": Column(("short4",), 2, sentences=2),
+            "dense3_long_elsewhere": Column(("long",), sentences=2),
+            "dense3_long_hot": Column(("long4_hot",), sentences=2),
+        },
+    },
+    student=MODEL,
+    primary="found_clip",
+)
+WORLDS = (FIRST, SECOND, THIRD)

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.evidence.sets import OF_ONE
-from benchmarks.predict.design import SAMPLE
+from benchmarks.predict.design import PRIMARY, SAMPLE
+from benchmarks.predict.information import ReferenceSearch, new_words, picture_bits, word_bits
 from diversity.measures import catalogue
 from diversity.measures.clip_score import embed_images
 from diversity.measures.embedders import MINILM, Embedder, OpenClip, load_embedder
-from diversity.measures.information import ReferenceSearch, new_words, picture_bits, word_bits
 from diversity.measures.pairs import Groups
 from diversity.measures.semantic import split_rows
 from diversity.score import score_captions
@@ -40,8 +40,7 @@ OF_REPORT = {
     "facts_found": catalogue.RECALL,
 }
 
-PRIMARY = "bits_with_original"
-COMPETITORS = (
+COMPETITORS = (  # of PRIMARY
     "bits_words",
     "bits_meaning",
     "bits_clip",

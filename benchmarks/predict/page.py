@@ -25,8 +25,8 @@ from benchmarks.evidence.page import (
     written,
 )
 from benchmarks.evidence.tau import kendall_tau, mean_and_error
-from benchmarks.predict.design import FIRST, SECOND, World
-from benchmarks.predict.figures import BASELINES, COMPETITORS, LABELS, PRIMARY, read_figures, turned
+from benchmarks.predict.design import PRIMARY, WORLDS, World
+from benchmarks.predict.figures import BASELINES, COMPETITORS, LABELS, read_figures, turned
 from benchmarks.predict.ranking import Ranks, holm, rank
 
 
@@ -41,36 +41,40 @@ class Results(NamedTuple):
 
 
 def write_page(page: Path, output: Path) -> None:
-    """Write the results so far of both worlds.
+    """Write the results so far of all worlds, and a picture of each world beside the page.
 
-    Raises: ValueError, if a world has no seed that every column has, or the page lacks a mark
+    Raises: ValueError, if no world has a seed that every column has, or the page lacks a mark
     """
-    tables = {}
-    worlds = (FIRST, SECOND)
-    results = [read_results(output, world) for world in worlds]
-    for world, of_world in zip(worlds, results):
-        ranks = {judge: rank(of_world.figures, gains, of_world.groups) for judge, gains in of_world.gains.items()}
+    tables, pictures = {}, {}
+    for world in WORLDS:
+        results = read_results(output, world)
+        if results is None:
+            continue
+        ranks = {judge: rank(results.figures, gains, results.groups) for judge, gains in results.gains.items()}
         tables |= {
-            f"{world.name}-columns": columns_table(world, of_world),
-            f"{world.name}-within": within_table(ranks),
-            f"{world.name}-seeds": f"{of_world.gains['score'].shape[1]} seeds of each column; two of them "
-            f"rank the columns of a group with τ {agreement(of_world):.2f} to each other.",
+            f"{world.name}-columns": columns_table(world, results),
+            f"{world.name}-within": within_table(ranks, world.primary),
+            f"{world.name}-seeds": f"{results.gains['score'].shape[1]} seeds of each column; two of them "
+            f"rank the columns of a group with τ {agreement(results):.2f} to each other.",
+            f"{world.name}-picture": f"![Gains against the primary figure]({page.stem}-{world.name}.png)",
         }
         if len(world.groups) > 1:
-            tables[f"{world.name}-overall"] = overall_table(ranks["score"])
-    tables["picture"] = f"![Gains against the primary figure]({page.stem}-points.png)"
-    fill(page, tables, {"points": points_figure(results[0])})
+            tables[f"{world.name}-overall"] = overall_table(ranks["score"], world.primary)
+        pictures[world.name] = points_figure(results, world.primary)
+    if not tables:
+        raise ValueError(f"{output}: there is no seed yet that every column of a world has")
+    fill(page, tables, pictures)
 
 
-def read_results(output: Path, world: World) -> Results:
+def read_results(output: Path, world: World) -> Results | None:
     """Read the figures of all columns, and the gains of their students over students without captions.
 
-    Raises: ValueError, if there is no seed that every column has
+    Returns None if there is no seed that every column has.
     """
     none = f"{world.name}_none"
     runs = read_runs(output, (none, *world.columns))
     if not runs[none]:
-        raise ValueError(f"{output}: there is no seed yet that every column of {world.name} has")
+        return None
     figures = turned(read_figures(output / f"{world.name}_figures", [*world.columns]))
     sizes = [len(group) for group in world.groups.values()]
     gains = {
@@ -97,7 +101,7 @@ def agreement(results: Results) -> float:
 
 def columns_table(world: World, results: Results) -> str:
     """A table of the columns, with the best of each group first."""
-    names = [PRIMARY, *BASELINES[1:3]]
+    names = [*dict.fromkeys((PRIMARY, "found_clip", *BASELINES[1:3]))]
     lines, columns = [], [*world.columns.values()]
     gains = results.gains["score"]
     best_first = sorted(range(len(columns)), key=lambda index: (results.groups[index], -gains[index].mean()))
@@ -108,39 +112,51 @@ def columns_table(world: World, results: Results) -> str:
     return markdown(["captions", "length", *(LABELS[name] for name in names), "gain"], lines)
 
 
-def within_table(ranks: Mapping[str, Mapping[str, Ranks]]) -> str:
+def competitors_of(primary: str) -> list[str]:
+    """All figures that were fixed in the beginning, except the primary one of a world and the baselines."""
+    return [name for name in (PRIMARY, *COMPETITORS) if name != primary]
+
+
+def within_table(ranks: Mapping[str, Mapping[str, Ranks]], primary: str) -> str:
     """A table of tau within groups for each judge; the p-values of the competitors are corrected for one another."""
-    score = ranks["score"]
-    corrected = holm({name: score[name].p_within for name in COMPETITORS})
+    score, competitors = ranks["score"], competitors_of(primary)
+    corrected = holm({name: score[name].p_within for name in competitors})
     lines = []
-    for name in (PRIMARY, *sorted(COMPETITORS, key=lambda name: -score[name].within.value), *BASELINES[1:]):
-        p = score[name].p_within if name == PRIMARY else corrected.get(name)
+    for name in (primary, *sorted(competitors, key=lambda name: -score[name].within.value), *BASELINES[1:]):
+        p = score[name].p_within if name == primary else corrected.get(name)
         cells = [interval(ranks[judge][name].within, 1, 2) for judge in ranks]
-        lines.append([LABELS[name], role(name), *cells, "" if p is None else f"{p:.4f}"])
+        lines.append([LABELS[name], role(name, primary), *cells, "" if p is None else f"{p:.4f}"])
     return markdown(["figure", "", *(f"τ within groups, {judge}" for judge in ranks), "p"], lines)
 
 
-def overall_table(ranks: Mapping[str, Ranks]) -> str:
+def overall_table(ranks: Mapping[str, Ranks], primary: str) -> str:
     """A table of tau over all columns, and of its difference to the tau of length."""
-    corrected = holm({name: ranks[name].p_above for name in COMPETITORS})
+    competitors = competitors_of(primary)
+    corrected = holm({name: ranks[name].p_above for name in competitors})
     lines = []
-    for name in (PRIMARY, *sorted(COMPETITORS, key=lambda name: -ranks[name].overall.value), *BASELINES):
-        p = ranks[name].p_above if name == PRIMARY else corrected.get(name)
+    for name in (primary, *sorted(competitors, key=lambda name: -ranks[name].overall.value), *BASELINES):
+        p = ranks[name].p_above if name == primary else corrected.get(name)
         above = "" if name == "length" else interval(ranks[name].above, 1, 2)
         lines.append(
-            [LABELS[name], role(name), interval(ranks[name].overall, 1, 2), above, "" if p is None else f"{p:.4f}"]
+            [
+                LABELS[name],
+                role(name, primary),
+                interval(ranks[name].overall, 1, 2),
+                above,
+                "" if p is None else f"{p:.4f}",
+            ]
         )
     return markdown(["figure", "", "τ over all columns", "above length's", "p"], lines)
 
 
-def role(name: str) -> str:
-    return "primary" if name == PRIMARY else "baseline" if name in BASELINES else ""
+def role(name: str, primary: str) -> str:
+    return "primary" if name == primary else "baseline" if name in BASELINES else ""
 
 
 # --- the picture ---------------------------------------------------------------------------------------------------
 
 
-def points_figure(results: Results) -> Figure:
+def points_figure(results: Results, primary: str) -> Figure:
     """A plot of gains against the primary figure; groups of columns have colours."""
     figure = Figure(figsize=(6.0, 4.2))
     axes = figure.add_subplot()
@@ -148,7 +164,7 @@ def points_figure(results: Results) -> Figure:
     for group, colour in zip(np.unique(results.groups), (GREY, BLUE, GREEN, ORANGE)):
         members = results.groups == group
         axes.errorbar(
-            results.figures[PRIMARY][members],
+            results.figures[primary][members],
             gains[members].mean(axis=1),
             gains[members].std(axis=1),
             fmt="o",
@@ -159,4 +175,4 @@ def points_figure(results: Results) -> Figure:
         )
     axes.set_ylabel("gain of the student, points of %")
     axes.legend(frameon=False)
-    return finish(axes, LABELS[PRIMARY])
+    return finish(axes, LABELS[primary])

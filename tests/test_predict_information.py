@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from diversity.measures.information import ReferenceSearch, new_words, picture_bits, word_bits
+from benchmarks.predict.information import ReferenceSearch, new_words, picture_bits, word_bits
 from diversity.measures.references import CiderD
 from diversity.words.tokens import words
 
