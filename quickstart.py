@@ -18,8 +18,7 @@ MODEL, NAME = "coca_tiny", "coca_tiny_curated"
 BEFORE, AFTER, HUMAN = f"syn_text_{MODEL}", f"syn_text_{NAME}", "captions"
 SHOWN_PICTURES = 5  # whose captions are printed
 CAPTIONER = "captioner"  # its folder
-LEARNING_RATE = 1e-3
-BATCH_SIZE, CAPTIONS_PER_IMAGE = 16, 2  # a picture is encoded once for both captions, which takes most of a step's time
+LEARNING_RATE, BATCH_SIZE = 1e-3, 32
 VALIDATIONS = 4  # in fine-tuning, beside the one at its start
 NEXT = (  # the same three jobs on the reader's own pictures
     "capsmith finetune --model coca_ViT-B-32 --pretrained laion2b_s13b_b90k --input captions.csv "
@@ -83,7 +82,6 @@ def _run(config: QuickstartConfig) -> int:
         output=captioner,
         samples_seen=config.samples_seen,
         batch_size=BATCH_SIZE,
-        captions_per_image=CAPTIONS_PER_IMAGE,
         validate_every=math.ceil(config.samples_seen / VALIDATIONS),
         learning_rate=LEARNING_RATE,
         hold_out=60,
