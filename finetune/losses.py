@@ -50,11 +50,12 @@ def negative_loss(
     Added to `contrastive_loss`, this gives NegCLIP's loss (Yuksekgonul et al. 2022, arXiv 2210.01936). Added to
     `distillation_loss`, it gives the loss for teachers that assign probability 0 to negatives.
     """
-    texts = _logits(image_features, text_features, logit_scale, pictures=pictures)
+    texts = _logits(image_features, text_features, logit_scale, pictures=pictures).logsumexp(2)  # (K, B), ln t
     negatives = logit_scale * image_features @ negative_features.T  # (B, B)
-    negatives = negatives.masked_fill(~has_negative, float("-inf")).expand_as(texts)
-    both = torch.cat([texts, negatives], dim=2)  # (K, B, 2 B)
-    return (both.logsumexp(2) - texts.logsumexp(2)).mean() / 2
+    # Not -inf, because without any negative the gradients would be NaN; exp makes 0 of this, too.
+    negatives = negatives.masked_fill(~has_negative, torch.finfo(negatives.dtype).min).logsumexp(1)  # (B,), ln n
+    # ln(1 + n / t) is exactly 0 where n is; a difference of ln(t + n) and ln t would be a rounding error.
+    return torch.logaddexp(negatives - texts, torch.zeros_like(texts)).mean() / 2
 
 
 def _logits(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, *, pictures: Tensor) -> Tensor:
