@@ -52,7 +52,7 @@ def negative_loss(
     """
     texts = _logits(image_features, text_features, logit_scale, pictures=pictures).logsumexp(2)  # (K, B), ln t
     negatives = logit_scale * image_features @ negative_features.T  # (B, B)
-    # Not -inf, because without any negative the gradients would be NaN; exp makes 0 of this, too.
+    # Not -inf, whose gradients would be NaN without any negative. The exponential of this number is 0, too.
     negatives = negatives.masked_fill(~has_negative, torch.finfo(negatives.dtype).min).logsumexp(1)  # (B,), ln n
     # ln(1 + n / t) is exactly 0 where n is; a difference of ln(t + n) and ln t would be a rounding error.
     return torch.logaddexp(negatives - texts, torch.zeros_like(texts)).mean() / 2

@@ -1,10 +1,10 @@
 """Which figure of captions predicts their students? `python -m benchmarks.predict --output DIR`, some hours on two
 cores.
 
-For one world after the other, this makes captioners, pools of captions, columns of equal mean length
-that are drawn from the pools, the figures of all columns, and a student for each column and seed. Every result is a
-file in DIR and is not made again, so a stopped command can be given again to continue. `--page FILE` writes tables and
-a picture of the results so far into a page. `--old` makes the columns of `benchmarks.evidence` again, and says how the
+For one world after the other, this makes captioners, pools of captions, columns of equal mean length that are drawn
+from the pools, the figures of all columns, and a student for each column and seed. Every result is a file in DIR and
+is not made again, so a stopped command can be given again to continue. `--page FILE` writes tables and pictures of the
+results so far into a page. `--old` makes the columns of `benchmarks.evidence` again, and says how the
 same figures rank them.
 """
 

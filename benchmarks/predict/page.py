@@ -101,7 +101,7 @@ def agreement(results: Results) -> float:
 
 def columns_table(world: World, results: Results) -> str:
     """A table of the columns, with the best of each group first."""
-    names = [*dict.fromkeys((PRIMARY, "found_clip", *BASELINES[1:3]))]
+    names = [PRIMARY, "found_clip", *BASELINES[1:3]]
     lines, columns = [], [*world.columns.values()]
     gains = results.gains["score"]
     best_first = sorted(range(len(columns)), key=lambda index: (results.groups[index], -gains[index].mean()))

@@ -40,7 +40,7 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
         server = column_config.server if column_config.of_server else ServerConfig()
         model = (column_config.captioner, column_config.pretrained, column_config.base, dtype, products, str(server))
         if model not in captioners:
-            if not column_config.of_server:
+            if not column_config.of_server and column_config.captioner != NEGATIVES:  # these need no open_clip
                 import_open_clip()
             captioners[model] = load_captioner(
                 column_config.captioner,
