@@ -98,6 +98,15 @@ def test_two_processes_give_the_bytes_of_one_though_killed_and_interrupted(alone
     assert "of 55 pictures" in capsys.readouterr().out
 
 
+def test_the_others_wait_until_the_first_has_begun_the_run_anew(alone, tmp_path, files):
+    folder = tmp_path / "out"
+    assert run(GenerateConfig(**ASKED | {"num_captions": 1}, output=folder)) == 0
+    process = start(folder, "--num-processes", "2", "--overwrite")
+    _, error_text = process.communicate(timeout=120)
+    assert process.returncode == 0, error_text
+    assert files(folder) == files(alone)
+
+
 @pytest.mark.parametrize(
     "environment, rank",
     [
