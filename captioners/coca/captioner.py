@@ -24,9 +24,10 @@ from captioners.coca.forward import encode_images, encode_text_trimmed
 from captioners.coca.onednn import fast_products
 from captioners.coca.products import Products
 from captioners.coca.tokenizer import CaptionTokenizer
+from captioners.decoding.device import send, stack
 from captioners.decoding.rows import DecodedPicture, Rules
 from captioners.decoding.search import evaluating, search, to_captions
-from captioners.decoding.slots import SlotDrawing, Slots, send, stack
+from captioners.decoding.slots import SlotDrawing, Slots
 from captioners.names import check_name
 from captioners.resolve import CLIP_CONFIG, CaptionerSource
 from captioners.safe_reading import attempt

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from captioners.base import Request, picture_of
 from captioners.decoding.batch import Flight, advance
+from captioners.decoding.device import Fetched, Graphed, send, stack
 from captioners.decoding.rows import Decoded, DecodedPicture, Rules
 from captioners.decoding.sampling import sample_key
 
@@ -142,84 +143,6 @@ class Slots:
         indices = send(torch.tensor(slots), self.device)
         fields = (self.flight.tokens, self.flight.length, self.flight.logprob)
         return Fetched(*(field.unflatten(0, (self.count, -1))[indices] for field in fields), self.features[indices])
-
-
-class Graphed:
-    """A function of tensors, without a result, that runs as one CUDA graph on a GPU.
-
-    The first call runs the function without a graph, because it may initialise libraries, which a capture must not,
-    and then captures the graph. Later calls launch the graph and do not wait.
-    """
-
-    def __init__(self, function: Callable[..., None], device: torch.device):
-        self.function, self.device = function, device
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.inputs: tuple[Tensor, ...] = ()  # the tensors that the graph reads
-
-    def __call__(self, *inputs: Tensor) -> None:
-        if self.device.type != "cuda":
-            return self.function(*inputs)
-        with torch.cuda.device(self.device):  # a graph is captured on a stream of the current device
-            if self.graph is None or any(
-                target.shape != source.shape or target.dtype != source.dtype
-                for target, source in zip(self.inputs, inputs)
-            ):
-                self._capture(inputs)
-                return
-            for target, source in zip(self.inputs, inputs, strict=True):
-                target.copy_(source)
-            self.graph.replay()
-
-    def _capture(self, inputs: tuple[Tensor, ...]) -> None:
-        """Run the function once with these inputs, and capture its graph."""
-        self.inputs = tuple(tensor.clone() for tensor in inputs)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self.function(*self.inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # other threads may pin memory
-            self.function(*self.inputs)
-
-
-class Fetched:
-    """Copies of tensors to the host that may still be under way."""
-
-    def __init__(self, *tensors: Tensor):
-        self.event = None
-        self.tensors = tensors
-        if tensors[0].is_cuda:
-            self.tensors = [
-                torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-                for tensor in tensors
-            ]
-            self.event = torch.cuda.Event()
-            self.event.record(torch.cuda.current_stream(tensors[0].device))
-
-    def is_ready(self) -> bool:
-        """Whether `get` would not wait."""
-        return self.event is None or self.event.query()
-
-    def get(self) -> Sequence[Tensor]:
-        """Wait until the tensors are on the host; return them."""
-        if self.event is not None:
-            self.event.synchronize()
-        return self.tensors
-
-
-def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor from the host to the device, without waiting for a GPU."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def stack(pictures: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Stack pictures (3, H, W) into one tensor (M, 3, H, W) on the device, without waiting for a GPU."""
-    stacked = torch.empty(
-        (len(pictures), *pictures[0].shape), dtype=pictures[0].dtype, pin_memory=device.type == "cuda"
-    )
-    torch.stack(list(pictures), out=stacked)
-    return stacked.to(device, non_blocking=True)
 
 
 class _Group(NamedTuple):

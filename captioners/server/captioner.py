@@ -1,23 +1,14 @@
-"""A model behind an OpenAI-compatible server as a captioner: `openai:http://host:port#model`.
-
-N: bytes of an encoded picture
-"""
+"""A model behind an OpenAI-compatible server as a captioner: `openai:http://host:port#model`."""
 
 import asyncio
 import hashlib
-import io
 import itertools
 import logging
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 
-import torch
-from PIL import Image
-from torch import Tensor
-
 from captioners.base import Captioned, Request, SamplingConfig
-from captioners.decoding.sampling import name_digest
 from captioners.names import column_name
 from captioners.server.address import PREFIX, Address, read_address
 from captioners.server.answers import Choice
@@ -27,10 +18,10 @@ from captioners.server.fields import INSTRUCTION, LOST, Dialect, fields_of
 from captioners.server.handover import HandOver
 from captioners.server.journal import Journal, request_key
 from captioners.server.load import Fault
+from captioners.server.requests import BLANK, LONGEST_SIDE, WORDS, encode_picture, request_seed
 
 logger = logging.getLogger(__name__)
 
-LONGEST_SIDE = 1024  # pixels; about the resolution that models use, in a few hundred kB
 IN_FLIGHT = 64  # default number of requests at a time
 LAST_WORDS = 60  # seconds for which active requests are awaited if a shard fails
 CHARACTERS = 4  # average characters per token
@@ -350,32 +341,3 @@ def load_server(name: str, config: ServerConfig = ServerConfig()) -> ServerCapti
             f"model: {name!r} names no model after '#'; the server names {', '.join(listed[:20]) or 'none'}"
         )
     return ServerCaptioner(address, connection, listed)
-
-
-def request_seed(seed: int, key: str, index: int, column: str = "") -> int:
-    """The seed of a request, of 31 bits, which all servers accept.
-
-    index: of the request's first caption among its key's draws in the column.
-    """
-    digest = hashlib.blake2b(
-        key.encode("utf-8", "surrogatepass"),
-        digest_size=4,
-        key=seed.to_bytes(8, "little"),
-        salt=index.to_bytes(16, "little"),
-        person=name_digest(column),
-    ).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def encode_picture(image: Image.Image) -> Tensor:
-    """Encode a decoded RGB picture as a JPEG (N,) uint8, with a longest side of at most 1024 pixels."""
-    image = image.copy()
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BICUBIC)
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=95, subsampling=0)
-    return torch.frombuffer(bytearray(encoded.getbuffer()), dtype=torch.uint8)
-
-
-# Probes that find out what a server supports: a question without a picture, and a picture of the usual size.
-WORDS = Request("", None, "Say in one sentence what a dog is.")
-BLANK = Request("", encode_picture(Image.new("RGB", (LONGEST_SIDE, LONGEST_SIDE * 3 // 4), "grey")))

@@ -88,7 +88,7 @@ def costs_of(columns: "Sequence[tuple[SettledColumn, ServerCaptioner]]", shards:
 
 def _requests(column: SettledColumn, records: Sequence[Record]) -> list[Request]:
     """Return the column's requests for records, as far as they are known before any column is written."""
-    from captioners.server.captioner import BLANK  # here and not above, because this imports aiohttp
+    from captioners.server.requests import BLANK  # here and not above, because this imports aiohttp
 
     picture, requests = BLANK.picture if column.looks else None, []
     for record in records:

@@ -22,7 +22,8 @@ from generate.captions.settled_column import SettledColumn
 from generate.captions.stages import REDRAWN_AT_ONCE, caption_pictures, workers_for
 from generate.captions.summary import finish
 from generate.runs.engines import engine_of
-from generate.runs.inputs import Failures, hash_of, input_of
+from generate.runs.failures import Failures
+from generate.runs.inputs import hash_of, input_of
 from generate.runs.manifest import check_own, read_run, wait_for_run
 from generate.runs.out_of_memory import with_halved_batches
 from generate.runs.processes import launch, own_rank

@@ -9,7 +9,7 @@ from generate.captions.config import GenerateConfig
 from generate.captions.export import export_by_class
 from generate.captions.overlap import Overlap
 from generate.captions.refused import Refused
-from generate.runs.inputs import share_failed
+from generate.runs.failures import share_failed
 from generate.runs.manifest import GALLERY, expect_run, expect_shards
 from generate.sets.card import push, write_card
 from generate.sets.gallery import write_set_gallery

@@ -16,7 +16,8 @@ from generate.reinforce.report import REPORT, write_report
 from generate.reinforce.stages import ViewSettings, convert_samples, reinforce_samples, workers_for
 from generate.reinforce.teachers import Teacher, load_teachers
 from generate.runs.engines import engine_of
-from generate.runs.inputs import Failures, hash_of, input_of, share_failed
+from generate.runs.failures import Failures, share_failed
+from generate.runs.inputs import hash_of, input_of
 from generate.runs.manifest import RULES, check_own, expect_run, expect_shards, read_run, wait_for_run
 from generate.runs.out_of_memory import with_halved_batches
 from generate.runs.processes import launch, own_rank

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from generate.runs.inputs import PICTURES
+from generate.runs.in_place import PICTURES
 from imagetext.cards import CARD
 from imagetext.lock import LOCK
 from imagetext.marker_index import INDEX

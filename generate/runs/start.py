@@ -6,15 +6,14 @@ from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple
 
 from captioners.ranks import Rank
-from generate.runs.inputs import (
+from generate.runs.in_place import (
     keep_pictures_in_place,
     keep_rows_in_place,
     pictures_in,
     read_pictures,
-    shards_to_do,
-    shards_with_other_bytes,
     write_pictures,
 )
+from generate.runs.inputs import shards_to_do, shards_with_other_bytes
 from generate.runs.manifest import check_rules, check_same, clear_run, read_run, write_run
 from generate.runs.protocol import Engine, Work
 from imagetext.apart import check_apart

@@ -1,14 +1,22 @@
-"""Find rows of a table that belong to one picture, in memory that does not grow, and sort them on disk."""
+"""Find rows of a table that belong to one picture, sort them on disk, in memory that does not grow, and join them."""
 
+import logging
 import os
 import sqlite3
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from hashlib import blake2b
-from typing import BinaryIO
+from itertools import groupby
+from typing import Any, BinaryIO
 
 import numpy as np
+
+from imagetext import limits
+from imagetext.readers.row_records import Row, size_of
+from imagetext.readers.table_columns import BYTES, TableReading, flat
+
+logger = logging.getLogger(__name__)
 
 HELD = 1 << 17  # hashes that are held in memory before they are written to a file
 
@@ -84,3 +92,71 @@ def side_by_side(rows: Iterable[tuple[str | None, int, int | None]]) -> Iterator
             yield number, place, first != before
             before = first
         database.close()
+
+
+def grouping_name(row: Row | ValueError, reading: TableReading) -> str | None:
+    """A name that all rows of one picture share; None for a row that is not a single caption of a picture."""
+    if isinstance(row, ValueError):
+        return None
+    picture = _picture_hash(row.get("image")) if reading.group_by == BYTES else row.get(reading.group_by)
+    if not picture or picture.__class__ not in (str, int) or row.get(reading.text).__class__ is not str:
+        return None
+    key = row.get("key", row.get("uid"))  # rows with different keys are different samples
+    return str(picture) if key is None else f"{key}\0{picture}"
+
+
+def _picture_hash(picture: Any) -> str | None:
+    """A hash of a picture's bytes (or of the bytes in a struct of `datasets`); None if there are none."""
+    data = picture.get("bytes") if isinstance(picture, dict) else picture
+    return blake2b(data, digest_size=16).hexdigest() if data and isinstance(data, bytes) else None
+
+
+def grouped(
+    rows: Iterable[tuple[int, Row | ValueError]],
+    reading: TableReading,
+    selected: Collection[str] = (),
+    *,
+    path: str,
+    firsts: Mapping[int, int] | None = None,
+) -> Iterator[tuple[int, Row | ValueError]]:
+    """Join adjacent rows of one picture into the first of them, which gets the captions of all.
+
+    A warning names each further row that cannot be read.
+
+    selected: further columns whose texts are joined. path: the table's, for warnings.
+    firsts: by the number of a row, the number of the first row of its picture, if the rows do not show it themselves.
+    """
+
+    def name_of(row: tuple[int, Row | ValueError]) -> str | int | None:
+        return grouping_name(row[1], reading) if firsts is None else firsts[row[0]]
+
+    for name, rows_of_picture in groupby(rows, name_of):
+        if name is None:
+            yield from rows_of_picture
+            continue
+        number, first = next(rows_of_picture)
+        if isinstance(first, ValueError):
+            yield number, first
+            continue
+        parts, size = [first], 0
+        for further, row in rows_of_picture:  # noqa: B031  (the first was taken)
+            if isinstance(row, ValueError):
+                logger.warning("%s: row %s is left out of its picture's captions: %s", path, f"{further + 1:,}", row)
+                continue
+            texts = {column: row.get(column) for column in (*selected, reading.text)}  # without its picture
+            size += size_of(texts)
+            if size <= limits.BATCH:
+                parts.append(texts)
+        if size > limits.BATCH:
+            first = ValueError(f"rows of one picture with captions of {size:,} bytes, more than {limits.BATCH:,}")
+        elif len(parts) > 1:
+            cells_of = {column: [part.get(column) for part in parts] for column in selected}
+            for column, cells in cells_of.items():
+                if any(cell != cells[0] for cell in cells):  # a value that is the same in all rows stays a single one
+                    first[column] = _nonempty_texts(cells)
+            first[reading.text] = _nonempty_texts([part.get(reading.text) for part in parts])
+        yield number, first
+
+
+def _nonempty_texts(cells: Iterable[Any]) -> list[str]:
+    return [text for text in flat(cells) if text and isinstance(text, str)]

@@ -5,16 +5,14 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from hashlib import blake2b
-from itertools import chain, groupby
+from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
-from imagetext import limits
 from imagetext.columns import is_column
 from imagetext.fields import CAPTION_COLUMNS
 from imagetext.readers.chats import CHATS, answer_in, picture_in, without_marks
-from imagetext.readers.row_records import IMAGE_COLUMNS, Row, size_of
+from imagetext.readers.row_records import IMAGE_COLUMNS, Row
 from imagetext.readers.table_flags import Columns
 from imagetext.readers.text_layout import usual_name
 
@@ -226,7 +224,7 @@ def usual_row(row: Row, reading: TableReading, selected: Collection[str] = ()) -
         texts = [text for text in texts if text not in (None, "")]
         if "captions" in row and "captions" not in reading.captions:
             row.setdefault("other_captions", row["captions"])
-        row["captions"] = texts[0] if len(texts) == 1 else _flat(texts)
+        row["captions"] = texts[0] if len(texts) == 1 else flat(texts)
     if CHATS[0] in row or CHATS[1] in row:
         if row.get("image") is None and (picture := picture_in(row)) is not None:
             row["image"] = picture
@@ -235,15 +233,15 @@ def usual_row(row: Row, reading: TableReading, selected: Collection[str] = ()) -
     return row
 
 
-def _flat(values: Iterable[Any]) -> list[Any]:
+def flat(values: Iterable[Any]) -> list[Any]:
     """The values, with the items of lists instead of the lists."""
-    flat = []
+    items = []
     for value in values:
         if isinstance(value, list):
-            flat += value
+            items += value
         else:
-            flat.append(value)
-    return flat
+            items.append(value)
+    return items
 
 
 def _set_picture(row: dict[str, Any], reading: TableReading) -> ValueError | None:
@@ -300,74 +298,3 @@ def parse_list(cell: str) -> list[str] | None:
         return None
     texts = [text for text in texts if text is not None and text == text]  # nan differs from itself
     return texts if all(isinstance(text, str) for text in texts) else None
-
-
-# ---- rows of one picture -------------------------------------------------------------------------------------------
-
-
-def grouping_name(row: Row | ValueError, reading: TableReading) -> str | None:
-    """A name that all rows of one picture share; None for a row that is not a single caption of a picture."""
-    if isinstance(row, ValueError):
-        return None
-    picture = _picture_hash(row.get("image")) if reading.group_by == BYTES else row.get(reading.group_by)
-    if not picture or picture.__class__ not in (str, int) or row.get(reading.text).__class__ is not str:
-        return None
-    key = row.get("key", row.get("uid"))  # rows with different keys are different samples
-    return str(picture) if key is None else f"{key}\0{picture}"
-
-
-def _picture_hash(picture: Any) -> str | None:
-    """A hash of a picture's bytes (or of the bytes in a struct of `datasets`); None if there are none."""
-    data = picture.get("bytes") if isinstance(picture, dict) else picture
-    return blake2b(data, digest_size=16).hexdigest() if data and isinstance(data, bytes) else None
-
-
-def grouped(
-    rows: Iterable[tuple[int, Row | ValueError]],
-    reading: TableReading,
-    selected: Collection[str] = (),
-    *,
-    path: str,
-    firsts: Mapping[int, int] | None = None,
-) -> Iterator[tuple[int, Row | ValueError]]:
-    """Join adjacent rows of one picture into the first of them, which gets the captions of all.
-
-    A warning names each further row that cannot be read.
-
-    selected: further columns whose texts are joined. path: the table's, for warnings.
-    firsts: by the number of a row, the number of the first row of its picture, if the rows do not show it themselves.
-    """
-
-    def name_of(row: tuple[int, Row | ValueError]) -> str | int | None:
-        return grouping_name(row[1], reading) if firsts is None else firsts[row[0]]
-
-    for name, rows_of_picture in groupby(rows, name_of):
-        if name is None:
-            yield from rows_of_picture
-            continue
-        number, first = next(rows_of_picture)
-        if isinstance(first, ValueError):
-            yield number, first
-            continue
-        parts, size = [first], 0
-        for further, row in rows_of_picture:  # noqa: B031  (the first was taken)
-            if isinstance(row, ValueError):
-                logger.warning("%s: row %s is left out of its picture's captions: %s", path, f"{further + 1:,}", row)
-                continue
-            texts = {column: row.get(column) for column in (*selected, reading.text)}  # without its picture
-            size += size_of(texts)
-            if size <= limits.BATCH:
-                parts.append(texts)
-        if size > limits.BATCH:
-            first = ValueError(f"rows of one picture with captions of {size:,} bytes, more than {limits.BATCH:,}")
-        elif len(parts) > 1:
-            cells_of = {column: [part.get(column) for part in parts] for column in selected}
-            for column, cells in cells_of.items():
-                if any(cell != cells[0] for cell in cells):  # a value that is the same in all rows stays a single one
-                    first[column] = _nonempty_texts(cells)
-            first[reading.text] = _nonempty_texts([part.get(reading.text) for part in parts])
-        yield number, first
-
-
-def _nonempty_texts(cells: Iterable[Any]) -> list[str]:
-    return [text for text in _flat(cells) if text and isinstance(text, str)]

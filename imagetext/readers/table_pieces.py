@@ -13,11 +13,11 @@ from typing import BinaryIO, Protocol
 from imagetext.fields import json_value
 from imagetext.picture_files import PictureFolders
 from imagetext.readers.cells import settle_quotes
-from imagetext.readers.grouping import PictureCounter, side_by_side
+from imagetext.readers.grouping import PictureCounter, grouped, grouping_name, side_by_side
 from imagetext.readers.parquet import parquet_class_names, parquet_rows, scattered_rows
 from imagetext.readers.row_records import Row, RowSelection, json_object, row_records, with_unique_keys
 from imagetext.readers.suffixes import split_suffix
-from imagetext.readers.table_columns import BYTES, TableReading, grouped, grouping_name, usual_row
+from imagetext.readers.table_columns import BYTES, TableReading, usual_row
 from imagetext.readers.text_layout import Layout
 from imagetext.readers.text_lines import NEARBY, WINDOW, Findings
 from imagetext.readers.text_tables import text_records, warn_of_undecodable_lines

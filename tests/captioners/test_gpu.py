@@ -5,8 +5,8 @@ import torch
 
 from captioners.base import Request, SamplingConfig
 from captioners.coca.decode import Decoding
+from captioners.decoding.device import stack
 from captioners.decoding.sampling import exponentials, race_side, sample_key, sample_top_p
-from captioners.decoding.slots import stack
 from captioners.load import load_captioner
 
 choose_by_kernel = pytest.importorskip(

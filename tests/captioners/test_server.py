@@ -20,7 +20,7 @@ import capsmith
 from captioners.base import SamplingConfig
 from captioners.load import load_captioner
 from captioners.server import client, load
-from captioners.server.captioner import encode_picture, request_seed
+from captioners.server.requests import encode_picture, request_seed
 from imagetext.sample import decode_image
 
 from .fake_server import TWO, captions, pictures, texts

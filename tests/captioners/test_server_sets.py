@@ -18,7 +18,7 @@ import capsmith
 from captioners.base import Request, SamplingConfig
 from captioners.load import load_captioner
 from captioners.server.answers import choices_of
-from captioners.server.captioner import encode_picture
+from captioners.server.requests import encode_picture
 from generate.captions.config import GenerateConfig
 from generate.captions.gate import Gate
 from generate.captions.run import run

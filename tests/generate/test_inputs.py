@@ -12,7 +12,8 @@ from generate.captions.run import run
 from generate.reinforce.config import ReinforceConfig
 from generate.reinforce.run import run as reinforce
 from generate.runs import inputs, start
-from generate.runs.inputs import Failures, Hashed
+from generate.runs.failures import Failures
+from generate.runs.inputs import Hashed
 from generate.runs.manifest import clear_run, write_run
 from generate.sets.join import JoinConfig
 from generate.sets.join import run as join
@@ -119,7 +120,7 @@ def test_new_pictures_of_a_folder_form_new_shards_and_those_that_are_gone_are_na
     captioner, configure, tmp_path, folder, pictures, monkeypatch, capsys
 ):
     monkeypatch.setattr("imagetext.sources.ROWS_PER_SHARD", 2)
-    monkeypatch.setattr("generate.runs.inputs.ROWS_PER_SHARD", 2)
+    monkeypatch.setattr("generate.runs.in_place.ROWS_PER_SHARD", 2)
     out, options = tmp_path / "out", {"input": [str(folder)]}
 
     def keys(name):

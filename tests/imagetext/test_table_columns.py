@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagetext import limits
-from imagetext.readers import parquet, table_columns, table_pieces, tables
+from imagetext.readers import grouping, parquet, table_columns, table_pieces, tables
 from imagetext.readers.grouping import PictureCounter, side_by_side
 from imagetext.readers.parquet import scattered_rows
 from imagetext.readers.row_records import RowSelection
@@ -445,7 +445,7 @@ def test_what_is_no_row_of_one_caption_stays_a_row(table):
 def test_a_further_row_of_a_picture_that_cannot_be_read_is_named(caplog):
     reading = table_columns.TableReading(image="image", captions=(), text="text", key=None, lists=())
     rows = [(0, {"image": b"a", "text": "x"}), (3, ValueError("a row of 9 bytes")), (4, {"text": "y"})]
-    (record,) = table_columns.grouped(rows, reading, path="t.parquet", firsts={0: 0, 3: 0, 4: 0})
+    (record,) = grouping.grouped(rows, reading, path="t.parquet", firsts={0: 0, 3: 0, 4: 0})
     assert record == (0, {"image": b"a", "text": ["x", "y"]})
     assert caplog.messages == ["t.parquet: row 4 is left out of its picture's captions: a row of 9 bytes"]
 
