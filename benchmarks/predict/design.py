@@ -228,7 +228,7 @@ THIRD = World(  # fixed when 59 of the 126 students of the first two were known
             "dense3_much_one": Column(("much_cold",), 1, sentences=2),
             "dense3_much_hotter": Column(("much_hotter",), 3, sentences=2),
             "dense3_short": Column(("short4",), 2, sentences=2),
-            "dense3_long_elsewhere": Column(("long",), sentences=2),
+            "dense3_long_elsewhere": Column(("long",), 3, sentences=2),
             "dense3_long_hot": Column(("long4_hot",), sentences=2),
         },
     },
