@@ -156,7 +156,7 @@ def test_new_pictures_of_a_folder_form_new_shards_and_those_that_are_gone_are_na
 @pytest.mark.parametrize("name", ["t.jsonl", "t.csv", "t.json"])
 def test_new_rows_at_the_end_of_a_table_form_new_shards(captioner, configure, tmp_path, pictures, monkeypatch, name):
     """Finished shards stay, with the bytes that the shorter table gives, whether or not rows repeat a picture."""
-    for module in ("imagetext.readers.table_pieces", "generate.runs.inputs"):
+    for module in ("imagetext.readers.table_pieces", "generate.runs.in_place"):
         monkeypatch.setattr(f"{module}.ROWS_PER_SHARD", 3)
     for number, data in enumerate(pictures(12)):
         (tmp_path / f"{number}.jpg").write_bytes(data)
