@@ -270,20 +270,23 @@ def test_no_such_command_is_usage(argv, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("asked, policy", [(None, "passive"), ("active", "active")])
-def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(asked, policy, monkeypatch):
-    """Runs in a new process: torch reads the variable at its import, so it must not be imported before it is set."""
+@pytest.mark.parametrize("asked, policy, spins", [(None, "passive", "1000"), ("active", "active", "None")])
+def test_threads_soon_sleep_while_they_wait_unless_the_user_says_otherwise(asked, policy, spins, monkeypatch):
+    """Runs in a new process: torch reads the variables at its import, so they must be set before."""
     program = (
         "import os, sys, capsmith\n"
-        "def show(argv): print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules); return 0\n"
+        "def show(argv):\n"
+        "    print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
+        "    return 0\n"
         "capsmith.COMMANDS['show'] = show\n"
         "sys.exit(capsmith.main(['show']))"
     )
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
     if asked:
         monkeypatch.setenv("OMP_WAIT_POLICY", asked)
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == [policy, "False"]
+    assert result.stdout.split() == [policy, spins, "False"]
 
 
 @pytest.mark.parametrize("command", list(capsmith.COMMANDS))

@@ -174,5 +174,5 @@ def points_figure(results: Results, primary: str) -> Figure:
             label=f"{results.figures['length'][members][0]:g} words",
         )
     axes.set_ylabel("gain of the student, points of %")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
     return finish(axes, LABELS[primary])
