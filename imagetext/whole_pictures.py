@@ -1,4 +1,4 @@
-"""Whether the file of a picture is whole, and how much work it makes: what Pillow does not check."""
+"""Checks of a picture's file that Pillow does not make: whether it is whole, and not too much work to decode."""
 
 import re
 import struct

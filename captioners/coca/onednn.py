@@ -35,7 +35,7 @@ class _FastProducts(TorchDispatchMode):
         if function in (aten.addmm.default, aten.mm.default) and not kwargs:
             *bias, a, b = args
             is_forward = b.T.is_contiguous()  # of a linear layer; its bias, if any, is (N,)
-            is_gradient = b.is_contiguous() and not bias
+            is_gradient = b.is_contiguous() and not bias  # of its input or its weight
             if a.dtype == torch.float32 and a.device.type == "cpu" and (is_forward or is_gradient):
                 return linear(a, b.T, *bias)
         return function(*args, **(kwargs or {}))

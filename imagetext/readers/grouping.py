@@ -1,4 +1,4 @@
-"""Find rows of a table that belong to one picture, sort them on disk, in memory that does not grow, and join them."""
+"""Find rows of a table that belong to one picture, sort them on disk so that memory does not grow, and join them."""
 
 import logging
 import os
