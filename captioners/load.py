@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import torch
+
 from captioners.base import Captioner
 from captioners.resolve import is_transformers
 from captioners.rules.negatives import NEGATIVES, NegativeRules
@@ -36,6 +38,7 @@ def load_captioner(
     image_size: side of a picture in pixels, if it differs from the config's; the position embeddings are interpolated
         as in open_clip.
     base: the base model of adapters, if it is not the one that their config names.
+    device: where the model computes. A GPU must be the current one, on which Triton and CUDA graphs run.
     dtype: fp32, bf16 or fp16, for the whole model.
     products: the library of a CoCa's float32 products on a CPU, torch's own or oneDNN; by default the faster one, as
         measured once on this machine.
@@ -43,6 +46,8 @@ def load_captioner(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    if device.startswith("cuda:") and torch.device(device).index != torch.cuda.current_device():
+        raise ValueError(f"device {device!r} is not the current GPU: call torch.cuda.set_device({device!r}) before")
     if from_scratch and pretrained is not None:
         raise ValueError(f"pretrained={pretrained!r} contradicts from_scratch")
     options = {

@@ -281,6 +281,8 @@ def _tower_problems(embed_dim: int, vision_cfg: Mapping, text_cfg: Mapping, mult
         problems.append("text_cfg.embed_cls is not set")
     if vision_cfg.get("timm_model_name") or isinstance(vision_cfg.get("layers"), Sequence):
         problems.append("vision_cfg does not describe a vision transformer of open_clip")
+    if vision_cfg.get("attentional_pool") in ("parallel", "cascade") or vision_cfg.get("pool_type") == "none":
+        problems.append("vision_cfg does not pool a picture into one embedding")
     special = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
     problems += [f"text_cfg.{key} is not supported" for key in special if text_cfg.get(key)]
     if text_cfg.get("block_type") not in (None, "default"):

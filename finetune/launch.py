@@ -72,7 +72,14 @@ def check_devices(config: TrainingConfig) -> None:
         )
     gpus = torch.cuda.device_count()
     if processes > gpus:
-        raise ValueError(f"--num-processes {processes}: each process needs a GPU of its own, and torch finds {gpus}")
+        hint = ""
+        if "SLURM_JOB_ID" in os.environ:
+            hint = (
+                "; with Slurm, use --gpus-per-node or --gpu-bind=none, so that each process sees all GPUs of its node"
+            )
+        raise ValueError(
+            f"--num-processes {processes}: each process needs a GPU of its own, and torch finds {gpus}{hint}"
+        )
 
 
 def check_launcher(rank: Rank) -> None:

@@ -38,7 +38,7 @@ def gpu_tests(bench: Bench) -> Iterator[dict]:
             "pytest",
             "-m",
             "gpu",
-            "-q",
+            "-v",
             "-p",
             "no:cacheprovider",
             f"--junitxml={report}",
@@ -53,12 +53,12 @@ def gpu_tests(bench: Bench) -> Iterator[dict]:
                 timeout=TEST_SECONDS * (PATIENCE if bench.rehearse else 1),
             )
         except subprocess.TimeoutExpired as late:
-            last = (late.stdout or b"").decode(errors="replace").splitlines()[-8:]
+            lines = (late.stdout or b"").decode(errors="replace").splitlines()
             yield {
                 "case": "gpu tests",
-                "passed": 0,
-                "failed": 1,
-                "last_lines": [f"not done after {TEST_SECONDS} s", *last],
+                "passed": sum(" PASSED" in line for line in lines),
+                "failed": 1 + sum(" FAILED" in line for line in lines),
+                "last_lines": [f"not done after {TEST_SECONDS} s", *lines[-8:]],
             }
             return
         if not report.exists():

@@ -3,6 +3,7 @@
 Dimensions: N pictures, C captions of each, H, W height and width of a picture, S image tokens, E embedding.
 """
 
+import copy
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -121,6 +122,12 @@ class CoCaCaptioner:
             stops=sampling.stops,
         )
 
+    def with_model(self, model: CoCa) -> "CoCaCaptioner":
+        """Return this captioner with a model, without what earlier calls keep on a GPU."""
+        captioner = copy.copy(self)
+        captioner.model, captioner._free_slots = model, []
+        return captioner
+
     @property
     def on_gpu(self) -> bool:
         """Whether the model's weights are on a CUDA device."""
@@ -154,7 +161,7 @@ class CoCaCaptioner:
         tokens = torch.full((len(rows), max(map(len, rows))), self.pad_id)
         for row, ids in zip(tokens, rows, strict=True):
             row[: len(ids)] = torch.tensor(ids)
-        with fast_products() if self.products == "onednn" else nullcontext():
+        with fast_products() if self.products == "onednn" and not self.on_gpu else nullcontext():
             features, _ = encode_text_trimmed(self.model, tokens)
         features = features.float().cpu().unflatten(0, (len(pictures), -1))  # (N, C, E)
         return [

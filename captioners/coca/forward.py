@@ -81,7 +81,7 @@ def forward_trimmed(
     cross-attention, padding passes through no layer but attention, and attention makes fewer copies.
 
     images: pixels (B, 3, H, W), or the result of `encode_images` for them.
-    tokens: (B, K, at most the context), padded at the end with the text tower's pad id.
+    tokens: (B, K, L), padded at the end with the text tower's pad id. All after the context must be padding.
     trim: whether to leave padding out, which waits for a GPU.
     Returns image_features (B, E) and text_features (B, K, E), normalised, and the logits (T, V) and labels (T,) of all
     tokens but padding, caption by caption.
@@ -89,7 +89,7 @@ def forward_trimmed(
     image_features, image_tokens = _encode_pixels(model, images) if isinstance(images, Tensor) else images
     pictures, captions = tokens.shape[:2]
     text: Tower = model.text
-    tokens = tokens.flatten(0, 1).to(text.cls_emb.device)
+    tokens = tokens.flatten(0, 1)[:, : text.context_length].to(text.cls_emb.device)
     text_features, states = encode_text_trimmed(model, tokens, trim=trim)
     layout = Layout.of(_until_last(tokens, text.pad_id)[:, 1:], trim=trim)  # the last token predicts nothing
     hidden = _decode(model.text_decoder, image_tokens, layout.collect(states[:, :-1]), layout)

@@ -60,7 +60,7 @@ class Continuing:
         self.model_cache = cache if cross is None else EncoderDecoderCache(cache, cross)
         self.lengths = torch.zeros_like(begin)  # tokens fed to each row (R,)
         self.longest = 0  # an upper bound of the lengths, known without waiting for a GPU
-        self.graphs = graphs and first.is_cuda
+        self.graphs = graphs and first.is_cuda and not steps_wait(config)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.graph_length = 0  # number of positions that the graph attends to
         self.is_warm = False  # whether these rows have made a step outside a graph
@@ -147,3 +147,13 @@ class Continuing:
         logits.index_fill_(-1, self.ends, float("-inf"))
         logits[..., self.end] = ended.amax(-1) if self.greedy else ended.logsumexp(-1)
         return logits
+
+
+def steps_wait(config: PreTrainedConfig) -> bool:
+    """Whether a step of these layers waits for a GPU, so that no CUDA graph can be made of it.
+
+    For experts, torch reads on the host how many tokens each of them gets, in some dtypes. Falcon's layers select
+    heads by Python lists, which each step copies to the GPU.
+    """
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    return config.model_type == "falcon" or any(getattr(config, name, None) for name in names)

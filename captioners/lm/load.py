@@ -80,8 +80,10 @@ def check_rows(model: PreTrainedModel) -> None:
     if not all(type(layer) is DynamicLayer and layer.keys is not None for layer in cache.layers):
         raise ValueError("its layers store something else than keys and values")
     rows = begin_rows(model, [long, short], read_head(model, short), limit=len(continuation), ends=[0], greedy=True)
-    batched = [rows.extend(torch.tensor([[0], [0]], device=model.device))]
-    batched += [rows.extend(torch.tensor([[token], [token]], device=model.device)) for token in continuation]
+    batched = []
+    for token in (0, *continuation):
+        logits = rows.extend(torch.tensor([[token], [token]], device=model.device))
+        batched.append(logits.clone())  # the next call may overwrite them
     for prompt, logits in zip((long, short), torch.cat(batched, dim=1), strict=True):
         ids = torch.tensor([[*prompt, *continuation]], device=model.device)
         alone = model(input_ids=ids, use_cache=False).logits[0]

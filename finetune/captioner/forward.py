@@ -75,12 +75,12 @@ class CoCaForward(nn.Module):
             self.adapter = get_peft_model(self.model, lora).base_model
 
     def written(self) -> CoCaCaptioner:
-        """Return the captioner to write; if it has adapters, a copy with them merged, as merging rounds weights."""
-        if self.adapter is None:
-            return self.captioner
-        captioner = copy.copy(self.captioner)
-        captioner.model = copy.deepcopy(self.adapter).merge_and_unload()
-        return captioner
+        """Return a captioner to write; if this one has adapters, they are merged in a copy, as merging rounds weights.
+
+        What it keeps on a GPU to caption held-out pictures is freed with it, before training goes on.
+        """
+        model = self.model if self.adapter is None else copy.deepcopy(self.adapter).merge_and_unload()
+        return self.captioner.with_model(model)
 
     def forward(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         images = self.captioner.normalise(images) if isinstance(images, Tensor) else images

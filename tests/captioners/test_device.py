@@ -10,6 +10,7 @@ import torch
 from capsmith import main
 from captioners.cores import free_cores
 from captioners.device import check_device, choose_device
+from captioners.load import load_captioner
 from captioners.ranks import Rank
 from finetune.captioner.config import FinetuneConfig
 from finetune.launch import check_devices, run_in_ranks
@@ -55,6 +56,18 @@ def test_without_a_gpu_the_cpu_is_the_best_and_cuda_is_refused(monkeypatch):
     for requested in ("cuda", "cuda:1"):
         with pytest.raises(ValueError, match=f"^--device '{requested}': there is no such device; torch finds cpu"):
             choose_device(requested)
+
+
+def test_with_slurm_the_refusal_says_how_processes_see_all_gpus(gpus, monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    with pytest.raises(ValueError, match="torch finds 2; with Slurm, use --gpus-per-node or --gpu-bind=none"):
+        check_devices(settings(tmp_path, num_processes=3))
+
+
+def test_a_gpu_that_is_not_the_current_one_is_refused(gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    with pytest.raises(ValueError, match=r"^device 'cuda:1' is not the current GPU: call torch.cuda.set_device"):
+        load_captioner("coca_tiny", device="cuda:1")
 
 
 def test_each_process_loads_and_computes_on_its_own_gpu_as_the_current_one(gpus):

@@ -183,6 +183,14 @@ def test_a_config_is_refused_with_every_reason(tiny_config, edit):
     check_coca(tiny_config, "here")
 
 
+@pytest.mark.parametrize(
+    "change", [{"attentional_pool": "parallel"}, {"attentional_pool": "cascade"}, {"pool_type": "none"}]
+)
+def test_a_tower_without_one_embedding_of_a_picture_is_refused(tiny_config, change):
+    with pytest.raises(ValueError, match="here: .*vision_cfg does not pool a picture into one embedding"):
+        check_coca(tiny_config | {"vision_cfg": tiny_config["vision_cfg"] | change}, "here")
+
+
 def test_a_hub_repository_is_read_from_the_cache(offline_hub, folder):
     offline_hub("some/Captioner-1", folder)
     for name in ("some/Captioner-1", "hf-hub:some/Captioner-1"):

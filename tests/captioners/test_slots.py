@@ -1,5 +1,8 @@
 """Captions drawn in slots equal those of `Drawing`; CUDA graphs and devices are replaced by fakes."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -10,6 +13,9 @@ from captioners.decoding import slots
 from captioners.decoding.batch import Drawing
 from captioners.decoding.rows import Rules
 from captioners.decoding.slots import SlotDrawing, Slots
+from captioners.load import load_captioner
+from finetune.captioner.config import FinetuneConfig
+from finetune.captioner.forward import CoCaForward
 
 from .test_draw import END, PAD, START, ending_model, fast_captions, images_of
 
@@ -258,6 +264,24 @@ def test_slots_are_used_again_by_the_next_call_alone(captioner, pictures):
         assert captioner._take_slots(rules, 2) is not first
         captioner.model.logit_scale = before
     captioner._free_slots.clear()
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_a_validation_leaves_nothing_on_a_gpu(lora_rank, pictures, monkeypatch, tmp_path):
+    """While a model trains, the captioner that is written keeps slots for as long as it lives."""
+    monkeypatch.setattr(coca.CoCaCaptioner, "on_gpu", True, raising=False)
+    config = FinetuneConfig(input=["x"], model="coca_tiny", output=tmp_path, device="cpu", lora_rank=lora_rank)
+    forward = CoCaForward(load_captioner("coca_tiny"), config)
+    requests = [Request("a", torch.zeros(3, 56, 56, dtype=torch.uint8))]
+    for _ in range(2):
+        written = forward.written()
+        for _ in range(2):
+            list(written.caption(requests, SamplingConfig(num_captions=2, max_length=8)))
+        [slots] = map(weakref.ref, written._free_slots)
+        model = weakref.ref(written.model)
+        del written
+        gc.collect()
+        assert slots() is None and (model() is None or not lora_rank)
 
 
 def test_a_captioner_on_a_gpu_draws_in_slots(captioner, pictures, monkeypatch):

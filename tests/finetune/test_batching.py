@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from captioners.coca.forward import forward_trimmed
 from captioners.load import load_captioner
 from finetune.batching import BatchOrder, batches, collate, decoders, few_widths
 from finetune.captioner.pictures import CaptionedPictures
@@ -261,6 +262,19 @@ def test_captions_come_to_a_gpu_in_few_widths():
         assert cut.shape == (2, 1, 8) and torch.equal(cut, tokens[..., :8])
     assert [part.tokens.shape[-1] for part in batch.parts(4, torch.device("cpu"), pad_id=0)] == [21] * 4
     assert [part.tokens.shape[-1] for part in batch.parts(4, torch.device("meta"))] == [21] * 4
+
+
+@torch.no_grad()
+def test_captions_as_long_as_the_context_are_trained_on_a_gpu():
+    """The tokens that a GPU would get have the losses of those that a CPU gets."""
+    captioner, images = load_captioner("coca_tiny"), torch.rand(2, 3, 56, 56)
+    for longest in range(captioner.context_length - 9, captioner.context_length + 1):
+        captions = [torch.randint(3, 1000, (1, length)).tolist() for length in (longest, 9)]
+        batch = collate([(image, ids, 0, "") for image, ids in zip(images, captions)], pad_id=captioner.pad_id)
+        on_cpu = forward_trimmed(captioner.model, images, batch.tokens)
+        on_gpu = forward_trimmed(captioner.model, images, few_widths(batch.tokens, captioner.pad_id), trim=False)
+        for name, expected in on_cpu.items():
+            torch.testing.assert_close(on_gpu[name], expected, atol=1e-4, rtol=0)
 
 
 def test_a_gpus_pictures_are_decoded_by_its_share_of_the_cores(monkeypatch):

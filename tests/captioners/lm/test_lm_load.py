@@ -7,11 +7,15 @@ import torch
 import transformers as hf
 
 from captioners.base import SamplingConfig
+from captioners.decoding.continuing import steps_wait
 from captioners.lm.captioner import LMCaptioner, positions
+from captioners.lm.decode import begin_rows
+from captioners.lm.load import check_rows
 from captioners.load import load_captioner
 
+from ..tape import tapes  # noqa: F401
 from ..vlm.models import edit, make_tokenizer, scramble
-from .models import CHAT, save
+from .models import CHAT, FAMILIES, save
 
 
 def test_a_folder_is_known_by_its_config(captioner_of):
@@ -71,6 +75,32 @@ def test_models_that_cannot_be_decoded_side_by_side_are_refused(tmp_path, config
     edit(tmp_path / "config.json", lambda config: config.setdefault("max_position_embeddings", 96))
     with pytest.raises(ValueError, match="side by side|positions"):
         load_captioner(tmp_path.as_posix())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_that_can_are_loaded_on_a_gpu_too(family, captioner_of, tapes, monkeypatch):  # noqa: F811
+    """The check at loading runs by CUDA graphs there, whose steps overwrite the results of those before."""
+
+    model = captioner_of(family).model
+
+    def begin_with_graphs(*arguments, **options):
+        rows = begin_rows(*arguments, **options)
+        rows.graphs = True
+        return rows
+
+    monkeypatch.setattr("captioners.lm.load.begin_rows", begin_with_graphs)
+    if steps_wait(model.config):
+        with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+            check_rows(model)
+    else:
+        check_rows(model)
+        assert [tape.replays for tape, _ in tapes] == [2]  # the first of three steps warms up
+
+
+def test_layers_with_experts_run_without_graphs():
+    assert not steps_wait(hf.LlamaConfig())
+    for config in (hf.MixtralConfig(), hf.Qwen3MoeConfig(), hf.DeepseekV3Config(), hf.GptOssConfig()):
+        assert steps_wait(config)
 
 
 def test_options_of_other_captioners_are_refused(tmp_path):
