@@ -1,9 +1,8 @@
 """`capsmith generate`: captions and writes every shard without a done-marker; the same command again resumes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from multiprocessing.synchronize import Event
 from typing import TYPE_CHECKING, Any
 
 from captioners.device import check_device
@@ -46,22 +45,22 @@ if TYPE_CHECKING:  # this module imports aiohttp
 WRITTEN_BEHIND = 2 * REDRAWN_AT_ONCE
 
 
-def run(config: GenerateConfig, rank: Rank | None = None, begun: Event | None = None) -> int:
+def run(config: GenerateConfig, rank: Rank | None = None, on_begun: Callable[[], None] | None = None) -> int:
     """Caption the pictures of `config.input` into `config.output`, or this process's share of them.
 
-    `rank` and `begun` come from `launch`, which starts the other processes once the first has begun the run.
+    `rank` and `on_begun` come from `launch`, which starts the other processes once the first has begun the run.
     Returns: 0 done, 1 some shards failed, 3 done but more pictures failed than `max_error_rate` allows.
     Raises: ValueError for a bad input, model, column or output folder, before anything is written.
     """
     rank = rank or own_rank(config)
     if config.dry_run:
-        return _run(config, rank, begun)
+        return _run(config, rank, on_begun)
     check_own(config.output, "generate")  # before the lock, so that nothing is written to another command's folder
     with FolderLock(config.output) as lock:
-        return _run(config, rank, begun, job=lock.job)
+        return _run(config, rank, on_begun, job=lock.job)
 
 
-def _run(config: GenerateConfig, rank: Rank, begun: Event | None, *, job: str = "") -> int:
+def _run(config: GenerateConfig, rank: Rank, on_begun: Callable[[], None] | None, *, job: str = "") -> int:
     """Do the run. job: the job that has locked the output folder."""
     _check_before_reading(config)
     if rank.number and not config.dry_run:
@@ -81,7 +80,7 @@ def _run(config: GenerateConfig, rank: Rank, begun: Event | None, *, job: str = 
         say(warning)
     work = Captioning(config)
     with engine_of(config, rank) as engine:
-        prepared = prepare(work, engine, shards, rank=rank, begun=begun)
+        prepared = prepare(work, engine, shards, rank=rank, on_begun=on_begun)
         if config.dry_run:
             to_do = f"{len(prepared.to_do):,} of {len(prepared.shards):,} shards to do"
             say(f"{count_pictures(all_shards)}; {to_do}; nothing was written")
@@ -90,7 +89,7 @@ def _run(config: GenerateConfig, rank: Rank, begun: Event | None, *, job: str = 
             return 0
         if config.overwrite:
             forget_answers(config.output)
-        begin(config.output, prepared, rank, begun=begun)
+        begin(config.output, prepared, rank, on_begun=on_begun)
         pace = engine.do(work, prepared.to_do)
     code = finish(config, rank, prepared.shards)
     if config.limit:

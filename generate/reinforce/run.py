@@ -1,10 +1,9 @@
 """`capsmith reinforce`: adds views and embeddings to all shards without a done-marker; the same command resumes."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from multiprocessing.synchronize import Event
 from typing import Any
 
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -37,20 +36,20 @@ CONFIG = "config.json"
 DEFAULT_SIZE = 224  # side of views without a teacher
 
 
-def run(config: ReinforceConfig, rank: Rank | None = None, begun: Event | None = None) -> int:
+def run(config: ReinforceConfig, rank: Rank | None = None, on_begun: Callable[[], None] | None = None) -> int:
     """Reinforce the records of `config.input` into `config.output`, or this process's share of them.
 
-    `rank` and `begun` come from `launch`, which starts the other processes once the first has begun the run.
+    `rank` and `on_begun` come from `launch`, which starts the other processes once the first has begun the run.
     Returns: 0 done, 1 some shards failed, 3 done but more records failed than `max_error_rate` allows.
     Raises: ValueError for a bad input, teacher or output folder, before anything is written.
     """
     rank = rank or own_rank(config)
     check_own(config.output, "reinforce")  # before the lock, so that nothing is written to another command's folder
     with FolderLock(config.output) as lock:
-        return _run(config, rank, begun, job=lock.job)
+        return _run(config, rank, on_begun, job=lock.job)
 
 
-def _run(config: ReinforceConfig, rank: Rank, begun: Event | None, *, job: str) -> int:
+def _run(config: ReinforceConfig, rank: Rank, on_begun: Callable[[], None] | None, *, job: str) -> int:
     """Do the run. job: the job that has locked the output folder."""
     if config.engine == "embedded":  # workers of a cluster check the devices of their own machines
         check_device(config.device)
@@ -64,11 +63,11 @@ def _run(config: ReinforceConfig, rank: Rank, begun: Event | None, *, job: str) 
         return code if code == 2 or was_never_begun else finish(config)
     work = Reinforcing(config)
     with engine_of(config, rank) as engine:
-        prepared = prepare(work, engine, shards, rank=rank, begun=begun)
+        prepared = prepare(work, engine, shards, rank=rank, on_begun=on_begun)
         if prepared.anew:
             for name in (CONFIG, REPORT):
                 remove(join(config.output, name))
-        begin(config.output, prepared, rank, begun=begun)
+        begin(config.output, prepared, rank, on_begun=on_begun)
         if not rank.number:
             content = json.dumps(description(config, prepared.fingerprint), indent=1)
             write_file(join(config.output, CONFIG), content.encode())

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from multiprocessing.synchronize import Event
+from multiprocessing.synchronize import Semaphore
 
 from captioners.cores import free_cores
 from captioners.ranks import Rank
@@ -54,7 +54,7 @@ def launch(command: str, config: RunConfig, count: int, *, job: str) -> int:
     Raises: KeyboardInterrupt, once all processes have stopped.
     """
     context = multiprocessing.get_context("spawn")
-    begun = context.Event()
+    begun = context.Semaphore(0)  # not an Event, whose set() waits for ever for a process that died as it waited
     other_config = config.model_copy(update={"overwrite": False})
     arguments: list[tuple] = [(command, config, Rank(0, count), begun, job)]
     for number in range(1, count):
@@ -64,9 +64,10 @@ def launch(command: str, config: RunConfig, count: int, *, job: str) -> int:
     try:
         for process in processes:
             process.start()
-        while first.is_alive() and not begun.wait(0.1):
-            pass
-        if not begun.is_set():  # the first has failed: the others have nothing to do
+        has_begun = False
+        while first.is_alive() and not has_begun:
+            has_begun = begun.acquire(timeout=0.1)
+        if not (has_begun or begun.acquire(block=False)):  # the first has failed: the others have nothing to do
             for process in others:
                 process.kill()
             processes = [first]
@@ -86,7 +87,7 @@ def launch(command: str, config: RunConfig, count: int, *, job: str) -> int:
     return 2 if 2 in codes else int(any(codes))
 
 
-def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event, job: str) -> None:
+def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Semaphore, job: str) -> None:
     """Run the command as one of the processes that `launch` started; all but the first wait until it has begun."""
     os.environ[JOB] = job
     os.environ["LOCAL_WORLD_SIZE"] = str(rank.count)  # torchrun's variable for the processes that share a machine
@@ -95,12 +96,17 @@ def _run_rank(command: str, config: RunConfig, rank: Rank, begun: Event, job: st
     for number in (signal.SIGINT, *STOPPED):
         signal.signal(number, interrupt_once)  # Ctrl-C comes twice: from the terminal and from `launch`
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+    def release_all() -> None:
+        for _ in range(rank.count):  # the other processes and `launch`
+            begun.release()
+
     try:
         with at_terminal():
             run = importlib.import_module(RUNS[command]).run
             if rank.number:
-                begun.wait()
-            sys.exit(run(config, rank, None if rank.number else begun))
+                begun.acquire()
+            sys.exit(run(config, rank, None if rank.number else release_all))
     except ValueError as error:
         say_error(command, error)
         sys.exit(2)

@@ -1,10 +1,11 @@
 """The protocol between a command and the engine that runs it, and the embedded engine, which works in this process."""
 
 import errno
+import gc
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -145,6 +146,7 @@ class Embedded:
                 desc=work.doing, unit=work.unit, mininterval=1, disable=not shards, position=self.rank.local
             ) as progress,
             closing(work),
+            present_objects_kept(),
         ):
 
             def tell() -> None:
@@ -167,6 +169,21 @@ class Embedded:
         if pace.pictures:
             say(pace)
         return pace
+
+
+@contextmanager
+def present_objects_kept() -> Iterator[None]:
+    """A context in which Python does not look for garbage among the objects that exist now.
+
+    Those of models and libraries are many, and they stay. A run makes so many objects that Python would go through all
+    of them again and again, which takes a sixth of the main process's time.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def is_full(error: Exception) -> bool:

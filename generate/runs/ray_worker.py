@@ -1,5 +1,6 @@
 """A worker of a Ray cluster: what it gets of its node, and how it writes shards, one at a time."""
 
+import gc
 import logging
 import os
 import socket
@@ -117,6 +118,7 @@ class Worker:
                 FolderLock(folder, guest_of=self.place.job).__enter__()  # until the process ends
         except (ValueError, OSError) as error:
             raise _Refused(str(error)) from error
+        gc.freeze()  # until the process ends, as in `generate.runs.protocol.present_objects_kept`
         self.is_loaded = True
 
     def report(self, shard: Shard, pace: Pace) -> None:

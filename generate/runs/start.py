@@ -1,8 +1,7 @@
 """The start of a run: compares it with its folder, settles which shards are to do, and writes `run.json`."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing.synchronize import Event
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from captioners.ranks import Rank
@@ -80,9 +79,12 @@ def read_earlier_run(folder: str, files: Mapping[str, Entry], verify_done: bool)
     )
 
 
-def prepare(work: Work, engine: Engine, shards: Sequence[Shard], *, rank: Rank, begun: Event | None) -> PreparedRun:
+def prepare(
+    work: Work, engine: Engine, shards: Sequence[Shard], *, rank: Rank, on_begun: Callable[[], None] | None
+) -> PreparedRun:
     """Load the models, and compare the run and its inputs with what the output folder holds.
 
+    on_begun: what `begin` will call in the first of several processes; None in the others, and where one is alone.
     Prints a line on each model, and on shards and pictures that are not there any more or must be made again.
     Raises: ValueError where the folder holds a run with other rules or settings, other files with the shards' names,
     or the inputs themselves; where inputs have changed; and as `Work.load` does.
@@ -92,7 +94,7 @@ def prepare(work: Work, engine: Engine, shards: Sequence[Shard], *, rank: Rank, 
     earlier_fingerprint = read_run(folder)
     files = files_of(folder)  # listed once: a store sends the names of 1,000 files a request
     # While no shard is done, the run may begin anew: by its single process, or the one that starts the others.
-    is_first = rank.count == 1 or begun is not None
+    is_first = rank.count == 1 or on_begun is not None
     anew = is_first and (config.overwrite or not any(name.endswith(MARKER) for name in files))
     settled = earlier_fingerprint if earlier_fingerprint and not anew else {}
     if settled:
@@ -131,8 +133,8 @@ def prepare(work: Work, engine: Engine, shards: Sequence[Shard], *, rank: Rank, 
     )
 
 
-def begin(folder: str, run: PreparedRun, rank: Rank, *, begun: Event | None) -> None:
-    """Write `run.json` and let the other processes start.
+def begin(folder: str, run: PreparedRun, rank: Rank, *, on_begun: Callable[[], None] | None) -> None:
+    """Write `run.json`, and let the other processes start by calling `on_begun`.
 
     If the run begins anew, everything that an earlier run has left is removed first.
     """
@@ -145,8 +147,8 @@ def begin(folder: str, run: PreparedRun, rank: Rank, *, begun: Event | None) -> 
             write_file(join(folder, name), data)
         write_run(folder, run.fingerprint, run.names)
         write_pictures(folder, run.pictures)
-    if begun:
-        begun.set()
+    if on_begun:
+        on_begun()
 
 
 def check_file_names(folder: str, to_write: Sequence[str], files: Mapping[str, Entry]) -> None:

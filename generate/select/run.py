@@ -4,11 +4,10 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from multiprocessing.synchronize import Event
 from typing import Any
 
 from captioners.ranks import Rank
@@ -57,10 +56,10 @@ DECIDING = (
 REINFORCED = ("embedded_columns", "views", "embeddings", "convert", "text_from_synthetic", "teachers")
 
 
-def run(config: SelectConfig, rank: Rank | None = None, begun: Event | None = None) -> int:
+def run(config: SelectConfig, rank: Rank | None = None, on_begun: Callable[[], None] | None = None) -> int:
     """Choose from the records of `config.input` into `config.output`, or do this process's share of them.
 
-    `rank` and `begun` come from `launch`, which starts the other processes once the first has begun the run.
+    `rank` and `on_begun` come from `launch`, which starts the other processes once the first has begun the run.
     Returns: 0 done, 1 some shards failed or nothing is kept, 3 done but more records are unusable than
     `max_error_rate` allows.
     Raises: ValueError for a bad input, name or output folder, before anything is written.
@@ -68,10 +67,10 @@ def run(config: SelectConfig, rank: Rank | None = None, begun: Event | None = No
     rank = rank or own_rank(config)
     check_own(config.output, "select")  # before the lock, so that nothing is written to another command's folder
     with FolderLock(config.output) as lock:
-        return _run(config, rank, begun, job=lock.job)
+        return _run(config, rank, on_begun, job=lock.job)
 
 
-def _run(config: SelectConfig, rank: Rank, begun: Event | None, *, job: str) -> int:
+def _run(config: SelectConfig, rank: Rank, on_begun: Callable[[], None] | None, *, job: str) -> int:
     """Do the run. job: the job that has locked the output folder."""
     if rank.number:
         wait_for_run(config.output, DAY if config.settles else 900)
@@ -90,10 +89,10 @@ def _run(config: SelectConfig, rank: Rank, begun: Event | None, *, job: str) -> 
         return code if code == 2 or was_never_begun else finish(config)
     work = Selecting(config, shards)
     with engine_of(config, rank) as engine:
-        prepared = prepare(work, engine, shards, rank=rank, begun=begun)
+        prepared = prepare(work, engine, shards, rank=rank, on_begun=on_begun)
         if prepared.anew:
             remove(join(config.output, CONFIG))
-        begin(config.output, prepared, rank, begun=begun)
+        begin(config.output, prepared, rank, on_begun=on_begun)
         engine.do(work, prepared.to_do)
     return finish(config, rank, prepared.shards)
 

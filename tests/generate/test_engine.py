@@ -1,5 +1,6 @@
 """`capsmith generate`: whole runs with a captioner that has no model."""
 
+import gc
 import hashlib
 import io
 import json
@@ -34,6 +35,16 @@ def npz(*names: str) -> bytes:
 
 def records(folder, suffix="tar"):
     return list(read_records(str(folder / f"*.{suffix}")))
+
+
+def test_a_run_looks_for_garbage_among_its_own_objects_alone(captioner, make_tar, pictures, configure, monkeypatch):
+    make_tar("00000", pictures(1))
+    kept, caption = [], captioner.caption
+    monkeypatch.setattr(
+        captioner, "caption", lambda *args, **options: kept.append(gc.get_freeze_count()) or caption(*args, **options)
+    )
+    assert run(configure()) == 0
+    assert kept[0] > 1000 and gc.get_freeze_count() == 0
 
 
 # --- records ---------------------------------------------------------------------------------------------------------

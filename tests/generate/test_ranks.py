@@ -56,6 +56,13 @@ def ranks(process: subprocess.Popen) -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
+def waits(process: psutil.Process) -> bool:
+    """Return whether the process uses no processor time for a second."""
+    before = process.cpu_times()
+    time.sleep(1)
+    return process.cpu_times() == before
+
+
 def written_since(folder: Path, moment: float) -> list[Path]:
     """Return the unfinished files that were written after `moment`; killed processes leave older ones behind."""
     paths = []
@@ -75,8 +82,12 @@ def wait_until(condition) -> None:
 def test_two_processes_give_the_bytes_of_one_though_killed_and_interrupted(alone, tmp_path, files, capsys):
     folder = tmp_path / "out"
     process = start(folder, "--num-processes", "2")
-    wait_until(lambda: (folder / "run.json").exists() and len(ranks(process)) == 2)
-    ranks(process)[1].kill()
+    wait_until(lambda: len(ranks(process)) == 2)
+    first, second = ranks(process)
+    first.suspend()
+    wait_until(lambda: waits(second))  # it has imported its libraries, and waits until the first has begun the run
+    second.kill()
+    first.resume()
     printed, error_text = process.communicate(timeout=120)
     assert process.returncode == 1, error_text
     assert "1 of 3 shards failed: scenes-test2-00000; the same command tries them again" in printed

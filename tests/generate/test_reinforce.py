@@ -393,7 +393,7 @@ def test_processes_share_the_shards_of_a_run(make_records, pictures, configure, 
         make_records(f"0000{number}", pictures(2, number))
     assert run(configure(output=tmp_path / "alone")) == 0
     begun = threading.Event()
-    assert run(configure(), Rank(0, 2, 0), begun) == 0 and begun.is_set() and len(records(tmp_path / "out")) == 4
+    assert run(configure(), Rank(0, 2, 0), begun.set) == 0 and begun.is_set() and len(records(tmp_path / "out")) == 4
     assert run(configure(), Rank(1, 2, 1)) == 0
     assert files(tmp_path / "out") == files(tmp_path / "alone")
 

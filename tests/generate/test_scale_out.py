@@ -246,7 +246,7 @@ def test_interrupted_the_workers_leave_no_half_shard(cluster, tmp_path, files, w
 def test_a_worker_with_other_weights_ends_the_run(cluster, tmp_path, files, monkeypatch):
     """The worker finds other weights in `run.json` than it has loaded and than were settled."""
 
-    def begin(folder, prepared, rank, *, begun):
+    def begin(folder, prepared, rank, *, on_begun):
         prepared.fingerprint["columns"]["syn_text_coca_tiny"]["weights_sha256"] = "other"
         write_run(folder, prepared.fingerprint)
 
