@@ -15,7 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 POSITIONS = 32  # positions of a cache that are read at a time
-TOKENS = 64  # image tokens that are read at a time
+TOKENS = 64  # image tokens that are read at a time, at most
+VALUES = 64 * 64  # of queries, keys or values that a program holds at a time, so that they fit on small cards
 
 
 @triton.jit
@@ -123,7 +124,7 @@ def _attend_images(
     BLOCK: tl.constexpr,
 ):
     picture, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    depth, row = tl.arange(0, WIDE), tl.arange(0, ROWS)  # WIDE >= DEPTH, ROWS >= captions
+    depth, row = tl.arange(0, WIDE), tl.program_id(2) * ROWS + tl.arange(0, ROWS)  # WIDE >= DEPTH
     inside = depth < DEPTH
     row_addresses = ((picture * captions + row) * HEADS + head)[:, None] * DEPTH + depth[None, :]
     is_row = (row < captions)[:, None] & inside[None, :]
@@ -153,8 +154,10 @@ def attend_images(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """
     pictures, heads, tokens, depth = keys.shape
     out, captions = torch.empty_like(queries), len(queries) // pictures
-    is_small = keys.itemsize == 2 and depth <= 64 and captions <= 64
-    _attend_images[(pictures, heads)](
+    wide = max(16, triton.next_power_of_2(depth))
+    block = max(16, VALUES // wide)
+    rows = min(block, max(16, triton.next_power_of_2(captions)))
+    _attend_images[(pictures, heads, triton.cdiv(captions, rows))](
         queries,
         keys,
         values,
@@ -164,11 +167,11 @@ def attend_images(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         captions,
         HEADS=heads,
         DEPTH=depth,
-        WIDE=max(16, triton.next_power_of_2(depth)),
-        ROWS=max(16, triton.next_power_of_2(captions)),
-        BLOCK=TOKENS,
+        WIDE=wide,
+        ROWS=rows,
+        BLOCK=min(block, TOKENS),
         num_warps=4,
-        num_stages=3 if is_small else 1,  # large blocks read ahead need more shared memory than some cards have
+        num_stages=3 if keys.itemsize == 2 else 1,  # blocks of float32 that are read ahead do not fit on small cards
     )
     return out
 

@@ -101,9 +101,14 @@ def check_attention() -> None:
 
 
 def check_attention_to_images() -> None:
-    """Numbers of captions that are no powers of two; more image tokens than are read at a time, and fewer."""
+    """Numbers of captions that are no powers of two, and more than one program computes; tokens for several blocks."""
     generator = torch.Generator().manual_seed(0)
-    for pictures, captions, heads, tokens, depth in ((3, 5, 2, 130, 16), (2, 1, 3, 7, 12), (1, 17, 1, 64, 32)):
+    for pictures, captions, heads, tokens, depth in (
+        (3, 5, 2, 130, 16),
+        (2, 1, 3, 7, 12),
+        (1, 17, 1, 64, 32),
+        (2, 70, 1, 20, 64),
+    ):
         queries = torch.randn(pictures * captions, heads * depth, generator=generator)
         keys, values = torch.randn(2, pictures, heads, tokens, depth, generator=generator)
         expected = (
