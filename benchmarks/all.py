@@ -53,17 +53,14 @@ CASES = (
 
 
 def known_ratio(case: Case, results: str) -> float:
-    """Return the ratio of a case in RESULTS.md, from the first row of its benchmark's table that names the case.
+    """Return the ratio of a case in RESULTS.md, from the table of all comparisons.
 
-    Raises: ValueError where no row names it.
+    Raises: ValueError where no row names the case.
     """
-    named = re.compile(rf"(`|--case ){re.escape(case.name)}(`| )")
-    section = results[results.index(f"python -m benchmarks.{case.module}") :]
-    for line in section.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) > 2 and named.search(cells[0]) and re.fullmatch(r"[\d.]+", cells[1]):
-            return float(cells[1])
-    raise ValueError(f"{RESULTS}: no row of benchmarks.{case.module} names the case {case.name}")
+    row = re.search(rf"^\| {case.module} \| {case.name} \| ([\d.]+) \|", results, re.MULTILINE)
+    if row is None:
+        raise ValueError(f"{RESULTS}: no row has benchmark {case.module} and case {case.name}")
+    return float(row[1])
 
 
 def is_worse(case: Case, ratio: float, known: float) -> bool:

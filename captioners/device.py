@@ -2,7 +2,7 @@
 
 import torch
 
-from captioners.cores import free_cores
+from captioners.machine import free_cores
 
 
 def devices() -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from captioners.cores import free_cores
+from captioners.machine import free_cores
 from captioners.ranks import processes_here
 from finetune.interrupts import SIGNALS
 

@@ -14,8 +14,8 @@ import yaml
 from accelerate import PartialState
 from accelerate.tracking import get_available_trackers
 
-from captioners.cores import free_cores
 from captioners.device import check_device, choose_device
+from captioners.machine import free_cores
 from captioners.ranks import Rank, processes_here
 from finetune.accelerator import check_processes
 from finetune.config import Config, TrainingConfig

@@ -10,8 +10,15 @@ from benchmarks.gpu.bench import Bench
 from captioners.vlm.captioner import VLMCaptioner
 from captioners.weights import DTYPES
 
-PAD, START, END, IMAGE, VIDEO = range(5)
-MARKS = ("<|im_start|>", "<|im_end|>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+PAD, START, END, IMAGE, VIDEO, VISION_START = range(6)
+MARKS = (
+    "<|vision_start|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<fake_token_around_image>",
+    "<global-img>",
+    "<end_of_utterance>",
+)
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}:{% for c in m.content %}{% if c.type == 'image' %}IMAGE"
     "{% else %} {{ c.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
@@ -132,6 +139,7 @@ def qwen(shape: dict) -> hf.PreTrainedModel:
             text_config={**text_config(shape), "rope_parameters": rope},
             image_token_id=IMAGE,
             video_token_id=VIDEO,
+            vision_start_token_id=VISION_START,  # transformers 5.17 counts pictures by it
             tie_word_embeddings=True,
         )
     )
@@ -158,7 +166,7 @@ def qwen_processor(shape: dict) -> hf.ProcessorMixin:
         pictures,
         tokenizer,
         hf.Qwen2VLVideoProcessor(patch_size=patch),
-        chat_template=CHAT.replace("IMAGE", "<|image_pad|>"),
+        chat_template=CHAT.replace("IMAGE", "<|vision_start|><|image_pad|>"),
     )
 
 

@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
-from multiprocessing.sharedctypes import Synchronized
+from ctypes import Array
 from typing import TypeVar
 
 from imagetext.pools import Pool
@@ -15,7 +15,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Run = Callable[[Callable[[Iterable[Task]], Result], Sequence[Task], str], list[Result]]
 
-_done: Synchronized  # in a worker process: how many tasks all workers together have done
+_done: Array  # in a worker process: how many tasks each worker has done
 
 
 @contextmanager
@@ -30,15 +30,15 @@ def processes(workers: int) -> Iterator[Run]:
         yield lambda work, tasks, description: [work(Progress(tasks, description, unit="piece", delay=2))]
         return
     context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
-    done = context.Value("q", 0)
+    done = context.RawArray("q", workers)  # without a lock, which a killed worker might keep
     with Pool(workers, context, _start_worker, initargs=(done,)) as pool:
 
         def run(work: Callable[[Iterable[Task]], Result], tasks: Sequence[Task], description: str) -> list[Result]:
-            done.value = 0
-            parts = [pool.submit(_work, work, tasks[first::workers]) for first in range(workers)]
+            done[:] = [0] * workers
+            parts = [pool.submit(_work, work, tasks[first::workers], first) for first in range(workers)]
             with Progress(desc=description, total=len(tasks), unit="piece", delay=2) as progress:
                 while wait(parts, timeout=0.1).not_done:
-                    progress.update(done.value - progress.n)
+                    progress.update(sum(done) - progress.n)
                     pool.look()
                 progress.update(len(tasks) - progress.n)
             return [part.result() for part in parts]
@@ -51,21 +51,20 @@ def processes(workers: int) -> Iterator[Run]:
             raise
 
 
-def _start_worker(done: Synchronized) -> None:
-    """Prepare a worker process; the task counter `done` is shared by all workers."""
+def _start_worker(done: Array) -> None:
+    """Prepare a worker process; `done`, the numbers of finished tasks, is shared by all workers."""
     global _done
     _done = done
     become_worker()
     at_terminal().__enter__()  # the worker leaves it when the process ends
 
 
-def _work(work: Callable[[Iterable[Task]], Result], tasks: Sequence[Task]) -> Result:
-    return work(_counted(tasks))
+def _work(work: Callable[[Iterable[Task]], Result], tasks: Sequence[Task], number: int) -> Result:
+    return work(_counted(tasks, number))
 
 
-def _counted(tasks: Sequence[Task]) -> Iterator[Task]:
-    """Yield the tasks, and count each when the next one is requested."""
+def _counted(tasks: Sequence[Task], number: int) -> Iterator[Task]:
+    """Yield the tasks of a worker, and count each when the next one is requested."""
     for task in tasks:
         yield task
-        with _done.get_lock():
-            _done.value += 1
+        _done[number] += 1

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from captioners.cores import free_cores
+from captioners.machine import free_cores
 from finetune.identity import picture_hash
 from imagetext.readers.labels import IMAGENET, Labels, imagenet_ids, keys_of_unique_names, read_class_names
 from imagetext.readers.table_flags import Columns

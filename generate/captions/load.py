@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import psutil
 import torch
 
 from captioners.base import Captioner
 from captioners.lean_open_clip import import_open_clip
 from captioners.load import load_captioner
+from captioners.machine import free_memory
+from captioners.ranks import processes_here
 from captioners.rules.negatives import NEGATIVES
 from captioners.server.config import ServerConfig
 from generate.captions.config import ColumnConfig, GenerateConfig
@@ -112,10 +113,11 @@ def is_small(captioner: Captioner) -> bool:
 def fitting_batch_size(bytes_per_picture: int, device: str, *, small: bool = False) -> int:
     """Return how many pictures fit into half of the free memory, but not more than make a step faster per picture.
 
+    The processes of a run on this machine share its main memory.
     small: whether the model `is_small`; on a CPU its step then takes about as long for more pictures.
     """
     if device.startswith("cuda"):
         free, most = torch.cuda.mem_get_info(device)[0], 256
     else:
-        free, most = psutil.virtual_memory().available, 64 if small else 16
+        free, most = free_memory() // processes_here(), 64 if small else 32
     return max(1, min(most, free // (2 * bytes_per_picture)))

@@ -8,7 +8,7 @@ import sys
 import threading
 from multiprocessing.synchronize import Semaphore
 
-from captioners.cores import free_cores
+from captioners.machine import free_cores
 from captioners.ranks import Rank
 from generate.runs.config import RunConfig
 from imagetext.lock import JOB

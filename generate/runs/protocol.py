@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from captioners.cores import free_cores
 from captioners.device import choose_device
+from captioners.machine import free_cores
 from captioners.ranks import Rank, processes_here
 from captioners.server.load import Spent
 from generate.runs.config import RunConfig

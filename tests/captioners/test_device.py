@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from capsmith import main
-from captioners.cores import free_cores
 from captioners.device import check_device, choose_device
 from captioners.load import load_captioner
+from captioners.machine import free_cores, free_memory
 from captioners.ranks import Rank
 from finetune.captioner.config import FinetuneConfig
 from finetune.launch import check_devices, run_in_ranks
@@ -175,14 +175,57 @@ def test_every_command_refuses_before_any_work(command, requested, monkeypatch, 
 )
 def test_cores_that_a_container_may_not_use_are_not_free(tmp_path, monkeypatch, group, files, expected):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(8))
+    write_control_groups(tmp_path, group, files)
+    assert free_cores(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    "group, files, expected",
+    [
+        ("0::/", {"memory.max": "max", "memory.current": "100", "memory.stat": "inactive_file 0"}, 5000),
+        ("0::/", {"memory.max": "4000", "memory.current": "3500", "memory.stat": "anon 3000\ninactive_file 300"}, 800),
+        ("0::/", {"memory.max": "4000", "memory.current": "4100", "memory.stat": "inactive_file 0"}, 0),
+        (
+            "0::/a/b",
+            {
+                "a/memory.max": "2000",
+                "a/memory.current": "400",
+                "a/memory.stat": "inactive_file 0",
+                "a/b/memory.max": "max",
+                "a/b/memory.current": "100",
+                "a/b/memory.stat": "inactive_file 0",
+            },
+            1600,
+        ),
+        (
+            "4:memory:/x\n1:cpu:/",
+            {
+                "memory/x/memory.limit_in_bytes": "3000",
+                "memory/x/memory.usage_in_bytes": "1000",
+                "memory/x/memory.stat": "inactive_file 1\ntotal_inactive_file 200",
+            },
+            2200,
+        ),
+        ("0::/", {"memory.max": "3000"}, 5000),
+        ("", {}, 5000),
+        (None, {}, 5000),  # not Linux
+    ],
+)
+def test_memory_that_a_container_may_not_use_is_not_free(tmp_path, monkeypatch, group, files, expected):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=5000))
+    write_control_groups(tmp_path, group, files)
+    assert free_memory(tmp_path) == expected
+
+
+def write_control_groups(root, group, files):
+    """Write what /proc and /sys say of the control groups of a process."""
     if group is not None:
-        (tmp_path / "proc/self").mkdir(parents=True)
-        (tmp_path / "proc/self/cgroup").write_text(group + "\n" if group else "")
+        (root / "proc/self").mkdir(parents=True)
+        (root / "proc/self/cgroup").write_text(group + "\n" if group else "")
     for name, content in files.items():
-        path = tmp_path / "sys/fs/cgroup" / name
+        path = root / "sys/fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content + "\n")
-    assert free_cores(tmp_path) == expected
 
 
 @pytest.mark.parametrize("threads, cores, expected", [(64, 2, [2]), (2, 2, []), (1, 8, [])])

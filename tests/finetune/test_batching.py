@@ -278,7 +278,7 @@ def test_captions_as_long_as_the_context_are_trained_on_a_gpu():
 
 
 def test_a_gpus_pictures_are_decoded_by_its_share_of_the_cores(monkeypatch):
-    monkeypatch.setattr("captioners.cores._quotas", lambda root: [])
+    monkeypatch.setattr("captioners.machine._quotas", lambda root: [])
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(16))
     assert [decoders(None, True), decoders(None, False), decoders(3, True), decoders(0, True)] == [15, 1, 3, 0]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")

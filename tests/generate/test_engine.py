@@ -222,17 +222,16 @@ def test_a_model_that_raises_fails_the_shard_and_not_its_pictures(captioner, mak
 
 
 def test_the_batch_fits_into_half_of_the_free_memory(monkeypatch):
-    class Memory:
-        available = 10_000
-
-    monkeypatch.setattr("psutil.virtual_memory", Memory)
-    assert [fitting_batch_size(size, "cpu") for size in (100, 400, 2500, 6000)] == [16, 12, 2, 1]
+    monkeypatch.setattr("generate.captions.load.free_memory", lambda: 10_000)
+    assert [fitting_batch_size(size, "cpu") for size in (100, 400, 2500, 6000)] == [32, 12, 2, 1]
     assert [fitting_batch_size(size, "cpu", small=True) for size in (10, 100, 6000)] == [64, 50, 1]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert [fitting_batch_size(size, "cpu") for size in (10, 100)] == [32, 12]
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (4_000_000, 9_000_000))
     assert [fitting_batch_size(size, "cuda:0") for size in (100, 10_000)] == [256, 200]
 
 
-@pytest.mark.parametrize("parameters, size", [(49_999_999, 64), (50_000_000, 16), (None, 16)])
+@pytest.mark.parametrize("parameters, size", [(49_999_999, 64), (50_000_000, 32), (None, 32)])
 def test_of_a_small_model_more_pictures_are_in_flight(captioner, configure, monkeypatch, parameters, size):
     if parameters:
         captioner.model = torch.nn.ParameterList([torch.empty(parameters, device="meta")])

@@ -156,7 +156,7 @@ def test_batch_size_and_dtype_are_chosen_once(captioner, make_tar, pictures, con
     assert captioner.batches[-2:] == [7, 2]
     run(configure(batch_size=None, dtype=None, output=tmp_path / "new"))
     written = json.loads((tmp_path / "new" / RUN).read_text())["fingerprint"]["columns"]["syn_text_fake"]
-    assert (written["batch_size"], written["dtype"]) == (16, "fp32")
+    assert (written["batch_size"], written["dtype"]) == (32, "fp32")
 
 
 def test_the_library_of_products_is_chosen_once(captioner, make_tar, pictures, configure, tmp_path, monkeypatch):

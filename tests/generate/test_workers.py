@@ -175,7 +175,7 @@ def test_an_end_that_has_no_more_patience_does_not_wait():
     ],
 )
 def test_workers_are_as_many_as_a_process_has_cores_less_one(monkeypatch, cores, environment, options, expected):
-    monkeypatch.setattr("captioners.cores._quotas", lambda root: [])
+    monkeypatch.setattr("captioners.machine._quotas", lambda root: [])
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     for name, value in environment.items():

@@ -55,7 +55,10 @@ def test_pages_are_checked_whatever_a_row_group_calls_its_columns(tmp_path, monk
 def test_a_row_too_large_is_its_own_error_in_every_kind_of_column(tmp_path, monkeypatch, column, dictionary):
     monkeypatch.setattr(limits, "FILE", 900)
     path = str(tmp_path / "t.parquet")
-    pq.write_table(pa.table({"text": column}), path, use_dictionary=dictionary)
+    try:
+        pq.write_table(pa.table({"text": column}), path, use_dictionary=dictionary)
+    except pa.ArrowNotImplementedError:  # old versions cannot write list views
+        pytest.skip("this version of pyarrow cannot write such a column")
     (row,) = parquet_rows(path, 0, 1)
     assert isinstance(row, ValueError) and "a row of " in str(row)
 
