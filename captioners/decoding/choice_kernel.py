@@ -331,6 +331,7 @@ def choose_by_kernel(
     rows, vocabulary = logits.shape
     tokens, logprobs = torch.empty_like(lengths), logits.new_empty(rows, dtype=torch.float32)
     side = race_side(vocabulary)
+    block = triton.next_power_of_2(side**3)
     _choose[(rows,)](
         logits,
         scores,
@@ -352,7 +353,7 @@ def choose_by_kernel(
         SIDE=side,
         LANES=triton.next_power_of_2(side),
         WIDE=triton.next_power_of_2(side**2),
-        BLOCK=triton.next_power_of_2(side**3),
-        num_warps=4,
+        BLOCK=block,
+        num_warps=max(4, block // 1024),  # 32 values in a thread; with 128, compiling takes ten seconds
     )
     return tokens, logprobs

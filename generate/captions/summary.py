@@ -10,12 +10,11 @@ from generate.captions.export import export_by_class
 from generate.captions.overlap import Overlap
 from generate.captions.refused import Refused
 from generate.runs.failures import share_failed
-from generate.runs.manifest import GALLERY, expect_run, expect_shards
+from generate.runs.manifest import GALLERY, expect_run, expect_shards, read_own_markers
 from generate.sets.card import push, write_card
 from generate.sets.gallery import write_set_gallery
 from generate.sets.repeats import Repeats
 from imagetext.columns import is_tags
-from imagetext.shards import read_markers
 from imagetext.shown import say
 from imagetext.sources import Shard
 from imagetext.stores import join, plain_path
@@ -31,7 +30,7 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
     processes.
     """
     folder = plain_path(config.output)
-    markers, names = read_markers(folder), expect_shards(folder)
+    markers, names = read_own_markers(folder), expect_shards(folder)
     is_complete = markers.keys() >= set(names)
     own_names = names if rank.count == 1 else [shard.name for shard in rank.share(shards)]
     missing = [name for name in own_names if name not in markers]

@@ -17,7 +17,15 @@ from generate.reinforce.teachers import Teacher, load_teachers
 from generate.runs.engines import engine_of
 from generate.runs.failures import Failures, share_failed
 from generate.runs.inputs import hash_of, input_of
-from generate.runs.manifest import RULES, check_own, expect_run, expect_shards, read_run, wait_for_run
+from generate.runs.manifest import (
+    RULES,
+    check_own,
+    expect_run,
+    expect_shards,
+    read_own_markers,
+    read_run,
+    wait_for_run,
+)
 from generate.runs.out_of_memory import with_halved_batches
 from generate.runs.processes import launch, own_rank
 from generate.runs.protocol import Loaded, Pace, processes_wanted, workers_wanted
@@ -27,7 +35,7 @@ from imagetext.apart import ANOTHER
 from imagetext.lock import FolderLock
 from imagetext.outputs import remove, write_file
 from imagetext.sample import Shard
-from imagetext.shards import ShardWriter, read_marker, read_markers
+from imagetext.shards import ShardWriter, read_marker
 from imagetext.shown import say
 from imagetext.sources import read_samples
 from imagetext.stores import join
@@ -224,7 +232,7 @@ def finish(config: ReinforceConfig, rank: Rank = Rank(), shards: Sequence[Shard]
     Where several processes work on the run, only this process's shards are printed; `shards` are those of all
     processes.
     """
-    markers, names = read_markers(config.output), expect_shards(config.output)
+    markers, names = read_own_markers(config.output), expect_shards(config.output)
     own_names = names if rank.count == 1 else [shard.name for shard in rank.share(shards)]
     missing = [name for name in own_names if name not in markers]
     done = [markers[name] for name in own_names if name in markers]

@@ -10,9 +10,9 @@ from typing import Any
 from generate.runs.in_place import PICTURES
 from imagetext.cards import CARD
 from imagetext.lock import LOCK
-from imagetext.marker_index import INDEX
+from imagetext.marker_index import INDEX, Marker, new_index, read_index
 from imagetext.outputs import UNFINISHED, remove, write_file
-from imagetext.shards import MARKER, RUN, SUFFIXES, read_shards
+from imagetext.shards import MARKER, RUN, SUFFIXES, read_markers, read_shards
 from imagetext.shown import masked_values
 from imagetext.stores import entry, files_below, files_of, is_remote, join, plain_path, read_bytes
 
@@ -47,6 +47,19 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
             "another folder"
         )
     return None
+
+
+def read_own_markers(folder: str | os.PathLike) -> dict[str, Marker]:
+    """Return the markers of a run that has ended, and keep them in its folder's index.
+
+    So neither the next start nor whoever reads the set has to ask a store for each of them.
+    """
+    files = files_of(folder)
+    indexed = read_index(folder, files)
+    markers = read_markers(folder, files, indexed)
+    for name, data in new_index(folder, files, markers=markers, indexed=indexed).items():
+        write_file(join(plain_path(folder), name), data)
+    return markers
 
 
 def check_own(folder: str | os.PathLike, command: str) -> None:

@@ -22,6 +22,7 @@ from generate.runs.manifest import (
     RULES,
     SELECTION,
     check_own,
+    read_own_markers,
     read_run,
     wait_for_run,
 )
@@ -41,7 +42,7 @@ from imagetext.lock import FolderLock
 from imagetext.outputs import Output, remove, write_file
 from imagetext.readers.labels import Labels, read_class_names
 from imagetext.sample import Shard
-from imagetext.shards import RUN, ShardWriter, read_markers, read_shards
+from imagetext.shards import RUN, ShardWriter, read_shards
 from imagetext.shown import masked, say
 from imagetext.sources import read_samples
 from imagetext.stores import join, open_file, read_bytes
@@ -290,7 +291,7 @@ def finish(config: SelectConfig, rank: Rank = Rank(), shards: Sequence[Shard] = 
     Where several processes work on the run, only this process's shards are printed; `shards` are those of all
     processes.
     """
-    all_markers = read_markers(config.output)
+    all_markers = read_own_markers(config.output)
     markers = {name: all_markers.get(name) for name in read_shards(config.output) or ()}
     own_names = list(markers) if rank.count == 1 else [shard.name for shard in rank.share(shards)]
     missing = [name for name in own_names if markers[name] is None]

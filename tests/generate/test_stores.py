@@ -14,6 +14,7 @@ from generate.sets.gallery import run as gallery
 from generate.sets.verify import VerifyConfig
 from generate.sets.verify import run as verify
 from imagetext import marker_index
+from imagetext.outputs import remove
 from imagetext.shards import read_markers
 from imagetext.stores import files_below, files_of, read_bytes
 
@@ -81,12 +82,15 @@ def test_markers_that_the_index_has_are_not_read_again(options, s3, monkeypatch)
     folder = f"{s3.root}/out"
     names = ["00000.done.json", "00001.done.json"]
     assert run(options()) == 0
-    assert "markers.json.gz" not in files_of(folder)  # at its start there were no markers
+    assert "markers.json.gz" in files_of(folder)  # written at the end
     markers_read()
     assert run(options(dry_run=True)) == 0
+    assert markers_read() == []
+    remove(f"{folder}/markers.json.gz")  # as after a run that did not reach its end
+    assert run(options(dry_run=True)) == 0
     assert markers_read() == names and "markers.json.gz" not in files_of(folder)
-    assert run(options()) == 0  # all is done, and the index is written
-    assert "markers.json.gz" in files_of(folder)
+    assert run(options()) == 0  # the index is written at the start
+    assert markers_read() == names and "markers.json.gz" in files_of(folder)
     expected, index = read_markers(folder, indexed={}), read_bytes(f"{folder}/markers.json.gz")
     markers_read()
     assert run(options()) == 0 and read_markers(folder) == expected
@@ -103,6 +107,7 @@ def test_markers_that_the_index_has_are_not_read_again(options, s3, monkeypatch)
         markers_read()
         assert read_markers(folder) == expected
         assert markers_read() == names
+    monkeypatch.setattr(marker_index, "FEW", 2)
     assert run(options(overwrite=True)) == 0
     assert "markers.json.gz" not in files_of(folder)
 
