@@ -31,12 +31,14 @@ def peer_python(name: str, requirements: Sequence[str], *, shared: bool = False)
     python = folder / "bin" / "python"
     pinned = list(requirements) if shared else [f"torch=={torch.__version__.partition('+')[0]}", *requirements]
     done = folder / "requirements.txt"
-    if not done.exists() or done.read_text().split() != pinned:
+    is_made = done.exists() and done.read_text().split() == pinned
+    if not is_made:
         print(f"making the peer's environment {folder}: {', '.join(pinned)}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        if shared:
-            [site] = folder.glob("lib/python*/site-packages")
-            (site / "shared.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
+    if shared:  # each time, because this project may have been moved
+        [site] = folder.glob("lib/python*/site-packages")
+        (site / "shared.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
+    if not is_made:
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pinned], check=True)
         done.write_text("\n".join(pinned))
     return python
