@@ -149,8 +149,8 @@ def _attend_images(
 def attend_images(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attention (R, W) of queries (R, W) over the image tokens of each row's picture.
 
-    keys, values: of the image tokens (N, H, S, D), contiguous. The keys and values of a picture are read once for all
-    its rows, which must be adjacent.
+    keys, values: of the image tokens (N, H, S, D), contiguous. The rows of a picture must be adjacent. Its keys and
+    values are read once for each 64 of them, or for fewer where heads are wider than 64.
     """
     pictures, heads, tokens, depth = keys.shape
     out, captions = torch.empty_like(queries), len(queries) // pictures

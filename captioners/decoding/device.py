@@ -84,6 +84,6 @@ def stack(pictures: Sequence[Tensor], device: torch.device) -> Tensor:
     stacked = torch.empty(
         (len(pictures), *pictures[0].shape), dtype=pictures[0].dtype, pin_memory=device.type == "cuda"
     )
-    # not by torch, whose threads would wait for cores that prepare the next pictures
+    # by numpy, because torch's threads would wait for cores that prepare the next pictures
     np.stack([picture.numpy() for picture in pictures], out=stacked.numpy())
     return stacked.to(device, non_blocking=True)
