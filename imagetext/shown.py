@@ -185,12 +185,18 @@ def say_error(command: str, error: BaseException) -> None:
 
 
 class Progress(tqdm):
-    """A progress bar whose description may come from data."""
+    """A progress bar whose description may come from data.
+
+    note: what is shown behind the bar, as its text is whenever the bar is drawn.
+    """
+
+    note: Any = None
 
     @property
     def format_dict(self) -> dict[str, Any]:
         fields = super().format_dict
-        return {**fields, "prefix": on_line(fields["prefix"] or "")}
+        fields["prefix"] = on_line(fields["prefix"] or "")
+        return fields if self.note is None else {**fields, "postfix": str(self.note)}
 
     def display(self, *args: Any, **options: Any) -> Any:
         try:

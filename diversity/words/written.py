@@ -259,17 +259,12 @@ _JOINS = frozenset(("and", ",", "&"))
 _PICTURES = frozenset("picture image photo photograph".split())
 
 
-def says_the_same(negative: str, positive: str) -> bool:
-    """Return whether two texts say the same: equal words in order, apart from articles, forms of "be" and spelling.
-
-    Phrases that "and" joins may be in any order, but not after a preposition: "a dog on a mat and a cat" is not the
-    same as "a dog on a cat and a mat". Synonyms and the passive voice are not recognized.
-    """
-    return _content_in_order(negative) == _content_in_order(positive)
-
-
 def _content_in_order(text: str) -> list[str]:
-    """Return the text's content words in one spelling, with joined phrases in alphabetical order."""
+    """Return what the text says: its words in order and in one spelling, without articles and forms of "be".
+
+    Phrases that "and" joins are in alphabetical order, but not after a preposition: "a dog on a mat and a cat" does not
+    say the same as "a dog on a cat and a mat". Synonyms and the passive voice are not recognized.
+    """
     phrase: list[str] = []
     parts: list[str | list[str]] = [phrase]  # phrases are lists; prepositions and joints are strings between them
     for piece in pieces(text):

@@ -148,12 +148,8 @@ class Embedded:
             closing(work),
             present_objects_kept(),
         ):
-
-            def tell() -> None:
-                progress.set_postfix_str(str(pace), refresh=False)
-                progress.update(pace.pictures - progress.n)
-
-            pace, shards = Pace(tell=tell), list(map(hashed, shards))
+            pace, shards = Pace(tell=lambda: progress.update(pace.pictures - progress.n)), list(map(hashed, shards))
+            progress.note = pace
             for number, (shard, following) in enumerate(zip(shards, [*shards[1:], None]), 1):
                 progress.set_description(f"{work.doing} {shard.name} ({number}/{len(shards)})")
                 try:

@@ -6,7 +6,7 @@ import pytest
 
 from captioners.clip import is_longer_than
 from diversity.words.degenerate import REASONS
-from diversity.words.written import WRITTEN, Source, additions, is_among, says_the_same, written_reasons
+from diversity.words.written import WRITTEN, Source, additions, is_among, written_reasons
 
 CASES = [(name, example) for name, reason in WRITTEN.items() for example in reason.examples if name != "unparsed"]
 
@@ -34,7 +34,8 @@ def test_the_examples_of_each_reason_have_it_and_no_other(reason, example):
     ],
 )
 def test_what_says_the_same(one, other, same):
-    assert says_the_same(one, other) is says_the_same(other, one) is same
+    for text, positive in ((one, other), (other, one)):
+        assert ("same" in written_reasons(text, Source("", positive=positive))) is same
 
 
 PROMPT = "Rewrite image captions in other words, and add nothing that is not in them.\nAlt text: {}\nCaption:"

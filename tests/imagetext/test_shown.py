@@ -258,6 +258,23 @@ def test_errors_bars_logs_and_warnings_are_lines(text, capsys, monkeypatch):
     )
 
 
+def test_the_note_behind_a_bar_is_made_only_when_the_bar_is_drawn(capsys):
+    class Note:
+        made = 0
+
+        def __str__(self) -> str:
+            self.made += 1
+            return f"note {progress.n}"
+
+    note = Note()
+    with Progress(total=1000, mininterval=3600, ascii=True) as progress:
+        progress.note = note
+        for _ in range(1000):
+            progress.update()
+    assert note.made == 1
+    assert "note 1000" in capsys.readouterr().err
+
+
 def test_afterwards_logs_are_as_before():
     before = logging.getLogRecordFactory(), warnings.showwarning, list(logging.root.handlers)
     with at_terminal():
