@@ -182,7 +182,8 @@ def plan(config: RunConfig, nodes: Sequence[Mapping[str, Any]]) -> tuple[Place, 
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     cpus, all_gpus = (sum(resources.get(kind, 0) for resources in alive) for kind in ("CPU", "GPU"))
     gpus = config.gpus_per_worker if config.gpus_per_worker is not None else float(all_gpus > 0)
-    room = sum(_room(resources, gpus) for resources in alive)
+    rooms = [_room(resources, gpus) for resources in alive]
+    room = sum(rooms)
     least, _, most = (config.concurrency or str(max(1, room))).partition(",")
     least, most = int(least), int(most or least)
     cluster = f"{len(alive)} nodes with {cpus:g} CPUs and {all_gpus:g} GPUs"
@@ -199,7 +200,7 @@ def plan(config: RunConfig, nodes: Sequence[Mapping[str, Any]]) -> tuple[Place, 
         )
     number = least if least == most else f"{least} to {most}"
     say(f"cluster: {cluster}; {number} workers, each with {CPUS} CPU and {gpus:g} GPUs")
-    return Place(gpus, os.getcwd(), job_of(config.output)), least, most
+    return Place(gpus, os.getcwd(), job_of(config.output), min(most, max(rooms))), least, most
 
 
 def _room(resources: Mapping[str, float], gpus: float) -> int:

@@ -38,11 +38,13 @@ class Place(NamedTuple):
     gpus: float
     folder: str
     job: str = ""  # the job whose lock of the output folder the worker shares
+    workers_on_node: int = 1  # the most workers of any node, which share its memory
 
     def load(self, work: Work, settled: Mapping[str, Any]) -> Loaded:
         """Load the models, one process of a node after the other, so that only the first downloads weights."""
         with suppress(OSError):  # a node without the folder may need none of its files
             os.chdir(self.folder)
+        os.environ["LOCAL_WORLD_SIZE"] = str(self.workers_on_node)  # as torchrun says how many share a machine
         with FileLock(os.path.join(tempfile.gettempdir(), f"capsmith-{os.getuid()}.lock")):
             return work.load(choose_device(work.config.device or ("cuda" if self.gpus else "cpu")), settled)
 

@@ -24,6 +24,7 @@ from ray.cluster_utils import Cluster
 import capsmith
 import generate.captions.run
 import generate.reinforce.run
+from captioners.ranks import processes_here
 from captioners.server.load import Spent
 from generate.captions.config import GenerateConfig
 from generate.captions.run import Captioning
@@ -301,18 +302,18 @@ def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict:
 @pytest.mark.parametrize(
     "options, nodes, expected",
     [
-        ({}, [node(4), node(2), node(8, alive=False)], (0, 6, 6)),
-        ({"concurrency": "2,50"}, [node(4)], (0, 2, 50)),
-        ({}, [node(8, gpus=2), node(4)], (1, 2, 2)),
-        ({"gpus_per_worker": 0.5}, [node(8, gpus=2)], (0.5, 4, 4)),
-        ({"gpus_per_worker": 0.3}, [node(8, gpus=2)], (0.3, 6, 6)),
-        ({"gpus_per_worker": 2}, [node(8, gpus=3), node(8, gpus=1)], (2, 1, 1)),
-        ({"gpus_per_worker": 0, "concurrency": "3"}, [node(8, gpus=2)], (0, 3, 3)),
+        ({}, [node(4), node(2), node(8, alive=False)], (0, 6, 6, 4)),
+        ({"concurrency": "2,50"}, [node(4)], (0, 2, 50, 4)),
+        ({}, [node(8, gpus=2), node(4)], (1, 2, 2, 2)),
+        ({"gpus_per_worker": 0.5}, [node(8, gpus=2)], (0.5, 4, 4, 4)),
+        ({"gpus_per_worker": 0.3}, [node(8, gpus=2)], (0.3, 6, 6, 6)),
+        ({"gpus_per_worker": 2}, [node(8, gpus=3), node(8, gpus=1)], (2, 1, 1, 1)),
+        ({"gpus_per_worker": 0, "concurrency": "3"}, [node(8, gpus=2)], (0, 3, 3, 3)),
     ],
 )
 def test_workers_are_as_many_as_the_nodes_hold(options, nodes, expected):
     place, least, most = plan(GenerateConfig(**ASKED, output="out", engine="ray", **options), nodes)
-    assert (place.gpus, least, most) == expected
+    assert (place.gpus, least, most, place.workers_on_node) == expected
 
 
 @pytest.mark.parametrize(
@@ -334,7 +335,14 @@ def test_workers_that_would_wait_for_ever_are_refused(options, nodes, message):
         plan(GenerateConfig(**ASKED, output="out", engine="ray", **options), nodes)
 
 
-def test_a_worker_with_other_weights_or_without_the_folder_is_refused(alone, tmp_path):
+def test_a_worker_knows_how_many_share_its_nodes_memory(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # is set back afterwards
+    work = SimpleNamespace(config=GenerateConfig(**ASKED, output=tmp_path), load=lambda *_: processes_here())
+    assert Place(0, os.getcwd(), workers_on_node=6).load(work, {}) == 6
+
+
+def test_a_worker_with_other_weights_or_without_the_folder_is_refused(alone, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # is set back afterwards
     shutil.copytree(alone, tmp_path / "out")
     worker = Worker(Captioning(GenerateConfig(**ASKED, output=tmp_path / "out")), Place(0, os.getcwd()), None)
     worker.load()
