@@ -11,6 +11,7 @@ from glob import has_magic
 from typing import Any
 
 from imagetext import limits
+from imagetext.fields import json_object
 from imagetext.picture_files import named_folders, one_error
 from imagetext.readers.compressed_tables import CompressedRows
 from imagetext.readers.curated import KINDS, curated_pieces, kinds_like
@@ -19,7 +20,6 @@ from imagetext.readers.hub import HubRows, hub_pieces
 from imagetext.readers.labels import Labels
 from imagetext.readers.published import KINDS as PUBLISHED
 from imagetext.readers.published import PublishedRows, published_rows
-from imagetext.readers.row_records import json_object
 from imagetext.readers.suffixes import COMPRESSIONS, TABLE_SUFFIXES, TAR_SUFFIXES, split_suffix
 from imagetext.readers.table_columns import Need
 from imagetext.readers.table_flags import Columns

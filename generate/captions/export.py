@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from generate.runs.manifest import expect_run
+from imagetext.columns import is_caption_column
 from imagetext.hashes import name_hash
 from imagetext.outputs import write_file
-from imagetext.sample import Record, is_caption_column
+from imagetext.sample import Record
 from imagetext.sources import read_records
 from imagetext.stores import is_remote, join, plain_path
 

@@ -11,8 +11,9 @@ from generate.captions.gate import Judged
 from generate.captions.judged_answers import JudgedAnswer
 from generate.captions.settled_column import SettledColumn
 from generate.captions.tasks import Instructed
+from imagetext.columns import is_caption_column
 from imagetext.fields import CUT, FALLBACK, KIND
-from imagetext.sample import Record, is_caption_column
+from imagetext.sample import Record
 from imagetext.shown import masked
 from imagetext.writers.record_fields import has_captions
 

@@ -31,8 +31,9 @@ from generate.runs.start import begin, prepare
 from generate.runs.workers import Background, Workers
 from generate.sets.repeats import Repeats
 from imagetext.apart import ANOTHER
+from imagetext.columns import is_caption_column
 from imagetext.lock import FolderLock
-from imagetext.sample import Shard, is_caption_column
+from imagetext.sample import Shard
 from imagetext.shards import ShardWriter, read_marker
 from imagetext.shown import say
 from imagetext.sources import read_samples

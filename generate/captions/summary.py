@@ -15,8 +15,8 @@ from generate.sets.card import push, write_card
 from generate.sets.gallery import write_set_gallery
 from generate.sets.repeats import Repeats
 from imagetext.columns import is_tags
+from imagetext.sample import Shard
 from imagetext.shown import say
-from imagetext.sources import Shard
 from imagetext.stores import join, plain_path
 
 REPEATED_SHARE = 0.01  # a caption is reported if at least this share of the pictures has it

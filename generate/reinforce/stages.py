@@ -20,7 +20,7 @@ from generate.reinforce.augment import draw_views
 from generate.reinforce.config import ReinforceConfig
 from generate.reinforce.teachers import Teacher
 from generate.runs.workers import Workers, decoding
-from imagetext.readers.row_records import well_formed
+from imagetext.fields import well_formed
 from imagetext.reinforced.embeddings import named_texts, pack, to_newer_layout, unpack
 from imagetext.reinforced.views import View, decode_stored, read_views, replay, write_views
 from imagetext.sample import Record, image_size

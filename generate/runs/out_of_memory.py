@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from generate.runs.protocol import Pace
-from imagetext.sources import Shard
+from imagetext.sample import Shard
 
 logger = logging.getLogger(__name__)
 

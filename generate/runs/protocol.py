@@ -19,9 +19,9 @@ from generate.runs.config import RunConfig
 from generate.runs.inputs import hashed
 from generate.runs.workers import Stopwatch
 from imagetext.lock import LockLost
+from imagetext.sample import Shard
 from imagetext.sets.room import ColumnClash
 from imagetext.shown import Progress, say
-from imagetext.sources import Shard
 
 logger = logging.getLogger(__name__)
 

@@ -28,9 +28,9 @@ from generate.runs.protocol import Loaded, Pace, Work
 from generate.runs.ray_tally import Tally
 from generate.runs.ray_worker import Place, Worker
 from imagetext.lock import job_of
+from imagetext.sample import Shard
 from imagetext.sets.room import ColumnClash
 from imagetext.shown import Progress, say
-from imagetext.sources import Shard
 
 logger = logging.getLogger(__name__)
 

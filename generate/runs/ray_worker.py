@@ -24,10 +24,10 @@ from generate.runs.manifest import differences, read_run
 from generate.runs.protocol import Loaded, Pace, Work, is_full
 from generate.runs.ray_tally import Tally
 from imagetext.lock import FolderLock, LockLost
+from imagetext.sample import Shard
 from imagetext.sets.room import ColumnClash
 from imagetext.shards import read_marker
 from imagetext.shown import at_terminal
-from imagetext.sources import Shard
 
 DEATHS = 3  # if so many workers have died on one shard, it is set aside
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from diversity.words.tokens import words
 from generate.captions.templates import Expression, bounded
 from generate.select.config import ORIGINALS, SelectConfig
+from imagetext.columns import is_caption_column
 from imagetext.hashes import name_hash
-from imagetext.sample import Record, Shard, image_size, is_caption_column
+from imagetext.sample import Record, Shard, image_size
 
 # Names in an expression, beside the scores of a caption: those of the caption, and those of its record.
 CAPTION_NAMES = ("text", "column")

@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
 from generate.runs.config import Folder
-from generate.runs.manifest import ALL_REJECTED, RUN, expect_run
+from generate.runs.manifest import ALL_REJECTED, expect_run
 from generate.sets.repeats import Repeats
+from imagetext.fields import json_object
 from imagetext.hashes import file_hash, name_hash
 from imagetext.picture_files import LeadsOutside
-from imagetext.readers.row_records import json_object
 from imagetext.sample import Record, decode_image
-from imagetext.shards import MARKER, SUFFIXES, read_shards
+from imagetext.shards import MARKER, RUN, SUFFIXES, read_shards
 from imagetext.shown import Progress, say
 from imagetext.sources import read_records
 from imagetext.stores import join, listing, read_bytes

@@ -10,12 +10,12 @@ from functools import partial
 from itertools import islice
 from typing import BinaryIO, Protocol
 
-from imagetext.fields import json_value
+from imagetext.fields import json_object, json_value
 from imagetext.picture_files import PictureFolders
 from imagetext.readers.cells import settle_quotes
 from imagetext.readers.grouping import PictureCounter, grouped, grouping_name, side_by_side
 from imagetext.readers.parquet import parquet_class_names, parquet_rows, scattered_rows
-from imagetext.readers.row_records import Row, RowSelection, json_object, row_records, with_unique_keys
+from imagetext.readers.row_records import Row, RowSelection, row_records, with_unique_keys
 from imagetext.readers.suffixes import split_suffix
 from imagetext.readers.table_columns import BYTES, TableReading, usual_row
 from imagetext.readers.text_layout import Layout

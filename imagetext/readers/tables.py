@@ -26,12 +26,12 @@ from imagetext.readers.table_columns import (
     CAPTIONS,
     LOOKED_AT,
     PICTURES,
-    Columns,
     Need,
     TableReading,
     reading_of,
     warn_of_several,
 )
+from imagetext.readers.table_flags import Columns
 from imagetext.readers.table_pieces import (
     ROWS_PER_SHARD,
     TableRows,

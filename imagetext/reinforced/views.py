@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, functional
 
-from imagetext.readers.row_records import json_object
+from imagetext.fields import json_object
 from imagetext.sample import MAX_PIXELS, in_bands, open_image
 
 View = list[list]

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from imagetext.apart import ANOTHER, check_apart
 from imagetext.columns import check_column, is_other_column
+from imagetext.fields import well_formed
 from imagetext.hashes import sample_hash
-from imagetext.readers.row_records import well_formed
 from imagetext.sample import Record, Shard
 from imagetext.sets.room import room_for
 from imagetext.shards import Format, ShardWriter, read_marker
