@@ -1,10 +1,10 @@
 """Check that an output folder is apart from the input: otherwise one is overwritten, or read with the other."""
 
 import os
-import posixpath
 from collections.abc import Hashable, Iterable
 from functools import lru_cache
 
+from imagetext.picture_files import real_path
 from imagetext.stores import is_remote, plain_path
 
 ANOTHER = "give another folder"
@@ -23,7 +23,7 @@ def check_apart(output: str | os.PathLike, paths: Iterable[str], instead: str = 
         if not is_remote(path) and not os.path.exists(path):
             continue
         identity = _identity(path)
-        folders = (*identities(os.path.dirname(path)), *identities(os.path.dirname(_real_path(path))))
+        folders = (*identities(os.path.dirname(path)), *identities(os.path.dirname(real_path(path))))
         if output_identity in (identity, *folders):
             what = "pictures" if os.path.isdir(path) else "shards"
             raise ValueError(f"output {output}: holds the {what} that are the input ({path}); {instead}")
@@ -35,7 +35,7 @@ def check_apart(output: str | os.PathLike, paths: Iterable[str], instead: str = 
 
 def _identities(path: str) -> list[Hashable]:
     """The identity of a path, then those of its folders, innermost first; links are followed."""
-    identities, path = [_identity(path)], _real_path(path)
+    identities, path = [_identity(path)], real_path(path)
     # a folder that ends with ":/" is the root above a store's buckets
     while (folder := os.path.dirname(path)) not in (path, "") and not folder.endswith(":/"):
         identities.append(_identity(folder))
@@ -52,11 +52,4 @@ def _identity(path: str) -> Hashable:
         status = os.stat(path or ".")
         return status.st_dev, status.st_ino
     except OSError:
-        return _real_path(path)
-
-
-def _real_path(path: str) -> str:
-    if not is_remote(path):
-        return os.path.realpath(path)
-    scheme, _, place = path.partition("://")
-    return f"{scheme}://{posixpath.normpath(place)}"
+        return real_path(path)

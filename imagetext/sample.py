@@ -72,6 +72,14 @@ class Record:
         """The columns whose names follow our conventions: synthetic captions, negatives and tags."""
         return {name: texts for name, texts in self.columns.items() if is_column(name)}
 
+    def first_text(self, *, from_synthetic: bool = False) -> str | None:
+        """The first caption that is not blank, which becomes the record's `txt`; None if there is none.
+
+        from_synthetic: whether synthetic captions come before the original ones; otherwise they do not count.
+        """
+        synthetic = self.syn_text.values() if from_synthetic else ()
+        return next((text for texts in (*synthetic, self.captions) for text in texts if text.strip()), None)
+
 
 @dataclass(frozen=True)
 class Shard:

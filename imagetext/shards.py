@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
-from imagetext.columns import TAKEN, is_caption_column, is_column, is_other_column
+from imagetext.columns import TAKEN, is_column, is_other_column
 from imagetext.columns import check_column as check_column  # for those who name the columns of a shard
 from imagetext.fields import json_object
 from imagetext.keys import SeenKeys
@@ -113,11 +112,7 @@ class ShardWriter:
             set_aside(self._failed, key, record)
             return
         if self._images and not text:
-            candidates = [*record.captions]
-            if self._text_from_synthetic:
-                synthetic = [texts for name, texts in run_columns.items() if is_caption_column(name)]
-                candidates = [*chain.from_iterable(synthetic), *candidates]
-            text = next(filter(str.strip, candidates), None)
+            text = replace(record, columns=run_columns).first_text(from_synthetic=self._text_from_synthetic)
         self._shard.write(key, record, text)
         self._good += 1
         self._captions.update({name: len(texts) for name, texts in run_columns.items()})

@@ -26,7 +26,7 @@ from imagetext.readers.table_flags import Columns
 from imagetext.readers.table_pieces import ROWS_PER_SHARD, TableRows
 from imagetext.readers.tables import split_table
 from imagetext.readers.tars import TarRows
-from imagetext.readers.text_layout import encoding_of
+from imagetext.readers.text_layout import first_character
 from imagetext.sample import Record, Shard
 from imagetext.scenes.draw import scene_shards
 from imagetext.shards import MARKER, RUN, read_marker, read_markers, read_shards
@@ -39,7 +39,6 @@ from imagetext.stores import (
     join,
     listing,
     matches,
-    open_file,
     plain_path,
     read_bytes,
 )
@@ -284,12 +283,7 @@ def _shards_at(path: str, file: Entry | None, split: SplitTable) -> list[Shard]:
 
 def is_list(path: str) -> bool:
     """Whether a JSON file is a list of rows. An `info.json` is not."""
-    if os.path.basename(path) == "info.json":
-        return False
-    with open_file(path) as file:
-        head = file.read(4096)
-    mark, encoding = encoding_of(head)
-    return head[len(mark) :].decode(encoding, "replace").lstrip().startswith("[")
+    return os.path.basename(path) != "info.json" and first_character(path) == "["
 
 
 def _shards_in_info(path: str, split: SplitTable) -> list[Shard]:

@@ -66,8 +66,7 @@ def read_set(folder: str | os.PathLike, dimension: int) -> tuple[Tensor, dict[st
                 f"teachers have {dimension}"
             )
         pictures.append(embeddings["image_emb"].mean(0))
-        original = next((text for text in record.captions if text.strip()), "")
-        captions = {"txt": (original, embeddings.get("text_emb"))}
+        captions = {"txt": (record.first_text() or "", embeddings.get("text_emb"))}
         for name, texts in record.syn_text.items():
             captions[name] = texts[0], embeddings.get(f"{name}_emb")
         captions_of_pictures.append(captions)

@@ -106,9 +106,8 @@ def workers_for(
             texts, error = read_texts(record, config)
             yield (record, texts), (record.key, record.image, error)
 
-    return Workers(
-        requests, partial(_make_views, config, size), count, message=1
-    )  # the views of one picture are large enough
+    # The views of one picture are large enough for a message.
+    return Workers(requests, partial(_make_views, config, size), count, message=1)
 
 
 def _make_views(
@@ -138,8 +137,8 @@ def read_texts(record: Record, config: ReinforceConfig) -> tuple[RecordTexts, st
     columns = {name: texts for name, texts in record.syn_text.items() if any(map(str.strip, texts))}
     chosen = tuple(name for name in columns if re.match(config.columns, name))
     captions = tuple(map(well_formed, record.captions))
-    synthetic = columns.values() if config.text_from_synthetic else ()
-    text = next((text for texts in (*synthetic, captions) for text in texts if text.strip()), None)
+    text = record.first_text(from_synthetic=config.text_from_synthetic)
+    text = None if text is None else well_formed(text)
     needs_no_column = config.embeddings == "none" and text is not None
     error = record.error
     if not error and not chosen and not needs_no_column:

@@ -33,7 +33,11 @@ def write_pictures(folder: str | os.PathLike, pictures: Mapping[str, Sequence[st
 
 def pictures_in(shards: Sequence[Shard]) -> dict[str, list[str]]:
     """Return the pictures of each shard that is made of a folder of pictures."""
-    return {shard.name: _names(shard.samples) for shard in shards if isinstance(shard.samples, FolderRows)}
+    return {
+        shard.name: [row.source for row in shard.samples.rows]
+        for shard in shards
+        if isinstance(shard.samples, FolderRows)
+    }
 
 
 def keep_pictures_in_place(
@@ -52,11 +56,9 @@ def keep_pictures_in_place(
             folders.setdefault(shard.samples.folder, []).append((shard, shard.samples))
         else:
             result.append(shard)
-    for folder, pieces in folders.items():
+    for pieces in folders.values():
         first, first_rows = pieces[0]
-        unplaced = {
-            name: row for _, samples in pieces for name, row in zip(_names(samples), samples.rows, strict=True)
-        }
+        unplaced = {row.source: row for _, samples in pieces for row in samples.rows}
         stem = first.name.rpartition("-")[0]
         earlier_shards = {name: pictures for name, pictures in earlier.items() if name.rpartition("-")[0] == stem}
         rows_of = {
@@ -65,7 +67,7 @@ def keep_pictures_in_place(
         }
         for name, pictures in earlier_shards.items():
             if len(rows_of[name]) < len(pictures):
-                present = set(_names(FolderRows(folder, tuple(rows_of[name]))))
+                present = {row.source for row in rows_of[name]}
                 gone[name] = [picture for picture in pictures if picture not in present]
         number = max((int(name.rpartition("-")[2]) + 1 for name in earlier_shards), default=0)
         new_rows = list(unplaced.values())
@@ -136,8 +138,3 @@ def _with_earlier_sizes(pieces: Sequence[Shard], markers: Mapping[str, Mapping[s
 def _rows_read(marker: Mapping[str, Any]) -> int:
     """Return how many rows of its input the shard was made of; a shard of a selection has fewer."""
     return marker.get("read", marker.get("rows", 0))
-
-
-def _names(rows: FolderRows) -> list[str]:
-    """Return the paths of the pictures within their folder."""
-    return [os.path.relpath(row.path, rows.folder).replace(os.sep, "/") for row in rows.rows]

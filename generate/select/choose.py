@@ -128,7 +128,7 @@ def with_captions(record: Record, indices: Indices, *, text_from_synthetic: bool
         elif name in columns:
             scores[name] = _kept_scores(column_scores, reduced[name], len(texts_of[name]))
     chosen = replace(record, captions=captions, columns=columns, scores=scores)
-    text = _txt_of(chosen, text_from_synthetic)
+    text = chosen.first_text(from_synthetic=text_from_synthetic)
     if reduced:
         chosen = _with_embeddings(record, chosen, text, reduced=reduced, text_from_synthetic=text_from_synthetic)
     return chosen, text
@@ -140,11 +140,6 @@ def _kept_scores(scores: Mapping[str, object], kept: Sequence[int], count: int) 
         name: [values[index] for index in kept] if isinstance(values, list) and len(values) == count else values
         for name, values in scores.items()
     }
-
-
-def _txt_of(record: Record, text_from_synthetic: bool) -> str | None:
-    synthetic = record.syn_text.values() if text_from_synthetic else ()
-    return next((text for texts in (*synthetic, record.captions) for text in texts if text.strip()), None)
 
 
 def _with_embeddings(
@@ -169,7 +164,8 @@ def _with_embeddings(
     columns = {name: texts for name, texts in before.syn_text.items() if any(map(str.strip, texts))}
     if any(f"{name}_emb" in embeddings for name in columns):  # the newer layout, which may embed only some columns
         columns = {name: texts for name, texts in columns.items() if f"{name}_emb" in embeddings}
-    texts_before = named_texts(_txt_of(before, text_from_synthetic), before.captions, columns)
+    text_before = before.first_text(from_synthetic=text_from_synthetic)
+    texts_before = named_texts(text_before, before.captions, columns)
     rows = to_newer_layout(embeddings, len(embeddings.get("image_emb", ())), texts_before)
     row_of = {}
     for name, texts in texts_before.items():

@@ -18,6 +18,7 @@ from pydantic_settings import CliPositionalArg
 from generate.runs.config import Folder
 from generate.runs.manifest import ALL_REJECTED, expect_run
 from generate.sets.repeats import Repeats
+from imagetext.columns import is_tags
 from imagetext.fields import json_object
 from imagetext.hashes import file_hash, name_hash
 from imagetext.picture_files import LeadsOutside
@@ -218,7 +219,7 @@ def read_shard(
                 continue
             for column, texts in record.named_columns.items():
                 counts[f"captions in {column}"] += len(texts)
-                if not column.startswith(("tags_", "neg_tags_")):  # many pictures may share a tag
+                if not is_tags(column):  # many pictures may share a tag
                     repeats.setdefault(column, Repeats()).update(texts)
             if decode and (reason := why_undecodable(record.image)):
                 problems.append(f"{name}: {record.key}: {reason}")
@@ -272,8 +273,7 @@ def why_not_reinforced(record: Record, reinforcement: Reinforcement) -> Iterator
         yield f"no {reinforcement.member}"
         return
     columns = {name: texts for name, texts in record.syn_text.items() if re.match(reinforcement.columns, name)}
-    synthetic = record.syn_text.values() if reinforcement.text_from_synthetic else ()
-    text = next((text for texts in (*synthetic, record.captions) for text in texts if text.strip()), None)
+    text = record.first_text(from_synthetic=reinforcement.text_from_synthetic)
     try:
         embeddings = unpack({reinforcement.member: record.members[reinforcement.member]})
         view_count = len(embeddings.get("image_emb", ())) if views is None else views

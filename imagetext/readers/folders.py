@@ -195,7 +195,7 @@ def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
         logger.warning(
             f"%s: {len(unused)} files are no pictures and belong to none: %s", folder, _count_by_suffix(unused)
         )
-    return sorted(pictures_in_folder + rows, key=lambda row: _relative(row.path, folder))
+    return sorted(pictures_in_folder + rows, key=lambda row: row.source)
 
 
 def _picture_rows(

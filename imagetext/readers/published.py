@@ -40,7 +40,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple, TextIO
 
-from imagetext.columns import check_column
+from imagetext.columns import check_column, is_tags
 from imagetext.fields import json_object, json_value, loose_texts, well_formed
 from imagetext.picture_files import PictureFolders, real_path, short
 from imagetext.read_ahead import in_order
@@ -50,7 +50,7 @@ from imagetext.readers.row_records import RowSelection
 from imagetext.readers.suffixes import TAR_SUFFIXES, split_suffix
 from imagetext.readers.tables import split_rows
 from imagetext.readers.tar_members import read_members
-from imagetext.readers.text_layout import encoding_of
+from imagetext.readers.text_layout import first_character
 from imagetext.readers.text_lines import WINDOW, lines_of
 from imagetext.sample import Record
 from imagetext.stores import Entry, files_below, is_remote, open_file
@@ -118,9 +118,8 @@ def published_rows(kind: str, files: Mapping[str, Entry | None], fields: str = "
     LaCLIP's files differs from the number of pictures in the CSV.
     """
     if kind == "laclip":
-        _check_laclip(
-            [*files]
-        )  # first: otherwise two names with a comma between would be reported as one missing file
+        # first: otherwise two names with a comma between would be reported as one missing file
+        _check_laclip([*files])
     problems = [f"{path}: no such file or folder" for path, file in files.items() if file is None]
     folders = {path for path, file in files.items() if file is not None and file.is_folder}
     if fields and kind != "hq-clip":
@@ -238,12 +237,7 @@ def _check_table(rows: PublishedRows) -> None:
 
 
 def _is_object(path: str) -> bool:
-    if split_suffix(path)[1] != ".json":
-        return False
-    with open_file(path) as file:
-        head = file.read(4096)
-    mark, _ = encoding_of(head)
-    return head[len(mark) :].lstrip().startswith(b"{")
+    return split_suffix(path)[1] == ".json" and first_character(path) == "{"
 
 
 def _table_rows(path: str, column: str, caption: str, original: str) -> Iterator[Published | ValueError]:
@@ -350,6 +344,6 @@ def _texts(document: Mapping[str, Any], field: str, column: str) -> list[str]:
     texts = loose_texts(value)
     if value not in (None, "", []) and not texts:
         raise ValueError(f"{field}: expected a text or a list of texts, got {short(value)}")
-    if isinstance(value, str) and column.startswith(("tags_", "neg_tags_")):
+    if isinstance(value, str) and is_tags(column):
         texts = value.split(",")
     return [text.strip() for text in texts if text.strip()]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from imagetext.readers.text_lines import LongLine, lines_in_utf8, lines_with_text
+from imagetext.stores import open_file
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,14 @@ def read_layout(path: str, file: BinaryIO, kind: str, usual: Iterable[str]) -> L
 def encoding_of(head: bytes) -> tuple[bytes, str]:
     """The byte order mark at the beginning of a file, and the encoding that it stands for; UTF-8 without a mark."""
     return next(((mark, name) for mark, name in MARKS if head.startswith(mark)), (b"", "utf-8"))
+
+
+def first_character(path: str) -> str:
+    """The first character of a text file that is not blank; "" if the first 4,096 bytes have none."""
+    with open_file(path) as file:
+        head = file.read(4096)
+    mark, encoding = encoding_of(head)
+    return head[len(mark) :].decode(encoding, "replace").lstrip()[:1]
 
 
 def _with_header(path: str, file: BinaryIO, layout: Layout, *, expected: str, usual: Iterable[str]) -> Layout:

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from imagetext.columns import is_caption_column
+from imagetext.columns import OF_EMBEDDINGS, is_caption_column
 from imagetext.sample import Record
 
 PICKLED = ("pth.gz", "pth", "pt")  # never opened, so they are assumed to hold text embeddings
@@ -112,4 +112,4 @@ def _array(name: str) -> str:
 
 def _embeds_text(name: str) -> bool:
     """Whether an array or field of this name holds vectors of texts, not of pictures, by the reference tools' rule."""
-    return (name.endswith(("emb", "embedding", "embeddings")) or "_emb_" in name) and not name.startswith("image")
+    return (name.endswith(OF_EMBEDDINGS) or "_emb_" in name) and not name.startswith("image")
