@@ -3,13 +3,12 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 from generate.captions.config import GenerateConfig
 from generate.captions.settled_column import SettledColumn
 from generate.captions.tasks import Task
-from generate.runs.manifest import RULES
+from generate.runs.manifest import RULES, minor_versions
 from imagetext.readers.labels import read_class_names
 
 SETTINGS = ("format", "captions_only", "replace_columns", "drop_text_embeddings", "text_from_synthetic", "limit")
@@ -21,7 +20,6 @@ def fingerprint(columns: Sequence[SettledColumn], config: GenerateConfig) -> dic
     `columns` has an entry for each column that is written, in the run's order: captioner, weights, task, sampling,
     gate, dtype, products and batch size. Columns that the JSON answers of one captioner go to have equal entries.
     """
-    versions = {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "open_clip_torch", "capsmith")}
     return {
         "rules": RULES,
         "columns": {
@@ -43,7 +41,7 @@ def fingerprint(columns: Sequence[SettledColumn], config: GenerateConfig) -> dic
         },
         **{name: getattr(config, name) for name in SETTINGS},
         **_labels(config),
-        "versions": versions,
+        "versions": minor_versions("torch", "open_clip_torch", "capsmith"),
     }
 
 

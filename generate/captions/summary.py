@@ -9,7 +9,7 @@ from generate.captions.config import GenerateConfig
 from generate.captions.export import export_by_class
 from generate.captions.overlap import Overlap
 from generate.captions.refused import Refused
-from generate.runs.failures import share_failed
+from generate.runs.failures import exit_code_of_run, share_failed
 from generate.runs.manifest import GALLERY, expect_run, expect_shards, read_own_markers
 from generate.sets.card import push, write_card
 from generate.sets.gallery import write_set_gallery
@@ -54,20 +54,11 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
         if config.limit:
             folders = dict.fromkeys(path for shard in shards for path in (shard.path, os.path.dirname(shard.path)))
             write_set_gallery(folder, join(folder, GALLERY), images=[*config.images, *folders])
-    if missing:
-        names_of_missing = ", ".join(missing)
-        say(f"{len(missing)} of {len(own_names)} shards failed: {names_of_missing}; the same command tries them again")
-        return 1
-    if failed_share > config.max_error_rate:
-        say(
-            f"{failed_share:.1%} of the pictures failed, more than --max-error-rate {config.max_error_rate:.1%}; "
-            "the records say why, under `error`"
-        )
-        return 3
-    if config.push_to_hub and is_complete:
+    code = exit_code_of_run(missing, own_names, failed_share, most=config.max_error_rate, unit="picture")
+    if code == 0 and config.push_to_hub and is_complete:
         push(folder, config.push_to_hub)
         say(f"uploaded to the data set {config.push_to_hub}")
-    return 0
+    return code
 
 
 def _say_totals(folder: str, config: GenerateConfig, markers: Sequence[Mapping[str, Any]]) -> None:

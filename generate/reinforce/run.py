@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any
 
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -15,13 +14,15 @@ from generate.reinforce.report import REPORT, write_report
 from generate.reinforce.stages import ViewSettings, convert_samples, reinforce_samples, workers_for
 from generate.reinforce.teachers import Teacher, load_teachers
 from generate.runs.engines import engine_of
-from generate.runs.failures import Failures, share_failed
+from generate.runs.failures import Failures, exit_code_of_run, share_failed
 from generate.runs.inputs import hash_of, input_of
 from generate.runs.manifest import (
+    CONFIG,
     RULES,
     check_own,
     expect_run,
     expect_shards,
+    minor_versions,
     read_own_markers,
     read_run,
     wait_for_run,
@@ -40,7 +41,6 @@ from imagetext.shown import say
 from imagetext.sources import read_samples
 from imagetext.stores import join
 
-CONFIG = "config.json"
 DEFAULT_SIZE = 224  # side of views without a teacher
 
 
@@ -186,10 +186,6 @@ def settle(config: ReinforceConfig, teachers: Sequence[Teacher], earlier: Mappin
 
 def fingerprint(config: ReinforceConfig, settled: ViewSettings, teachers: Sequence[Teacher]) -> dict[str, Any]:
     """Return all settings that, with the records of a shard, decide its bytes; devices, ranks and workers do not."""
-    versions = {
-        name: ".".join(version(name).split(".")[:2])
-        for name in ("torch", "torchvision", "pillow", "open_clip_torch", "capsmith")
-    }
     fields = ("views", "crop_area", "embeddings", "convert", "seed", "dtype", "text_from_synthetic", "format")
     return {
         "rules": RULES,
@@ -198,7 +194,7 @@ def fingerprint(config: ReinforceConfig, settled: ViewSettings, teachers: Sequen
         **config.model_dump(include=set(fields)),
         **settled._asdict(),
         "teachers": {str(number): teacher.describe() for number, teacher in enumerate(teachers)},
-        "versions": versions,
+        "versions": minor_versions("torch", "torchvision", "pillow", "open_clip_torch", "capsmith"),
     }
 
 
@@ -249,14 +245,4 @@ def finish(config: ReinforceConfig, rank: Rank = Rank(), shards: Sequence[Shard]
     failed_share = share_failed(done)
     if config.report and markers.keys() >= set(names):
         write_report(config.output, list(expect_run(config.output)["teachers"].values()))
-    if missing:
-        names_of_missing = ", ".join(missing)
-        say(f"{len(missing)} of {len(own_names)} shards failed: {names_of_missing}; the same command tries them again")
-        return 1
-    if failed_share > config.max_error_rate:
-        say(
-            f"{failed_share:.1%} of the records failed, more than --max-error-rate {config.max_error_rate:.1%}; "
-            "the records say why, under `error`"
-        )
-        return 3
-    return 0
+    return exit_code_of_run(missing, own_names, failed_share, most=config.max_error_rate, unit="record")

@@ -56,3 +56,28 @@ def share_failed(markers: Sequence[Mapping[str, Any]]) -> float:
         )
     rows, failed = (sum(marker[name] for marker in markers) - failed_before for name in ("rows", "failed"))
     return failed / max(rows, 1)
+
+
+def exit_code_of_run(
+    missing: Sequence[str], shards: Sequence[str], failed_share: float, *, most: float, unit: str
+) -> int:
+    """Return the exit code of a run, and print why it is not 0: 1 if shards failed, 3 if too many records did.
+
+    missing: names of the shards that failed. shards: names of all shards. most: the share of records that may fail.
+    unit: what a record is called.
+    """
+    if missing:
+        say_missing(missing, shards)
+        return 1
+    if failed_share > most:
+        say(
+            f"{failed_share:.1%} of the {unit}s failed, more than --max-error-rate {most:.1%}; the records say why, "
+            "under `error`"
+        )
+        return 3
+    return 0
+
+
+def say_missing(missing: Sequence[str], shards: Sequence[str]) -> None:
+    """Print which shards of the run failed."""
+    say(f"{len(missing)} of {len(shards)} shards failed: {', '.join(missing)}; the same command tries them again")

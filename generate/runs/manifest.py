@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from generate.runs.in_place import PICTURES
@@ -17,6 +18,7 @@ from imagetext.shown import masked_values
 from imagetext.stores import entry, files_below, files_of, is_remote, join, plain_path, read_bytes
 
 GALLERY = "gallery.html"
+CONFIG = "config.json"  # describes the teachers of a reinforced set, for trainers
 REJECTED = ".rejected"  # suffix of the list of records that a selection left out of a shard
 ALL_REJECTED = "rejected.jsonl"  # the records that a selection left out, of all shards
 LIMITS, SELECTION, DRY_RUN = "limits.npz", "select.html", "dry_run.html"  # limits and pages of a selection
@@ -141,6 +143,11 @@ def differences(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> list[st
         for name in sorted(earlier_fields | fields)
         if earlier_fields.get(name) != fields.get(name)
     ]
+
+
+def minor_versions(*packages: str) -> dict[str, str]:
+    """Return `major.minor` of the installed packages, for a fingerprint: patches do not change what is written."""
+    return {name: ".".join(version(name).split(".")[:2]) for name in packages}
 
 
 def write_run(folder: str | os.PathLike, run: Mapping[str, Any], shards: Sequence[str] = ()) -> None:

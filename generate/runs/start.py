@@ -167,7 +167,7 @@ def check_file_names(folder: str, to_write: Sequence[str], files: Mapping[str, E
             foreign.append(file)
     if foreign:
         raise ValueError(
-            f"output {folder}: {_first_names(foreign)}: would be overwritten, and is no file of this run; move it, "
+            f"output {folder}: {first_names(foreign)}: would be overwritten, and is no file of this run; move it, "
             "or give another folder"
         )
 
@@ -178,14 +178,15 @@ def _changes(earlier: EarlierRun, shards: Sequence[Shard], gone: Mapping[str, Se
     if unnamed := [name for name in earlier.names if name not in shard_names and name not in gone]:
         yield (
             f"{len(unnamed):,} shards of the run come from inputs that this command does not name, and are left as "
-            f"they are: {_first_names(unnamed)}"
+            f"they are: {first_names(unnamed)}"
         )
     for name, pictures in gone.items():
-        yield f"{len(pictures):,} pictures of shard {name} are not there any more: {_first_names(pictures)}"
+        yield f"{len(pictures):,} pictures of shard {name} are not there any more: {first_names(pictures)}"
     for name in earlier.damaged:
         yield f"{name}: its bytes are not those that its marker gives the hash of; it is made again"
 
 
-def _first_names(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
+    """Return the first few names as text, and how many more there are."""
     more = len(names) - NAMES_IN_LINE
     return ", ".join(names[:NAMES_IN_LINE]) + (f" and {more:,} more" if more > 0 else "")

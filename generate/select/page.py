@@ -8,7 +8,7 @@ from markupsafe import Markup
 from diversity.page import page as diversity_page
 from diversity.page.plots import COLOURS, INK, REFERENCE_COLOUR, plot, svg
 from generate.select.config import SelectConfig
-from generate.select.settle import FATES, ScoreHistogram, SettledLimits
+from generate.select.settle import FATES, KEPT, ScoreHistogram, SettledLimits
 from imagetext.pages import render_page
 
 TEMPLATE = Path(__file__).parent / "templates" / "select.html"
@@ -45,12 +45,14 @@ def render(config: SelectConfig, settled: SettledLimits, histogram: ScoreHistogr
 
 def summary(config: SelectConfig, settled: SettledLimits, histogram: ScoreHistogram) -> list[str]:
     """Return lines on how many records are kept, and why the others are not; the first line is the result."""
-    kept, share = histogram.fates[FATES[0]], histogram.fates[FATES[0]] / max(1, histogram.records)
+    kept = histogram.fates[KEPT]
+    share = kept / max(1, histogram.records)
     threshold = f"; the threshold of {config.by} is {settled.threshold.score:.6g}" if settled.threshold else ""
     meanings = _meanings(config, settled)
+    left_out = [name for name in FATES if name != KEPT and histogram.fates[name]]
     return [
         f"{kept:,} of {histogram.records:,} records are kept ({share:.1%}){threshold}",
-        *(f"  {histogram.fates[name]:,}: {meanings[name]}" for name in FATES[1:] if histogram.fates[name]),
+        *(f"  {histogram.fates[name]:,}: {meanings[name]}" for name in left_out),
     ]
 
 

@@ -7,28 +7,30 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any
 
 from captioners.ranks import Rank
 from generate.runs.config import RunConfig
 from generate.runs.engines import engine_of
+from generate.runs.failures import say_missing
 from generate.runs.inputs import hash_of, input_of, lasting
 from generate.runs.manifest import (
     ALL_REJECTED,
+    CONFIG,
     DRY_RUN,
     LIMITS,
     REJECTED,
     RULES,
     SELECTION,
     check_own,
+    minor_versions,
     read_own_markers,
     read_run,
     wait_for_run,
 )
 from generate.runs.processes import launch, own_rank
 from generate.runs.protocol import Loaded, Pace, processes_wanted
-from generate.runs.start import NAMES_IN_LINE, begin, prepare
+from generate.runs.start import begin, first_names, prepare
 from generate.select.choose import Chosen, choose
 from generate.select.config import ORIGINALS, SelectConfig
 from generate.select.judge import Judge, check_first_records
@@ -48,7 +50,6 @@ from imagetext.sources import read_samples
 from imagetext.stores import join, open_file, read_bytes
 
 DAY = 24 * 3600  # seconds that the first of a launcher's processes may take to settle a run
-CONFIG = "config.json"  # describes the teachers of a reinforced set, for trainers
 # The settings that decide which records are kept.
 DECIDING = (
     set(SelectConfig.model_fields) - set(RunConfig.model_fields) - {"input", "images", "dry_run", "max_error_rate"}
@@ -150,7 +151,7 @@ class Selecting:
             "select": selection,
             "format": self.config.format,
             **reinforced,
-            "versions": {"capsmith": ".".join(version("capsmith").split(".")[:2])},
+            "versions": minor_versions("capsmith"),
         }
         return Loaded(fingerprint, lines, beside)
 
@@ -165,9 +166,8 @@ class Selecting:
         names = sorted(earlier_inputs | inputs)
         if changed := [name for name in names if earlier_inputs.get(name) != inputs.get(name)]:
             raise ValueError(
-                f"output {folder}: --top and limits were settled over other inputs: "
-                f"{', '.join(changed[:NAMES_IN_LINE])}"
-                f"{' and more' * (len(changed) > NAMES_IN_LINE)}; give another folder, or --overwrite to start anew"
+                f"output {folder}: --top and limits were settled over other inputs: {first_names(changed)}; give "
+                "another folder, or --overwrite to start anew"
             )
         try:
             data = read_bytes(join(folder, LIMITS))
@@ -235,7 +235,6 @@ class RejectedList:
         self.file.write(line.encode("utf-8", "replace") + b"\n")
 
     def finish(self) -> None:
-        self.file.finish()
         self.file.commit()
 
     def close(self) -> None:
@@ -310,8 +309,7 @@ def finish(config: SelectConfig, rank: Rank = Rank(), shards: Sequence[Shard] = 
         if rejected:
             say(f"the reason of each record: {join(config.output, ALL_REJECTED)}")
     if missing:
-        names_of_missing = ", ".join(missing)
-        say(f"{len(missing)} of {len(own_names)} shards failed: {names_of_missing}; the same command tries them again")
+        say_missing(missing, own_names)
         return 1
     unusable_share = (rejected[UNUSABLE] - counts["failed_before"]) / max(1, counts["read"] - counts["failed_before"])
     if unusable_share > config.max_error_rate:

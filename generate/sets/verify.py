@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
 from generate.runs.config import Folder
-from generate.runs.manifest import ALL_REJECTED, expect_run
+from generate.runs.manifest import ALL_REJECTED, CONFIG, expect_run
 from generate.sets.repeats import Repeats
 from imagetext.columns import is_tags
 from imagetext.fields import json_object
@@ -30,7 +30,6 @@ from imagetext.stores import join, listing, read_bytes
 
 PROBLEMS_PRINTED = 50
 MOST_COMMON = 3  # captions of a column that are printed
-CONFIG = "config.json"
 # The length of a teacher's part may differ from 1 by this much: bfloat16 rounds each number by up to 0.4 %.
 LENGTH_TOLERANCE = 0.01
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import capsmith
-import generate.captions.fingerprint
 import generate.captions.load
 import generate.runs.manifest
 from generate.captions.run import run
@@ -129,7 +128,7 @@ def test_other_weights_and_other_versions_are_named_together(captioner, make_tar
     make_tar("00000", pictures(1))
     run(configure())
     captioner.weights_sha256 = "1" * 64
-    monkeypatch.setattr(generate.captions.fingerprint, "version", lambda name: "9.9.9")
+    monkeypatch.setattr(generate.runs.manifest, "version", lambda name: "9.9.9")
     with pytest.raises(ValueError) as caught:
         run(configure())
     fields = [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]]
