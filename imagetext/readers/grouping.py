@@ -5,7 +5,7 @@ import os
 import sqlite3
 import tempfile
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import groupby
 from typing import Any, BinaryIO
@@ -150,12 +150,19 @@ def grouped(
         if size > limits.BATCH:
             first = ValueError(f"rows of one picture with captions of {size:,} bytes, more than {limits.BATCH:,}")
         elif len(parts) > 1:
-            cells_of = {column: [part.get(column) for part in parts] for column in selected}
-            for column, cells in cells_of.items():
-                if any(cell != cells[0] for cell in cells):  # a value that is the same in all rows stays a single one
-                    first[column] = _nonempty_texts(cells)
-            first[reading.text] = _nonempty_texts([part.get(reading.text) for part in parts])
+            _join_texts(parts, selected, reading.text)
         yield number, first
+
+
+def _join_texts(parts: Sequence[Row], selected: Collection[str], text: str) -> None:
+    """Put the texts of all rows of a picture into the first of them.
+
+    text: the column of captions. selected: further columns; a value that is the same in all rows stays a single one.
+    """
+    for column in dict.fromkeys((*selected, text)):  # each once, although the captions may be selected by their name
+        cells = [part.get(column) for part in parts]
+        if column == text or any(cell != cells[0] for cell in cells):
+            parts[0][column] = _nonempty_texts(cells)
 
 
 def _nonempty_texts(cells: Iterable[Any]) -> list[str]:

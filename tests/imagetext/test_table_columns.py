@@ -395,6 +395,14 @@ def test_bytes_of_parquet_that_do_not_come_again_at_first_are_read_once(tmp_path
     assert captions(str(tmp_path / "t.parquet")) == [(letter,) for letter in "abcde"]
 
 
+@pytest.mark.parametrize("column", ["captions", "caption", "comment"])
+def test_captions_that_are_selected_by_their_name_are_joined_once(tmp_path, column):
+    (tmp_path / "t.csv").write_text(f"image,{column}\na.jpg,one\na.jpg,two\na.jpg,three\n")
+    (piece,) = tables.split_rows(str(tmp_path / "t.csv"), Columns())
+    (record,) = table_pieces.table_records(piece, RowSelection((column,)))
+    assert record.captions == record.columns[column] == ("one", "two", "three")
+
+
 @pytest.mark.parametrize("selection", [None, RowSelection()])
 def test_scattered_rows_of_parquet_are_those_of_their_numbers(tmp_path, selection):
     pq.write_table(
