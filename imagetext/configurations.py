@@ -5,6 +5,7 @@ import difflib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from imagetext import limits
@@ -70,7 +71,8 @@ def argument_names(config_type: "type[BaseModel]") -> dict[str, str]:
 def flag_parser(command: str, config_type: Any) -> argparse.ArgumentParser:
     """Return an argument parser with a flag for each field, the required ones first.
 
-    config_type: any pydantic model; pydantic-settings accepts more than its own kind of model, which its types name.
+    config_type: any pydantic model. It has the type Any because pydantic-settings accepts all models, but its types
+        allow only its own kind.
     """
     from pydantic_settings import CliSettingsSource
 
@@ -88,19 +90,6 @@ def flag_parser(command: str, config_type: Any) -> argparse.ArgumentParser:
     )
     required = parser.add_argument_group("required")
     options = parser.add_argument_group("options")
-
-    def add_flag(_: Any, *names: str, help: str, **settings: Any) -> None:
-        if "metavar" in settings:  # the value of a list[str] is a str, and the flag may be repeated
-            settings["metavar"] = re.sub(r"^(?:list|tuple)\[(\w+).*\]$", r"\1", settings["metavar"]).lower()
-            settings["metavar"] = re.sub(r"^dict\[.*\]$", "name=value", settings["metavar"])
-        if help == argparse.SUPPRESS:
-            return
-        group = required if help.endswith("(required)") else options
-        if not names[0].startswith("-"):  # a positional argument; if it is missing, validation reports it
-            group, settings = required, settings | {"nargs": "?", "default": argparse.SUPPRESS}
-        help = re.sub(r" \((required|default: (None|\(\)|\[\]|\{\})?)\)$", "", help)
-        group.add_argument(*names, help=help, **settings)
-
     CliSettingsSource(
         config_type,
         root_parser=parser,
@@ -108,7 +97,7 @@ def flag_parser(command: str, config_type: Any) -> argparse.ArgumentParser:
         cli_implicit_flags=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
-        add_argument_method=add_flag,
+        add_argument_method=partial(_add_flag, required, options),
     )
     options.add_argument(
         "--config", metavar="FILE", default=argparse.SUPPRESS, help="YAML file of these fields; flags override it"
@@ -121,6 +110,27 @@ def flag_parser(command: str, config_type: Any) -> argparse.ArgumentParser:
     )
     options.add_argument("-h", "--help", action="help", help="print this, and stop")
     return parser
+
+
+def _add_flag(
+    required_flags: argparse._ArgumentGroup,
+    options: argparse._ArgumentGroup,
+    _: Any,
+    *names: str,
+    help: str,
+    **settings: Any,
+) -> None:
+    """Add a flag, as pydantic-settings describes it, to the group of required flags or to that of options."""
+    if help == argparse.SUPPRESS:
+        return
+    if "metavar" in settings:  # the value of a list[str] is a str, and the flag may be repeated
+        settings["metavar"] = re.sub(r"^(?:list|tuple)\[(\w+).*\]$", r"\1", settings["metavar"]).lower()
+        settings["metavar"] = re.sub(r"^dict\[.*\]$", "name=value", settings["metavar"])
+    group = required_flags if help.endswith("(required)") else options
+    if not names[0].startswith("-"):  # a positional argument; if it is missing, validation reports it
+        group, settings = required_flags, settings | {"nargs": "?", "default": argparse.SUPPRESS}
+    help = re.sub(r" \((required|default: (None|\(\)|\[\]|\{\})?)\)$", "", help)
+    group.add_argument(*names, help=help, **settings)
 
 
 def read_flags(

@@ -4,7 +4,7 @@ import codecs
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -94,21 +94,17 @@ def foreign_fields(fields: dict[str, Any], *, picture: bool) -> dict[str, Any]:
     """
     if fields.keys().isdisjoint(RESERVED):
         return fields
-    stay = ("uid",) if picture else ("uid", *OF_PICTURE)
-    clash = {
-        name: fields[name]
-        for name in RESERVED
-        if name in fields and not (name in stay and (name == "uid" or type(fields[name]) is FIELDS[name]))
-    }
-    # In `source_fields` the values are nested one level deeper, and must still be readable.
-    clash = {
-        name: json.dumps(value, default=str) if _is_deep(value, limits.DEPTH - 2) else value
-        for name, value in clash.items()
-    }
-    return {
-        **{name: value for name, value in fields.items() if name not in clash},
-        **({"source_fields": clash} if clash else {}),
-    }
+    clash = {}
+    for name in RESERVED:
+        if name not in fields or name == "uid":
+            continue
+        value = fields[name]
+        if not picture and name in OF_PICTURE and type(value) is FIELDS[name]:
+            continue
+        # In `source_fields` the values are nested one level deeper, and must still be readable.
+        clash[name] = json.dumps(value, default=str) if _is_deep(value, limits.DEPTH - 2) else value
+    others = {name: value for name, value in fields.items() if name not in clash}
+    return {**others, "source_fields": clash} if clash else others
 
 
 def json_fields(data: bytes) -> dict[str, Any]:
@@ -134,9 +130,8 @@ def json_value(data: bytes | str, most: int | None = None) -> Any:
     """
     most = limits.VALUES if most is None else most
     marks: Any = (b",", b"[", b"{") if isinstance(data, bytes) else (",", "[", "{")
-    if (
-        len(data) > most and sum(data.count(mark) for mark in marks) > most
-    ):  # a value takes 30 times its text in memory
+    # A value may take 30 times the memory of its text.
+    if len(data) > most and sum(data.count(mark) for mark in marks) > most:
         raise ValueError(f"JSON of more than {most:,} values")
     try:
         return json.loads(data)
@@ -219,7 +214,7 @@ def captions_in(value: Any) -> tuple[str, ...]:
     return ()
 
 
-def _captions_in_each(values: Any) -> tuple[str, ...]:
+def _captions_in_each(values: Iterable[Any]) -> tuple[str, ...]:
     return tuple(chain.from_iterable(map(captions_in, values)))
 
 

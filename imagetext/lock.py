@@ -138,9 +138,8 @@ class FolderLock:
                 first_sign, since = sign, time.monotonic()
             if is_gone or time.monotonic() - since > DEAD:
                 _replace(self.path, self.owner)
-                time.sleep(
-                    0 if is_gone else 1
-                )  # others may take the lock over at the same moment: the last one has it
+                # Others may take the lock over at the same moment: the last one has it.
+                time.sleep(0 if is_gone else 1)
                 self.check()
                 break
             if time.monotonic() - since < 1:

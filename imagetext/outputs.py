@@ -66,10 +66,8 @@ def _claimed(temporary: str | os.PathLike) -> Iterator[int]:
                     return
                 os.unlink(temporary)  # left by a killed process, perhaps with other permissions
         finally:
-            with suppress(OSError):
-                fcntl.flock(
-                    handle, fcntl.LOCK_UN
-                )  # closing is not enough: processes forked meanwhile hold the lock, too
+            with suppress(OSError):  # closing is not enough: processes forked meanwhile hold the lock, too
+                fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
 
 

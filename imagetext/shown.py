@@ -103,7 +103,10 @@ def masked_values(value: Any) -> Any:
 
 
 def on_line(text: str) -> str:
-    """The text as one line for a terminal, a log or Markdown, without control characters and secrets; not too long."""
+    """The text as one line of at most MOST characters for a terminal, a log or Markdown.
+
+    It has no control characters, secrets or advice to allow code.
+    """
     text = masked(neutral(text[: 2 * MOST])).translate(BREAKS)
     if ADVICE.search(text):
         text = _without(ADVICE, text) or REFUSED

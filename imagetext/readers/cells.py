@@ -61,9 +61,8 @@ def cell_records(
         if isinstance(cells, LongLine) and len(record_lines) > 1:  # the csv reader was looking for the end of a cell
             returned.append(record_lines.pop())
             cells = ValueError(NOT_CLOSED)
-        if isinstance(cells, LongLine):
-            pass
-        elif layout.quoted and (b'"' in record_lines[0][1] or len(record_lines) > 1 or not isinstance(cells, list)):
+        may_be_quoted = layout.quoted and not isinstance(cells, LongLine)
+        if may_be_quoted and (b'"' in record_lines[0][1] or len(record_lines) > 1 or not isinstance(cells, list)):
             cells = _check_quotes(cells, record_lines, returned, row=row, layout=layout, findings=findings)
         if layout.spaced and isinstance(cells, list):
             cells = [cell.strip() for cell in cells]
@@ -143,7 +142,7 @@ def settle_quotes(path: str, file: BinaryIO, layout: Layout, findings: Findings)
     how = "its marks are read as ordinary characters"
     if findings.misread > 1:
         how = f"the marks in {findings.misread:,} such rows are read as ordinary characters"
-    logger.warning(f"%s: %s; {how}", path, where)
+    logger.warning("%s: %s; %s", path, where, how)
     return layout
 
 

@@ -192,9 +192,8 @@ def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
     )
     pictures_in_folder, used = _picture_rows(folder, pictures, files, beside=beside)
     if unused := [path for path in files if path not in used and path not in metadata]:
-        logger.warning(
-            f"%s: {len(unused)} files are no pictures and belong to none: %s", folder, _count_by_suffix(unused)
-        )
+        by_suffix = _count_by_suffix(unused)
+        logger.warning("%s: %d files are no pictures and belong to none: %s", folder, len(unused), by_suffix)
     return sorted(pictures_in_folder + rows, key=lambda row: row.source)
 
 
@@ -245,11 +244,8 @@ def _picture_paths(folder: str, files: Mapping[str, Mapping[str, Any]]) -> list[
     heads = dict(zip(unknown, in_order((is_remote(path), partial(read_head, path, 32)) for path in unknown)))
     pictures = [path for path in files if is_picture(heads.get(path, b"")) or _suffix(path)[1:] in PICTURE_SUFFIXES]
     if unusual := [path for path in pictures if path in heads]:
-        logger.warning(
-            f"%s: {len(unusual)} files are pictures by their bytes, though not by their names: %s",
-            folder,
-            _count_by_suffix(unusual),
-        )
+        message = "%s: %d files are pictures by their bytes, though not by their names: %s"
+        logger.warning(message, folder, len(unusual), _count_by_suffix(unusual))
     return pictures
 
 

@@ -159,17 +159,10 @@ def _parse(
         return Record(row_key, None, meta={"uid": row_key, "source": os.path.basename(source)}, error=error), None, ""
     row, ours = dict(row), is_ours(row)
     picture_error, errors, image, picture = "", [], None, None
-    key = row_key
-    for name in selection.keys if selection else KEY_COLUMNS:
-        if not _is_null(row.get(name)):
-            key = str(row[name])
-            break
+    key_columns = selection.keys if selection else KEY_COLUMNS
+    key = next((str(row[name]) for name in key_columns if not _is_null(row.get(name))), row_key)
     row.pop("key", None)
-    columns = {}
-    if selection:
-        for name in CAPTION_COLUMNS if selection.columns is None else selection.columns:
-            if name in row and (texts := loose_texts(row[name])):
-                columns[name] = texts
+    columns = _selected_columns(row, selection) if selection else {}
     column, earlier_error = _picture_column(row, ours)
     cell = next((row.pop(name) for name in IMAGE_COLUMNS if name in row), None)
     try:
@@ -203,6 +196,12 @@ def _parse(
         lacks_picture=bool(picture_error) and not errors,
     )
     return record, picture, place
+
+
+def _selected_columns(row: Row, selection: RowSelection) -> dict[str, tuple[str, ...]]:
+    """The columns of captions that are selected, as far as the row has captions there."""
+    names = CAPTION_COLUMNS if selection.columns is None else selection.columns
+    return {name: texts for name in names if name in row and (texts := loose_texts(row[name]))}
 
 
 def caption_columns(data: bytes) -> dict[str, tuple[str, ...]]:

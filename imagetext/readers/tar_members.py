@@ -45,8 +45,8 @@ def read_members(path: str, skip: Callable[[str], bool] | None = None) -> Iterat
     """Yield every file in a tar, except those whose suffix `skip` accepts and those without a key or a suffix.
 
     Folders and files of file managers are left out, too. The data of a link, device or sparse file are None. If the
-    tar ends
-    after a whole file, but without an end mark, None comes last: its writer did not close it, or it is cut there.
+    tar ends after a whole file, but without an end mark, None comes last: its writer did not close it, or it is cut
+    there.
 
     Raises ValueError, which names the tar and the offset, if the tar is cut or damaged; `tarfile` itself takes a
     damaged header for the end.

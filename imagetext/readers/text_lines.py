@@ -33,10 +33,7 @@ class Findings:
 
 def readable(line: bytes) -> str:
     """The line as text, with U+FFFD for bytes that are not UTF-8."""
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        return line.decode("utf-8", "replace")
+    return line.decode("utf-8", "replace")
 
 
 class LongLine(ValueError):

@@ -41,6 +41,8 @@ def warn_of_undecodable_lines(path: str, file: BinaryIO, findings: Findings) -> 
         line += block.count(b"\n")
     others = f", nor are {findings.undecodable - 1:,} more" if findings.undecodable > 1 else ""
     logger.warning(
-        f"%s: line {line:,} is not UTF-8{others}; bytes that cannot be read become \ufffd: save the file as UTF-8",
+        "%s: line %s is not UTF-8%s; bytes that cannot be read become \ufffd: save the file as UTF-8",
         path,
+        f"{line:,}",
+        others,
     )

@@ -39,6 +39,7 @@ BACKGROUND_RGB = {"grey": (150, 154, 160), "sand": (216, 190, 150), "sky": (150,
 RADIUS = {"small": (0.16, 0.175), "large": (0.215, 0.235)}  # as a share of the picture's side
 LINE, LINE_RGB = 0.14, (30, 30, 36)  # width of the outline as a share of the radius, and its colour
 SUPERSAMPLING = 4
+PLACINGS = 60  # tries to place the objects of a scene before another scene is drawn
 
 
 @dataclass(frozen=True)
@@ -110,13 +111,13 @@ def _split_bucket(scene: Mapping[str, Any]) -> int:
     return int.from_bytes(hashlib.sha256("|".join([scene["background"], *things]).encode()).digest()[:4], "big") % 100
 
 
-def _place(rng: random.Random, objects: list[dict[str, Any]], tries: int = 60) -> bool:
+def _place(rng: random.Random, objects: list[dict[str, Any]]) -> bool:
     """Give each object a place that does not overlap others and is clearly beside or above each.
 
-    False if none is found.
+    False if none is found in PLACINGS tries.
     """
     scale = {1: 1.15, 2: 1.0, 3: 0.85, 4: 0.75}[len(objects)]
-    for _ in range(tries):
+    for _ in range(PLACINGS):
         for item in objects:
             radius = rng.uniform(*RADIUS[item["size"]]) * scale
             low, high = radius + 0.02, 0.98 - radius

@@ -7,7 +7,7 @@ captions is the share of the scene's `key_facts` that at least one of them state
 import itertools
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
@@ -39,6 +39,7 @@ PLACES = {
     ("centre", "bottom"): "bottom",
     ("right", "bottom"): "lower right",
 }
+MARGIN = 0.08  # how much further left or up an object must be, as a share of the picture's side
 KINDS = ("colour", "shape", "count", "relation", "size", "texture", "background", "place")
 
 
@@ -108,12 +109,12 @@ def _names(item: Mapping[str, Any]) -> tuple[str, ...]:
     return full_name(item), item["shape"], f"{item['colour']} object", "object"
 
 
-def _relations(item: Mapping[str, Any], other: Mapping[str, Any], margin: float = 0.08) -> list[str]:
-    """The relations that hold with a margin, given as a share of the picture's side."""
+def _relations(item: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The relations that hold by at least MARGIN."""
     relations = []
-    if other["x"] - item["x"] > margin:
+    if other["x"] - item["x"] > MARGIN:
         relations.append("left of")
-    if other["y"] - item["y"] > margin:
+    if other["y"] - item["y"] > MARGIN:
         relations.append("above")
     return relations
 
@@ -217,6 +218,6 @@ def _phrase_facts(phrase: _NounPhrase) -> set[Fact]:
     return facts | _adjective_facts(phrase.modifiers, phrase.name)
 
 
-def _adjective_facts(words, name: str) -> set[Fact]:
+def _adjective_facts(words: Sequence[str], name: str) -> set[Fact]:
     sizes = {Fact("size", word, name) for word in words if word in SIZES}
     return sizes | {Fact("texture", word, name) for word in words if word in TEXTURES}
