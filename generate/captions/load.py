@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -41,17 +41,7 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
         server = column_config.server if column_config.of_server else ServerConfig()
         model = (column_config.captioner, column_config.pretrained, column_config.base, dtype, products, str(server))
         if model not in captioners:
-            if not column_config.of_server and column_config.captioner != NEGATIVES:  # these need no open_clip
-                import_open_clip()
-            captioners[model] = load_captioner(
-                column_config.captioner,
-                column_config.pretrained,
-                base=column_config.base,
-                device=device,
-                dtype=dtype,
-                products=products,
-                server=server,
-            )
+            captioners[model] = _load(column_config, server, device=device, dtype=dtype, products=products)
         captioner = captioners[model]
         task = column_config.task.model_dump_json()
         if task not in tasks:
@@ -71,6 +61,32 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
         columns.append(column)
     if problems := problems_of_order([(column.writes, column.task.columns_read) for column in columns]):
         raise ValueError("; ".join(problems))
+    return _with_batch_sizes(columns, configs, earlier_settings, device)
+
+
+def _load(
+    config: ColumnConfig, server: ServerConfig, *, device: str, dtype: str, products: Literal["torch", "onednn"] | None
+) -> Captioner:
+    if not config.of_server and config.captioner != NEGATIVES:  # these need no open_clip
+        import_open_clip()
+    return load_captioner(
+        config.captioner,
+        config.pretrained,
+        base=config.base,
+        device=device,
+        dtype=dtype,
+        products=products,
+        server=server,
+    )
+
+
+def _with_batch_sizes(
+    columns: Sequence[SettledColumn],
+    configs: Sequence[ColumnConfig],
+    earlier_settings: Sequence[Mapping[str, Any]],
+    device: str,
+) -> list[SettledColumn]:
+    """Return the columns with batch sizes; columns with the same captioner have the smallest of theirs."""
     smallest: dict[int, int] = {}  # batch size by the id of the captioner
     for column_config, earlier, column in zip(configs, earlier_settings, columns):
         size = column_config.batch_size or earlier.get("batch_size")

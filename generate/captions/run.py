@@ -33,7 +33,7 @@ from generate.sets.repeats import Repeats
 from imagetext.apart import ANOTHER
 from imagetext.columns import is_caption_column
 from imagetext.lock import FolderLock
-from imagetext.sample import Shard
+from imagetext.sample import Record, Shard
 from imagetext.shards import ShardWriter, read_marker
 from imagetext.shown import say
 from imagetext.sources import read_samples
@@ -194,12 +194,10 @@ def write_shard(
 ) -> None:
     """Caption and write one shard.
 
-    Its marker gets `info`, and what the summary adds up over shards: repeats, overlap, refused answers, licences.
+    Its marker gets `info`, and the counts that the summary adds up over shards.
     """
     names = [name for column in columns for name in column.writes]
-    repeats = {name: Repeats() for name in names if is_caption_column(name)}
-    overlap, refused, licences, failures = Overlap(), Refused(), Repeats(), Failures()
-    earlier_marker = read_marker(config.output, shard.name)
+    counts, earlier_marker = ShardCounts(names), read_marker(config.output, shard.name)
     with (
         ShardWriter(
             config.output,
@@ -217,28 +215,43 @@ def write_shard(
             """Write a record; returns whether it failed, and how many texts it has."""
             record = record_of(pending, columns)
             writer.write(record)
-            texts = {name: () if record.error else record.columns.get(name, ()) for name in names}
-            captions = {name: texts[name] for name in repeats}
-            for name, column_repeats in repeats.items():
-                column_repeats.update(captions[name])
-            overlap.update(captions)
-            for name, answers in pending.answers.items():
-                refused.update(name, answers.result())
-            for name, reason in pending.refused.items():
-                refused.add_missing(name, f"{record.key}: {reason}")
-            licences.update([str(record.meta.get("license") or "")])
-            failures.update(record.error, pending.refused.values(), record.failed_before)
-            return bool(record.error), sum(map(len, texts.values()))
+            return bool(record.error), counts.update(pending, record)
 
         pictures = caption_pictures(shard, columns, workers, judge=background, stopwatch=pace, following=following)
         for failed, captions in background.map(write, pictures, ahead=WRITTEN_BEHIND):
             pace.count(failed, captions)
-        writer.info |= {
-            **info,
-            **hash_of(shard),
-            **failures.in_marker(earlier_marker),
-            "repeats": {name: column_repeats.state() for name, column_repeats in repeats.items()},
-            "overlap": overlap.state(),
-            "refused": refused.state(),
-            "licences": licences.state(),
+        writer.info |= {**info, **hash_of(shard), **counts.in_marker(earlier_marker)}
+
+
+class ShardCounts:
+    """What is counted while a shard is written, for its marker: the summary adds it up over shards."""
+
+    def __init__(self, names: Sequence[str]):
+        self.names = names  # of the columns that the run writes
+        self.repeats = {name: Repeats() for name in names if is_caption_column(name)}
+        self.overlap, self.refused, self.licences, self.failures = Overlap(), Refused(), Repeats(), Failures()
+
+    def update(self, pending: PendingRecord, record: Record) -> int:
+        """Count a record that was made of a pending one; returns how many texts it has."""
+        texts = {name: () if record.error else record.columns.get(name, ()) for name in self.names}
+        captions = {name: texts[name] for name in self.repeats}
+        for name, repeats in self.repeats.items():
+            repeats.update(captions[name])
+        self.overlap.update(captions)
+        for name, answers in pending.answers.items():
+            self.refused.update(name, answers.result())
+        for name, reason in pending.refused.items():
+            self.refused.add_missing(name, f"{record.key}: {reason}")
+        self.licences.update([str(record.meta.get("license") or "")])
+        self.failures.update(record.error, pending.refused.values(), record.failed_before)
+        return sum(map(len, texts.values()))
+
+    def in_marker(self, earlier: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return what the marker records. earlier: the shard's earlier marker. Raises: as `Failures.in_marker`."""
+        return {
+            **self.failures.in_marker(earlier),
+            "repeats": {name: repeats.state() for name, repeats in self.repeats.items()},
+            "overlap": self.overlap.state(),
+            "refused": self.refused.state(),
+            "licences": self.licences.state(),
         }

@@ -1,7 +1,7 @@
 """The start of a run: compares it with its folder, settles which shards are to do, and writes `run.json`."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from captioners.ranks import Rank
@@ -112,25 +112,35 @@ def prepare(
     if not rank.number:
         model_lines = [line for model in models for line in model.split("\n")]
         say(*model_lines, *_changes(earlier, shards, gone))
-    shard_names = [shard.name for shard in shards]
-    # A shard that was not finished and has lost all its pictures cannot be made any more.
-    impossible = {*gone}.difference(shard_names, earlier.markers)
-    names = dict.fromkeys(name for name in [*earlier.names, *shard_names] if name not in impossible)
-    earlier_pictures = {
-        name: pictures
-        for name, pictures in earlier.pictures.items()
-        if name in earlier.markers or name not in shard_names
-    }
     return PreparedRun(
         fingerprint,
         {**beside, **earlier.index},
-        list(names),
-        pictures=pictures_in(shards) | earlier_pictures,
+        _all_names(earlier, shards, gone),
+        pictures=_all_pictures(earlier, shards),
         shards=shards,
         to_do=to_do,
         damaged=earlier.damaged,
         anew=anew,
     )
+
+
+def _all_names(earlier: EarlierRun, shards: Sequence[Shard], gone: Collection[str]) -> list[str]:
+    """Return the names of all shards of the run, earlier ones first. gone: the shards that have lost pictures."""
+    shard_names = [shard.name for shard in shards]
+    # A shard that was not finished and has lost all its pictures cannot be made any more.
+    impossible = {*gone}.difference(shard_names, earlier.markers)
+    return list(dict.fromkeys(name for name in [*earlier.names, *shard_names] if name not in impossible))
+
+
+def _all_pictures(earlier: EarlierRun, shards: Sequence[Shard]) -> dict[str, Sequence[str]]:
+    """Return the pictures in each shard of the run; a finished shard has those that it was made of."""
+    shard_names = {shard.name for shard in shards}
+    earlier_pictures = {
+        name: pictures
+        for name, pictures in earlier.pictures.items()
+        if name in earlier.markers or name not in shard_names
+    }
+    return {**pictures_in(shards), **earlier_pictures}
 
 
 def begin(folder: str, run: PreparedRun, rank: Rank, *, on_begun: Callable[[], None] | None) -> None:

@@ -80,13 +80,7 @@ def run(config: VerifyConfig) -> int:
         for column, shard_repeats in shard.repeats.items():
             repeats.setdefault(column, Repeats()).merge(shard_repeats)
     problems += repeated_keys(keys)
-    unmarked = [
-        name
-        for name in names
-        if name.endswith(tuple(SUFFIXES.values()))
-        and name != ALL_REJECTED
-        and os.path.splitext(name)[0] + MARKER not in markers
-    ]
+    unmarked = unmarked_shards(names)
     problems += [f"{name}: has no marker; the command that made the set makes it again" for name in unmarked]
     present = {name.removesuffix(MARKER) for name in markers} | {os.path.splitext(name)[0] for name in unmarked}
     problems += missing_shards(read_shards(config.folder), present)
@@ -94,13 +88,17 @@ def run(config: VerifyConfig) -> int:
     if reinforcement and reinforcement.member:
         share = embedded / max(rows, 1)
         say(f"{embedded:,} of {rows:,} records ({share:.1%}) have embeddings in {reinforcement.member}")
+    _say_problems(problems)
+    verdict = f"{len(problems):,} problems" if problems else "all as the markers say"
+    say(f"{config.folder}: {rows:,} records in {len(markers):,} shards; {verdict}")
+    return 1 if problems else 0
+
+
+def _say_problems(problems: Sequence[str]) -> None:
     for problem in problems[:PROBLEMS_PRINTED]:
         say(f"problem: {problem}")
     if len(problems) > PROBLEMS_PRINTED:
         say(f"and {len(problems) - PROBLEMS_PRINTED:,} more")
-    verdict = f"{len(problems):,} problems" if problems else "all as the markers say"
-    say(f"{config.folder}: {rows:,} records in {len(markers):,} shards; {verdict}")
-    return 1 if problems else 0
 
 
 def _repeated_captions(repeats: Mapping[str, Repeats], most: float) -> list[str]:
@@ -230,15 +228,17 @@ def read_shard(
     except ValueError as error:
         problems.append(f"{name}: after {len(keys)} records: {error}")
     counts["records"] = len(keys)
-    expected_counts = {"records": marker["rows"], "failed": marker["failed"]}
-    for column, count in marker["captions"].items():
-        expected_counts[f"captions in {column}"] = count
-    problems += [
-        f"{name}: {counts[unit]:,} {unit}, its marker says {count:,}"
-        for unit, count in expected_counts.items()
-        if counts[unit] != count
-    ]
+    problems += [f"{name}: {difference}" for difference in _differing_counts(counts, marker)]
     return ShardContent(np.array(keys, np.uint64), embedded, repeats, problems=problems)
+
+
+def _differing_counts(counts: Counter[str], marker: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each count of a shard's content that is not that of its marker."""
+    expected = {"records": marker["rows"], "failed": marker["failed"]}
+    expected |= {f"captions in {column}": count for column, count in marker["captions"].items()}
+    for unit, count in expected.items():
+        if counts[unit] != count:
+            yield f"{counts[unit]:,} {unit}, its marker says {count:,}"
 
 
 def why_undecodable(image: bytes | None) -> str:
@@ -252,9 +252,7 @@ def why_undecodable(image: bytes | None) -> str:
 
 def why_not_reinforced(record: Record, reinforcement: Reinforcement) -> Iterator[str]:
     """Yield what is wrong with the views and embeddings of a record that did not fail."""
-    # Late: these need torch, and sets that are not reinforced do not.
-    from imagetext.reinforced.embeddings import check_counts, named_texts, unpack
-    from imagetext.reinforced.views import read_views
+    from imagetext.reinforced.views import read_views  # late: it needs torch, and sets that are not reinforced do not
 
     views = reinforcement.views
     try:
@@ -266,8 +264,14 @@ def why_not_reinforced(record: Record, reinforcement: Reinforcement) -> Iterator
         yield "no paug.json"
     except ValueError as error:
         yield str(error)
-    if not reinforcement.member:
-        return
+    if reinforcement.member:
+        yield from _why_not_embedded(record, reinforcement, views)
+
+
+def _why_not_embedded(record: Record, reinforcement: Reinforcement, views: int | None) -> Iterator[str]:
+    """Yield what is wrong with the embeddings of a record. views: how many it has; None where that is not known."""
+    from imagetext.reinforced.embeddings import check_counts, named_texts, unpack  # late, as above
+
     if reinforcement.member not in record.members:
         yield f"no {reinforcement.member}"
         return
@@ -292,6 +296,18 @@ def why_not_reinforced(record: Record, reinforcement: Reinforcement) -> Iterator
                     f"{name}: {len(lengths)} of {len(rows)} rows have a length other than 1 in teacher {number}'s "
                     f"part, the first {lengths[0]:.4g}"
                 )
+
+
+def unmarked_shards(names: Collection[str]) -> list[str]:
+    """Return the files that are shards by their names and have no marker, among all files of the folder."""
+    markers = {name for name in names if name.endswith(MARKER)}
+    return [
+        name
+        for name in names
+        if name.endswith(tuple(SUFFIXES.values()))
+        and name != ALL_REJECTED
+        and os.path.splitext(name)[0] + MARKER not in markers
+    ]
 
 
 def missing_shards(names: Sequence[str] | None, present: Collection[str]) -> list[str]:
