@@ -31,6 +31,11 @@ def is_column(name: str) -> bool:
     return is_caption_column(name) or is_other_column(name)
 
 
+def can_be_written(name: str) -> bool:
+    """Whether a column of this name may be in a shard that we write: no reader may take it for something else."""
+    return is_column(name) and not any(part in name for part in TAKEN)
+
+
 def check_column(name: str) -> str:
     """Return the name of a column, if it is a valid one.
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from imagetext.columns import TAKEN, is_column, is_other_column
+from imagetext.columns import can_be_written, is_other_column
 from imagetext.columns import check_column as check_column  # for those who name the columns of a shard
 from imagetext.fields import json_object
 from imagetext.keys import SeenKeys
@@ -71,7 +71,7 @@ class ShardWriter:
     ):
         if format not in SUFFIXES:
             raise ValueError(f"format: {format!r} is none of {', '.join(SUFFIXES)}")
-        if wrong := [column for column in columns if not is_column(column) or any(part in column for part in TAKEN)]:
+        if wrong := [column for column in columns if not can_be_written(column)]:
             raise ValueError(
                 f"columns: {', '.join(map(repr, wrong))}: not a valid name for a column of captions (see check_column)"
             )

@@ -52,9 +52,12 @@ def _read_json(text: str, fields: Mapping[str, str]) -> Answer:
         raise ValueError(f"an answer of more than {limits.TEXT:,} characters")
     text, thoughts = bare_reply(text)
     start, end, values = _find_object(text, fields)
-    has_text_before = bool(text[:start].replace("```json", "").strip("`[] \n"))
-    has_text_after = bool(text[end:].strip("`[] \n"))
-    cut = {*thoughts, *["fence"] * ("```" in text), *["preamble"] * has_text_before, *["rest"] * has_text_after}
+    around = {
+        "fence": "```" in text,
+        "preamble": text[:start].replace("```json", "").strip("`[] \n"),
+        "rest": text[end:].strip("`[] \n"),
+    }
+    cut = {*thoughts, *(name for name, is_there in around.items() if is_there)}
     texts = {}
     for field, column in fields.items():
         replies = [read_reply(value) for value in _texts_of_field(field, values[field], tags=is_tags(column))]

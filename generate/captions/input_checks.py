@@ -58,10 +58,8 @@ def check_columns_read(config: GenerateConfig, shards: Sequence[Shard]) -> None:
     Raises: ValueError that names the columns that are neither.
     """
     configs = config.column_configs
-    if not all(
-        column.named_columns for column in configs[:-1]
-    ):  # a captioner may give its column the name that is read
-        return
+    if not all(column.named_columns for column in configs[:-1]):
+        return  # a captioner may give its column the name that is read
     missing = {name for column in configs for name in column.task.columns_read}
     missing -= {name for column in configs for name in column.named_columns}
     in_input: set[str] = set()

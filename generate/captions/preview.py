@@ -1,10 +1,12 @@
 """A preview before a long run: captions only the first pictures, and estimates what the whole input would take."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from tarfile import BLOCKSIZE
 from typing import TYPE_CHECKING, NamedTuple
 
 from captioners.base import Request
@@ -18,7 +20,6 @@ if TYPE_CHECKING:  # this module imports aiohttp
     from captioners.server.captioner import ServerCaptioner
 
 LOOKED_AT = 100  # samples of the first shard of unknown length; their size is taken as that of all
-BLOCK = 512  # bytes of a block in a tar
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _size_in_tar(record: Record) -> int:
     if record.columns:
         texts.append(json.dumps(dict(record.columns)))
     files = [record.image or b"", *record.members.values(), *(text.encode("utf-8", "replace") for text in texts)]
-    return sum(BLOCK - (-len(data) // BLOCK) * BLOCK for data in files)
+    return sum(BLOCKSIZE * (1 + math.ceil(len(data) / BLOCKSIZE)) for data in files)  # one block is the header
 
 
 def outlook(shards: Sequence[Shard], config: GenerateConfig, pictures_per_second: float) -> str:

@@ -24,9 +24,8 @@ from imagetext.stores import read_bytes
 
 RECORD_NAMES = ("text", "texts", "label", "key", "json", "examples")  # names in a template, beside columns
 
-template_of = lru_cache(32)(
-    Template
-)  # validation asks for the same template again and again; parsing takes milliseconds
+# Cached, because validation asks for the same template again and again, and parsing takes milliseconds.
+template_of = lru_cache(32)(Template)
 
 
 def _read_file(instruction: Any) -> Any:
@@ -46,7 +45,7 @@ def _check_template(instruction: str) -> str:
     if not instruction.strip():
         raise ValueError("is empty")
     names = sorted(template_of(instruction).names)
-    unknown = [name for name in names if name not in RECORD_NAMES and not is_column(name)]
+    unknown = [name for name in names if name not in RECORD_NAMES and not _is_valid_column(name)]
     if unknown:
         raise ValueError(
             f"names {', '.join(unknown)}; a template knows {', '.join(RECORD_NAMES)} and columns of captions, such as "
@@ -55,12 +54,12 @@ def _check_template(instruction: str) -> str:
     return instruction
 
 
-def is_column(name: str) -> bool:
-    """Return whether this can be the name of a column."""
+def _is_valid_column(name: str) -> bool:
     try:
-        return bool(check_column(name))
+        check_column(name)
     except ValueError:
         return False
+    return True
 
 
 def _as_mapping(fields: Any) -> Any:
@@ -80,7 +79,7 @@ def _check_fields(fields: dict[str, str]) -> dict[str, str]:
 
 
 def _check_fallback(name: str) -> str:
-    if name != "text" and not is_column(name):
+    if name != "text" and not _is_valid_column(name):
         raise ValueError("is neither text (an original caption) nor the name of a column")
     return name
 
@@ -240,7 +239,9 @@ class Task:
 
     def fingerprint(self, *, looks: bool) -> dict[str, Any]:
         """Return all settings of the task that decide what is written, as JSON; looks: whether the picture is sent."""
-        made_of = [*["the picture"] * looks, *["words"] * (self.instruction is not None)]
+        made_of = ["the picture"] if looks else []
+        if self.instruction is not None:
+            made_of.append("words")
         return {
             "made_of": " and ".join(made_of),
             "instruction": self.instruction,

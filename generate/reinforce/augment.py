@@ -24,8 +24,7 @@ def draw_views(seed: int, key: str, count: int, *, size: tuple[int, int], side: 
     key: of the record. size: width and height of the picture in pixels. side: of a view in pixels.
     crop_area: least share of the picture's area that a crop has.
     The distribution is that of torchvision's RandomResizedCrop, and of its RandAugment (Cubuk et al. 2019) with
-    default
-    settings: two operations of magnitude 9 of 30.
+    default settings: two operations of magnitude 9 of 30.
     """
     philox_key = np.array(sample_key(seed, key), dtype=np.int64).view(np.uint64)
     views = []

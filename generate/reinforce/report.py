@@ -103,8 +103,8 @@ def measure(
 ) -> dict[str, Any]:
     """Measure agreement, retrieval and logit scales.
 
-    pictures: embeddings (R, D). texts: a caption of each picture, "" for those without one. rows: its embedding (R,
-    D).
+    pictures: embeddings (R, D). texts: a caption of each picture, "" for those without one.
+    rows: the embedding (R, D) of that caption.
     """
     with_text = [index for index, text in enumerate(texts) if text]
     answer_of = {text: answer for answer, text in enumerate(dict.fromkeys(texts[index] for index in with_text))}

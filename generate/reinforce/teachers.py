@@ -105,8 +105,7 @@ def encode_texts(model: Any, tokens: Tensor) -> Tensor:
     """Embed tokens (T, L); returns (T, E), not normalized.
 
     A CLIP model gets the tokens only up to the last end token in the batch, which saves time because most texts are
-    short.
-    The result is the same: its attention is causal, and the embedding is that of the end token.
+    short. The result is the same: its attention is causal, and the embedding is that of the end token.
     """
     if not _stops_at_the_end_token(model):
         return model.encode_text(tokens, normalize=False)

@@ -93,12 +93,10 @@ class RunConfig(BaseModel):
 
     def engine_problems(self) -> list[str]:
         """Return a line for each setting that does not belong to the engine."""
+        if self.engine == "ray" and self.num_processes:
+            return ["--num-processes: is for --engine embedded; with --engine ray, use --concurrency"]
         if self.engine == "ray":
-            return (
-                ["--num-processes: is for --engine embedded; with --engine ray, use --concurrency"]
-                if self.num_processes
-                else []
-            )
+            return []
         return [
             f"--{name.replace('_', '-')}: {value} is for --engine ray"
             for name in ("ray_address", "concurrency", "gpus_per_worker")

@@ -33,9 +33,8 @@ MOST_WORKERS = 32  # workers that prepare pictures, unless more are asked for; a
 class Pace(Stopwatch):
     """What a run has done so far, and how fast.
 
-    start: time of the first picture. busy: seconds that all processes together have worked; None where only this one
-    does.
-    tell: is called after each picture.
+    start: time of the first picture. tell: is called after each picture.
+    busy: seconds that all processes together have worked; None where only this one works.
     """
 
     pictures: int = 0

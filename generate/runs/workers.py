@@ -92,8 +92,8 @@ class Workers(Generic[Kept, Sent, Made]):
     """`count` processes that prepare pictures until they are closed; with 0, the thread that reads prepares them.
 
     requests: yields, for each record, what this process keeps of it and what is sent to a worker.
-    prepare: what the worker makes of that. Tensors come back as copies: shared memory is too small in containers (64
-    MB).
+    prepare: what the worker makes of that. Tensors come back as copies, because containers have too little shared
+    memory (64 MB).
     message: most pictures in one message.
     """
 

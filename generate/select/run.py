@@ -37,7 +37,7 @@ from generate.select.judge import Judge, check_first_records
 from generate.select.page import render, summary
 from generate.select.settle import UNUSABLE, SettledLimits, settle
 from imagetext.apart import ANOTHER
-from imagetext.columns import TAKEN, is_column
+from imagetext.columns import can_be_written
 from imagetext.fields import json_object
 from imagetext.hashes import sample_hash
 from imagetext.lock import FolderLock
@@ -123,7 +123,7 @@ class Selecting:
         """
         columns_in_input = check_first_records(self.shards, self.config)
         reinforced, beside = reinforcement(self.shards)
-        earlier = settled.get("select") or {"columns": [*filter(_can_be_written, columns_in_input)]}
+        earlier = settled.get("select") or {"columns": [*filter(can_be_written, columns_in_input)]}
         self.columns = earlier["columns"]
         self.text_from_synthetic = self.config.text_from_synthetic or reinforced.get("text_from_synthetic", False)
         inputs, lines, limits = {}, [], b""
@@ -239,10 +239,6 @@ class RejectedList:
 
     def close(self) -> None:
         self.file.discard()
-
-
-def _can_be_written(column: str) -> bool:
-    return is_column(column) and not any(part in column for part in TAKEN)
 
 
 def inputs_of(shards: Sequence[Shard]) -> dict[str, str]:

@@ -150,9 +150,8 @@ def _open_tally() -> Iterator["_Tally"]:
 class _Tally:
     """The scores of all records, in an SQLite file.
 
-    best: the best score among captions that may still be kept. shown: the best of all scores, where no caption may be
-    kept.
-    fate: an index of FATES.
+    best: the best score among captions that may still be kept. fate: an index of FATES.
+    shown: the best of all scores, where no caption may be kept.
     """
 
     def __init__(self, path: str):

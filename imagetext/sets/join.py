@@ -30,8 +30,8 @@ On = Literal["key", "uid", "sha256", "url", "path"]
 class JoinCounts:
     """How many records got captions, and how many did not.
 
-    unlike: an example of two names that do not match: of the first picture without captions, and of the first
-        captions.
+    unlike: two names that do not match, as an example: that of the first picture without captions, and that of the
+        first picture that there are captions for, in alphabetical order.
     """
 
     matched: int
@@ -95,18 +95,17 @@ def join(
         "text_from": list(text_from or ()),
         "seed": seed,
     }
-    counts: Counter[str] = Counter()
-    to_do, first_unmatched, first_captions = [], None, None
     begin()
-    for shard in shards:
-        marker = read_marker(output, shard.name) or {}
-        is_same_input = marker.get("input") == _input(shard, settings)
-        if is_same_input and marker.get("input_sample") == sample_hash(shard.path):
-            counts.update(marker["joined"])
-        else:
-            to_do.append(shard)
+    to_do, counts = _shards_to_do(shards, output, settings)
+    first_unmatched = first_captions = None
     with tempfile.TemporaryDirectory() as folder:
-        index = _Index(os.path.join(folder, "columns.sqlite"), on)
+        index = _Index(
+            os.path.join(folder, "columns.sqlite"),
+            on,
+            overwrite=overwrite,
+            drop_text_embeddings=drop_text_embeddings,
+            expected=bool(specs),
+        )
         if to_do:
             index.add(sources)
             first_captions = index.first_picture()
@@ -117,7 +116,7 @@ def join(
             ) as writer:
                 outcomes: Counter[str] = Counter(matched=0, unmatched=0, duplicate=0)
                 for record in shard:
-                    joined, outcome = index.joined(record, overwrite, drop_text_embeddings, expected=bool(specs))
+                    joined, outcome = index.joined(record)
                     writer.write(joined, drawn_text(joined, *text_from, seed=seed) if text_from else None)
                     outcomes[outcome] += 1
                     if outcome == "unmatched":
@@ -131,6 +130,21 @@ def join(
         duplicate=counts["duplicate"],
         unlike=(first_unmatched, first_captions),
     )
+
+
+def _shards_to_do(
+    shards: Sequence[Shard], output: str, settings: Mapping[str, Any]
+) -> tuple[list[Shard], Counter[str]]:
+    """The shards that are not joined yet, and the counts of all finished shards together."""
+    to_do, counts = [], Counter[str]()
+    for shard in shards:
+        marker = read_marker(output, shard.name) or {}
+        is_same_input = marker.get("input") == _input(shard, settings)
+        if is_same_input and marker.get("input_sample") == sample_hash(shard.path):
+            counts.update(marker["joined"])
+        else:
+            to_do.append(shard)
+    return to_do, counts
 
 
 def parse_text_from(text: str) -> tuple[str, float]:
@@ -172,10 +186,14 @@ def name_of(record: Record, on: On) -> str | None:
 
 
 class _Index:
-    """The columns of many records, by the name of the picture, in a temporary SQLite file."""
+    """The columns of many records, by the name of the picture, in a temporary SQLite file.
 
-    def __init__(self, path: str, on: On):
+    expected: whether columns are joined at all. overwrite, drop_text_embeddings: as in `room_for`.
+    """
+
+    def __init__(self, path: str, on: On, *, overwrite: bool, drop_text_embeddings: bool, expected: bool):
         self.on: On = on
+        self.overwrite, self.drop_text_embeddings, self.expected = overwrite, drop_text_embeddings, expected
         self.names: list[str] = []
         self.database = sqlite3.connect(path, isolation_level=None)
         self.database.executescript("""
@@ -214,9 +232,7 @@ class _Index:
             (picture, name, well_formed(key), texts, scores),
         )
 
-    def joined(
-        self, record: Record, overwrite: bool, drop_text_embeddings: bool, expected: bool
-    ) -> tuple[Record, str]:
+    def joined(self, record: Record) -> tuple[Record, str]:
         """Return the record with its captions, and whether it is "matched", "unmatched" or "duplicate"."""
         if record.error:
             return record, "unmatched"
@@ -232,13 +248,15 @@ class _Index:
         else:
             outcome = "matched" if columns else "unmatched"
         if columns:
-            record = room_for(record, columns, overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
+            record = room_for(
+                record, columns, overwrite=self.overwrite, drop_text_embeddings=self.drop_text_embeddings
+            )
             record = replace(record, columns={**record.columns, **columns}, scores={**record.scores, **scores})
         if not has_captions(_columns(record), record.captions, self.names):
             cause = "several that differ"
             if outcome == "unmatched":
                 cause = next((texts for name, texts, _, _ in rows if not name), "")
-            reason = f"no captions of {self.on} {picture!r} to join" if expected else "no captions"
+            reason = f"no captions of {self.on} {picture!r} to join" if self.expected else "no captions"
             return replace(record, error=f"{reason}: {cause}" if cause else reason), outcome
         return record, outcome
 
