@@ -107,6 +107,12 @@ def foreign_fields(fields: dict[str, Any], *, picture: bool) -> dict[str, Any]:
     return {**others, "source_fields": clash} if clash else others
 
 
+def moved_fields(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields that were moved into `source_fields`; {} if there are none, or other tools have put null there."""
+    moved = fields.get("source_fields")
+    return moved if isinstance(moved, Mapping) else {}
+
+
 def json_fields(data: bytes) -> dict[str, Any]:
     """The fields in a sample's `json` file.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from imagetext import limits
+from imagetext.fields import moved_fields
 from imagetext.sample import Record, Shard
 from imagetext.stores import plain_path, read_bytes
 
@@ -66,7 +67,7 @@ class Labels:
             return record.key.rpartition("/")[0].rpartition("/")[2] or None
         if self.place in record.members:
             return record.members[self.place].decode("utf-8", "replace").strip() or None
-        value = {**record.meta, **record.meta.get("source_fields", {})}.get(self.place)
+        value = {**record.meta, **moved_fields(record.meta)}.get(self.place)
         return str(value).strip() or None if isinstance(value, str | int) else None
 
     def _why_missing(self, record: Record) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from imagetext.columns import is_caption_column, is_column, is_other_column
-from imagetext.fields import well_formed
+from imagetext.fields import moved_fields, well_formed
 from imagetext.readers.row_records import is_member_name
 from imagetext.sample import Record, image_size
 from imagetext.waiting import Waiting
@@ -71,7 +71,7 @@ def record_fields(record: Record) -> dict[str, Any]:
 
 def with_source_fields(fields: Mapping[str, Any], clash: Mapping[str, Any]) -> Mapping[str, Any]:
     """Add the fields whose names clash with ours to `source_fields`, where they replace none that is there already."""
-    return {**fields, "source_fields": {**clash, **fields.get("source_fields", {})}} if clash else fields
+    return {**fields, "source_fields": {**clash, **moved_fields(fields)}} if clash else fields
 
 
 def _picture_fields(record: Record) -> dict[str, Any]:

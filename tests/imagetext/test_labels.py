@@ -8,8 +8,10 @@ import pytest
 
 from imagetext.readers.labels import Labels, imagenet_ids, keys_of_unique_names, read_class_names
 from imagetext.readers.parquet import parquet_class_names
+from imagetext.sample import Record
 from imagetext.shards import SUFFIXES, ShardWriter
 from imagetext.sources import read_records, read_samples
+from imagetext.writers.record_fields import record_fields
 
 
 def labels(spec, place, names=None):
@@ -116,6 +118,16 @@ def test_a_file_that_names_no_classes(tmp_path, text, reason):
         read_class_names(tmp_path / "names.txt")
     with pytest.raises(ValueError, match="--class-names .*gone.txt: cannot be read"):
         read_class_names(tmp_path / "gone.txt")
+
+
+@pytest.mark.parametrize("moved", [None, 5])
+def test_a_record_of_ours_in_which_another_tool_has_filled_source_fields(tmp_path, moved):
+    ours = {"uid": "a", "sha256": "", "width": 0, "height": 0, "captions": ["a dog"], "error": "", "source": "a.jpg"}
+    row = {"key": "a", "image": None, **ours, "caption_scores": {}, "source_fields": moved, "cls": "dog"}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    assert labels(tmp_path / "t.jsonl", "cls") == [("a", "dog")]
+    record = Record("a", None, label="dog", meta={"label": "cat", "source_fields": moved})
+    assert record_fields(record)["source_fields"] == {"label": "cat"}
 
 
 def test_names_of_imagenets_classes():
