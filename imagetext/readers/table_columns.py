@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
@@ -68,7 +68,8 @@ def reading_of(
     names = tuple(header if header is not None else dict.fromkeys(name for row in rows for name in row))
     problems = _missing_columns(columns, names)
     key = next((name for name in columns.keys if name in names), None)
-    foreign = [row for row in ([dict.fromkeys(header, "x")] if header is not None else rows) if not _is_record(row)]
+    examples = rows if header is None else [dict.fromkeys(header, "x")]  # of a header, as if all its cells had values
+    foreign = [row for row in examples if not _is_record(row)]
     pictures, captions = _usual_columns(foreign, PICTURES), _usual_columns(foreign, CAPTIONS)
     image, text = columns.image, None
     if not image:
@@ -82,15 +83,11 @@ def reading_of(
     has_pictures = columns.image or pictures or ours or any(picture_in(row) for row in rows)
     has_captions = columns.captions or captions or ours or any(name in CHATS for name in names)
     if rows or header is not None:
-        has_either = has_pictures or has_captions or any(map(is_column, names))
-        if "either" in needs and header is not None and not has_either:
-            problems.append(
-                f"no column of pictures ({', '.join(IMAGE_COLUMNS)}) or captions ({', '.join(CAPTION_COLUMNS)})"
-            )
-        elif "pictures" in needs and not has_pictures:
-            problems.append("no column of pictures, unless --image-column names it")
-        if "captions" in needs and not has_captions:
-            problems.append("no column of captions, unless --caption-column names it")
+        # Without a header, later rows may have other columns.
+        may_have_either = has_pictures or has_captions or header is None or any(map(is_column, names))
+        problems += _unmet_needs(
+            needs, pictures=bool(has_pictures), captions=bool(has_captions), either=bool(may_have_either)
+        )
     if problems:
         present = f"it has {', '.join(map(repr, names)) or 'none'}{_advice(path, names)}"
         raise ValueError(f"{path}: {'; '.join(problems)}; {present}")
@@ -117,6 +114,16 @@ def _missing_columns(columns: Columns, names: Sequence[str]) -> list[str]:
     if columns.keys and not any(name in names for name in columns.keys):
         problems.append(f"--key {', '.join(columns.keys)}: there is no such column")
     return problems
+
+
+def _unmet_needs(needs: Collection[Need], *, pictures: bool, captions: bool, either: bool) -> Iterator[str]:
+    """Yield the problems of a table that does not have what is needed."""
+    if "either" in needs and not either:
+        yield f"no column of pictures ({', '.join(IMAGE_COLUMNS)}) or captions ({', '.join(CAPTION_COLUMNS)})"
+    elif "pictures" in needs and not pictures:
+        yield "no column of pictures, unless --image-column names it"
+    if "captions" in needs and not captions:
+        yield "no column of captions, unless --caption-column names it"
 
 
 def _grouping_column(rows: Sequence[Row], reading: TableReading, of_bytes: bool) -> str:
