@@ -246,9 +246,9 @@ def open_file(
     """
     suffix = split_suffix(path)[1]
     is_folder = store_entry is not None and store_entry.is_folder
+    read_shards = partial(read_samples, path, folders, columns=table, check=folders is not None)
     if _is_set(path) or is_folder or suffix == ".tar" or suffix == ".json" and not _is_document(path):
-        shards = read_samples(path, folders, columns=table, check=folders is not None)
-        return [Piece(shard.path, partial(shard_rows, shard)) for shard in shards]
+        return [Piece(shard.path, partial(shard_rows, shard)) for shard in read_shards()]
     if suffix not in SUFFIXES:
         reason = f"not a {', '.join(SUFFIXES)} file or a folder of pictures"
         raise ValueError(f"{path}: {reason if store_entry else 'no such folder, and ' + reason}")
@@ -260,6 +260,8 @@ def open_file(
         pieces = document_pieces(path, column)
     else:
         pieces = table_pieces(path, table, columns, folders=folders)
+        # A table without rows is a mistake, unless a run wrote it: then it is a shard without records.
+        pieces = pieces or [Piece(shard.path, partial(shard_rows, shard)) for shard in read_shards()]
     if not pieces:
         raise ValueError(f"{path}: no rows")
     return pieces

@@ -393,6 +393,15 @@ def test_all_problems_of_the_inputs_are_told_at_once(tmp_path):
     )
 
 
+@pytest.mark.parametrize("format", ["webdataset", "jsonl", "parquet"])
+def test_a_shard_of_a_run_without_records_is_read(tmp_path, format):
+    with ShardWriter(tmp_path, "a", format=format):
+        pass
+    with ShardWriter(tmp_path, "b", format=format) as writer:
+        writer.write(Record("k", picture(), columns={"syn_text_x": ("one",)}))
+    assert captions(read(tmp_path, ["syn_text_x"]), "syn_text_x") == [("k", ("one",))]
+
+
 def test_what_there_is_instead(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"key": "k", "caption": "x", "alt": "y", "n": 3, "l": ["z"]}\n')
     parquet(tmp_path / "b.parquet")

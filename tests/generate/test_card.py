@@ -61,6 +61,20 @@ def test_a_finished_set_has_a_card_with_header_counts_licences_and_settings(
     assert str(tmp_path) not in body and "pictures.jsonl" in body
 
 
+@pytest.mark.parametrize("format", ["webdataset", "jsonl", "parquet"])
+def test_an_empty_tar_among_the_inputs_becomes_a_shard_without_records(
+    captioner, make_tar, pictures, configure, tmp_path, format
+):
+    make_tar("00000", [])
+    make_tar("00001", pictures(2))
+    assert run(configure(format=format)) == 0
+    assert f"2 pictures in 2 {format} shards" in card(tmp_path / "out")[1]
+    again = configure(
+        input=[str(tmp_path / "out")], output=str(tmp_path / "again"), format=format, replace_columns=True
+    )
+    assert run(again) == 0 and len(list(read_records(str(tmp_path / "again")))) == 2
+
+
 def test_its_measures_are_those_of_diversity(captioner, source, configure, tmp_path):
     def caption(requests, sampling, **options):
         for key, *_ in requests:
