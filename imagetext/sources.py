@@ -26,7 +26,7 @@ from imagetext.readers.table_flags import Columns
 from imagetext.readers.table_pieces import ROWS_PER_SHARD, TableRows
 from imagetext.readers.tables import split_table
 from imagetext.readers.tars import TarRows
-from imagetext.readers.text_layout import first_character
+from imagetext.readers.text_layout import are_json_lines, encoding_of, first_character
 from imagetext.sample import Record, Shard
 from imagetext.scenes.draw import scene_shards
 from imagetext.shards import MARKER, RUN, read_marker, read_markers, read_shards
@@ -283,8 +283,15 @@ def _shards_at(path: str, file: Entry | None, split: SplitTable) -> list[Shard]:
 
 
 def is_list(path: str) -> bool:
-    """Whether a JSON file is a list of rows. An `info.json` is not."""
-    return os.path.basename(path) != "info.json" and first_character(path) == "["
+    """Whether a JSON file is a list of rows, or has a row on each line. An `info.json` is not."""
+    if os.path.basename(path) == "info.json":
+        return False
+    if first_character(path) == "[":
+        return True
+    with open_file(path) as file:
+        mark, _ = encoding_of(file.read(4))
+        file.seek(len(mark))
+        return are_json_lines(file)
 
 
 def _shards_in_info(path: str, split: SplitTable) -> list[Shard]:
@@ -298,7 +305,8 @@ def _shards_in_info(path: str, split: SplitTable) -> list[Shard]:
         if not isinstance(lengths, dict) or not lengths:
             raise ValueError('"lengths" is not an object of shards')
     except ValueError as error:
-        raise ValueError(f"{path}: lists no shards: {error}{kinds_like(path)}") from error
+        no_rows = "" if os.path.basename(path) == "info.json" else "is no list of rows, and "
+        raise ValueError(f"{path}: {no_rows}lists no shards: {error}{kinds_like(path)}") from error
     shards, problems = [], []
     for name, file in entries(join(os.path.dirname(path), name) for name in lengths).items():
         try:

@@ -2,12 +2,13 @@
 
 import codecs
 import csv
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from imagetext.readers.text_lines import LongLine, lines_in_utf8, lines_with_text
+from imagetext.readers.text_lines import WINDOW, LongLine, lines_in_utf8, lines_with_text
 from imagetext.stores import open_file
 
 logger = logging.getLogger(__name__)
@@ -46,9 +47,12 @@ def read_layout(path: str, file: BinaryIO, kind: str, usual: Iterable[str]) -> L
     mark, encoding = encoding_of(head)
     file.seek(len(mark))
     if kind in (".json", ".jsonl"):
-        start = file.read(4096).decode(encoding, "replace").lstrip()
-        # A line with only `{` begins an object that is printed over several lines.
-        array = bool(re.match(r"\[\s*(\{|\]|$)|\{\s*\n", start)) or kind == ".json"
+        if kind == ".json":
+            array = not are_json_lines(file)
+        else:
+            start = file.read(4096).decode(encoding, "replace").lstrip()
+            # A line with only `{` begins an object that is printed over several lines.
+            array = bool(re.match(r"\[\s*(\{|\]|$)|\{\s*\n", start))
         if array and encoding != "utf-8":
             raise ValueError(f"{path}: is {encoding[:6].upper()}; save it as UTF-8")
         return Layout(len(mark), encoding, array)
@@ -67,6 +71,15 @@ def first_character(path: str) -> str:
         head = file.read(4096)
     mark, encoding = encoding_of(head)
     return head[len(mark) :].decode(encoding, "replace").lstrip()[:1]
+
+
+def are_json_lines(file: BinaryIO) -> bool:
+    """Whether a file has one JSON object on each line, by its first two lines from the current position."""
+    try:
+        is_object = isinstance(json.loads(file.readline(WINDOW)), dict)
+    except (ValueError, RecursionError):
+        return False
+    return is_object and file.read(WINDOW).lstrip()[:1] == b"{"
 
 
 def _with_header(path: str, file: BinaryIO, layout: Layout, *, expected: str, usual: Iterable[str]) -> Layout:

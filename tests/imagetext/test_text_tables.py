@@ -11,7 +11,7 @@ import pytest
 from imagetext import limits
 from imagetext.readers import text_tables
 from imagetext.readers.tables import split_rows
-from imagetext.sources import read_samples
+from imagetext.sources import read_records, read_samples
 
 
 def rows(path):
@@ -225,6 +225,17 @@ def test_blank_lines_without_end_are_not_passed_over(tmp_path, monkeypatch, name
 def test_a_list_of_another_encoding_says_so(tmp_path, encoding):
     (tmp_path / "t.json").write_bytes('[{"text": "a"}]'.encode(encoding))
     with pytest.raises(ValueError, match=f"t.json: is {encoding.upper()}; save it as UTF-8"):
+        read_samples(str(tmp_path / "t.json"))
+
+
+@pytest.mark.parametrize("start, end", [("", "\n"), ("\ufeff", "\r\n\r\n")])
+def test_a_json_file_may_have_a_row_on_each_line(tmp_path, start, end):
+    lines = [json.dumps({"text": "a" * 5000}), "{broken", json.dumps({"text": "b"})]
+    (tmp_path / "t.json").write_text(start + end.join(lines), encoding="utf-8", newline="")
+    first, broken, last = read_records(str(tmp_path / "t.json"))
+    assert (first.captions, last.captions) == (("a" * 5000,), ("b",)) and "not a line of JSON" in broken.error
+    (tmp_path / "t.json").write_text(json.dumps({"a.jpg": "a cat", "b.jpg": "a dog"}))
+    with pytest.raises(ValueError, match="t.json: is no list of rows, and lists no shards"):
         read_samples(str(tmp_path / "t.json"))
 
 
