@@ -32,10 +32,17 @@ def _load(path: str) -> Any:
 
 def _coco(path: str, split: str, kind: str) -> list[Row]:
     document = _load(path)
-    licences = {licence["id"]: licence["url"] for licence in document.get("licenses", ())}
-    captions: dict[Any, list[str]] = {}
-    for annotation in without_canned(document["annotations"], path):
-        captions.setdefault(annotation["image_id"], []).append(annotation["caption"].strip())
+    licences = {licence["id"]: licence.get("url") or "" for licence in document.get("licenses", ())}
+    captions: dict[str, list[str]] = {str(image["id"]): [] for image in document["images"]}
+    unused = 0
+    for annotation in without_canned(document.get("annotations", ()), path):  # a test split has only pictures
+        text, texts = annotation["caption"], captions.get(str(annotation["image_id"]))
+        if texts is None or not isinstance(text, str):
+            unused += 1
+        else:
+            texts.append(text.strip())
+    if unused:
+        logger.warning("%s: %s annotations are left out, which have no text, or no picture", path, f"{unused:,}")
     rows = []
     for image in document["images"]:
         licence = licences.get(image.get("license"), "")
@@ -44,7 +51,7 @@ def _coco(path: str, split: str, kind: str) -> list[Row]:
                 {
                     "key": str(image["id"]),
                     "image": image["file_name"],
-                    "captions": captions.get(image["id"], []),
+                    "captions": captions[str(image["id"])],
                     "license": licence,
                 }
             )

@@ -285,6 +285,28 @@ def test_vizwiz_captions_of_a_form_are_left_out_and_counted(tmp_path, images, wr
     assert "2 captions are left out" in caplog.text
 
 
+def test_ids_of_coco_may_be_texts_or_numbers_and_a_bad_annotation_costs_only_itself(tmp_path, write, caplog):
+    path = write(
+        tmp_path / "coco.json",
+        {
+            "licenses": [{"id": 1, "name": "own", "url": None}],
+            "images": [{"id": number, "file_name": f"{number}.jpg", "license": 1} for number in (1, 2)],
+            "annotations": [
+                {"image_id": "1", "caption": "A can."},
+                {"image_id": 2, "caption": None},
+                {"image_id": 3, "caption": "Of no picture."},
+            ],
+        },
+    )
+    assert captions(f"coco:{path}") == {"1": ["A can."], "2": []}
+    assert "2 annotations are left out" in caplog.text
+
+
+def test_a_split_of_coco_without_annotations_has_pictures_without_captions(tmp_path, write):
+    path = write(tmp_path / "nocaps_test_image_info.json", {"images": [{"id": 1, "file_name": "1.jpg"}]})
+    assert captions(f"coco:{path}") == {"1": []}
+
+
 def test_a_url_that_is_none_costs_its_own_row(tmp_path, images, write, gbc_graph):
     path = write(
         tmp_path / "graphs.jsonl", [{**gbc_graph, "img_url": url} for url in ("http://[x", "http://a.example/cat.jpg")]
