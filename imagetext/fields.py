@@ -286,3 +286,11 @@ def readable(data: bytes, place: str) -> str:
     except UnicodeDecodeError:
         logger.warning("%s: is not UTF-8; bytes that cannot be read become \ufffd", place)
         return data.decode("utf-8", "replace")
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text, without their ends.
+
+    `str.splitlines` also divides at other characters, such as U+2028, which occur within captions from the web.
+    """
+    return re.split(r"\r\n|\r|\n", text)

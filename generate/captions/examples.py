@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imagetext import limits
-from imagetext.fields import json_object, readable
+from imagetext.fields import json_object, lines_of, readable
 from imagetext.hashes import name_hash
 from imagetext.picture_files import one_error
 from imagetext.sources import read_samples
@@ -85,7 +85,7 @@ def _has_json_pairs(path: str) -> bool:
 
 def _pairs_in_file(path: str, parse_line: Callable[[str], tuple[Any, Any]]) -> list[Pair]:
     pairs, problems = [], []
-    for number, line in enumerate(readable(read_bytes(path, limits.TEXT), path).splitlines(), 1):
+    for number, line in enumerate(lines_of(readable(read_bytes(path, limits.TEXT), path)), 1):
         if not line.strip():
             continue
         try:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from imagetext import limits
-from imagetext.fields import json_value
+from imagetext.fields import json_value, lines_of
 from imagetext.readers.row_records import Row
 from imagetext.stores import entry, listing, read_bytes
 
@@ -100,7 +100,8 @@ def _textcaps(path: str, split: str, kind: str) -> list[Row]:
 
 def _flickr(path: str, split: str, kind: str) -> list[Row]:
     captions: dict[str, list[str]] = {}
-    for number, line in enumerate(read_bytes(path, limits.DOCUMENT).decode("utf-8-sig", "replace").splitlines(), 1):
+    text = read_bytes(path, limits.DOCUMENT).decode("utf-8-sig", "replace")
+    for number, line in enumerate(lines_of(text), 1):
         match = re.fullmatch(r"([^\t]+)#\d+\t(.*)", line.strip())
         if line.strip() and not match:
             raise ValueError(f"line {number}: expected NAME#NUMBER, a tab and a caption")

@@ -22,7 +22,15 @@ from functools import partial
 from typing import Any
 
 from imagetext import limits
-from imagetext.fields import CAPTION_COLUMNS, json_fields, readable, sort_fields, take_captions, well_formed
+from imagetext.fields import (
+    CAPTION_COLUMNS,
+    json_fields,
+    lines_of,
+    readable,
+    sort_fields,
+    take_captions,
+    well_formed,
+)
 from imagetext.picture_files import (
     NotAFile,
     Outside,
@@ -119,7 +127,7 @@ def _record(row: FolderRow, reader: PictureReader, *, with_image: bool) -> Recor
         return Record(row.key, None, meta=meta, error=well_formed(row.error))
     try:
         fields = {**json_fields(read_inside(row.fields, reader.folders) or b"{}"), **row.meta}
-        lines = readable(read_inside(row.text, reader.folders), row.text).splitlines()
+        lines = lines_of(readable(read_inside(row.text, reader.folders), row.text))
     except Outside as problem:
         return Record(row.key, None, meta=meta, error=well_formed(str(problem)))
     texts = row.captions or tuple(filter(None, map(str.strip, lines)))

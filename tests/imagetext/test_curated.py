@@ -262,6 +262,8 @@ def test_flickr_token_files_are_read(tmp_path, images):
         first.key == "a" and first.captions == tuple(f"caption {number} ." for number in range(5)) and not first.error
     )
     assert second.key == "b.jpg" and "missing" in second.error
+    path.write_text("a.jpg#0\tone\u2028line\n", encoding="utf-8")
+    assert captions(f"flickr:{path}") == {"a": ["one\u2028line"]}
     path.write_text("a.jpg#0\tone\na.jpg 2\n")
     with pytest.raises(ValueError, match="line 2: expected NAME#NUMBER"):
         read_samples(f"flickr:{path}")

@@ -38,6 +38,13 @@ def test_pictures_sorted_with_the_text_beside_them(folder, picture):
     assert first.meta == {"uid": "b", "source": "b.JPG"}
 
 
+def test_a_caption_beside_a_picture_ends_only_at_line_breaks(folder, picture):
+    put(folder, "a.jpg", picture(1))
+    put(folder, "a.txt", "one\u2028half\x0cmore\u0085of it\rtwo\r\nthree\n".encode())
+    (sample,) = read(folder)
+    assert sample.captions == ("one\u2028half\x0cmore\u0085of it", "two", "three")
+
+
 def test_keys_keep_the_suffix_where_two_collide(folder):
     for name in ("a.jpg", "a.png", "b.jpg", "s/a.jpg", "c.d.jpg"):
         put(folder, name, b"x")
