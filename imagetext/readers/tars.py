@@ -141,13 +141,14 @@ def _split_by_picture(path: str, samples: Iterable[tuple[str, Files]]) -> Iterat
     """Yield the samples, and split those in which several files are pictures, and none has only a picture's suffix.
 
     Then keys have dots (`a.1.jpg, a.1.txt, a.2.jpg`): each picture is a sample, and files of no picture belong to
-    each.
+    each. The key of a single picture has dots, too, if those of all other files are the same (`a.1.jpg, a.1.txt`).
     """
     for name, files in samples:
         parts: dict[str, Files] = {}  # the files of each picture, by the part of its name before the suffix
         if PICTURES.isdisjoint(files):
             parts = {suffix.rpartition(".")[0]: {} for suffix in files if _is_picture_name(suffix)}
-        if len(parts) < 2:
+        has_dots = len(files) > 1 and any(all(suffix.startswith(f"{stem}.") for suffix in files) for stem in parts)
+        if not parts or len(parts) == 1 and not has_dots:
             yield name, files
             continue
         shared: Files = {}

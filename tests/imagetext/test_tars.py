@@ -89,6 +89,8 @@ def test_keys_with_dots_are_told_apart_where_one_key_would_have_several_pictures
             ("b.0.jpg", pictures[2]),
             ("b.1.png", pictures[3]),
             ("b.txt", b"of both"),
+            ("photo_2.0.jpg", pictures[0]),
+            ("photo_2.0.txt", b"alone"),
         ],
     )
     assert [
@@ -98,6 +100,7 @@ def test_keys_with_dots_are_told_apart_where_one_key_would_have_several_pictures
         ("d/IMG.2020.02", pictures[1], ("two",), [], ""),
         ("b.0", pictures[2], ("of both",), [], ""),
         ("b.1", pictures[3], ("of both",), [], ""),
+        ("photo_2.0", pictures[0], ("alone",), [], ""),
     ]
 
 
