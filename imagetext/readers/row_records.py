@@ -195,7 +195,7 @@ def _parse(
         failed_before=bool(earlier_error) and not errors,
         lacks_picture=bool(picture_error) and not errors,
     )
-    return record, picture, place
+    return record, picture, picture.name if picture else place
 
 
 def _selected_columns(row: Row, selection: RowSelection) -> dict[str, tuple[str, ...]]:

@@ -141,6 +141,7 @@ def test_parquet_holds_pictures_as_bytes_structs_or_paths(tmp_path, picture, kin
     )
     assert second.captions == ()
     assert second.image == b"" if kind == "bytes" else second.image is None and second.error
+    assert kind != "struct" or second.error == "missing picture file: 'gone.jpg' (No such file or directory)"
 
 
 def test_tables_without_pictures_keep_their_captions(tmp_path):
