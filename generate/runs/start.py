@@ -192,6 +192,8 @@ def _changes(earlier: EarlierRun, shards: Sequence[Shard], gone: Mapping[str, Se
         )
     for name, pictures in gone.items():
         yield f"{len(pictures):,} pictures of shard {name} are not there any more: {first_names(pictures)}"
+    if not gone.keys().isdisjoint(earlier.markers):
+        yield "whether other pictures of these shards, or their texts, have changed since, is not checked"
     for name in earlier.damaged:
         yield f"{name}: its bytes are not those that its marker gives the hash of; it is made again"
 

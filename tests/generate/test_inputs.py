@@ -142,10 +142,12 @@ def test_new_pictures_of_a_folder_form_new_shards_and_those_that_are_gone_are_na
     printed = capsys.readouterr().out
     assert "1 pictures of shard p-00000 are not there any more: c.jpg\n" in printed
     assert "1 pictures of shard p-00003 are not there any more: g.jpg\n" in printed
+    assert "whether other pictures of these shards, or their texts, have changed since, is not checked\n" in printed
     assert [keys(0), keys(3)] == [["b", "c"], ["f"]]
     (folder / "c.jpg").write_bytes(pictures(2)[1])  # it is back, with another time
     captioner.batches.clear()
     assert run(configure(**options)) == 0 and captioner.batches == []
+    assert "is not checked" not in capsys.readouterr().out
     for path in folder.iterdir():
         path.unlink()
     (folder / "z.jpg").write_bytes(pictures(1)[0])
