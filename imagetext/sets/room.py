@@ -12,6 +12,7 @@ import shutil
 import zipfile
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 from imagetext.columns import OF_EMBEDDINGS, is_caption_column
 from imagetext.sample import Record
@@ -51,7 +52,8 @@ def room_for(
     if embedded and not drop_text_embeddings:
         raise ColumnClash(
             f"{record.key}: has text embeddings ({', '.join(embedded)}), but none for the new captions: the reference "
-            "reader would use those of other captions, or fail; write captions only, or drop the text embeddings"
+            "reader would use those of other captions, or fail; --drop-text-embeddings removes them, or `capsmith "
+            "generate --captions-only` writes captions alone, for `capsmith join`"
         )
     columns = {name: texts for name, texts in record.columns.items() if name not in names}
     scores = {name: values for name, values in record.scores.items() if name not in names}
@@ -73,7 +75,7 @@ def text_embeddings(record: Record) -> list[str]:
                     ]
             except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
                 arrays.append(f"{member}, which does not open: {error}")
-    return arrays + [name for name in record.meta if _embeds_text(name)]
+    return arrays + [name for name, value in record.meta.items() if _holds_embedding(name, value)]
 
 
 def _without_text_embeddings(record: Record) -> Record:
@@ -82,7 +84,9 @@ def _without_text_embeddings(record: Record) -> Record:
         if smaller := _without_text_arrays(members.pop(name)):
             members[name] = smaller
     return replace(
-        record, members=members, meta={name: value for name, value in record.meta.items() if not _embeds_text(name)}
+        record,
+        members=members,
+        meta={name: value for name, value in record.meta.items() if not _holds_embedding(name, value)},
     )
 
 
@@ -108,6 +112,11 @@ def _is(member: str, suffixes: Sequence[str]) -> bool:
 
 def _array(name: str) -> str:
     return name.removesuffix(".npy")
+
+
+def _holds_embedding(name: str, value: Any) -> bool:
+    """Whether a field holds vectors of texts, judged by its name; a single number, true, false or null holds none."""
+    return _embeds_text(name) and not isinstance(value, bool | int | float | None)
 
 
 def _embeds_text(name: str) -> bool:

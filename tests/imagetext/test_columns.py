@@ -50,6 +50,7 @@ VECTORS = np.arange(6, dtype=np.float32).reshape(2, 3)
     [
         ({}, {}, []),
         ({"paug.json": b"{}", "url.txt": b"u", "emb": b"x"}, {"member_id": 3}, []),
+        ({}, {"has_embedding": True, "num_embeddings": 2, "text_emb": None}, []),
         ({"npz": npz(image_emb=VECTORS)}, {}, []),
         ({"npz": npz(image_emb=VECTORS, text_emb=VECTORS)}, {}, ["npz: text_emb"]),
         (
@@ -75,7 +76,7 @@ def test_text_embeddings_are_known_by_name(members, meta, expected):
     if not expected:
         assert room_for(record, [Y]) == record
         return
-    with pytest.raises(ColumnClash, match="k: has text embeddings .*, but none for the new captions"):
+    with pytest.raises(ColumnClash, match="k: has text embeddings .*, but none for .*--drop-text-embeddings"):
         room_for(record, [Y])
     room = room_for(record, [Y], drop_text_embeddings=True)
     assert text_embeddings(room) == [] and room.columns == record.columns
