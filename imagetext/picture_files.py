@@ -102,13 +102,15 @@ class PictureFolders:
         """The paths at which a picture is looked for, in order.
 
         A relative path starts from the folders of `--images`, then from that of the file. For a record that capsmith
-        wrote, and in a folder of pictures, the folder of the file comes first.
+        wrote, and in a folder of pictures, the folder of the file comes first. Backslashes, which separate folders on
+        Windows, are taken as characters of the name first, and then as slashes.
         """
         if _URL.match(picture.name):
             return []
         first_of_file = picture.ours or self.is_input
         starts = (self.of_file, *self.named) if first_of_file else (*self.named, self.of_file)
-        return list(dict.fromkeys(join(start, picture.name) for start in starts))
+        names = (picture.name, with_slashes(picture.name))
+        return list(dict.fromkeys(join(start, name) for name in names for start in starts))
 
     def hold(self, real: str, ours: bool = False) -> bool:
         """Whether a path whose links were followed lies in one of the allowed folders.
@@ -121,6 +123,11 @@ class PictureFolders:
     def __str__(self) -> str:
         allowed = (self.of_file, *self.named) if self.is_input or not self.named else self.named
         return " and ".join(folder or "the current folder" for folder in allowed)
+
+
+def with_slashes(name: str) -> str:
+    """A path with slashes for the backslashes that separate folders on Windows."""
+    return name.replace("\\", "/")
 
 
 def named_folders(images: str | os.PathLike | Sequence[str | os.PathLike] | None) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ from imagetext.picture_files import (
     check_inside,
     read_regular,
     real_path,
+    with_slashes,
 )
 from imagetext.read_ahead import in_order
 from imagetext.readers.row_records import Row, with_picture, with_unique_keys
@@ -342,7 +343,7 @@ def _add_metadata(
             continue
         name = join(os.path.dirname(path), value)
         name = name if "://" in name else os.path.normpath(name)
-        name = spelling.get(_composed(name), name)
+        name = spelling.get(_composed(name)) or spelling.get(_composed(with_slashes(name)), name)
         with_lists(fields, CAPTION_COLUMNS)
         before, meta = pictures.get(name, ((), {}))
         texts = tuple(text for text in take_captions(fields) if text not in earlier.get(name, ()))

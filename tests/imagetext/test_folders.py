@@ -90,6 +90,13 @@ def test_metadata_in_a_subfolder_is_relative_to_it(folder, picture):
     assert sample.captions == ("one", "two")
 
 
+def test_metadata_may_separate_folders_as_windows_does(folder, picture):
+    put(folder, "sub/a.jpg", picture(1))
+    put(folder, "b\\c.jpg", picture(2))
+    put(folder, "metadata.csv", b"file_name,text\nsub\\a.jpg,one\nb\\c.jpg,two\n")
+    assert [(sample.key, sample.captions) for sample in read(folder)] == [("b\\c", ("two",)), ("sub/a", ("one",))]
+
+
 def test_linked_folders_are_read_once(folder, tmp_path, picture):
     put(tmp_path, "elsewhere/a.jpg", picture())
     os.symlink(tmp_path / "elsewhere", folder / "linked")

@@ -57,6 +57,7 @@ INSIDE = [
     "./sub/b.jpg",
     "sub/../a.jpg",
     "within.jpg",
+    ".\\sub\\b.jpg",  # as Windows writes it
     "../set/a.jpg",
     "{}/set/a.jpg",
     "file://{}/set/sub/b.jpg",
@@ -119,6 +120,12 @@ def test_what_can_be_no_path_is_its_rows_error(place):
     assert all(errors) and "not fetched from URLs" in errors[1] and "base64" in errors[3]
     for name in NO_PATHS[:4] + NO_PATHS[5:]:
         check_inside("t", [(0, PictureReference(name))], PictureFolders(str(place / "set")))
+
+
+@pytest.mark.parametrize("name", ["..\\out\\photo.jpg", "up\\photo.jpg", "C:\\set\\a.jpg"])
+def test_backslashes_lead_nowhere_outside(place, name):
+    (shard,) = read_samples(table(place / "set/t.jsonl", [name], "jsonl"))
+    assert [(record.image, "missing picture file" in record.error) for record in shard] == [(None, True)]
 
 
 @pytest.mark.parametrize("name", [name for name in OUTSIDE if "s3://" not in name])
