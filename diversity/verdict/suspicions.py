@@ -218,10 +218,10 @@ def _filler(
 def _phrases(groups: Groups, end: int) -> tuple[Counter, int, int]:
     """Count the phrases at one end of captions, the first words for `end` 0 and the last words for -1.
 
-    Also returns the number of captions that are longer than a phrase, and the number of their words.
+    Only captions that are longer than a phrase have one. Also returns the number of all captions and of all words.
     """
-    texts = [text_words for group in groups for caption in group if len(text_words := words(caption)) > PHRASE]
-    phrases = Counter(tuple(text[:PHRASE] if end == 0 else text[-PHRASE:]) for text in texts)
+    texts = [words(caption) for group in groups for caption in group]
+    phrases = Counter(tuple(text[:PHRASE] if end == 0 else text[-PHRASE:]) for text in texts if len(text) > PHRASE)
     return phrases, len(texts), sum(map(len, texts))
 
 

@@ -104,6 +104,13 @@ def test_a_habit_that_people_have_too_is_not_suspect():
     assert report({"same": [ended(picture["references"][3:4]) for picture in PICTURES]}, human) == {}
 
 
+def test_one_longer_caption_gives_a_column_of_short_ones_no_filler():
+    """A phrase must be at an end of half of all captions, not of half of those that are longer than a phrase."""
+    short = [["a red dog"], *([f"two cats {number}"] for number in range(78)), ["a man is riding a big wave"]]
+    suspects = report({"short": short}, [picture["references"][:3] for picture in PICTURES])
+    assert "filler" not in [reason.kind for reason in suspects.get("short", ())]
+
+
 def test_shuffled_words_are_seen_without_references():
     draw = random.Random(0)
     good = [picture["references"][:2] for picture in PICTURES]
