@@ -22,6 +22,7 @@ from imagetext.readers.text_layout import read_layout
 from imagetext.readers.text_lines import LongLine, sized_lines
 from imagetext.readers.text_tables import text_records
 from imagetext.sample import Record, Shard
+from imagetext.scenes.facts import is_scene
 from imagetext.sources import is_list
 from imagetext.stores import open_file, read_bytes
 
@@ -51,7 +52,7 @@ def truncated_of(record: Record, column: str) -> tuple[bool, ...]:
 def scene_of(record: Record) -> Mapping[str, Any] | None:
     """Return the description of a built-in picture; None for other pictures."""
     scene = record.meta.get("scene")
-    return scene if isinstance(scene, Mapping) and {"background", "objects"} <= scene.keys() else None
+    return scene if is_scene(scene) else None
 
 
 class Piece(NamedTuple):

@@ -58,6 +58,23 @@ class Fact(NamedTuple):
 # --- facts of a scene ----------------------------------------------------------------------------------------------
 
 
+def is_scene(value: Any) -> bool:
+    """Return whether a value describes a built-in picture; other sets have fields of the same names, too."""
+    if not isinstance(value, Mapping) or value.get("background") not in BACKGROUNDS:
+        return False
+    objects = value.get("objects")
+    return isinstance(objects, list) and all(map(_is_object, objects))
+
+
+def _is_object(item: Any) -> bool:
+    traits = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXTURES}
+    return (
+        isinstance(item, Mapping)
+        and all(item.get(trait) in known for trait, known in traits.items())
+        and all(isinstance(item.get(axis), int | float) and 0 <= item[axis] <= 1 for axis in ("x", "y"))
+    )
+
+
 def true_facts(scene: Mapping[str, Any]) -> frozenset[Fact]:
     """Return all facts about the scene that a caption can state and that are true."""
     objects = scene["objects"]

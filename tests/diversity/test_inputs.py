@@ -342,7 +342,12 @@ def test_sets_and_drawn_scenes(tmp_path):
 
 
 def test_a_scene_of_another_kind_is_none():
-    for scene in ("indoor", {"objects": []}):
+    drawn = scene_of(next(iter(read("scenes:test,n=1"))))
+    others = [
+        {"background": "sand", "objects": value}
+        for value in (2, "dog", ["dog"], [{}], [{**drawn["objects"][0], "x": "left"}])
+    ]
+    for scene in ("indoor", {"objects": []}, {"background": "a beach", "objects": []}, *others):
         assert scene_of(Record("k", None, meta={"scene": scene})) is None
     assert truncated_of(Record("k", None, columns={"a": ("x",)}, scores={"a": {"truncated": "x"}}), "a") == ()
 
