@@ -69,6 +69,7 @@ def suspect_columns(
     human_signs, human_captions, human_row = (
         (signs[human], captions[human], rows[human]) if human else (None, None, None)
     )
+    signs = _without_stray_references(signs, columns)
     free = people.get("alike", 0) < ALIKE  # whether human captions are free descriptions and follow no templates
     for column in columns:
         by_picture = _tested_values(scores[column], signs[column], captions[column], human_signs=human_signs)
@@ -89,6 +90,24 @@ def suspect_columns(
             if reasons and column not in suspects:
                 result[column] = tuple(reasons)
     return suspects, doubts
+
+
+def _without_stray_references(
+    signs: Mapping[str, Mapping[str, np.ndarray]], columns: Sequence[str]
+) -> Mapping[str, Mapping[str, np.ndarray]]:
+    """Return the signs of `columns` where human captions that share no word with any column count as strange once.
+
+    Such human captions are often no descriptions: web pages have file names and slogans as alternative texts. The
+    captions of another picture are strange, counted twice, in every second case; captions with such references always.
+    """
+    words_signs = [signs[column] for column in columns if "no_common_word" in signs[column]]
+    if len(words_signs) < len(columns):
+        return signs
+    stray = np.all([of_column["no_common_word"] == 1 for of_column in words_signs], axis=0)
+    return {
+        column: {**signs[column], "strange_words": np.where(stray, 1.0, signs[column]["strange_words"])}
+        for column in columns
+    }
 
 
 def _tested_values(

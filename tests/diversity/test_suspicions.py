@@ -104,6 +104,16 @@ def test_a_habit_that_people_have_too_is_not_suspect():
     assert report({"same": [ended(picture["references"][3:4]) for picture in PICTURES]}, human) == {}
 
 
+def test_human_captions_that_are_file_names_make_no_honest_column_suspect():
+    """As in web pages, every third picture has a file name instead of a description."""
+    human = [
+        picture["references"][:3] if number % 3 else [f"IMG_{number}.jpg"] for number, picture in enumerate(PICTURES)
+    ]
+    people = [picture["references"][3:4] for picture in PICTURES]
+    suspects = report({"people": people, "wrong": people[1:] + people[:1]}, human)
+    assert suspects.keys() == {"wrong"} and report({"people": people}, human) == {}
+
+
 def test_one_longer_caption_gives_a_column_of_short_ones_no_filler():
     """A phrase must be at an end of half of all captions, not of half of those that are longer than a phrase."""
     short = [["a red dog"], *([f"two cats {number}"] for number in range(78)), ["a man is riding a big wave"]]
