@@ -187,7 +187,12 @@ def _best(evidence: _Evidence) -> str:
             f"{EVIDENCE_WORDS[verdict.evidence]}: {_and(reasons)}."
         )
     if not verdict.ranking:
-        return f"No captioner is named best: {'both' if count == 2 else 'all'} are suspect."
+        other_pictures = verdict.evidence == "references" and all(
+            {reason.kind for reason in reasons} & {"other_pictures", "other_words"}
+            for reasons in verdict.suspects.values()
+        )
+        unless = ", or the human captions do not describe these pictures" if other_pictures else ""
+        return f"No captioner is named best: {'both' if count == 2 else 'all'} are suspect{unless}."
     leader = verdict.ranking[0]
     if leader in verdict.doubts and not verdict.not_behind:
         return (

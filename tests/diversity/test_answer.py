@@ -185,6 +185,13 @@ def test_suspects_are_named_with_reasons_and_never_best(three):
     )
 
 
+def test_if_all_captions_seem_to_be_of_other_pictures_the_human_captions_may_be(three):
+    by_words = {name: {"cider_d": of_column["clip_score"]} for name, of_column in three.items()}
+    suspects = dict.fromkeys(("good", "poor", "wild"), (Suspicion("other_pictures", "its captions fit others"),))
+    first = sentences(by_words, fidelity="cider_d", spread=None, references="human", suspects=suspects)[0]
+    assert first.endswith("all are suspect, or the human captions do not describe these pictures.")
+
+
 def test_one_that_repeats_itself_is_beaten_by_spread():
     column_scores = scores(np.random.default_rng(1), 200, varied=(0.7, 0.7), parrot=(0.7, 0.2))
     first = sentences(
