@@ -10,9 +10,12 @@ import unicodedata
 from functools import lru_cache
 
 from diversity.words.sentences import sentences
-from diversity.words.tokens import LONG_CHUNK, folded
+from diversity.words.tokens import LONG_CHUNK, folded, words
 
 ENDS = 3  # sentences at the beginning and at the end of a text that are examined, where an assistant speaks of itself
+SAYING = 3  # words that must be before a quotation that is not examined, as in 'a sign says "sorry"'
+SAYS = 80  # characters in which these words are looked for
+_QUOTED = re.compile('"[^"]*+"|“[^„“”]*+”|„[^„“”]*+[“”]|«[^«»]*+»|「[^「」]*+」|『[^『』]*+』')
 _PICTURE = "(?:image|picture|photo|photograph|file|attachment)s?"
 # Excludes parts of a picture, such as "the back of the image".
 _WHOLE = "".join(f"(?<!{word} )(?<!{word} the )" for word in "of in on from to across".split())
@@ -62,7 +65,7 @@ _RULES = {
         rf"(?:not (?:been )?|could ?n[o']t be |can(?: ?not|'t) be |failed to ){_GIVEN}"
         rf"|\bno {_PICTURE} (?:\w+ ){{0,3}}{_GIVEN}\b(?! (?:on|in|at|by)\b)|\b{_PICTURE} did ?n[o']t load"
         rf"|{_WHOLE}\b{_PICTURE} (?:currently )?(?:is |are )?(?:currently )?"
-        r"(?:not (?:available|found)|unavailable|missing)\b"
+        r"(?:not (?:available|found)|unavailable|missing(?! (?:an?|its|the|their|some)\b))\b"
         rf"|(?:\b(?:not|no)|n't) (?:\w+ ){{0,4}}{_PICTURE} (?:attached|provided|uploaded)"
         r"|\b(?:image|content|request)\b.{0,80} violat\w+ |\bcontent polic(?:y|ies)|quality issues are too severe",
     ),
@@ -157,7 +160,13 @@ def refuses(text: str) -> bool:
         return False
     parts = sentences(" ".join(chunks))
     text = folded(" ".join(parts if len(parts) <= 2 * ENDS else (*parts[:ENDS], *parts[-ENDS:])))
+    text = _QUOTED.sub(lambda quoted: '""' if _says(text[: min(quoted.start(), SAYS)]) else quoted[0], text)
     return any(hint.search(text) and pattern.search(text) for hint, pattern in _COMPILED)
+
+
+def _says(beginning: str) -> bool:
+    """Return whether a quotation after the beginning of a text is that on a thing, and not an assistant's answer."""
+    return len(words(beginning)) >= SAYING
 
 
 def may_refuse(chunk: str) -> bool:

@@ -212,6 +212,11 @@ an in ground swimming pool | a cake with the numbers 1 2 3 on it | a man looking
 a black and white and black and white dog | a sign saying sorry we are closed | a man watching something we can't see
 a chair, unable to be seen | a man given a cake | a poster with no text | no text is visible on the sign
 a comfortable room
+a man with a sign that says "I'm sorry" | a screen with the message “Image not available”
+a mug that says "Sorry I'm late, I didn't want to come" | a board with the words "How can I help you today?"
+ein Schild mit der Aufschrift „Es tut mir leid“ | un cartel que dice «Lo siento»
+看板に「申し訳ありません」と書いてある。
+the picture is missing its lower left corner
 a sign says please let us know | it is not possible to see the face | the text on the page is not clear
 a letter you can write on
 no people are visible in the picture | a sign that says please try our pizza | a police officer and a policeman
@@ -246,7 +251,9 @@ BAD = {
     "markup": "a dog<|im_end|> | <s> a dog | a <UNK> on a table | [INST] a dog [/INST] | a dog<end_of_turn> | "
     "a dog <｜end▁of▁sentence｜>"
     " | startseq a dog runs endseq | ▁a ▁dog ▁runs | Ġa Ġdog Ġruns | aĠdogĠruns | a <0x0A> dog",
-    "refusal": """I’m sorry, but I can’t help with identifying people. | As an AI, I cannot see pictures.
+    "refusal": """
+        "I'm sorry, but I can't describe this." | Caption: "Sorry, I cannot see it." | I can't describe "a dog".
+        I’m sorry, but I can’t help with identifying people. | As an AI, I cannot see pictures.
         Sorry, I can't do that.
         Please upload the image you would like me to caption. | No image was provided.
         The image could not be displayed.
