@@ -47,7 +47,9 @@ class CaptionDiversity(evaluate.Metric):
         )
 
     def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
-        """Compute the measure; raise ValueError for references that it does not take, which `evaluate` would drop."""
+        """Compute the measure; raise ValueError for references that are missing, or that `evaluate` would drop."""
+        if predictions is not None and references is None and self.config_name in AGAINST_REFERENCES:
+            raise ValueError(f"references: {self.config_name} compares captions with human ones, and none were given")
         if references is not None and self.config_name not in AGAINST_REFERENCES:
             raise ValueError(
                 f"references: {self.config_name} takes none; measures that take references: "

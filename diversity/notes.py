@@ -52,16 +52,20 @@ def notes_of(
 
 
 def unscored_pictures(
-    scores: Mapping[str, np.ndarray], pictures: Sequence[ComparedPicture]
+    scores: Mapping[str, np.ndarray], pictures: Sequence[ComparedPicture], semantic_pictures: int
 ) -> dict[str, tuple[str, ...]]:
     """Return for each score that some pictures have the keys of the pictures that do not have it.
 
-    Pictures after the last scored one are left out, because models score only the first pictures of the sample.
+    After the first `semantic_pictures`, pictures after the last scored one are left out, because some measures score
+    only the first pictures of the sample.
     """
     unscored = {}
     for score, values in scores.items():
         scored = np.flatnonzero(~np.isnan(values))
-        if len(scored) and (missing := np.flatnonzero(np.isnan(values[: scored[-1]])).tolist()):
+        if not len(scored):
+            continue
+        measured = max(int(scored[-1]) + 1, semantic_pictures)
+        if missing := np.flatnonzero(np.isnan(values[:measured])).tolist():
             unscored[score] = tuple(pictures[number].key for number in missing)
     return unscored
 

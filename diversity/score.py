@@ -144,7 +144,7 @@ def report(
         doubts=doubts,
     )
     mixed = _mixes(captions, counted, sampled, fidelity=fidelity, seed=seed)
-    unscored = {name: unscored_pictures(scores[name], pictures) for name in rows}
+    unscored = {name: unscored_pictures(scores[name], pictures, semantic_pictures) for name in rows}
     return DiversityReport(
         rows=rows,
         references=references,

@@ -31,6 +31,16 @@ def test_measures_against_references_take_them_and_the_others_refuse_them():
     assert load("cider_d").compute(predictions=CAPTIONS, references=HUMAN) == {"cider_d": row["cider_d"]}
     with pytest.raises(ValueError, match="references: div_2 takes none"):
         load("div_2").compute(predictions=CAPTIONS, references=HUMAN)
+    with pytest.raises(ValueError, match="references: cider_d .* none were given"):
+        load("cider_d").compute(predictions=CAPTIONS)
+
+
+@pytest.mark.parametrize("without", range(3))
+def test_a_picture_that_cannot_be_measured_is_named_wherever_it_is_in_the_sample(without):
+    human = [*HUMAN, ["a horse"]]
+    human[without] = ["..."]
+    result = load("cider_d").compute(predictions=[*CAPTIONS, ["a horse", "a grey horse"]], references=human)
+    assert result["left_out"] == [without]
 
 
 def test_batches_add_up():
