@@ -10,7 +10,8 @@ _TITLES = frozenset(
 )
 _LAST_WORDS = frozenset("etc jr sr inc ltd co corp a.m p.m b.c a.d usw".split())
 _LONGEST = max(map(len, _TITLES | _LAST_WORDS))
-_CLOSING = "\"'”’»)]」』）】"
+_CLOSING_QUOTES = "\"'”’»"
+_CLOSING = _CLOSING_QUOTES + ")]」』）】"
 # Chinese, Japanese, Hindi, Urdu, Arabic, Armenian, Ethiopic, Khmer and Burmese marks end a sentence whatever follows.
 # Latin marks end it if white space follows, or a letter of a script without blanks. Each run of marks is examined
 # once.
@@ -28,13 +29,14 @@ _NEXT = re.compile(r"\s*+(\S)")
 def sentences(text: str) -> list[str]:
     """Return the sentences of a text, stripped; the last one may be unfinished.
 
-    The full stops in "St. Louis", "3.5" and "U.S. flag" end no sentence.
+    The full stops in "St. Louis", "3.5" and "U.S. flag" end no sentence, and neither does a mark in a quotation after
+    which the sentence goes on.
     """
     if not _MARK.search(text, 0, len(text) - 1):  # a short cut for captions without a mark before their end
         return [text.strip()] if text.strip() else []
     parts, start = [], 0
     for stop in _STOP.finditer(text):
-        if stop[0].rstrip(_CLOSING) == "." and _abbreviates(text, start, stop):
+        if stop[0].rstrip(_CLOSING) == "." and _abbreviates(text, start, stop) or _is_quoted(text, stop):
             continue
         parts.append(text[start : stop.end()].strip())
         start = stop.end()
@@ -49,6 +51,14 @@ def joined(parts: Sequence[str]) -> str:
 def is_finished(sentence: str) -> bool:
     """Return whether a sentence ends with a mark."""
     return sentence.rstrip(_CLOSING).endswith((*".!?…", *_ALWAYS))
+
+
+def _is_quoted(text: str, stop: re.Match[str]) -> bool:
+    """Return whether the mark ends a quotation within a sentence: 'A sign reads "Stop!" in red.'"""
+    if stop[0][-1] not in _CLOSING_QUOTES:
+        return False
+    following = _NEXT.match(text, stop.end())
+    return following is not None and following[1].islower()
 
 
 def _abbreviates(text: str, start: int, stop: re.Match[str]) -> bool:

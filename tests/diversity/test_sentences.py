@@ -23,6 +23,8 @@ from diversity.words.sentences import is_finished, joined, sentences
             ["Fruit, nuts, etc. on a table.", "At 9 a.m. it rains."],
         ),
         ("It rains at 9 a.m. The sun comes later.", ["It rains at 9 a.m.", "The sun comes later."]),
+        ('A sign reads "Stop!" in red. It is old.', ['A sign reads "Stop!" in red.', "It is old."]),
+        ("She asks “Why?” and he leaves.", ["She asks “Why?” and he leaves."]),
         ('She says "stop." He does.', ['She says "stop."', "He does."]),
         ("wait... what", ["wait...", "what"]),
         ("A sign with the letter A. A cat.", ["A sign with the letter A.", "A cat."]),
