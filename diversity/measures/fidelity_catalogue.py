@@ -144,7 +144,7 @@ DEGENERATE_REASONS = tuple(
     Measure(
         ("degenerate_reasons", name),
         f"Degenerate: {name}",
-        f"{reason.meaning.capitalize()}, e.g. “{reason.examples[0]}”. Share of the captions.",
+        f"{reason.meaning[0].upper()}{reason.meaning[1:]}, e.g. “{reason.examples[0]}”. Share of the captions.",
         unit="percent",
         better="lower",
     )

@@ -167,6 +167,10 @@ def test_every_measure_has_its_place():
     assert sorted((*placed, *elsewhere)) == sorted(catalogue.ALL)
 
 
+def test_the_meaning_of_a_fault_keeps_its_capitals(page):
+    assert "In English, an article before" in "".join(page.text)
+
+
 def test_what_is_not_measured_has_no_row_and_no_section(made_up_report):
     report = made_up_report(mixes=None, differences=(), examples=())
     for row in report.rows.values():
