@@ -161,6 +161,20 @@ def _ahead_in(evidence: _Evidence, winner: str, others: Sequence[str]) -> str:
     return _and(ahead_of_all) if ahead_of_all else " or ".join(ahead_of_some)
 
 
+def _better_in(evidence: _Evidence, leader: str, others: Sequence[str]) -> str:
+    """Say which of the others are clearly better than the leader in some measure; "" if none is."""
+    better_in = {
+        other: [measure.label for measure in evidence.decisive if evidence.better(measure, other, leader) > 0]
+        for other in others
+    }
+    better = [other for other, measures in better_in.items() if measures]
+    if not better:
+        return ""
+    measures = dict.fromkeys(label for other in better for label in better_in[other])
+    who = "which" if len(others) == 1 else f"of which {evidence.names(better)}"
+    return f", {who} {'is' if len(better) == 1 else 'are'} clearly better in {' or '.join(measures)}"
+
+
 def _best(evidence: _Evidence) -> str:
     """Name the best captioner, or say why none is named."""
     verdict, count = evidence.verdict, len(evidence.captioners)
@@ -205,7 +219,8 @@ def _best(evidence: _Evidence) -> str:
     among = " of those that are not suspect" if verdict.suspects else ""
     return (
         f"No captioner is clearly best by {EVIDENCE_WORDS[verdict.evidence]}: {evidence.labels[leader]} has the "
-        f"highest {evidence.axes[0].label}{among}, but is not clearly ahead of {_and(names)}."
+        f"highest {evidence.axes[0].label}{among}, but is not clearly ahead of {_and(names)}"
+        f"{_better_in(evidence, leader, verdict.not_behind)}."
     )
 
 

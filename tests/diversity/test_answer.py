@@ -175,8 +175,8 @@ def test_suspects_are_named_with_reasons_and_never_best(three):
         three, references="human", suspects={"good": (Suspicion("filler", "it ends with the same words"),)}
     )
     assert (
-        "poor has the highest CLIPScore of those that are not suspect, but is not clearly ahead of good (suspect)"
-        in result[0]
+        "poor has the highest CLIPScore of those that are not suspect, but is not clearly ahead of good (suspect), "
+        "which is clearly better in CLIPScore." in result[0]
     )
     assert result[1] == "Suspect, and therefore never named best: good, because it ends with the same words."
     everybody = dict.fromkeys(("good", "poor", "wild"), (Suspicion("filler", "it ends with the same words"),))
