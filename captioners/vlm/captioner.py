@@ -4,6 +4,7 @@ Dimensions: H, W height and width of a picture, B pictures in a batch, K caption
 caption, T caption tokens to predict, V vocabulary, D width of the vision tower.
 """
 
+import copy
 import functools
 import itertools
 import json
@@ -37,6 +38,7 @@ from imagetext.outputs import whole_files
 
 CONTEXT = 256  # maximum tokens of a caption, if the model has as many positions left
 ADAPTER = "adapter_config.json"  # peft's config of an adapter
+SAVED_MODULE = ".modules_to_save.default."  # in the names of weights that an adapter holds whole
 OURS = "capsmith.json"  # what capsmith stores beside a model: its name and instruction
 
 
@@ -286,17 +288,18 @@ class VLMCaptioner:
         The model itself is not changed, because adding and subtracting would round the frozen weights each time.
         """
         merged = {
-            name.replace(".base_layer.", "."): weight
+            name.replace(".base_layer.", ".").replace(SAVED_MODULE, "."): weight
             for name, weight in self.model.state_dict().items()
-            if ".lora_" not in name
+            if ".lora_" not in name and ".original_module." not in name
         }
         adapted: list[tuple[str, Any]] = [
             (name, layer) for name, layer in self.model.named_modules() if isinstance(layer, LoraLayer)
         ]
         for name, layer in adapted:
-            weight = layer.get_base_layer().weight
-            delta: Any = sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
-            merged[f"{name}.weight"] = (weight.float() + delta.float()).to(weight.dtype)
+            whole = copy.deepcopy(layer).float()  # one layer at a time, because all may not fit in memory
+            whole.merge()  # peft's own, which knows the magnitudes of DoRA, and biases
+            for part, weight in whole.get_base_layer().state_dict().items():
+                merged[f"{name}.{part}"] = weight.to(merged[f"{name}.{part}"].dtype)
         return merged
 
     def language_layers(self, names: Sequence[str] = ()) -> str:

@@ -5,6 +5,8 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForImageTextToText
 
 from captioners.vlm.captioner import VLMCaptioner
 from captioners.vlm.load import load_vlm
@@ -201,3 +203,25 @@ def test_adapters_go_where_they_are_told_and_only_once(folder_of):
     assert names and all("q_proj" in name for name in names)
     with pytest.raises(ValueError, match="tiny_llava: has adapters already"):
         captioner.add_lora()
+
+
+@pytest.mark.parametrize(
+    "kind", [{}, {"use_rslora": True}, {"use_dora": True}, {"lora_bias": True}, {"modules_to_save": ["lm_head"]}]
+)
+def test_adapters_of_every_kind_that_peft_writes_are_merged_as_they_compute(kind, folder_of, captioner_of, tmp_path):
+    model = AutoModelForImageTextToText.from_pretrained(folder_of("qwen2_vl"))
+    adapted = get_peft_model(model, LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], **kind))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in adapted.parameters():
+            if weight.requires_grad:
+                weight += 0.3 * torch.randn(weight.shape, generator=generator)
+    adapted.save_pretrained(tmp_path / "adapter")
+    captioner = load_vlm(tmp_path / "adapter", base=folder_of("qwen2_vl"))
+    captioner.merges = True
+    captioner.save(tmp_path / "merged", "mine")
+    merged, batch = load_vlm(tmp_path / "merged"), batch_of(captioner)
+    assert merged.model.state_dict().keys() == captioner_of("qwen2_vl").model.state_dict().keys()
+    with torch.no_grad():
+        (logits, _), (expected, _) = merged.caption_logits(*batch), captioner.caption_logits(*batch)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
