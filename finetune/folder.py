@@ -97,23 +97,34 @@ def is_done(config: TrainingConfig) -> bool:
 
 
 @contextmanager
-def run_folder(config: TrainingConfig, input_hashes: Mapping[str, str], state: PartialState) -> Iterator[None]:
+def run_folder(
+    config: TrainingConfig, input_hashes: Mapping[str, str], state: PartialState, *, base_hash: str = ""
+) -> Iterator[None]:
     """Prepare the folder for a run that has read all of its inputs.
 
     If the block ends without a checkpoint, an earlier run is put back. Only the main process (by `state`) writes.
-    input_hashes: a hash of each input, by its path. Raises ValueError if the inputs of a resumed run have changed.
+    input_hashes: a hash of each input, by its path. base_hash: a hash of the model to start from if some of its
+    weights are not trained; checkpoints do not hold these. Raises ValueError if the inputs or this model have changed
+    since a resumed run began.
     """
     output, record_path = config.output, _record_path(config)
     earlier = read_record(config) if record_path.exists() else {}
     resumes = not config.overwrite and bool(Checkpoints(output).paths())
     if resumes:
         _check_inputs(output, earlier.get("read", input_hashes), input_hashes)
+        if earlier.get("base_hash", base_hash) != base_hash:  # early versions did not record it
+            raise ValueError(
+                f"--output {output}: the weights of the model to start from have changed since the run began, and its "
+                "checkpoints hold only the weights that are trained; put the earlier model back, or --overwrite to "
+                "start anew"
+            )
     state.wait_for_everyone()
     if state.is_main_process:
         if earlier and not resumes:
             _move_aside(output, record_path, earlier)
         finished = {name: earlier[name] for name in ("files", "finished") if resumes and name in earlier}
-        _write_record(config, {"capsmith": VERSION, **_settings(config), "read": dict(input_hashes), **finished})
+        read = {"read": dict(input_hashes), "base_hash": base_hash}
+        _write_record(config, {"capsmith": VERSION, **_settings(config), **read, **finished})
     state.wait_for_everyone()
     try:
         yield

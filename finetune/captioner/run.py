@@ -82,7 +82,7 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
     check_rejects(pictures.rejects, len(pictures), config)
     held_out = held_out_pictures(config, captioner, pictures, evaluation=evaluation, tell=partial(say_once, state))
     input_hashes = pictures.input_hashes | (evaluation.input_hashes if evaluation else {})
-    with run_folder(config, input_hashes, state):
+    with run_folder(config, input_hashes, state, base_hash=base_hash(config, captioner)):
         if state.is_main_process:
             report_rejects(pictures.rejects, pictures.failed_before, config.output)
             warn_of_long_captions(pictures, config)
@@ -139,6 +139,12 @@ def load(config: FinetuneConfig, device: torch.device | None) -> "CoCaCaptioner 
     if config.shard or not config.lora_rank and captioner.adapter is None:
         captioner.model.float()  # weights that are trained need float32, and all shards need one dtype
     return captioner
+
+
+def base_hash(config: FinetuneConfig, captioner: "CoCaCaptioner | VLMCaptioner") -> str:
+    """Return a hash of the captioner to start from if not all of its weights will be trained, otherwise ""."""
+    adapted = config.lora_rank or getattr(captioner, "adapter", None) is not None
+    return captioner.weights_sha256 if adapted or config.freeze_image else ""
 
 
 def finish(

@@ -121,6 +121,22 @@ def test_adapters_train_alone_and_are_merged(tmp_path):
     assert all(torch.equal(best[name], after[name]) for name in after)  # the only validation is the last
 
 
+@pytest.mark.parametrize("frozen", [{"lora_rank": 2}, {"freeze_image": True}])
+def test_frozen_weights_that_changed_since_the_run_began_are_told(frozen, tmp_path):
+    base, changes = tmp_path / "base", frozen | {"model": str(tmp_path / "base"), "hold_out": 0}
+    run(settings(base, samples_seen=8, hold_out=0))
+    run(settings(tmp_path / "run", samples_seen=8, **changes))
+    run(settings(base, samples_seen=16, hold_out=0))
+    before = (tmp_path / "run" / "open_clip_model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="run: the weights of the model to start from have changed since"):
+        run(settings(tmp_path / "run", samples_seen=16, **changes))
+    assert (tmp_path / "run" / "open_clip_model.safetensors").read_bytes() == before
+    trained = {"model": str(base), "hold_out": 0}  # all weights are in its checkpoints
+    run(settings(tmp_path / "whole", samples_seen=8, **trained))
+    run(settings(base, samples_seen=24, hold_out=0))
+    run(settings(tmp_path / "whole", samples_seen=16, **trained))
+
+
 def test_validation_sees_the_merged_adapters(tmp_path, monkeypatch):
     observed = {}
 
