@@ -22,18 +22,20 @@ class Tolerance(Protocol):
         ...
 
 
-def check_rejects(rejects: Sequence[tuple[str, str]], usable: int, config: Tolerance) -> None:
+def check_rejects(
+    rejects: Sequence[tuple[str, str]], usable: int, config: Tolerance, *, flag: str = "--input"
+) -> None:
     """Raise ValueError if a larger share of the pictures is broken or missing than `--max-error-rate` allows.
 
     rejects: without the rows that the input itself marks as failed, because these do not show that the input is
-    damaged.
+    damaged. flag: the one that names the input.
     """
     failed = [f"{key}: {error}" for key, error in rejects if error != NO_CAPTION]
     rate = len(failed) / (len(failed) + usable)
     if rate > config.max_error_rate:
         lines = [
-            f"{len(failed):,} of {len(failed) + usable:,} samples cannot be used, {rate:.1%}, and --max-error-rate "
-            f"allows {config.max_error_rate:.1%}:",
+            f"{flag}: {len(failed):,} of {len(failed) + usable:,} samples cannot be used, {rate:.1%}, and "
+            f"--max-error-rate allows {config.max_error_rate:.1%}:",
             *failed[:NAMED],
         ]
         if len(failed) > NAMED:

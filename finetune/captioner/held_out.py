@@ -14,6 +14,7 @@ from finetune.checkpoints import BEST, VALIDATION_LOG
 from finetune.identity import find_duplicates
 from finetune.losses import Losses, caption_loss, contrastive_loss
 from finetune.page import write_training_page
+from finetune.rejects import check_rejects
 from finetune.trainer import Trainer
 from finetune.validation import evenly_spaced, validate
 from imagetext.lock import check_lock
@@ -22,12 +23,18 @@ from imagetext.shown import say
 
 
 def eval_pictures(shards: Sequence[Shard], captioner: TrainableCaptioner, config: FinetuneConfig) -> CaptionedPictures:
-    """Return at most --hold-out pictures of --eval-input, evenly spaced; `input_hashes` covers all of --eval-input."""
+    """Return at most --hold-out pictures of --eval-input, evenly spaced.
+
+    Their `input_hashes`, `rejects` and `failed_before` are those of all of --eval-input. Raises ValueError if a larger
+    share of it is broken or missing than `--max-error-rate` allows.
+    """
     all_pictures = CaptionedPictures(shards, captioner, long_captions=config.long_captions, quiet=True)
+    check_rejects(all_pictures.rejects, len(all_pictures), config, flag="--eval-input")
     chosen = evenly_spaced(len(all_pictures), config.hold_out or len(all_pictures))
     records = [all_pictures.with_image(index) for index in chosen]
     pictures = CaptionedPictures([records], captioner, long_captions=config.long_captions, quiet=True)
     pictures.input_hashes = all_pictures.input_hashes
+    pictures.rejects, pictures.failed_before = all_pictures.rejects, all_pictures.failed_before
     return pictures
 
 

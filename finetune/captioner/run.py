@@ -84,7 +84,11 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
     input_hashes = pictures.input_hashes | (evaluation.input_hashes if evaluation else {})
     with run_folder(config, input_hashes, state, base_hash=base_hash(config, captioner)):
         if state.is_main_process:
-            report_rejects(pictures.rejects, pictures.failed_before, config.output)
+            sets = [pictures, *([evaluation] if evaluation else [])]
+            rejects, failed_before = (
+                [entry for each in sets for entry in getattr(each, name)] for name in ("rejects", "failed_before")
+            )
+            report_rejects(rejects, failed_before, config.output)
             warn_of_long_captions(pictures, config)
         forward = training_forward(captioner, config)
         trainer = Trainer(config, forward, pictures, validate=HeldOut(held_out, name) if held_out else None)

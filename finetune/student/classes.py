@@ -40,7 +40,7 @@ class HeldOutClasses:
         )
         self.templates = read_templates(config.templates)
         self.survey = survey_labels(self.shards, names, flag="--eval-classes", quiet=quiet)
-        check_rejects(self.survey.failed, self.usable, config)
+        check_rejects(self.survey.failed, self.usable, config, flag="--eval-classes")
 
     @property
     def usable(self) -> int:

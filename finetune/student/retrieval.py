@@ -14,6 +14,7 @@ from torch import Tensor
 from captioners.clip import preprocessing
 from captioners.decoding.search import evaluating
 from diversity.measures.measure import Measure
+from finetune.batching import NO_CAPTION
 from finetune.checkpoints import VALIDATION_LOG
 from finetune.page import write_training_page
 from finetune.student.classes import SCORES as CLASS_SCORES
@@ -141,19 +142,26 @@ def retrieval(student: Student, samples: Sequence[Record], negatives: str | None
     return recall(image, text[: len(captions)], right) | choice(image, text, pairs)
 
 
-def usable_records(samples: Iterable[Record], *, quiet: bool) -> list[Record]:
-    """Return the records that have a caption and a picture that decodes; raises ValueError if there are none."""
-    usable = []
+def usable_records(samples: Iterable[Record], *, quiet: bool) -> tuple[list[Record], list[tuple[str, str]]]:
+    """Return the records that have a caption and a picture that decodes, and key and reason of the others.
+
+    Rows that the input itself marks as failed are in neither list. Raises ValueError if no record can be used.
+    """
+    usable, rejects = [], []
     for sample in Progress(samples, desc="reading held-out pictures", unit="picture", mininterval=1, disable=quiet):
         try:
             decode_image(sample.image)
-        except ValueError:
+        except ValueError as error:
+            if not sample.failed_before:
+                rejects.append((sample.key, sample.error or str(error)))
             continue
         if any(text.strip() for text in sample.captions):
             usable.append(sample)
+        else:
+            rejects.append((sample.key, sample.error or NO_CAPTION))
     if not usable:
         raise ValueError("--eval-input: no usable captioned picture")
-    return usable
+    return usable, rejects
 
 
 class HeldOutRetrieval:

@@ -48,9 +48,10 @@ def train(config: StudentConfig, state: PartialState) -> None:
     paths = with_current_paths(config)
     student = load_student(paths.student, paths.pretrained)
     check_weights(student.model, f"--student {config.student}")
-    held_out = []
+    held_out, unusable = [], []
     if eval_shards:
-        held_out = usable_records(itertools.chain.from_iterable(eval_shards), quiet=quiet)
+        held_out, unusable = usable_records(itertools.chain.from_iterable(eval_shards), quiet=quiet)
+        check_rejects(unusable, len(held_out), config, flag="--eval-input")
     only_validated = config.negatives and not config.weight_of_negatives
     if only_validated and not any(hard_negatives(sample, config.negatives) for sample in held_out):
         raise ValueError(
@@ -73,7 +74,7 @@ def train(config: StudentConfig, state: PartialState) -> None:
     with run_folder(config, pictures.input_hashes, state):
         if state.is_main_process:
             pictures.index.write()
-            report_rejects(pictures.rejects, pictures.failed_before, config.output)
+            report_rejects([*pictures.rejects, *unusable], pictures.failed_before, config.output)
         trainer = Trainer(
             config,
             StudentForward(student, config, teachers),

@@ -1,7 +1,5 @@
 """Recall in closed form, and of a model with known features on captioned pictures."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -93,6 +91,9 @@ def test_pictures_are_seen_as_open_clip_shows_them(tmp_path):
 def test_what_has_no_caption_or_picture_is_left_out():
     good = Record("good", picture(0), ("a dog",))
     mute, broken = Record("mute", picture(0), (" ",)), Record("broken", b"x", ("a dog",))
-    assert usable_records([good, mute, broken], quiet=True) == [good]
+    failed = Record("failed", None, ("a dog",), failed_before=True)
+    usable, rejects = usable_records([good, mute, broken, failed], quiet=True)
+    assert usable == [good] and [key for key, _ in rejects] == ["mute", "broken"]
+    assert rejects[0][1] == "no caption" and "not a picture" in rejects[1][1]
     with pytest.raises(ValueError, match="--eval-input: no usable captioned picture"):
-        usable_records([SimpleNamespace(image=None, captions=())], quiet=True)
+        usable_records([Record("none", None)], quiet=True)

@@ -330,6 +330,13 @@ def test_too_many_broken_pictures_stop_the_run(tmp_path):
     ):
         run(settings(tmp_path / "run", input=[SCENES, str(folder)]))
     assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="--eval-input: 6 of 7 samples cannot be used, 85.7%, and --max-error-rate"):
+        (folder / "good.png").write_bytes(picture_in(tmp_path).read_bytes())
+        (folder / "good.txt").write_text("a red circle")
+        run(settings(tmp_path / "run", eval_input=[str(folder)]))
+    assert not (tmp_path / "run").exists()
+    run(settings(tmp_path / "run", eval_input=[str(folder)], max_error_rate=0.9, samples_seen=8))
+    assert len([row for row in rows(tmp_path / "run" / "rejects.jsonl") if "mute" not in row["key"]]) == 6
     check_rejects([("key", "broken")] * 6, 40, settings(tmp_path / "run", max_error_rate=0.2))
 
 

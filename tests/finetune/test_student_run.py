@@ -171,6 +171,11 @@ def test_held_out_pictures_are_not_trained_on(settings, tmp_path, monkeypatch, c
         broken = write_tar(tmp_path / "set" / "broken.tar", {"broken": members(3) | {"jpg": b"no picture"}})
         run(settings("other", STUDENT, input=[*settings("run").input], max_error_rate=0.05))
     assert broken and not (tmp_path / "other").exists()
+    held_out = write_tar(tmp_path / "held2.tar", {**others, "broken": {"jpg": b"no picture", "txt": b"a picture"}})
+    with pytest.raises(ValueError, match="--eval-input: 1 of 3 samples cannot be used, 33.3%, and --max-error-rate"):
+        run(settings("other", STUDENT, eval_input=[held_out]))
+    run(settings("other", STUDENT, eval_input=[held_out], samples_seen=8, max_error_rate=0.5))
+    assert "2 samples cannot be used and are left out" in capsys.readouterr().out
 
 
 def test_labelled_pictures_are_validated_on_as_zero_shot_has_it_and_not_trained_on(settings, tmp_path, capsys):
