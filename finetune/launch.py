@@ -60,8 +60,13 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
 
 
 def check_devices(config: TrainingConfig) -> None:
-    """Raise ValueError if this machine does not have the configured device, or a GPU for each of its processes."""
+    """Raise ValueError if this machine does not have the configured device, or a GPU for each of its processes.
+
+    Also raises it for fp16 on a CPU, where accelerate scales no gradients.
+    """
     device = check_device(config.device)
+    if device == "cpu" and config.dtype == "fp16":
+        raise ValueError("--dtype fp16: needs a GPU; a CPU trains in fp32 or bf16")
     processes = processes_here() if Rank.of_this_process().count > 1 else config.num_processes or 1
     if not device.startswith("cuda") or processes == 1:
         return

@@ -59,6 +59,12 @@ def test_a_world_that_is_not_the_one_asked_for_is_refused_before_any_work(config
     assert not configure().output.exists()
 
 
+def test_fp16_on_a_cpu_is_refused_before_any_work(configure):
+    with pytest.raises(ValueError, match="--dtype fp16: needs a GPU; a CPU trains in fp32 or bf16"):
+        run_in_ranks(configure(device="cpu", dtype="fp16"), None)
+    assert not configure().output.exists()
+
+
 def test_one_process_has_no_parts_to_shard(tmp_path, started):
     started(())
     config, needed = SETTINGS["finetune"]
