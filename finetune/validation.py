@@ -195,10 +195,10 @@ def collapse_warning(scores: dict[str, float], human: dict[str, float]) -> str:
 
 
 def evenly_spaced(count: int, most: int) -> list[int]:
-    """Return at most `most` indices of `count` things, evenly spaced, including the first and the last."""
+    """Return at most `most` indices of `count` things, evenly spaced, the first and the last among them."""
     if count <= most:
         return list(range(count))
-    return [round(index * (count - 1) / (most - 1)) for index in range(most)]
+    return [round(index * (count - 1) / max(1, most - 1)) for index in range(most)]
 
 
 def _diversity_scores(

@@ -169,7 +169,7 @@ def test_no_pictures_is_an_error():
 
 def test_indices_are_spaced_evenly_from_first_to_last():
     assert evenly_spaced(3, 6) == [0, 1, 2] and evenly_spaced(6, 6) == list(range(6)) and evenly_spaced(0, 6) == []
-    assert evenly_spaced(11, 6) == [0, 2, 4, 6, 8, 10]
+    assert evenly_spaced(11, 6) == [0, 2, 4, 6, 8, 10] and evenly_spaced(11, 1) == [0]
     indices = evenly_spaced(1000, 6)
     assert indices[0] == 0 and indices[-1] == 999 and len(set(indices)) == 6
 
