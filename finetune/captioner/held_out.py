@@ -10,7 +10,7 @@ from captioners.base import TrainableCaptioner
 from captioners.decoding.search import evaluating
 from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.pictures import CaptionedPictures
-from finetune.checkpoints import BEST, VALIDATION_LOG
+from finetune.checkpoints import BEST, VALIDATION_LOG, explain_write_errors
 from finetune.identity import find_duplicates
 from finetune.losses import Losses, caption_loss, contrastive_loss
 from finetune.page import write_training_page
@@ -89,7 +89,8 @@ class HeldOut:
             earlier_losses = [row["caption"] for row in rows if row["step"]]  # step 0, before training, does not count
             check_lock(folder)
             if step and losses["caption"] < min(earlier_losses, default=float("inf")):
-                captioner.save(folder / BEST, self.name)
+                with explain_write_errors(folder / BEST):
+                    captioner.save(folder / BEST, self.name)
         row = {
             "step": step,
             "samples": samples,

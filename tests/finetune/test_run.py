@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 import capsmith
 from captioners.base import Request, SamplingConfig
@@ -75,6 +76,18 @@ def test_it_validates_while_it_trains_and_at_the_end(finished):
     assert [row["samples"] for row in validations] == [0, 24, 48, 64]  # the first validation is before training
     assert all(row["pictures"] == 6 and 0 < row["caption"] < 10 and 0 <= row["cider_d"] <= 10 for row in validations)
     assert all(key.startswith("test") for key in validations[0]["samples_shown"])
+
+
+def test_a_disk_that_is_full_at_the_best_weights_is_told(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("captioners.coca.captioner.save_file", full)
+    with pytest.raises(OSError, match="best: cannot be written: I/O error: No space left on device"):
+        run(settings(tmp_path / "run", samples_seen=16, validate_every=8))
+    monkeypatch.undo()
+    run(settings(tmp_path / "run", samples_seen=16, validate_every=8))
+    assert [row["samples"] for row in rows(tmp_path / "run" / "validation.jsonl")] == [0, 8, 16]
 
 
 def test_page_and_card_tell_of_it(finished):
