@@ -196,6 +196,7 @@ class FinetuneConfig(TrainingConfig):
     seed: int = Field(
         default=0,
         ge=0,
+        lt=2**32,
         description="seed of the order of the pictures, the choice of captions and of random weights",
     )
 

@@ -141,6 +141,7 @@ class StudentConfig(TrainingConfig):
     seed: int = Field(
         0,
         ge=0,
+        lt=2**32,
         description="seed of the order of the records, the choice of views and texts, and of random weights",
     )
 

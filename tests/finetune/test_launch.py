@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from captioners.ranks import LAUNCHERS
@@ -57,6 +58,12 @@ def test_a_world_that_is_not_the_one_asked_for_is_refused_before_any_work(config
     with pytest.raises(ValueError, match="the launcher started 2 processes, and 1 of them found each other"):
         run_in_ranks(configure(device="cpu"), None)
     assert not configure().output.exists()
+
+
+def test_a_seed_that_torch_cannot_take_for_each_step_is_refused(configure):
+    assert configure(seed=2**32 - 1)
+    with pytest.raises(ValidationError, match="less than 4294967296"):
+        configure(seed=2**32)
 
 
 def test_fp16_on_a_cpu_is_refused_before_any_work(configure):
