@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from captioners.machine import free_cores
 from captioners.ranks import processes_here
+from finetune.identity import Identity
 from finetune.interrupts import SIGNALS
 
 WIDTHS = 8  # on a GPU, captions are padded to a multiple of this number of tokens
@@ -29,6 +30,7 @@ class TrainingPictures(Dataset):
     """A training set indexed by (picture, draw); the draw selects the captions, or the view and texts."""
 
     weights: np.ndarray  # how often each picture comes in a pass
+    identities: Sequence[Identity]
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -194,13 +196,41 @@ def batches(order: BatchOrder, num_workers: int, *, pin_memory: bool = False) ->
     """
     torch.multiprocessing.set_sharing_strategy("file_system")  # otherwise each waiting tensor keeps a file open
     return DataLoader(
-        order.pictures,
+        _Readable(order.pictures),
         batch_sampler=order,
         num_workers=num_workers,
         pin_memory=pin_memory,
         collate_fn=order.pictures.collate,
         worker_init_fn=_ignore_signals,
     )
+
+
+class UnreadablePicture(ValueError):
+    """A picture that could be used when the run began can no longer be read.
+
+    If this happens in a process that decodes, torch makes the error anew in this process, from the text of its
+    traceback. The message is at the end of that text.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].rstrip())
+
+
+class _Readable(Dataset):
+    """A training set whose errors name the picture."""
+
+    def __init__(self, pictures: TrainingPictures):
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, item: tuple[int, int]) -> Any:
+        try:
+            return self.pictures[item]
+        except (OSError, ValueError) as error:
+            key = self.pictures.identities[item[0]].key
+            raise UnreadablePicture(f"{key}: could be used when the run began, but can no longer: {error}") from error
 
 
 def _ignore_signals(_: int) -> None:

@@ -9,10 +9,11 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from torch._utils import ExceptionWrapper
 
 from captioners.coca.forward import forward_trimmed
 from captioners.load import load_captioner
-from finetune.batching import BatchOrder, batches, collate, decoders, few_widths
+from finetune.batching import BatchOrder, UnreadablePicture, batches, collate, decoders, few_widths
 from finetune.captioner.pictures import CaptionedPictures
 from finetune.rejects import report_rejects
 from imagetext.pixels import Pixels
@@ -198,6 +199,24 @@ def test_pictures_that_are_files_are_not_held_in_memory(captioner, tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match="missing picture file"):
         pictures.encoded(0)
+
+
+@pytest.mark.parametrize("content, reason", [(None, "missing picture file"), (b"text", "not a picture")])
+def test_a_picture_that_can_no_longer_be_read_is_named(content, reason, captioner, tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.captioner.pictures.CACHE_BYTES", 0)
+    (path := tmp_path / "lost.png").write_bytes(samples(1)[0].image)
+    path.with_suffix(".txt").write_text("a circle")
+    order = BatchOrder(CaptionedPictures(read_samples(str(tmp_path)), captioner), 1, 1, seed=0)
+    path.unlink()
+    if content:
+        path.write_bytes(content)
+    message = f"lost: could be used when the run began, but can no longer: {reason}"
+    with pytest.raises(UnreadablePicture, match=f"^{message}") as error:
+        next(iter(batches(order, 0)))
+    try:  # as it arrives from another process that decodes
+        ExceptionWrapper((UnreadablePicture, error.value, error.tb), where="in a process").reraise()
+    except UnreadablePicture as again:
+        assert str(again) == str(error.value)
 
 
 def test_pictures_of_tars_are_not_held_in_memory(captioner, tmp_path):
