@@ -198,8 +198,8 @@ class Progress(tqdm):
     @property
     def format_dict(self) -> dict[str, Any]:
         fields = super().format_dict
-        fields["prefix"] = on_line(fields["prefix"] or "")
-        return fields if self.note is None else {**fields, "postfix": str(self.note)}
+        postfix = fields["postfix"] if self.note is None else str(self.note)
+        return {**fields, "prefix": on_line(fields["prefix"] or ""), "postfix": postfix}
 
     def display(self, *args: Any, **options: Any) -> Any:
         try:

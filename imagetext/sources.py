@@ -39,6 +39,7 @@ from imagetext.stores import (
     join,
     listing,
     matches,
+    open_file,
     plain_path,
     read_bytes,
 )

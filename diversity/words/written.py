@@ -262,8 +262,8 @@ _PICTURES = frozenset("picture image photo photograph".split())
 def _content_in_order(text: str) -> list[str]:
     """Return what the text says: its words in order and in one spelling, without articles and forms of "be".
 
-    Phrases that "and" joins are in alphabetical order, but not after a preposition: "a dog on a mat and a cat" does not
-    say the same as "a dog on a cat and a mat". Synonyms and the passive voice are not recognized.
+    Phrases that "and" joins are in alphabetical order, but not after a preposition: "a dog on a mat and a cat" does
+    not say the same as "a dog on a cat and a mat". Synonyms and the passive voice are not recognized.
     """
     phrase: list[str] = []
     parts: list[str | list[str]] = [phrase]  # phrases are lists; prepositions and joints are strings between them

@@ -42,7 +42,7 @@ class Pace(Stopwatch):
     failed: int = 0
     start: float = field(default_factory=time.monotonic)
     busy: float | None = None
-    tell: Callable[[], None] = lambda: None
+    tell: Callable[[], object] = lambda: None
 
     def count(self, failed: bool, captions: int = 0) -> None:
         self.pictures += 1
