@@ -5,7 +5,7 @@ B: pictures in a batch, K: captions of each picture, L: tokens of the longest ca
 
 import math
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from captioners.machine import free_cores
 from captioners.ranks import processes_here
@@ -188,14 +189,14 @@ def decoders(num_workers: int | None, on_gpu: bool) -> int:
     return max(1, share - 1)
 
 
-def batches(order: BatchOrder, num_workers: int, *, pin_memory: bool = False) -> DataLoader:
-    """Return a loader of the batches in this order; pinned memory can be copied to a GPU while it computes.
+def batches(order: BatchOrder, num_workers: int, *, pin_memory: bool = False) -> Generator[Batch, None, None]:
+    """Yield the batches in this order; pinned memory can be copied to a GPU while it computes.
 
     A signal that stops the run reaches all of its processes. Those that decode ignore it, so that the run can finish
-    its step and write a checkpoint.
+    its step and write a checkpoint. They end when the generator is closed.
     """
     torch.multiprocessing.set_sharing_strategy("file_system")  # otherwise each waiting tensor keeps a file open
-    return DataLoader(
+    loader = DataLoader(
         _Readable(order.pictures),
         batch_sampler=order,
         num_workers=num_workers,
@@ -203,6 +204,13 @@ def batches(order: BatchOrder, num_workers: int, *, pin_memory: bool = False) ->
         collate_fn=order.pictures.collate,
         worker_init_fn=_ignore_signals,
     )
+    iterator = iter(loader)
+    try:
+        yield from iterator
+    finally:
+        # An error keeps the iterator alive until Python exits, which would send SIGTERM to the processes, and wait.
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
 
 
 class UnreadablePicture(ValueError):

@@ -115,6 +115,7 @@ class Trainer:
         on_gpu = self.accelerator.device.type == "cuda"
         loader = batches(order, decoders(config.num_workers, on_gpu), pin_memory=on_gpu)
         with (
+            contextlib.closing(loader),
             open(config.output / LOG if main else os.devnull, "a", buffering=1, encoding="utf-8") as log,  # by line
             Interrupts(alone=world == 1) as interrupts,
         ):
