@@ -37,7 +37,7 @@ class FinetuneConfig(TrainingConfig):
         description="captioned pictures to train on: shards, a folder, CSV, JSONL, Parquet, a caption set or "
         "scenes:…; repeatable",
     )
-    weights: list[Annotated[float, Field(gt=0)]] = Field(
+    weights: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         default=[],
         description="one weight for each --input, in the same order: how often its pictures come in one pass "
         "(default: 1 for every input, so each picture comes once); repeatable",
@@ -225,6 +225,13 @@ class FinetuneConfig(TrainingConfig):
         if value not in (None, []) and not info.data.get("lora_rank", 1):
             raise ValueError("is a setting of adapters: add --lora-rank")
         return value
+
+    @field_validator("contrastive_weight")
+    @classmethod
+    def _check_loss(cls, contrastive_weight: float, info: ValidationInfo) -> float:
+        if not contrastive_weight and not info.data.get("caption_weight", 1):
+            raise ValueError("with --caption-weight 0, nothing would be learned")
+        return contrastive_weight
 
     @field_validator("shard")
     @classmethod

@@ -126,6 +126,10 @@ class VLMForward(nn.Module):
     def __init__(self, captioner: "VLMCaptioner", config: FinetuneConfig):
         super().__init__()
         self.captioner, self.pad_id, self.weights = captioner, captioner.pad_id, {"caption": config.caption_weight}
+        if not config.caption_weight:
+            raise ValueError(
+                f"--caption-weight 0: {captioner.name} is a vision-language model, which learns from no other loss"
+            )
         if config.layer_decay != 1:
             raise ValueError(
                 f"--layer-decay {config.layer_decay}: is for CoCa, and {captioner.name} is a vision-language model"

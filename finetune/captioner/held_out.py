@@ -1,6 +1,7 @@
 """Validation of a captioner during training: losses and scores on held-out pictures, log, page and best weights."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -88,7 +89,7 @@ class HeldOut:
             rows = map(json.loads, log.read_text().splitlines()) if log.exists() else ()
             earlier_losses = [row["caption"] for row in rows if row["step"]]  # step 0, before training, does not count
             check_lock(folder)
-            if step and losses["caption"] < min(earlier_losses, default=float("inf")):
+            if step and losses["caption"] < min(filter(math.isfinite, earlier_losses), default=math.inf):
                 with explain_write_errors(folder / BEST):
                     captioner.save(folder / BEST, self.name)
         row = {

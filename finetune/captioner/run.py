@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -81,6 +82,7 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
     pictures = read_pictures(shards_by_weight, captioner, config, quiet=not state.is_main_process)
     check_rejects(pictures.rejects, len(pictures), config)
     held_out = held_out_pictures(config, captioner, pictures, evaluation=evaluation, tell=partial(say_once, state))
+    check_drawn(pictures)
     input_hashes = pictures.input_hashes | (evaluation.input_hashes if evaluation else {})
     with run_folder(config, input_hashes, state, base_hash=base_hash(config, captioner)):
         if state.is_main_process:
@@ -201,6 +203,16 @@ def input_shards(config: FinetuneConfig) -> dict[float, list[Shard]]:
         weight: read_samples(specs, config.images, columns=config.table, needs=("pictures", "captions"))
         for weight, specs in specs_by_weight.items()
     }
+
+
+def check_drawn(pictures: CaptionedPictures) -> None:
+    """Raise ValueError if the weight of an input is so small that no pass has a picture of it."""
+    for weight, count in zip(*np.unique(pictures.weights, return_counts=True), strict=True):
+        if round(weight * count) == 0:
+            raise ValueError(
+                f"--weights {weight:g}: none of its {count:,} pictures would be trained on; {1 / count:.2g} has one "
+                "in each pass"
+            )
 
 
 def read_pictures(

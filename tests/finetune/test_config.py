@@ -17,3 +17,13 @@ def test_all_problems_of_a_configuration_are_told_at_once():
     with pytest.raises(ValidationError) as error:
         FinetuneConfig(**GIVEN, samples_seen="many", name="my_embedder", batch_size=0, colour="red")
     assert {detail["loc"][0] for detail in error.value.errors()} == {"samples_seen", "name", "batch_size", "colour"}
+
+
+@pytest.mark.parametrize(
+    "settings, field",
+    [({"caption_weight": 0, "contrastive_weight": 0}, "contrastive_weight"), ({"weights": [float("inf")]}, "weights")],
+)
+def test_what_nothing_could_be_learned_from_is_refused(settings, field):
+    with pytest.raises(ValidationError) as error:
+        FinetuneConfig(**GIVEN, **settings)
+    assert [detail["loc"][0] for detail in error.value.errors()] == [field]

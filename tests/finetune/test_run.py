@@ -90,6 +90,15 @@ def test_a_disk_that_is_full_at_the_best_weights_is_told(tmp_path, monkeypatch):
     assert [row["samples"] for row in rows(tmp_path / "run" / "validation.jsonl")] == [0, 8, 16]
 
 
+def test_a_loss_that_is_not_finite_is_never_the_best(tmp_path, monkeypatch):
+    losses = iter([{"caption": loss} for loss in (1.0, float("nan"), 2.0)])  # at the start, the first step, the second
+    monkeypatch.setattr("finetune.captioner.held_out.losses_on", lambda *_: next(losses))
+    run(settings(tmp_path / "run", samples_seen=16, validate_every=8))
+    assert [row["step"] for row in rows(tmp_path / "run" / "validation.jsonl")] == [0, 1, 2]
+    weights = "open_clip_model.safetensors"
+    assert (tmp_path / "run" / "best" / weights).read_bytes() == (tmp_path / "run" / weights).read_bytes()
+
+
 def test_page_and_card_tell_of_it(finished):
     page, card = (finished / "training.html").read_text(), (finished / "README.md").read_text()
     assert "CIDEr-D" in page and page.count("data:image/jpeg") >= 6
@@ -120,6 +129,9 @@ def test_a_mix_takes_its_inputs_by_weight(tmp_path, capsys):
         run(settings(tmp_path / "run", input=mix, weights=[2.0]))
     run(settings(tmp_path / "other", input=mix, weights=[0.5, 2.0], hold_out=0))
     assert "1.6 passes over 50 pictures" in capsys.readouterr().out  # 64 of 20 + 20
+    message = "--weights 0.04: none of its 10 pictures would be trained on; 0.1 has one in each pass"
+    with pytest.raises(ValueError, match=message):
+        run(settings(tmp_path / "none", input=mix, weights=[1.0, 0.04], hold_out=0))
 
 
 def test_adapters_train_alone_and_are_merged(tmp_path):
@@ -556,6 +568,8 @@ def test_activations_may_be_computed_twice(vlm):
 def test_what_the_model_cannot_have_is_refused(vlm, tmp_path):
     with pytest.raises(ValueError, match="--layer-decay 0.5"):
         run(settings(tmp_path / "one", model=str(vlm), layer_decay=0.5))
+    with pytest.raises(ValueError, match="--caption-weight 0: .* is a vision-language model"):
+        run(settings(tmp_path / "one", model=str(vlm), caption_weight=0))
     with pytest.raises(
         ValueError, match="--four-bit: is for vision-language models of transformers, and coca_tiny is not one of them"
     ):
