@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from imagetext import limits
 from imagetext.fields import well_formed
@@ -103,13 +104,15 @@ class PictureFolders:
 
         A relative path starts from the folders of `--images`, then from that of the file. For a record that capsmith
         wrote, and in a folder of pictures, the folder of the file comes first. Backslashes, which separate folders on
-        Windows, are taken as characters of the name first, and then as slashes.
+        Windows, are taken as characters of the name first, and then as slashes. Then both forms of Unicode are tried:
+        macOS writes é in file names as two characters.
         """
         if _URL.match(picture.name):
             return []
         first_of_file = picture.ours or self.is_input
         starts = (self.of_file, *self.named) if first_of_file else (*self.named, self.of_file)
-        names = (picture.name, with_slashes(picture.name))
+        slashed = with_slashes(picture.name)
+        names = (picture.name, slashed, normalize("NFC", slashed), normalize("NFD", slashed))
         return list(dict.fromkeys(join(start, name) for name in names for start in starts))
 
     def hold(self, real: str, ours: bool = False) -> bool:

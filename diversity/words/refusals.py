@@ -44,7 +44,8 @@ _ASK = "(?:provide|upload|share|attach|send)"
 _RULES = {
     "sorry": (
         r"sorry|apolog",
-        r"\b(?:i'm|i am) (?:\w+ )?sorry\b|^\W*sorry\b|\bsorry[,.]? (?:but|i)\b|\bi apologi[sz]e|\bapologies\b",
+        r"\b(?:i'm|i am) (?:\w+ )?sorry\b|^\W*sorry\b(?!,? we(?:'re| are) closed)|\bsorry[,.]? (?:but|i)\b"
+        r"|\bi apologi[sz]e|\bapologies\b",
     ),
     "cannot": (
         r"\b(?:i|we)\b",

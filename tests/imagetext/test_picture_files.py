@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import unicodedata
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -110,6 +111,13 @@ def test_rows_that_lead_outside_are_one_error_before_any_work(place, format, mon
 @pytest.mark.parametrize("name", INSIDE)
 def test_what_lies_inside_is_read(place, picture, name):
     (shard,) = read_samples(table(place / "set/t.jsonl", [name.format(place)], "jsonl"))
+    assert [record.image for record in shard] == [picture()]
+
+
+@pytest.mark.parametrize("in_file, in_table", [("NFD", "NFC"), ("NFC", "NFD"), ("NFC", "NFC")])
+def test_a_name_may_be_in_the_other_form_of_unicode(place, picture, in_file, in_table):
+    (place / "set" / unicodedata.normalize(in_file, "café.jpg")).write_bytes(picture())
+    (shard,) = read_samples(table(place / "set/t.jsonl", [unicodedata.normalize(in_table, "café.jpg")], "jsonl"))
     assert [record.image for record in shard] == [picture()]
 
 
