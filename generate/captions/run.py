@@ -56,6 +56,8 @@ def run(config: GenerateConfig, rank: Rank | None = None, on_begun: Callable[[],
     rank = rank or own_rank(config)
     if config.dry_run:
         return _run(config, rank, on_begun)
+    if rank.number:
+        wait_for_run(config.output)  # so that only the first process reports a mistake in the command
     check_own(config.output, "generate")  # before the lock, so that nothing is written to another command's folder
     with FolderLock(config.output) as lock:
         return _run(config, rank, on_begun, job=lock.job)
@@ -64,8 +66,6 @@ def run(config: GenerateConfig, rank: Rank | None = None, on_begun: Callable[[],
 def _run(config: GenerateConfig, rank: Rank, on_begun: Callable[[], None] | None, *, job: str = "") -> int:
     """Do the run. job: the job that has locked the output folder."""
     _check_before_reading(config)
-    if rank.number and not config.dry_run:
-        wait_for_run(config.output)  # so that only the first process reports a mistake in the command
     all_shards = read_samples(
         config.input, config.images, labels=labels_of(config), columns=config.table, needs=needs_of(config)
     )

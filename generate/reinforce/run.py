@@ -52,6 +52,8 @@ def run(config: ReinforceConfig, rank: Rank | None = None, on_begun: Callable[[]
     Raises: ValueError for a bad input, teacher or output folder, before anything is written.
     """
     rank = rank or own_rank(config)
+    if rank.number:
+        wait_for_run(config.output)
     check_own(config.output, "reinforce")  # before the lock, so that nothing is written to another command's folder
     with FolderLock(config.output) as lock:
         return _run(config, rank, on_begun, job=lock.job)
@@ -61,8 +63,6 @@ def _run(config: ReinforceConfig, rank: Rank, on_begun: Callable[[], None] | Non
     """Do the run. job: the job that has locked the output folder."""
     if config.engine == "embedded":  # workers of a cluster check the devices of their own machines
         check_device(config.device)
-    if rank.number:
-        wait_for_run(config.output)
     shards = read_samples(config.input, config.images, columns=config.table, needs=("pictures",))
     if rank.count == 1 and (processes := processes_wanted(config)) > 1:
         # The report is written once, when all processes have ended.

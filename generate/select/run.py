@@ -67,6 +67,8 @@ def run(config: SelectConfig, rank: Rank | None = None, on_begun: Callable[[], N
     Raises: ValueError for a bad input, name or output folder, before anything is written.
     """
     rank = rank or own_rank(config)
+    if rank.number:
+        wait_for_run(config.output, DAY if config.settles else 900)
     check_own(config.output, "select")  # before the lock, so that nothing is written to another command's folder
     with FolderLock(config.output) as lock:
         return _run(config, rank, on_begun, job=lock.job)
@@ -74,8 +76,6 @@ def run(config: SelectConfig, rank: Rank | None = None, on_begun: Callable[[], N
 
 def _run(config: SelectConfig, rank: Rank, on_begun: Callable[[], None] | None, *, job: str) -> int:
     """Do the run. job: the job that has locked the output folder."""
-    if rank.number:
-        wait_for_run(config.output, DAY if config.settles else 900)
     names = read_class_names(config.class_names) if config.class_names else None
     labels = Labels(config.label, names) if config.label else None
     shards = read_samples(config.input, config.images, labels=labels, columns=config.table, needs=("captions",))

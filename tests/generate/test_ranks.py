@@ -1,5 +1,6 @@
 """Several processes on one run: real ones, with the shipped captioner, killed and interrupted."""
 
+import importlib
 import json
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -107,6 +109,23 @@ def test_two_processes_give_the_bytes_of_one_though_killed_and_interrupted(alone
     assert run(GenerateConfig(**ASKED, output=folder)) == 0  # one process resumes what several began
     assert files(folder) == files(alone)
     assert "of 55 pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["captions", "reinforce", "select"])
+def test_the_others_wait_for_the_run_before_they_look_into_the_folder(command, tmp_path, monkeypatch):
+    """The first process writes other files before `run.json`, which without it would be taken for somebody else's."""
+
+    class Waits(Exception):
+        pass
+
+    def wait(folder, seconds=0):
+        raise Waits
+
+    (tmp_path / "config.json").write_text("{}")
+    module = importlib.import_module(f"generate.{command}.run")
+    monkeypatch.setattr(module, "wait_for_run", wait)
+    with pytest.raises(Waits):
+        module.run(SimpleNamespace(output=str(tmp_path), dry_run=False, settles=False), Rank(1, 2, 1))
 
 
 def test_the_others_wait_until_the_first_has_begun_the_run_anew(alone, tmp_path, files):
