@@ -28,6 +28,7 @@ _PLACES = frozenset(
     "fourth last one other another links rechts linken rechten oben unten gauche droite haut bas vlevo vpravo "
     "nahoře dole izquierda derecha sinistra destra 左 右 上 下 前 后 後 中 बाईं दाईं बाएं दाएं".split()
 )
+_SOUNDS = frozenset("ha ho he hee hi la na cha choo ja".split())  # which come in threes: "ho ho ho", "a cha cha cha"
 _SAYING = frozenset("reads read reading says say saying written spells spelling \" “ „ « ‘ ' 「 『".split())
 
 
@@ -81,7 +82,7 @@ def _fewest_repeats(unit: Sequence[str]) -> float:
     # In scripts without blanks a word is a character, and doubled words are common: 高高兴兴, ゆっくりゆっくり
     by_character = all(map(is_written_without_blanks, unit_words))
     if len(unit) == 1:
-        return 4 if by_character else 3
+        return MAX_SIGN_REPEATS + 1 if unit[0] in _SOUNDS else 4 if by_character else 3
     if by_character and len(unit) < 5 or _TWICE.fullmatch(" ".join(unit)):
         return 3
     return 2

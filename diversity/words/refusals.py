@@ -17,6 +17,11 @@ SAYING = 3  # words that must be before a quotation that is not examined, as in 
 SAYS = 80  # characters in which these words are looked for
 _QUOTED = re.compile('"[^"]*+"|“[^„“”]*+”|„[^„“”]*+[“”]|«[^«»]*+»|「[^「」]*+」|『[^『』]*+』')
 _PICTURE = "(?:image|picture|photo|photograph|file|attachment)s?"
+# After "missing": excludes pictures that lack something, and pictures that are missing from a wall or a page.
+_NOT_MISSING = (
+    r"(?! (?:an?|its|the|their|some)\b)"
+    r"(?! (?:from|in|on) (?:an?|the|its|their) (?:wall|album|frame|book|page|museum)\b)"
+)
 # Excludes parts of a picture, such as "the back of the image".
 _WHOLE = "".join(f"(?<!{word} )(?<!{word} the )" for word in "of in on from to across".split())
 _GIVEN = "(?:provided|attached|uploaded|available|visible|load|displayed|found|processed|opened)"
@@ -66,7 +71,7 @@ _RULES = {
         rf"(?:not (?:been )?|could ?n[o']t be |can(?: ?not|'t) be |failed to ){_GIVEN}"
         rf"|\bno {_PICTURE} (?:\w+ ){{0,3}}{_GIVEN}\b(?! (?:on|in|at|by)\b)|\b{_PICTURE} did ?n[o']t load"
         rf"|{_WHOLE}\b{_PICTURE} (?:currently )?(?:is |are )?(?:currently )?"
-        r"(?:not (?:available|found)|unavailable|missing(?! (?:an?|its|the|their|some)\b))\b"
+        rf"(?:not (?:available|found)|unavailable|missing{_NOT_MISSING})\b"
         rf"|(?:\b(?:not|no)|n't) (?:\w+ ){{0,4}}{_PICTURE} (?:attached|provided|uploaded)"
         r"|\b(?:image|content|request)\b.{0,80} violat\w+ |\bcontent polic(?:y|ies)|quality issues are too severe",
     ),

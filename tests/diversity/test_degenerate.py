@@ -203,7 +203,7 @@ def test_no_text_takes_long_to_judge(text):
 
 GOOD = """
 two children walk hand in hand in the park | people sitting side by side by side chairs
-a sign that reads STOP STOP STOP
+a sign that reads STOP STOP STOP | Ho ho ho, Merry Christmas! | a couple dances the cha cha cha
 a shirt with the words "no no no" on it | a hallway with rooms 101 102 103
 a van with the phone number 555 867 5309 on it
 a sign with +1 800 555 0199 | call 5558675309 for pizza | a bottle of vitamin a and vitamin c
@@ -216,7 +216,7 @@ a man with a sign that says "I'm sorry" | a screen with the message “Image not
 a mug that says "Sorry I'm late, I didn't want to come" | a board with the words "How can I help you today?"
 ein Schild mit der Aufschrift „Es tut mir leid“ | un cartel que dice «Lo siento»
 看板に「申し訳ありません」と書いてある。
-the picture is missing its lower left corner | "Sorry, we're closed" sign in a shop window
+the picture is missing its lower left corner | several pictures are missing from the wall | "Sorry, we're closed" sign in a shop window
 a sign says please let us know | it is not possible to see the face | the text on the page is not clear
 a letter you can write on
 no people are visible in the picture | a sign that says please try our pizza | a police officer and a policeman
