@@ -204,14 +204,15 @@ class _Index:
     def add(self, shards: Sequence[Shard]) -> None:
         """Add the columns of records.
 
-        A failed record is stored as a column without a name, whose text is the reason.
+        A failed record is stored as a column without a name, whose text is the reason. A record that fails only
+        because its picture cannot be read has its captions, which is all that is joined.
         """
         self.database.execute("BEGIN")
         for shard in Progress(shards, desc="reading captions", unit="shard"):
             for record in shard:
                 if (picture := name_of(record, self.on)) is None:
                     continue
-                columns = {} if record.error else _columns(record)
+                columns = {} if record.error and not record.lacks_picture else _columns(record)
                 rows = [
                     (name, json.dumps(texts), json.dumps(record.scores.get(name))) for name, texts in columns.items()
                 ]
@@ -262,7 +263,7 @@ class _Index:
 
     def first_picture(self) -> str | None:
         """The name of the first picture that has captions, in alphabetical order."""
-        row = self.database.execute("SELECT picture FROM captions LIMIT 1").fetchone()
+        row = self.database.execute("SELECT picture FROM captions WHERE name > '' LIMIT 1").fetchone()
         return row and row[0]
 
     def close(self) -> None:

@@ -86,6 +86,19 @@ def test_captions_alone_find_their_pictures(tmp_path, write_tar, picture, format
             )
 
 
+@pytest.mark.parametrize("column", ["path", "file_name"])
+def test_captions_of_a_table_whose_pictures_are_elsewhere(tmp_path, images, column):
+    folder = images("cat/a.jpg", "cat/b.jpg")
+    table = tmp_path / "captions.csv"
+    table.write_text(f"{column},{X}\ncat/a.jpg,of a\ncat/b.jpg,of b\ncat/c.jpg,of c\n")
+    assert join(read_samples(str(folder)), str(table), tmp_path / "out", on="path") == JoinCounts(2, 0, 0)
+    records = read_records(f"{tmp_path}/out/{folder.name}-00000.tar")
+    assert [(record.key, record.syn_text) for record in records] == [
+        ("cat/a", {X: ("of a",)}),
+        ("cat/b", {X: ("of b",)}),
+    ]
+
+
 def test_what_captions_alone_hold(tmp_path, write_tar, picture):
     path = shard(tmp_path, write_tar, picture, numbers=range(5), syn={"syn_text_old": ["old"]})
     path = write(tmp_path / "columns", captioned(path, X), images=False, columns=[X])
