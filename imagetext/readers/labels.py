@@ -103,11 +103,18 @@ def read_class_names(names: str | os.PathLike) -> dict[str, str]:
         return {str(number): name for number, name in enumerate(IMAGENET_CLASSNAMES)}
     path = plain_path(names)
     try:
-        lines = [line for line in read_bytes(path, limits.DOCUMENT).decode("utf-8-sig").splitlines() if line.strip()]
+        all_lines = read_bytes(path, limits.DOCUMENT).decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise ValueError(f"--class-names {path}: cannot be read: {error}") from error
+    lines = [line for line in all_lines if line.strip()]
     pairs = [tuple(part.strip() for part in line.split("\t")) for line in lines]
     if lines and all(len(pair) == 1 for pair in pairs):
+        first_blank = next((number for number, line in enumerate(all_lines) if not line.strip()), len(lines))
+        if first_blank < len(lines):  # blank lines at the end do no harm
+            raise ValueError(
+                f"--class-names {path}: line {first_blank + 1:,} is blank, so it is not known which number each of "
+                "the names after it has; remove the line, or give lines of ID<tab>NAME"
+            )
         return {str(number): name for number, (name,) in enumerate(pairs)}
     if not lines:
         raise ValueError(f"--class-names {path}: is empty")

@@ -101,6 +101,8 @@ def test_a_column_of_classes_of_datasets_has_their_names(tmp_path, picture):
     "text,names",
     [
         ("tench\ngoldfish\n", {"0": "tench", "1": "goldfish"}),
+        ("tench\ngoldfish\n\n \n", {"0": "tench", "1": "goldfish"}),
+        ("\n1\ttench\n\n3\tgoldfish\n", {"1": "tench", "3": "goldfish"}),
         ("\ufeffn01\ttench\nn02\tgold fish", {"n01": "tench", "n02": "gold fish"}),
     ],
 )
@@ -110,7 +112,14 @@ def test_files_of_class_names_are_read(tmp_path, text, names):
 
 
 @pytest.mark.parametrize(
-    "text,reason", [("", "is empty"), ("a\tb\nc\n", "'c' is not ID<tab>NAME"), ("a\tb\na\tc\n", "a named twice")]
+    "text,reason",
+    [
+        ("", "is empty"),
+        ("a\tb\nc\n", "'c' is not ID<tab>NAME"),
+        ("a\tb\na\tc\n", "a named twice"),
+        ("tench\n\ngoldfish\n", "line 2 is blank"),
+        ("\ntench\ngoldfish\n", "line 1 is blank"),
+    ],
 )
 def test_a_file_that_names_no_classes(tmp_path, text, reason):
     (tmp_path / "names.txt").write_text(text)
