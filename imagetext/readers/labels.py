@@ -68,13 +68,15 @@ class Labels:
         if self.place in record.members:
             return record.members[self.place].decode("utf-8", "replace").strip() or None
         value = {**record.meta, **moved_fields(record.meta)}.get(self.place)
+        if isinstance(value, float) and value.is_integer():  # numbers of a column in which others are missing
+            value = int(value)
         return str(value).strip() or None if isinstance(value, str | int) else None
 
     def _why_missing(self, record: Record) -> str:
         if self.place == FOLDER:
             return f"{record.key!r} lies in no folder"
         files, fields = (", ".join(map(repr, names)) or "none" for names in (record.members, record.meta))
-        return f"no {self.place!r} with a text or a number; there are the files {files} and the fields {fields}"
+        return f"no {self.place!r} with a text or a whole number; there are the files {files} and the fields {fields}"
 
 
 def keys_of_unique_names(names: Mapping[str, str]) -> dict[str, str]:

@@ -42,8 +42,8 @@ def test_a_set_without_what_is_asked_for_says_what_it_has(tmp_path, images, pict
         tmp_path / "x.tar", [("a.jpg", picture()), ("a.class.txt", b"3"), ("a.json", b'{"species": "cat"}')]
     )
     missing = (
-        r"x.tar: --label cls: .* no 'cls' with a text or a number; .* the files 'class.txt' and the fields 'uid', "
-        r".*'species'"
+        r"x.tar: --label cls: .* no 'cls' with a text or a whole number; .* the files 'class.txt' and the fields "
+        r"'uid', .*'species'"
     )
     with pytest.raises(ValueError, match=missing):
         labels(path, "cls")
@@ -95,6 +95,16 @@ def test_a_column_of_classes_of_datasets_has_their_names(tmp_path, picture):
     assert parquet_class_names(str(folder / "train.parquet"), "image") is None
     german = {"0": "Katze", "1": "Hund"}
     assert [label for _, label in labels(f"datasets:{folder}", "kind", german)] == ["Katze", "Hund", "Katze"]
+
+
+def test_numbers_of_a_column_in_which_some_are_missing(tmp_path, picture):
+    pictures = [{"bytes": picture(number), "path": None} for number in range(4)]
+    table = pa.table({"image": pictures, "label": pa.array([1.0, None, 0.0, 0.5])})
+    pq.write_table(table, tmp_path / "x.parquet")
+    (shard,) = read_samples(str(tmp_path / "x.parquet"), labels=Labels("label", {"0": "cat", "1": "dog"}))
+    records = list(shard)
+    assert [record.label for record in records] == ["dog", None, "cat", None]
+    assert all("no 'label' with a text or a whole number" in record.error for record in records[1::2])
 
 
 @pytest.mark.parametrize(
