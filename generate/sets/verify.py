@@ -63,9 +63,11 @@ def run(config: VerifyConfig) -> int:
     markers = [name for name in names if name.endswith(MARKER)]
     reinforcement, problems = read_reinforcement(config.folder)
     keys, rows, embedded, repeats = [], 0, 0, {}
+    file_of_marker: dict[str, str] = {}
     for marker_name in Progress(markers, desc="verifying", unit="shard", disable=None):
         try:
             marker = json.loads(read_bytes(join(config.folder, marker_name)))
+            file_of_marker[marker_name] = marker["file"]
             path = join(config.folder, marker["file"])
             shard = read_shard(path, marker, reinforcement, decode=config.decode, images=config.images)
         except LeadsOutside:  # a flag is missing, for all shards alike
@@ -80,6 +82,11 @@ def run(config: VerifyConfig) -> int:
         for column, shard_repeats in shard.repeats.items():
             repeats.setdefault(column, Repeats()).merge(shard_repeats)
     problems += repeated_keys(keys)
+    problems += [
+        f"{name}: is no shard of this set, whose shard of that name is {file}; remove it, or readers of all files of "
+        "its format read it, too"
+        for name, file in files_in_other_formats(names, file_of_marker)
+    ]
     unmarked = unmarked_shards(names)
     problems += [f"{name}: has no marker; the command that made the set makes it again" for name in unmarked]
     present = {name.removesuffix(MARKER) for name in markers} | {os.path.splitext(name)[0] for name in unmarked}
@@ -301,13 +308,22 @@ def _why_not_embedded(record: Record, reinforcement: Reinforcement, views: int |
 def unmarked_shards(names: Collection[str]) -> list[str]:
     """Return the files that are shards by their names and have no marker, among all files of the folder."""
     markers = {name for name in names if name.endswith(MARKER)}
-    return [
-        name
-        for name in names
-        if name.endswith(tuple(SUFFIXES.values()))
-        and name != ALL_REJECTED
-        and os.path.splitext(name)[0] + MARKER not in markers
-    ]
+    return [name for name in names if _is_shard(name) and os.path.splitext(name)[0] + MARKER not in markers]
+
+
+def files_in_other_formats(names: Collection[str], file_of_marker: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield each file that has the name of a shard in another format, as of an earlier run, and the shard's file.
+
+    file_of_marker: the file that each marker names.
+    """
+    for name in filter(_is_shard, names):
+        file = file_of_marker.get(os.path.splitext(name)[0] + MARKER, name)
+        if file != name:
+            yield name, file
+
+
+def _is_shard(name: str) -> bool:
+    return name.endswith(tuple(SUFFIXES.values())) and name != ALL_REJECTED
 
 
 def missing_shards(names: Sequence[str] | None, present: Collection[str]) -> list[str]:

@@ -100,6 +100,16 @@ def test_a_shard_without_a_marker_a_broken_marker_and_a_key_in_two_shards_are_fo
     assert code == 1 and problems[0].startswith("00001.done.json: ")
 
 
+def test_a_shard_of_an_earlier_run_in_another_format_is_found(finished_set, capsys):
+    path = shard(finished_set)
+    other = next(suffix for suffix in (".tar", ".parquet") if suffix != path.suffix)
+    path.with_suffix(other).write_bytes(b"of an earlier run")
+    code, [problem] = verified(finished_set, capsys)
+    assert code == 1 and problem.startswith(
+        f"00000{other}: is no shard of this set, whose shard of that name is 00000."
+    )
+
+
 def test_a_set_with_a_failed_shard_or_with_none_is_not_whole(
     captioner, make_tar, pictures, configure, tmp_path, capsys
 ):
