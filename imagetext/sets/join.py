@@ -17,7 +17,7 @@ from imagetext.fields import well_formed
 from imagetext.hashes import sample_hash
 from imagetext.sample import Record, Shard
 from imagetext.sets.room import room_for
-from imagetext.shards import Format, ShardWriter, read_marker
+from imagetext.shards import Format, ShardWriter, read_marker, read_markers
 from imagetext.shown import Progress
 from imagetext.sources import read_samples
 from imagetext.stores import plain_path
@@ -85,6 +85,12 @@ def join(
         [shard.path for shard in (*shards, *sources)],
         f"{ANOTHER}: everything in the pictures' shards is copied there, too",
     )
+    formats = {marker.get("format", format) for marker in read_markers(output).values()}
+    if others := sorted(formats - {format}):
+        raise ValueError(
+            f"output {output}: holds shards in the format {', '.join(others)}, which would stay beside those in "
+            f"{format}; give another folder"
+        )
     stamps = [[shard.name, dict(shard.stamp), sample_hash(shard.path)] for shard in sources]
     settings = {
         "columns": hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest(),

@@ -233,6 +233,16 @@ def test_join_refuses_bad_arguments(tmp_path, write_tar, picture):
         join(read_samples(path), str(tmp_path / "gone.tar"), tmp_path / "out")
 
 
+def test_shards_of_two_formats_do_not_come_into_one_folder(tmp_path, write_tar, picture):
+    path = shard(tmp_path, write_tar, picture, numbers=range(2), syn={X: ["old"]})
+    join(read_samples(path), [], tmp_path / "out", text_from=(X, 1.0))
+    files = sorted(os.listdir(tmp_path / "out"))
+    columns = write(tmp_path / "y", captioned(path, Y), images=False, columns=[Y])
+    with pytest.raises(ValueError, match="output .*out: holds shards in the format webdataset, .* another folder"):
+        join(read_samples(path), columns, tmp_path / "out", format="jsonl")
+    assert sorted(os.listdir(tmp_path / "out")) == files
+
+
 @pytest.mark.parametrize(
     "sample,names",
     [
