@@ -123,7 +123,10 @@ def join(
                 outcomes: Counter[str] = Counter(matched=0, unmatched=0, duplicate=0)
                 for record in shard:
                     joined, outcome = index.joined(record)
-                    writer.write(joined, drawn_text(joined, *text_from, seed=seed) if text_from else None)
+                    text = drawn_text(joined, *text_from, seed=seed) if text_from else None
+                    if text not in (None, joined.first_text()):
+                        joined = room_for(joined, (), new_text=True, drop_text_embeddings=drop_text_embeddings)
+                    writer.write(joined, text)
                     outcomes[outcome] += 1
                     if outcome == "unmatched":
                         first_unmatched = first_unmatched or name_of(record, on)

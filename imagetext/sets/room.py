@@ -34,10 +34,16 @@ class ColumnClash(ValueError):
 
 
 def room_for(
-    record: Record, names: Collection[str], *, overwrite: bool = False, drop_text_embeddings: bool = False
+    record: Record,
+    names: Collection[str],
+    *,
+    new_text: bool = False,
+    overwrite: bool = False,
+    drop_text_embeddings: bool = False,
 ) -> Record:
     """Return the record without anything that prevents new columns of these names.
 
+    new_text: whether the record gets another `txt`, whose embedding would be that of the old one.
     overwrite: remove columns that have these names, with their scores.
     drop_text_embeddings: remove embeddings of texts: these arrays of an `npz`, and pickled files as a whole.
 
@@ -48,7 +54,7 @@ def room_for(
         return record
     if (clash := sorted(record.columns.keys() & set(names))) and not overwrite:
         raise ColumnClash(f"{record.key}: has the column {', '.join(clash)} already")
-    embedded = text_embeddings(record) if any(map(is_caption_column, names)) else []
+    embedded = text_embeddings(record) if new_text or any(map(is_caption_column, names)) else []
     if embedded and not drop_text_embeddings:
         raise ColumnClash(
             f"{record.key}: has text embeddings ({', '.join(embedded)}), but none for the new captions: the reference "

@@ -1,9 +1,11 @@
 import hashlib
+import io
 import json
 import os
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from imagetext.sample import Record
@@ -292,6 +294,20 @@ def test_txt_of_the_joined_shards(tmp_path, write_tar, picture):
         assert [record.captions for record in read_records(f"{folder}/00000.tar")] == [(f"alt {n}",) for n in range(4)]
     join(read_samples(path), [], tmp_path / "old", text_from=("syn_text_old", 1.0))  # no columns to join at all
     assert [files["txt"] for files in by_key(tmp_path / "old/00000.tar")] == 4 * [b"old"]
+
+
+def test_a_drawn_txt_does_not_keep_the_embedding_of_another_text(tmp_path, write_tar, picture):
+    arrays = io.BytesIO()
+    np.savez(arrays, image_emb=np.ones((2, 3)), text_emb=np.ones((1, 3)), syn_text_old_emb=np.zeros((1, 3)))
+    path = shard(tmp_path, write_tar, picture, numbers=range(2), syn={"syn_text_old": ["old"]}, npz=arrays.getvalue())
+    text_from = ("syn_text_old", 1.0)
+    with pytest.raises(ColumnClash, match="k0: has text embeddings .*npz: text_emb"):
+        join(read_samples(path), [], tmp_path / "out", text_from=text_from)
+    join(read_samples(path), [], tmp_path / "out", text_from=text_from, drop_text_embeddings=True)
+    for files in by_key(tmp_path / "out/00000.tar"):
+        assert files["txt"] == b"old" and np.load(io.BytesIO(files["npz"])).files == ["image_emb"]
+    join(read_samples(path), [], tmp_path / "none", text_from=("syn_text_old", 0.0))
+    assert by_key(tmp_path / "none/00000.tar")[0]["npz"] == arrays.getvalue()
 
 
 def by_key(path) -> list[dict[str, bytes]]:
