@@ -12,6 +12,8 @@ from diversity.words.sentences import is_finished, joined, sentences
 from diversity.words.tokens import words
 from diversity.words.written import Source, written_reasons
 
+DUPLICATE = "duplicate"  # the flag of a caption with the words of an earlier caption of its picture
+
 
 class Gate(BaseModel):
     """Which generated captions are accepted, and what happens to those that are not."""
@@ -112,7 +114,7 @@ def judge(caption: Caption, siblings: Sequence[Judged], gate: Gate, source: Sour
         min_overlap=gate.min_overlap,
     )
     if text_words and any(sibling.words == text_words for sibling in siblings):
-        flags += ("duplicate",)
+        flags += (DUPLICATE,)
     if gate.min_similarity is not None and (caption.similarity is None or caption.similarity < gate.min_similarity):
         flags += ("unlike",)
     return Judged(text, caption, truncated, flags=flags, words=text_words)

@@ -7,7 +7,7 @@ from typing import Literal
 from captioners.base import Caption
 from diversity.words.written import Source
 from generate.captions.answers import Answer, read_answer
-from generate.captions.gate import Gate, Judged, judge, unparsed
+from generate.captions.gate import DUPLICATE, Gate, Judged, judge, unparsed
 from generate.captions.tasks import Instructed
 from imagetext.columns import is_tags
 
@@ -60,7 +60,7 @@ class AnswerReader:
         answers: list[JudgedAnswer] = []
         for caption in captions:
             answers.append(self.judge(caption, answers, instructed))
-        return answers
+        return _without_lone_duplicates(answers)
 
     def replace_failing(
         self, answers: Sequence[JudgedAnswer], redrawn: Sequence[Caption], instructed: Instructed
@@ -81,7 +81,7 @@ class AnswerReader:
             else:
                 better, worse = before, candidate
             result[i] = replace(better, refused=(*before.refused, worse.reasons))
-        return result
+        return _without_lone_duplicates(result)
 
     def judge(self, caption: Caption, siblings: Sequence[JudgedAnswer], instructed: Instructed) -> JudgedAnswer:
         """Return the answer, judged beside the other answers to its request.
@@ -106,7 +106,8 @@ class AnswerReader:
                 positive=self._true_texts(column, texts, instructed),
                 tag=is_tags(column),
             )
-            judged = [text for sibling in siblings for text in sibling.texts[column]]
+            # A duplicate may be of a text whose answer is replaced now, so it refuses no other text.
+            judged = [text for sibling in siblings for text in sibling.texts[column] if DUPLICATE not in text.flags]
             number_of_siblings = len(judged)
             for text in texts[column]:
                 drawn = replace(caption, text=text, truncated=caption.truncated and not answer.finished)
@@ -130,3 +131,30 @@ class AnswerReader:
             return instructed.text
         true_columns = [other for other in texts if not other.startswith("neg_") and is_tags(other) == is_tags(column)]
         return "\n".join(text for true_column in true_columns for text in texts[true_column])
+
+
+def _without_lone_duplicates(answers: Sequence[JudgedAnswer]) -> list[JudgedAnswer]:
+    """Return the answers, in which a text is no duplicate if no accepted text of its column has its words.
+
+    The text that it repeats may have been refused, or replaced by a redraw.
+    """
+    accepted = {
+        (column, *text.words)
+        for answer in answers
+        for column, texts in answer.texts.items()
+        for text in texts
+        if not text.flags
+    }
+    result = []
+    for answer in answers:
+        answer_texts = {}
+        for column, texts in answer.texts.items():
+            judged = []
+            for text in texts:
+                if text.flags == (DUPLICATE,) and (column, *text.words) not in accepted:
+                    accepted.add((column, *text.words))
+                    text = replace(text, flags=())
+                judged.append(text)
+            answer_texts[column] = tuple(judged)
+        result.append(replace(answer, texts=answer_texts))
+    return result

@@ -1,5 +1,7 @@
 """The gate: where sentences end, which captions are refused, and which ones a redraw replaces."""
 
+import json
+
 import pytest
 
 from captioners.base import Caption
@@ -70,6 +72,23 @@ def test_duplicates_are_judged_by_words_against_those_before():
         (),
         (),
     ]  # a boy and a girl: only combining marks differ
+
+
+def test_a_tag_of_several_answers_stays_once_when_one_of_them_is_redrawn():
+    def answer(words: str, *tags: str) -> Caption:
+        return caption(json.dumps({"seen": words, "tags": tags}))
+
+    reader = AnswerReader(
+        ("syn_text_a", "tags_a"), "json", {"seen": "syn_text_a", "tags": "tags_a"}, gate=Gate(), from_words_alone=True
+    )
+    dog, cat = "A dog runs over the grass.", "A cat sleeps on the sofa."
+    first = reader.judge_all([answer("the of", "dog"), answer(cat, "dog", "cat")], NO_INSTRUCTION)
+    assert [judged.failing for judged in first] == [["syn_text_a"], []]
+    for tags in (["dog"], ["bird"]):  # the redraw has the tag of the answer that it replaces, or lacks it
+        answers = reader.replace_failing(first, [answer(dog, *tags), answer(cat)], NO_INSTRUCTION)
+        assert [judged.failing for judged in answers] == [[], []]
+        kept = [text.text for judged in answers for text in judged.texts["tags_a"] if not text.flags]
+        assert sorted(kept) == sorted({"dog", "cat", *tags})
 
 
 def test_a_caption_below_the_least_similarity_is_unlike():
