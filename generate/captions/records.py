@@ -117,7 +117,7 @@ def _why_none(pending: PendingRecord, column: SettledColumn, name: str) -> str:
     if reason := pending.refused.get(column.name):
         return reason
     refused = [text for answer in pending.answers[column.name].result() for text in answer.texts[name]]
-    return f"no caption passed: {'; '.join(_reasons(refused))}"
+    return f"no caption passed: {'; '.join(_reasons(refused))}" if refused else "the answer lists none"
 
 
 def _scores(kept: Sequence[Judged]) -> dict[str, list]:

@@ -272,6 +272,19 @@ def test_answers_that_are_no_json_are_asked_for_anew_and_then_fall_back(loaded, 
     assert "unparsed" in records[6].error and records[6].image is None  # it has no text to fall back to
 
 
+def test_a_record_says_that_a_list_of_tags_was_empty(folder, loaded, tmp_path):
+    class Nothing(Writer):
+        def answer(self, sampling, number):
+            return json.dumps({"seen": f"There is a bicycle of number {number} near the house.", "tags": []})
+
+    loaded["m"] = Nothing("m", looks=True)
+    fields = {"seen": "syn_text_m", "tags": "tags_m"}
+    asked = {"instruction": "What is here?", "answer": "json", "fields": fields, "num_captions": 1}
+    assert run(configure(folder, str(tmp_path / "out"), model="m", **asked)) == 0
+    scores = [record.scores["tags_m"]["flags"] for record in read_records(str(tmp_path / "out")) if not record.error]
+    assert len(scores) > 3 and all(flags == ["the answer lists none"] for flags in scores)
+
+
 def test_the_card_tells_what_was_written_and_what_of_it_is_false(folder, loaded, tmp_path, capsys):
     """Columns of one answer share their settings, the instruction is shown as written, and tags are not measured."""
     assert run(configure(folder, tmp_path / "out", recipe="hq-clip", model="m")) == 0
