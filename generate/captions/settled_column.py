@@ -58,7 +58,8 @@ class SettledColumn:
         """Check that the captioner can do what the column needs. Raises: ValueError with all problems."""
         captioner, problems = self.captioner, []
         has_instruction = self.task.instruction is not None
-        if captioner.needs_instruction and not has_instruction:
+        has_nothing_to_send = self.task.text_only and not captioner.needs_picture
+        if (captioner.needs_instruction or has_nothing_to_send) and not has_instruction:
             problems.append(f"instruction: {captioner.name} needs one; give it with --instruction")
         if has_instruction and not captioner.takes_instruction:
             problems.append(

@@ -310,6 +310,7 @@ def test_records_without_an_answer_are_told_of_with_a_reason(folder, loaded, tmp
 def test_what_a_captioner_cannot_be_asked_is_told_before_any_work(folder, loaded, tmp_path):
     for options, problem in [
         ({"model": "w"}, "w needs one; give it with --instruction"),
+        ({"model": "m", "text_only": True}, "m needs one; give it with --instruction"),
         ({"model": "coca", "instruction": "{{ text }}"}, "coca takes none"),
         ({"model": "coca", "text_only": True}, "coca needs a picture"),
         (
