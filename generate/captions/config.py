@@ -273,7 +273,7 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
             try:
                 built.append(_build_column(info.data, entry))
                 if not built[-1].model:
-                    problems.append(f"columns[{number}]: has no model, nor is one given outside the list")
+                    problems.append(f"columns[{number}]: has no model, nor is one given outside the list (--model)")
             except ValidationError as error:
                 problems += [
                     f"columns[{number}].{'.'.join(map(str, detail['loc']))}: {detail['input']!r}: "

@@ -125,7 +125,7 @@ def test_every_problem_of_the_columns_is_told_with_its_place():
         "columns[2].column",
         "columns",
     ]
-    assert "has no model" in problems[2] and "syn_text_a is named twice" in problems[4]
+    assert "has no model" in problems[2] and "(--model)" in problems[2] and "syn_text_a is named twice" in problems[4]
 
 
 @pytest.mark.parametrize("model, name", [("coca_tiny", "prefix"), ("openai:http://localhost:8000#m", "instruction")])
