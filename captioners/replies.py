@@ -107,12 +107,17 @@ _IN_CHINESE = (
 _IN_JAPANESE = (
     r"(?:(?:以下は|こちらが)(?:この)?)?(?:(?:画像|写真)の)?(?:短い|簡潔な)?(?:キャプション|説明)文?(?:です)?"
 )
+# What models call several captions of which one is to be chosen.
+_CHOICE = r"(?:options|variations|alternatives|suggestions)"
 _PREAMBLE = re.compile(
     rf"(?:{_HERE} (?:(?:{_ARTICLE}|{_KIND}|{_PICTURE})(?:-|,? )(?:and (?!an? |the ))?){{0,6}}{_CAPTION}"
     rf"(?: (?:{_KIND}))?{_OF_PICTURE}?"
     rf"|{_HERE} (?:(?:an?|the|your|one|my) )?(?:(?:{_KIND}) ){{0,3}}versions?{_OF_PICTURE}"
     rf"|this is (?:an?|the) {_CAPTION}{_OF_PICTURE}"
     rf"|(?:(?:the|an?|one|your|my) )?(?:(?:{_KIND}) ){{0,3}}{_CAPTION}{_OF_PICTURE}? (?:is|would be|could be|might be)"
+    rf"|here are (?:(?:an?|the|your|my|four|five|several|multiple|different|other|\d) |(?:{_KIND}) ){{0,4}}{_CHOICE}"
+    rf"(?:{_OF_PICTURE}|,? (?:ranging|varying|depending) [^.:：!?\n]{{1,60}})?"
+    rf"(?:{_END_OF_LEAD}option 1(?: ?\([^()\n]{{1,40}}\))?)?"
     r"|here (?:you go|you are|it is)|answer|output|response|target|(?:rewritten|revised|paraphrased) (?:version|text)"
     rf"|(?:(?:{_KIND}|{_PICTURE})[- ]){{0,3}}{_CAPTION}(?: \d)?{_OF_PICTURE}?"
     rf"|{_IN_CHINESE}|{_IN_JAPANESE}){_END_OF_LEAD}",
@@ -129,7 +134,9 @@ _GREETING = re.compile(
     r"(?=(?-i:An?|The|This|There|Two|Three|Several|Some)\b)",
     re.IGNORECASE,
 )
-_SEVERAL = re.compile(r"\b(?:captions|descriptions|sentences|versions|paraphrases|rewrites)\b", re.IGNORECASE)
+_SEVERAL = re.compile(
+    rf"\b(?:captions|descriptions|sentences|versions|paraphrases|rewrites|{_CHOICE})\b", re.IGNORECASE
+)
 _OFFER = re.compile(
     r"i hope (?:this|that|it) (?:helps|works|is helpful|is what you|meets|captures|fits|suits)\b[^.!?\n]{0,200}[.!?]?"
     r"|(?:let me know|feel free|would you like|if you(?:['’]d| would| need| want)|is there anything)[^.!?\n]{0,200}?"

@@ -49,6 +49,9 @@ DOG = "A dog on grass."
         f"Okay.\n{DOG}",
         f"Of course! {DOG}",
         f"Here are three possible captions:\n\n{DOG}",
+        f"Sure! Here are three options:\n\n1. {DOG}\n2. A cat.",
+        f"Here are a few options, ranging from short to long:\n\n**Option 1 (short):** {DOG}\n\n**Option 2:** A cat.",
+        f"Here are some variations of the caption: {DOG}",
         f"This is a description of the image: {DOG}",
         f"Caption 1: {DOG}",
         f"Voici une description courte de l'image : {DOG}",
@@ -76,6 +79,7 @@ def test_the_caption_is_what_is_left(reply):
     [
         "Here is a grandmother walking home from a shop.",
         "Here are three men: one sits.",
+        "Here are options for lunch, written on a board: soup and bread",
         'A sign with the caption: "hello".',
         '"Stop" and "go" on two signs',
         "snake_case_name on a page",
@@ -202,6 +206,7 @@ def test_lines_become_one():
         "`a ",
         "*a ",
         "here is a ",
+        "here are a few options ",
         "let me know caption ",
     ],
 )
