@@ -53,7 +53,10 @@ def room_for(
     if record.error:
         return record
     if (clash := sorted(record.columns.keys() & set(names))) and not overwrite:
-        raise ColumnClash(f"{record.key}: has the column {', '.join(clash)} already")
+        raise ColumnClash(
+            f"{record.key}: has the column {', '.join(clash)} already; --replace-columns replaces its captions, or "
+            "give the new ones a column of another name"
+        )
     embedded = text_embeddings(record) if new_text or any(map(is_caption_column, names)) else []
     if embedded and not drop_text_embeddings:
         raise ColumnClash(

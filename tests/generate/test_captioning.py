@@ -126,7 +126,7 @@ def test_earlier_scores_are_kept_beside_the_new_ones(captioner, pictures):
 
 
 def test_a_clash_of_columns_is_raised_and_so_is_what_the_source_raises(captioner, pictures):
-    with pytest.raises(ColumnClash, match="a: has the column syn_text_fake already"):
+    with pytest.raises(ColumnClash, match="a: has the column syn_text_fake already; --replace-columns"):
         list(caption([Record("a", pictures(1)[0], columns={"syn_text_fake": ()})], captioner))
 
     def samples():
