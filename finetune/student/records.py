@@ -259,7 +259,8 @@ class ReinforcedPictures(TrainingPictures):
         embeddings = unpack(sample.members)
         columns_with_own = {name: texts for name, texts in columns.items() if f"{name}_emb" in embeddings}
         synthetic = 0 if columns_with_own else sum(map(len, columns.values()))
-        if len(embeddings.get("text_emb", ())) - synthetic == len(sample.captions):
+        embedded_originals = len(embeddings.get("text_emb", ())) - synthetic
+        if embedded_originals == len(sample.captions) > 1:  # a single embedding is that of `txt`
             originals = sample.captions
         columns = columns_with_own or columns
         texts_by_name = {"text_emb": originals, **{f"{name}_emb": texts for name, texts in columns.items()}}

@@ -115,9 +115,11 @@ def test_several_original_captions_are_drawn_where_text_emb_has_them(layout, tmp
         assert all(item[4]["text_emb"][0].tolist() == [*item[1][0].tolist(), 1, 2] for item in items)
 
 
-def test_the_text_that_has_the_embedding_is_txt_not_the_first_caption(tmp_path):
+@pytest.mark.parametrize("captions", [["5 5 5", "6 6 6"], ["5 5 5"]])
+def test_the_text_that_has_the_embedding_is_txt_not_the_first_caption(captions, tmp_path):
     """`reinforce --text-from-synthetic` writes a synthetic caption as `txt` and embeds it."""
-    files = members(3) | {"json": json.dumps({"captions": ["5 5 5", "6 6 6"], "error": ""}).encode()}
+    files = members(3, negatives={})
+    files["json"] = json.dumps(json.loads(files["json"]) | {"captions": captions}).encode()
     write_config(tmp_path)
     pictures = pictures_of(write_tar(tmp_path / "0.tar", {"r003": files}))
     assert pictures[0, 0][1][0].tolist() == [0, 3, 0]
