@@ -9,20 +9,27 @@ from torch import nn
 
 from finetune.config import TrainingConfig
 
+# The names of embeddings that are weights of their own: positional_embedding, pos_embed, cls_token, query_tokens.
+EMBEDDING = re.compile(r"embedding|(pos_embed|_tokens?)$")
+
 
 def parameter_groups(
     model: nn.Module, config: TrainingConfig, depth: Callable[[str], int] | None = None
 ) -> list[dict]:
     """Return AdamW's parameter groups; norms, biases and embeddings have no weight decay, each depth its own rate.
 
+    Models give embeddings many names, such as `embed_tokens`, so those of nn.Embedding are recognised by their type.
+
     depth: gives the depth of a weight from its name, 0 at the top. Each level further down learns layer_decay times as
     fast as the one above (Clark et al. 2020, arXiv 2003.10555).
     """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     groups: dict[tuple[float, bool], list] = {}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             rate = config.learning_rate * config.layer_decay ** (depth(name) if depth else 0)
-            groups.setdefault((rate, weight.ndim > 1 and "embedding" not in name), []).append(weight)
+            is_embedding = id(weight) in tables or bool(EMBEDDING.search(name))
+            groups.setdefault((rate, weight.ndim > 1 and not is_embedding), []).append(weight)
     return [
         {"params": weights, "lr": rate, "weight_decay": config.weight_decay if decays else 0.0}
         for (rate, decays), weights in sorted(groups.items(), key=lambda item: item[0])

@@ -90,6 +90,16 @@ class OptimizerState:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load a state; raises ValueError for one of an earlier version, whose groups had other weights."""
+        sizes, earlier_sizes = (
+            [len(group["params"]) for group in groups]
+            for groups in (self.optimizer.param_groups, state["param_groups"])
+        )
+        if sizes != earlier_sizes:
+            raise ValueError(
+                "the checkpoint is of an earlier version of capsmith, whose weight decay was for other weights; to "
+                "train the run's model further, use --model with its folder and another --output"
+            )
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         parts = {
             index: {name: _local_part(value, weights[index]) for name, value in values.items()}

@@ -26,6 +26,7 @@ from finetune.optimizer import coca_depth, learning_rate, parameter_groups
 from finetune.trainer import Trainer
 from imagetext.sources import read_samples
 
+from ..captioners.vlm.models import make_model_and_processor
 from .ranks import check_equal, gradients_of_a_step, in_two_processes
 
 SCENES = "scenes:train,n=24,size=48"
@@ -202,6 +203,28 @@ def test_weight_decay_is_for_matrices_only(tmp_path):
     assert "text.token_embedding.weight" in {names[id(weight)] for weight in without["params"]}
     assert all(weight.ndim > 1 for weight in with_decay["params"])
     assert len(with_decay["params"]) + len(without["params"]) == len(names)
+
+
+@pytest.mark.parametrize(
+    "family, embeddings",
+    [
+        ("llava", ["model.language_model.embed_tokens.weight"]),
+        ("qwen3_vl", ["model.visual.pos_embed.weight", "model.language_model.embed_tokens.weight"]),
+        ("blip-2", ["query_tokens", "language_model.model.decoder.embed_tokens.weight"]),
+        ("florence2", ["model.language_model.shared.weight", "model.language_model.decoder.embed_positions.weight"]),
+    ],
+)
+def test_embeddings_of_any_name_have_no_weight_decay(family, embeddings, tmp_path):
+    model = make_model_and_processor(family)[0]
+    decays = {
+        id(weight): group["weight_decay"]
+        for group in parameter_groups(model, settings(tmp_path))
+        for weight in group["params"]
+    }
+    assert [decays[id(model.get_parameter(name))] for name in embeddings] == [0] * len(embeddings)
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    tied = {id(model.get_parameter(name)) for name in embeddings}
+    assert {decays[id(module.weight)] for module in linear if id(module.weight) not in tied} == {0.1}
 
 
 def test_lower_blocks_learn_slower(tmp_path):

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from captioners.load import load_captioner
 from finetune.captioner.config import FinetuneConfig
-from finetune.weights import AveragedWeights, TrainedWeights
+from finetune.weights import AveragedWeights, OptimizerState, TrainedWeights
 
 from .ranks import check_equal, gradients_of_a_step, in_two_processes, train
 
@@ -78,6 +78,15 @@ def test_a_stopped_run_goes_on_with_and_without_shards(which, folder):
 def test_shards_need_a_precision_that_fits(tmp_path):
     with pytest.raises(ValidationError, match="weights in 4 bits cannot be sharded; fp16 cannot be sharded"):
         FinetuneConfig(**RUN, output=tmp_path, shard=True, dtype="fp16", lora_rank=4, four_bit=True)
+
+
+def test_a_checkpoint_whose_groups_had_other_weights_is_refused():
+    first, second = (torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(2))
+    state = OptimizerState(torch.optim.AdamW([{"params": []}, {"params": [first, second]}])).state_dict()
+    with pytest.raises(
+        ValueError, match="of an earlier version of capsmith, whose weight decay was for other weights"
+    ):
+        OptimizerState(torch.optim.AdamW([{"params": [first]}, {"params": [second]}])).load_state_dict(state)
 
 
 def test_the_average_is_that_of_torch():
