@@ -100,6 +100,7 @@ class Trainer:
         config, rank, main = self.config, self.accelerator.process_index, self.accelerator.is_main_process
         world = self.accelerator.num_processes
         first = self.checkpoints.load(self.state)
+        self._set_rates()
         if main:
             self.checkpoints.cut_logs(first)
             if first:
@@ -143,6 +144,12 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return self.checkpoints.last_validation()
+
+    def _set_rates(self) -> None:
+        """Set the learning rates of the next step; those in a checkpoint may be of a shorter run."""
+        share = learning_rate(self.schedule.last_epoch, self.steps, self.config.warmup)
+        for group, peak in zip(self.optimizer.param_groups, self.schedule.base_lrs, strict=True):
+            group["lr"] = peak * share
 
     def _is_due(self, step: int) -> bool:
         """Return whether a validation follows this step: at the start, at the end, or at the interval between."""
@@ -246,7 +253,7 @@ class Trainer:
             "loss": sum(weight * named_values[name] for name, weight in learner.weights.items()),
             **named_values,
             "gradient_norm": norm,
-            "learning_rate": self.schedule.get_last_lr()[-1],
+            "learning_rate": self.optimizer.param_groups[-1]["lr"],
         }
         self._check_finite(row, parts, batch.keys)
         self.optimizer.step()

@@ -26,6 +26,7 @@ from finetune.captioner.held_out import losses_on
 from finetune.captioner.pictures import CaptionedPictures
 from finetune.captioner.run import load, run
 from finetune.checkpoints import Checkpoints
+from finetune.optimizer import learning_rate
 from finetune.rejects import check_rejects
 from finetune.student.config import StudentConfig
 from finetune.student.run import run as train_student
@@ -370,6 +371,14 @@ def test_more_samples_go_on_from_where_a_finished_run_ended(tmp_path):
         run(settings(tmp_path / "run", samples_seen=samples, hold_out=0))
         assert [row["step"] for row in rows(tmp_path / "run" / "train.jsonl")] == steps
     assert "samples_seen: 24" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_the_first_step_of_a_longer_run_has_its_learning_rate(tmp_path):
+    """The rate in the checkpoint is that of the shorter run's end, 0."""
+    for samples in (32, 64):
+        run(settings(tmp_path / "run", samples_seen=samples, hold_out=0))
+    rates = [row["learning_rate"] for row in rows(tmp_path / "run" / "train.jsonl")]
+    assert rates[4:] == [1e-3 * learning_rate(step, 8, 0.05) for step in range(4, 8)]
 
 
 def test_a_captioner_is_fine_tuned_onto_itself(tmp_path):
