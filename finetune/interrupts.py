@@ -17,7 +17,7 @@ class Interrupts:
 
     It raises KeyboardInterrupt immediately inside `at_once`, where nothing would be lost, and at a second SIGINT if
     the process is `alone`. One of several processes may get the same SIGINT twice, from the terminal and from its
-    launcher.
+    launcher. After a signal, torch's error that another process has ended becomes KeyboardInterrupt, too.
     """
 
     def __init__(self, *, alone: bool):
@@ -29,9 +29,12 @@ class Interrupts:
         self._earlier_handlers = {number: signal.signal(number, self._record) for number in handled} if is_main else {}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         for number, handler in self._earlier_handlers.items():
             signal.signal(number, handler)
+        if self.received and not self.alone and isinstance(error, RuntimeError):
+            # Another process that got the signal ended at once, and this one waited for it.
+            raise KeyboardInterrupt(self.received) from error
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

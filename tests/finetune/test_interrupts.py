@@ -43,6 +43,15 @@ def test_where_nothing_would_be_lost_it_ends_at_once():
             pytest.fail("this is not begun")
 
 
+def test_an_error_because_another_process_ended_at_the_signal_is_the_signal():
+    for alone, expected in ((False, KeyboardInterrupt), (True, RuntimeError)):
+        with pytest.raises(expected), Interrupts(alone=alone):
+            send(signal.SIGTERM)
+            raise RuntimeError("Connection closed by peer")
+    with pytest.raises(RuntimeError), Interrupts(alone=False):
+        raise RuntimeError("Connection closed by peer")
+
+
 def test_another_thread_cannot_be_told():
     def enter():
         with Interrupts(alone=True) as interrupts:
