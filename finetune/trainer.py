@@ -213,9 +213,12 @@ class Trainer:
         if learner.captions:
             tokens = reduce(sum((part.tokens[..., 1:] != learner.pad_id).sum() for part in parts))
         if learner.contrasts and len(parts) > 1:
+            buffers = Buffers(learner.model)
+            before = {name: buffer.clone() for name, buffer in buffers.state_dict().items()}
             with torch.no_grad():
                 outputs = [self.model(part.images, part.tokens) for part in parts]
                 batch_losses, *gradients = self._batch_losses(outputs, parts)
+            buffers.load_state_dict(before)  # each part counts once in batch statistics, in the second forward pass
             losses |= batch_losses
             del outputs
             torch.manual_seed(torch.initial_seed())  # the second forward pass needs the same dropout as the first

@@ -107,7 +107,7 @@ def gradients_of_a_student(*, whole: bool = False, model_cfg=STUDENT, **settings
         if not whole:
             rank, world = trainer.accelerator.process_index, trainer.accelerator.num_processes
             found, losses = _noting(trainer, pictures.collate([pictures[item] for item in of_all[rank::world]]))
-            return {"gradients": found, "losses": losses}
+            return {"gradients": found, "losses": losses, "buffers": dict(student.model.named_buffers())}
         batch = pictures.collate([pictures[item] for item in of_all])
         outputs = [
             forward(part.images, part.tokens) for part in batch.parts(trainer.accumulation, torch.device("cpu"))
@@ -120,6 +120,7 @@ def gradients_of_a_student(*, whole: bool = False, model_cfg=STUDENT, **settings
         norm = torch.cat([gradient.flatten() for gradient in gradients.values()]).norm().item()
         return {
             "gradients": gradients,
+            "buffers": dict(student.model.named_buffers()),
             "losses": {
                 "loss": loss.item(),
                 **{name: of.item() for name, of in losses.items()},

@@ -265,6 +265,16 @@ def test_parts_drop_the_same_in_both_passes():
     check_equal(gradients_of_a_student(model_cfg=dropping, device_batch_size=2), expected)
 
 
+def test_parts_count_once_in_batch_statistics():
+    """The first of a part's two forward passes leaves no trace in them."""
+    model_cfg = RESNET | {"vision_cfg": RESNET["vision_cfg"] | {"image_size": 64}}
+    expected = gradients_of_a_student(model_cfg=model_cfg, device_batch_size=4, whole=True)
+    found = gradients_of_a_student(model_cfg=model_cfg, device_batch_size=4)
+    assert found["buffers"]["visual.bn1.num_batches_tracked"] == 2
+    for name, buffer in expected["buffers"].items():
+        torch.testing.assert_close(found["buffers"][name], buffer, msg=name)
+
+
 # Its folder
 
 
