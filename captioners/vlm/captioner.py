@@ -52,6 +52,8 @@ class VLMCaptioner:
     instruction: the default instruction, with which the model was trained. prompt: the prompt with this instruction.
     context_length: maximum tokens of a caption, start and end included.
     start_id: a special token that no caption contains; it is also the pad token.
+    answer_end: the token that ends a caption in training: the one that the chat template puts after an answer, which
+        need not be the tokenizer's end token, as in Gemma 3.
     batch_size: default number of pictures captioned at a time.
     weights_sha256: hash of the weights in float32, adapters included.
     merges: whether `save` merges the adapters into the weights.
@@ -120,6 +122,8 @@ class VLMCaptioner:
         if problems:
             raise ValueError(f"{source}: " + "; ".join(problems))
         self.end_id, self.start_id, self.pad_id = self.end_ids[0], unused_ids[0], unused_ids[0]
+        after = self.tokenizer(self.prompt.tail.strip(), add_special_tokens=False)["input_ids"][:1]
+        self.answer_end = after[0] if after and after[0] in self.end_ids else self.end_id
         self.context_length, self.vocabulary = min(positions_left + 1, CONTEXT), text_config.vocab_size
         self.description = self._describe(source)
 
@@ -219,7 +223,7 @@ class VLMCaptioner:
     def encode_text_ids(self, text: str) -> list[int]:
         """All token ids of a caption, from start to end token; special tokens that the text names are removed."""
         ids = self.tokenizer(self.prompt.lead + text, add_special_tokens=False)["input_ids"]
-        return [self.start_id, *(id for id in ids if id not in self.special_ids), self.end_id]
+        return [self.start_id, *(id for id in ids if id not in self.special_ids), self.answer_end]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids up to the first end token, without special tokens and outer white space."""

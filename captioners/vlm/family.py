@@ -34,6 +34,7 @@ class Prompt(NamedTuple):
     ids: list[int]  # including the placeholders of the picture
     lead: str = ""  # text that the chat template puts before the caption's text
     encoder_ids: Sequence[int] = ()  # for an encoder-decoder: the encoder's input; `ids` is then the decoder's
+    tail: str = ""  # text that the chat template puts after the caption's text
 
 
 def spans(length: int, sizes: Sequence[int]) -> list[int]:
@@ -80,7 +81,7 @@ class Llava:
 
     def prompt(self, instruction: str) -> Prompt:
         """The prompt with this instruction, and with the placeholders of a picture of 64 x 64 pixels."""
-        text, lead = self.render_template(bool(instruction))
+        text, lead, tail = self.render_template(bool(instruction))
         text = text.replace(INSTRUCTION_MARK, instruction)
         if (pictures := text.count(self.processor.image_token)) > 1:
             raise ValueError(f"its chat template turns one picture into {pictures}")
@@ -91,10 +92,10 @@ class Llava:
             images_kwargs=self.options,
             text_kwargs={"add_special_tokens": not has_start_token},
         )
-        return Prompt(list(map(int, inputs["input_ids"][0])), lead)
+        return Prompt(list(map(int, inputs["input_ids"][0])), lead, tail=tail)
 
-    def _render_template(self, has_instruction: bool) -> tuple[str, str]:
-        """The chat template's text with the mark of an instruction, or without one, and its text before a caption.
+    def _render_template(self, has_instruction: bool) -> tuple[str, str, str]:
+        """The chat template's text with the mark of an instruction, or without one, and its texts around a caption.
 
         The template is a program from the model's folder. It runs only once per case, and never gets an instruction or
         caption as input.
@@ -106,9 +107,9 @@ class Llava:
         answer = {"role": "assistant", "content": [{"type": "text", "text": CAPTION_MARK}]}
         render = self.processor.apply_chat_template
         text, chat = in_bounds(lambda: [render([question], add_generation_prompt=True), render([question, answer])])
-        before_caption = chat.partition(CAPTION_MARK)[0]
+        before_caption, _, tail = chat.partition(CAPTION_MARK)
         lead = before_caption.removeprefix(text) if before_caption.startswith(text) else ""
-        return text, lead
+        return text, lead, tail
 
     def blank(self) -> Image.Image:
         """A picture that takes as many tokens as any picture can take."""
@@ -123,7 +124,7 @@ class Llava:
         return 1
 
     def end_ids(self) -> list[int]:
-        """The tokens that end a caption; the first is the one that training uses."""
+        """The tokens that end a caption; the first is the one that training uses if no template ends an answer."""
         return end_ids(self.tokenizer, self.model.get_submodule(self.decoder).generation_config.eos_token_id)
 
     def image_token_id(self) -> int | None:

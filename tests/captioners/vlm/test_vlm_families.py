@@ -69,5 +69,16 @@ def test_after_the_template_a_caption_is_what_the_template_would_make_it(copy_of
         {"role": "assistant", "content": [{"type": "text", "text": "a red circle"}]},
     ]
     text = captioner.tokenizer.decode(ids).replace("<image>" * 16, "<image>")
-    expected = captioner.processor.apply_chat_template(answer).removesuffix("<|im_end|>\n")
-    assert text.removeprefix("<s>").removesuffix("</s>") == expected
+    expected = captioner.processor.apply_chat_template(answer)
+    assert text.removeprefix("<s>") + "\n" == expected and expected.endswith("<|im_end|>\n")
+
+
+@pytest.mark.parametrize("tail, end", [(" </s>", "</s>"), ("!", "</s>"), ("<end_of_utterance>", "</s>")])
+def test_without_an_end_in_the_template_a_caption_ends_with_the_tokenizers(tail, end, copy_of):
+    """The last tail is a special token that ends no caption of this model."""
+    folder = copy_of("llava")
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_end|>\n", tail))
+    captioner = load_vlm(folder)
+    assert captioner.prompt.tail == tail
+    assert captioner.tokenizer.convert_ids_to_tokens(captioner.encode_text_ids("a red circle")[-1]) == end

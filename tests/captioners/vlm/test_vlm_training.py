@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 from captioners.vlm.captioner import VLMCaptioner
 from captioners.vlm.load import load_vlm
 
-from .models import END, FAMILIES, all_captions, pictures_for
+from .models import FAMILIES, all_captions, pictures_for
 
 LIKE_OTHERS = (
     "llava_next",
@@ -46,7 +46,10 @@ def test_the_loss_is_transformers_own_on_the_captions_tokens_alone(family, capti
         logits, labels = captioner.caption_logits(pictures, tokens)
         loss = caption_loss(captioner, pictures, tokens)
     ids = [captioner.encode_text_ids(caption)[1:] for caption in CAPTIONS]
-    assert labels.tolist() == [token for caption in ids for token in caption] and labels.tolist().count(END) == 4
+    assert (
+        labels.tolist() == [token for caption in ids for token in caption]
+        and labels.tolist().count(captioner.answer_end) == 4
+    )
     assert logits.shape == (len(labels), captioner.vocabulary)
     expected = 0.0
     for picture, caption in zip(pictures, ids, strict=True):
@@ -106,10 +109,10 @@ def test_the_head_gets_the_captions_tokens_alone(family, captioner_of):
 def test_a_caption_that_was_cut_trains_no_end(captioner_of):
     captioner = captioner_of("llava")
     pictures, tokens = batch_of(captioner)
-    tokens[tokens == END] = captioner.pad_id
+    tokens[tokens == captioner.answer_end] = captioner.pad_id
     with torch.no_grad():
         _, labels = captioner.caption_logits(pictures, tokens)
-    assert END not in labels.tolist() and len(labels) == sum(
+    assert captioner.answer_end not in labels.tolist() and len(labels) == sum(
         len(captioner.encode_text_ids(caption)) - 2 for caption in CAPTIONS
     )
 
