@@ -17,9 +17,8 @@ class ComparedPicture:
 
     key: str
     captions: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    truncated: dict[str, tuple[bool, ...]] = field(
-        default_factory=dict
-    )  # which captions were cut, where this is known
+    # which captions were cut, where this is known
+    truncated: dict[str, tuple[bool, ...]] = field(default_factory=dict)
     references: tuple[str, ...] = ()
     scene: Mapping[str, Any] | None = None  # the description of a built-in picture
     image: bytes | None = None  # the encoded picture, as it was read

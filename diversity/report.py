@@ -21,9 +21,8 @@ class ExampleCaption(NamedTuple):
 
     text: str
     reasons: tuple[str, ...]  # names of the reasons why it is degenerate
-    facts: tuple[int, int] | None = (
-        None  # how many stated facts are true, and how many facts are stated; None: not known
-    )
+    # how many stated facts are true, and how many facts are stated; None: not known
+    facts: tuple[int, int] | None = None
     clip_score: float | None = None  # None: not measured
 
 
@@ -47,9 +46,8 @@ class DiversityReport:
     rows: Mapping[str, Mapping[str, Any]]
     references: str | None  # the column of human captions
     intervals: Mapping[str, Mapping[str, Estimate]]  # column -> score of pictures -> its mean and interval
-    distributions: Mapping[
-        str, Mapping[str, Sequence[float]]
-    ]  # column -> score of pictures -> 41 quantiles from 0 to 1
+    # column -> score of pictures -> 41 quantiles from 0 to 1
+    distributions: Mapping[str, Mapping[str, Sequence[float]]]
     differences: tuple[Difference, ...]
     verdict: Verdict  # which column is best, on what evidence, and which columns are suspect
     fidelity: str  # name of the score that stands for fidelity

@@ -36,9 +36,8 @@ class Sampled:
     """The scores of the sampled pictures and their captions, and the parts of the report that follow from them."""
 
     scores: Mapping[str, Scores]  # column -> score -> (P,)
-    signs: Mapping[
-        str, Scores
-    ]  # column -> sign -> (P,); `diversity.verdict.suspicions` looks for suspect columns in them
+    # column -> sign -> (P,); `diversity.verdict.suspicions` looks for suspect columns in them
+    signs: Mapping[str, Scores]
     # column -> score -> an array for each picture with one number per caption; may hold the first pictures only
     caption_scores: Mapping[str, Mapping[str, Sequence[np.ndarray]]]
     rows: Mapping[str, Mapping[str, Any]]  # column -> numbers for its row of the report

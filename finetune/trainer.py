@@ -77,9 +77,8 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate(step, self.steps, config.warmup)
         )
-        self.model = self.accelerator.prepare_model(
-            self.learner, evaluation_mode=config.shard
-        )  # evaluation mode means without DDP, which shards do not need
+        # evaluation mode means without DDP, which shards do not need
+        self.model = self.accelerator.prepare_model(self.learner, evaluation_mode=config.shard)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.checkpoints = Checkpoints(config.output)
         self.state = {

@@ -45,9 +45,8 @@ class CaptionTokenizer:
         text_cfg = model_cfg["text_cfg"]
         options = text_cfg.get("tokenizer_kwargs") or {}
         self.folder = folder if text_cfg.get("hf_tokenizer_name") else None
-        self._files: dict[
-            str, bytes
-        ] = {}  # kept in memory, because the folder may be gone when the captioner is saved
+        # kept in memory, because the folder may be gone when the captioner is saved
+        self._files: dict[str, bytes] = {}
         if text_cfg.get("hf_tokenizer_name"):
             self._tokenizer, self._files = _from_folder(folder, text_cfg, options)
             inner = self._hf_tokenizer = self._tokenizer.tokenizer

@@ -7,12 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-OURS = (
-    "messages",
-    "model",
-    "n",
-    "stream",
-)  # fields that --extra-body must not set, because reading needs their values
+# Fields that --extra-body must not set, because reading the answers needs their values.
+OURS = ("messages", "model", "n", "stream")
 HEADER = re.compile(r"([A-Za-z0-9-]+):[ \t]*([^\x00-\x1f\x7f]*\S)\s*")
 OUR_HEADERS = ("accept-encoding", "content-length", "content-type", "host", "transfer-encoding")
 FOR_KEYS = re.compile("authorization|cookie|key|token|secret", re.IGNORECASE)  # in names of headers with secret values

@@ -45,9 +45,8 @@ def join(keys: np.ndarray, counts: np.ndarray, references: int | None) -> Joined
     counts_of_picture = np.zeros((len(counts), len(sorted_keys)), counts.dtype)
     row_of_picture = np.full((len(counts), len(sorted_keys)), -1)
     for column in range(len(counts)):
-        rows = np.flatnonzero(has_captions[column])[
-            ::-1
-        ]  # reversed, so that the first row of a picture is written last
+        # reversed, so that the first row of a picture is written last
+        rows = np.flatnonzero(has_captions[column])[::-1]
         counts_of_picture[column, picture_of_row[rows]] = counts[column, rows]
         row_of_picture[column, picture_of_row[rows]] = rows
     common = np.all(counts_of_picture > 0, axis=0)

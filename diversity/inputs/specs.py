@@ -45,14 +45,8 @@ from imagetext.sources import named_files, read_samples
 from imagetext.stores import Entry, entry, plain_path
 
 DOCUMENTS = (".txt", ".json")
-NO_CAPTIONS = (
-    *KEYS,
-    *IMAGE_COLUMNS,
-    "sha256",
-    "error",
-    "source",
-    "json",
-)  # fields of records whose texts are no captions
+# Fields of records whose texts are no captions.
+NO_CAPTIONS = (*KEYS, *IMAGE_COLUMNS, "sha256", "error", "source", "json")
 NO_IMAGES = "none"
 SUFFIXES = (".tar", *TABLE_SUFFIXES, *DOCUMENTS)
 

@@ -39,9 +39,8 @@ class CaptionAccumulator:
         self.lengths = Counter()  # number of words -> number of captions
         self.ngrams = {n: HashCounts(cap) for n in ORDERS}
         self.stands_for = HashCounts(cap)  # caption -> number of pictures that have it
-        self.within = {
-            name: [0.0, 0] for name in MEANS
-        }  # sum over pictures, and number of pictures where it is defined
+        # sum over pictures, and number of pictures where it is defined
+        self.within = {name: [0.0, 0] for name in MEANS}
         self.reasons = Counter()  # (reason, number of captions of the picture) -> number of captions with the reason
         self.examples: dict[str, list[str]] = {reason: [] for reason in REASONS}
         self.facts = FactCounts()
@@ -92,9 +91,8 @@ class CaptionAccumulator:
 
     def _count_degenerate(self, captions: Sequence[str], truncated: Sequence[bool], tokens: Tokens) -> None:
         captions_with: dict[str, list[str]] = {reason: [] for reason in REASONS}
-        share = (
-            1 / np.maximum(tokens.counts, 1)[tokens.picture_of_caption]
-        )  # (C,) what a caption is of its picture's captions
+        # (C,) what a caption is of its picture's captions
+        share = 1 / np.maximum(tokens.counts, 1)[tokens.picture_of_caption]
         degenerate = np.where(tokens.counts > 0, 0, np.nan)  # (P,)
         for number in np.flatnonzero(suspects(captions, tokens) | np.array(truncated, bool)).tolist():
             reasons = degenerate_reasons(captions[number], truncated[number])

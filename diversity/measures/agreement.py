@@ -101,6 +101,7 @@ class Agreement:
 
 
 _THIRDS = ("first_third", "last_third", "whole")
+# The scores of a caption.
 _EACH = (
     "cider_d",
     "found_words",
@@ -115,7 +116,7 @@ _EACH = (
     "same",
     "copies",
     "nearer_to_one",
-)  # the scores of a caption
+)
 
 
 class WordSearch:

@@ -58,9 +58,8 @@ def self_cider(tokens: Tokens, document_frequency: DocumentFrequency) -> np.ndar
     similarities = cosines * scale[:, :, None] * scale[:, None, :]  # (P, k, k) lower triangle
     eigenvalues = np.linalg.eigvalsh(similarities)  # (P, k) ascending; it reads the lower triangle only
     roots = np.sqrt(np.where(eigenvalues > ROUNDING * eigenvalues[:, -1:], eigenvalues, 0))
-    with np.errstate(
-        invalid="ignore", divide="ignore"
-    ):  # 0 / 0 for a single caption, and where no n-gram has a weight
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # 0 / 0 for a single caption, and where no n-gram has a weight
         return np.log(roots.sum(axis=1) / roots[:, -1]) / np.log(tokens.counts)
 
 

@@ -134,8 +134,7 @@ def unit(rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     return np.divide(rows, lengths[..., None], out=out)
 
 
-# --- columns of captions
-# -----------------------------------------------------------------------------------------------
+# --- columns of captions ---------------------------------------------------------------------------------------------
 
 
 class SemanticScores(NamedTuple):

@@ -18,6 +18,7 @@ from diversity.measures.accumulate import quantile
 from diversity.measures.measure import Measure
 from diversity.report import DiversityReport
 
+# The colours of captioners, which are visible on light and on dark pages.
 COLOURS = (
     "#3f7fd6",
     "#d8722f",
@@ -27,7 +28,7 @@ COLOURS = (
     "#cf5763",
     "#3d97aa",
     "#8a7d5a",
-)  # of captioners; visible on light and on dark pages
+)
 REFERENCE_COLOUR = "#8b9099"
 INK = "#010203"  # a placeholder for the colour of the page's text, which light and dark pages set
 GRID = 200  # points of a drawn density

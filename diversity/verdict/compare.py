@@ -63,12 +63,10 @@ def estimates(scores: Mapping[Key, np.ndarray], seed: int, resamples: int = 1000
     values = np.column_stack(list(scores.values()))  # (P, S)
     pictures, count = values.shape
     defined = ~np.isnan(values)  # (P, S)
-    origin = values[
-        defined.argmax(axis=0), np.arange(count)
-    ]  # (S,) subtracted, so that the mean of a constant is exact
-    parts = np.hstack(
-        [np.where(defined, values - origin, 0), defined]
-    )  # (P, 2 S): summands, and whether they are defined
+    # (S,) subtracted, so that the mean of a constant is exact
+    origin = values[defined.argmax(axis=0), np.arange(count)]
+    # (P, 2 S): summands, and whether they are defined
+    parts = np.hstack([np.where(defined, values - origin, 0), defined])
     rng, means = np.random.default_rng(seed), []
     for block in _blocks(resamples, pictures):
         draws = rng.integers(pictures, size=(block, pictures))  # (R, P)

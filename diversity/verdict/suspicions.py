@@ -27,9 +27,8 @@ DEGENERATE = 0.2  # share of degenerate captions
 COPIED = 1.5  # times as near to a single human caption as human captions are
 COPIES = 1 / 3  # share of captions that may be copies, for pictures with too few human captions for COPIED
 ALIKE = 1 / 2  # share of human captions much like those of other pictures, from which people seem to follow templates
-SAME = (
-    0.8  # share of captions that equal a human one, where people follow templates and pictures have several captions
-)
+# Share of captions that equal a human one, where people follow templates and pictures have several captions.
+SAME = 0.8
 PHRASE = 3  # words at the beginning or end of a caption that are looked at
 PHRASE_SHARE = 1 / 2  # share of captions that have the same phrase at an end
 PHRASE_WORDS = 0.1  # share of all words that these phrases must be

@@ -33,9 +33,8 @@ class Verdict(NamedTuple):
     not_behind: tuple[str, ...]  # captioners that the first of the ranking is not ahead of
     only_repeat: tuple[str, ...]  # captioners that it is ahead of only because they repeat one caption
     suspects: Mapping[str, tuple[Suspicion, ...]]
-    doubts: Mapping[
-        str, tuple[Suspicion, ...]
-    ] = {}  # captioners that more pictures may show to be suspect: they do not win
+    # captioners that more pictures may show to be suspect: they do not win
+    doubts: Mapping[str, tuple[Suspicion, ...]] = {}
 
     def as_json(self) -> dict[str, Any]:
         """Return the verdict as a dictionary of plain values."""

@@ -82,9 +82,8 @@ HANGING = frozenset().union(*(ends for ends, _ in LANGUAGES.values()))
 _ELSEWHERE = frozenset("a an and at but den die e em his in la les my or o su than y".split())
 LYING = frozenset("sitting standing lying laying leaning".split())
 _OPEN_END = re.compile(rf"\b(?:(?:{'|'.join(LYING)}) on|in)\Z")  # cannot end an English caption without a full stop
-_STRANDED = frozenset(
-    "of with at from to into is are".split()
-)  # can end an English sentence with a word of _STRANDING
+# Words that can end an English sentence with a word of _STRANDING.
+_STRANDED = frozenset("of with at from to into is are".split())
 _STRANDING = frozenset("that which who whom what where to being he she they".split())
 # People may end a sentence of so many words with a comma instead of a full stop: one in a thousand German captions of
 # Multi30k.

@@ -20,9 +20,8 @@ from imagetext.hashes import name_hash
 _NO_BLANKS = r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}ーｰ\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]&&[\p{L}\p{Nl}]]"
 _MARKS = r"\p{M}\u200c\u200d"  # with the joiners of letters in Persian and Indian scripts
 _LETTER, _IN_WORD = rf"[[\p{{L}}\p{{N}}]--{_NO_BLANKS}]", rf"[[\p{{L}}\p{{N}}{_MARKS}]--{_NO_BLANKS}]"
-_CHARACTER = (
-    rf"{_NO_BLANKS}[{_MARKS}ำຳ]*+"  # Thai and Lao AM are letters in Unicode, but part of the letter before them
-)
+# Thai and Lao AM are letters in Unicode, but part of the letter before them.
+_CHARACTER = rf"{_NO_BLANKS}[{_MARKS}ำຳ]*+"
 _WORD = rf"{_LETTER}{_IN_WORD}*+(?:['·׳״]{_LETTER}{_IN_WORD}*+)*+|{_CHARACTER}"
 _WORDS = regex.compile(_WORD, regex.VERSION1)
 _PIECES = regex.compile(rf"{_WORD}|[^\w\s]", regex.VERSION1)

@@ -143,8 +143,7 @@ def written_reasons(
     return tuple(reason for reason, holds in tests.items() if holds)
 
 
-# ---- repetitions of the instruction
-# ------------------------------------------------------------------------------------
+# --- repetitions of the instruction ----------------------------------------------------------------------------------
 
 RUN = 8  # words in a row that nobody writes twice by chance; twice as many characters in scripts without blanks
 WHOLE = 3  # smallest number of words of a text that repeats a part of the instruction as a whole
@@ -181,8 +180,7 @@ def _runs(texts: Sequence[Sequence[str]], size: int) -> set[tuple[str, ...]]:
     return {tuple(text[start : start + size]) for text in texts for start in range(len(text) - size + 1)}
 
 
-# ---- facts that were added
-# ---------------------------------------------------------------------------------------------
+# --- facts that were added -------------------------------------------------------------------------------------------
 
 # Words with capital letters that are not names.
 _NO_NAMES = frozenset(
@@ -246,8 +244,7 @@ def _new_names(text: str, source_words: Sequence[str]) -> list[str]:
     return names
 
 
-# ---- negatives and tags
-# ------------------------------------------------------------------------------------------------
+# --- negatives and tags ----------------------------------------------------------------------------------------------
 
 _ARTICLES = frozenset("a an the some these those".split())
 _SAYS_NOTHING = _ARTICLES | frozenset("is are was were be been being there that which who it its this one".split())

@@ -92,14 +92,14 @@ def write_tokenizer(folder: Path, scenes: int = 10_000) -> None:
     )
     write_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": "PreTrainedTokenizerFast",  # both transformers 4 and 5 have this class
         "bos_token": START,
         "eos_token": END,
         "pad_token": PAD,
         "add_prefix_space": True,  # transformers 4 would replace the tokenizer's setting by its own default
         "clean_up_tokenization_spaces": False,
         "model_max_length": CONTEXT,
-    }  # both transformers 4 and 5 have this class
+    }
     write_file(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
 

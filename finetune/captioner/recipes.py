@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 FOLDER = Path(__file__).parent / "recipes"
 RECIPES = tuple(
     sorted(
-        (path.stem for path in FOLDER.glob("*.yaml")),  # context 77 before 128
-        key=lambda name: (name.rstrip("0123456789"), len(name), name),
+        (path.stem for path in FOLDER.glob("*.yaml")),
+        key=lambda name: (name.rstrip("0123456789"), len(name), name),  # context 77 before 128
     )
 )
 

@@ -187,8 +187,9 @@ class Reranker:
         unsure = ~torch.stack([bare.argmax(dim=1) == first, *map(agree, self.halves)]).all(dim=0)
         agreement = torch.stack([agree(classes) for classes in self.templates]).double().mean(dim=0)
         candidates = bare.topk(min(KEPT, bare.shape[1]), dim=1).indices  # (B, K)
+        # (B, C): the cosine of the nearest text of each class
         nearest = torch.full_like(bare, -torch.inf).scatter_reduce_(
             1, self.owners.expand(len(bare), -1), pictures @ self.texts.T, reduce="amax"
-        )  # (B, C): the cosine of the nearest text of each class
+        )
         order = nearest.gather(1, candidates).argsort(dim=1, descending=True, stable=True)
         return Doubt(unsure, agreement, candidates.gather(1, order))
