@@ -33,8 +33,8 @@ from diversity.inputs.sample import PictureSample, order_key
 from diversity.inputs.specs import InputSource, open_sources
 from diversity.measures.accumulate import CaptionAccumulator
 from imagetext.apart import check_apart
+from imagetext.fields import well_formed
 from imagetext.hashes import name_hash
-from imagetext.readers.row_records import well_formed
 from imagetext.readers.table_flags import Columns
 from imagetext.sample import Record
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from diversity.columns import HUMAN
 from imagetext import limits
-from imagetext.fields import json_value
+from imagetext.fields import json_value, loose_texts, well_formed
 from imagetext.readers.compressed_tables import CompressedRows
 from imagetext.readers.curated_formats import without_canned
 from imagetext.readers.folders import FolderRows
-from imagetext.readers.row_records import KEY_COLUMNS, RowSelection, loose_texts, well_formed
+from imagetext.readers.row_records import KEY_COLUMNS, RowSelection
 from imagetext.readers.suffixes import split_suffix
 from imagetext.readers.table_flags import Columns
 from imagetext.readers.table_pieces import TableRows, table_records

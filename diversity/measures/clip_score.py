@@ -13,7 +13,8 @@ from captioners.clip import captioner_name
 from diversity.columns import labels
 from diversity.measures.agreement import SAME, strange
 from diversity.measures.embedders import AT_ONCE, Embedder, OpenClip
-from diversity.measures.semantic import Groups, encode_columns, mean, sizes, split_rows
+from diversity.measures.pairs import Groups
+from diversity.measures.semantic import encode_columns, mean, sizes, split_rows
 from imagetext.sample import decode_image
 from imagetext.shown import Progress
 

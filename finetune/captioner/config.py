@@ -14,7 +14,7 @@ from pydantic import (
 
 from finetune.captioner.recipes import RECIPES, check_recipe, read_recipe
 from finetune.config import TrainingConfig, check_held_out, parse_count
-from imagetext.shards import check_column
+from imagetext.columns import check_column
 
 
 def _check_name(name: str) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from finetune.student.config import StudentConfig
 from finetune.tar_files import is_local_tar
-from imagetext.readers.row_records import json_object
-from imagetext.sources import Shard
+from imagetext.fields import json_object
+from imagetext.sample import Shard
 from imagetext.stores import join, read_bytes
 
 CONFIG, RUN = "config.json", "run.json"
