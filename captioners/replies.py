@@ -82,7 +82,7 @@ _ARTICLE = "an?|the|your|my|eine?n?|die|das|une?|la|le|una|uno?|el|il|uma?|o|ए
 _KIND = (
     "one|two|three|some|few|short|brief|possible|potential|detailed|concise|simple|single|suitable|suggested|clear"
     "|vivid|descriptive|good|better|accurate|revised|final|english|alt|sentence|rewritten|rephrased|paraphrased"
-    "|reworded|corrected|improved|combined|fused|new|updated|alternative|alternate|another|possible|more|given"
+    "|reworded|corrected|improved|combined|fused|new|updated|alternative|alternate|another|more|given"
     "|original|kurze|mögliche|passende|detaillierte|prägnante"
     "|brève|courte|détaillée|breve|corta|posible|detallada|concisa|possibile|dettagliata|curta|possível|detalhada"
     "|krátký|stručný|možný|краткое|короткое|возможное|подробное|का|संक्षिप्त|छोटा"

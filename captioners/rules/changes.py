@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from captioners.english import COLOURS, UNITS
+from captioners.english import COLOURS, UNITS, colours_in
 from captioners.rules.swaps import swapped_colours, swapped_things
 from captioners.rules.words import NO_THING, OTHERS, Edits, Word, is_colour, is_plural, low_of, replaced, words_of
 
@@ -20,7 +20,7 @@ class Change(NamedTuple):
     """A change of a caption."""
 
     kind: str  # one of `KINDS`
-    edits: tuple[tuple[int, int, str], ...]  # (start, end, new text), in the order of the caption
+    edits: Edits  # in the order of the caption
 
     def apply(self, caption: str) -> str:
         """The caption after the change."""
@@ -70,7 +70,7 @@ def _with_case(caption: str, start: int, text: str) -> str:
 
 def _colours(words: Sequence[Word], vocabulary: set[str]) -> Iterator[tuple[str, Edits]]:
     """Other colours that the caption does not mention."""
-    mentioned = {COLOURS[word] for word in vocabulary if word in COLOURS}
+    mentioned = colours_in(vocabulary)
     for index, word in enumerate(words):
         if is_colour(words, index):
             for other in OTHERS[COLOURS[word.low]].split():

@@ -1,7 +1,7 @@
 """Hard negatives by rules: captions that one small change of a true caption makes false."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
@@ -9,8 +9,6 @@ from captioners.base import Caption, Captioned, Request, SamplingConfig
 from captioners.rules.changes import KINDS, Change, changes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from PIL import Image
     from torch import Tensor
 
