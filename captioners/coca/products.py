@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -22,7 +22,7 @@ from open_clip.coca_model import CoCa
 from torch import Tensor
 
 from captioners.coca import onednn
-from captioners.coca.blocks import Tower
+from captioners.coca.blocks import Linear, Tower
 
 Products = Literal["torch", "onednn"]
 
@@ -47,8 +47,8 @@ class Timing(NamedTuple):
         return "onednn" if MARGIN * self.onednn < self.torch else "torch"
 
 
-def linear_by(products: Products) -> Callable[..., Tensor]:
-    """Return the linear layer of (x, weight, bias) that this library computes."""
+def linear_by(products: Products) -> Linear:
+    """Return the linear layer that this library computes."""
     return onednn.linear if products == "onednn" else F.linear
 
 

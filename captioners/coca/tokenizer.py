@@ -142,7 +142,7 @@ class PlainTokenizer:
 
 def _from_folder(
     folder: Path | None, text_cfg: Mapping[str, Any], options: Mapping[str, Any]
-) -> tuple["HFTokenizer | PlainTokenizer", dict[str, bytes]]:
+) -> tuple[HFTokenizer | PlainTokenizer, dict[str, bytes]]:
     """The tokenizer in a folder, and the bytes of its files by name."""
     if folder is None or not any((folder / name).is_file() for name in FILES):
         raise ValueError(

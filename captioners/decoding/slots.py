@@ -134,11 +134,11 @@ class Slots:
         ):
             field.copy_(value)
 
-    def alive(self) -> "Fetched":
+    def alive(self) -> Fetched:
         """Whether each slot (N,) has a caption that has not ended."""
         return Fetched(self.flight.alive.view(self.count, -1).any(1))
 
-    def results(self, slots: Sequence[int]) -> "Fetched":
+    def results(self, slots: Sequence[int]) -> Fetched:
         """The captions in slots: tokens (M, C, max_length), lengths, log-probabilities (M, C), features (M, E)."""
         indices = send(torch.tensor(slots), self.device)
         fields = (self.flight.tokens, self.flight.length, self.flight.logprob)
