@@ -26,7 +26,7 @@ from captioners.coca.onednn import fast_products
 from captioners.coca.products import Products
 from captioners.coca.tokenizer import CaptionTokenizer
 from captioners.decoding.device import send, stack
-from captioners.decoding.rows import DecodedPicture, Rules
+from captioners.decoding.rows import DecodedPicture, Rules, peak_bytes
 from captioners.decoding.search import evaluating, search, to_captions
 from captioners.decoding.slots import SlotDrawing, Slots
 from captioners.names import check_name
@@ -186,12 +186,9 @@ class CoCaCaptioner:
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         """Estimate the peak memory, in bytes, of a picture in flight and its captions."""
         rules = self._rules(sampling)
-        captions = sampling.num_beams if sampling.strategy == "beam" else sampling.num_captions
         with evaluating(self.model), torch.no_grad():
             _, rows = self._begin(rules)([Request("", torch.zeros(3, *self.preprocess_cfg["size"]))])
-        # Twice the rows, because rows that leave or join are copied. Choosing a token takes about eight float32
-        # numbers for each token of the vocabulary.
-        return 2 * rows.bytes_per_picture(captions) + 8 * 4 * captions * self.model.text.vocab_size
+        return peak_bytes(sampling, rows.bytes_per_picture, self.model.text.vocab_size)
 
     def _begin(self, rules: Rules) -> Callable[[Sequence[Request]], tuple[Tensor, Decoding]]:
         """Return the function that encodes the pictures (3, H, W) of requests and begins their rows."""

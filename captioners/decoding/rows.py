@@ -92,6 +92,17 @@ class Rules(NamedTuple):
         )
 
 
+def peak_bytes(sampling: SamplingConfig, bytes_of: Callable[[int], int], vocabulary: int) -> int:
+    """Estimate the peak memory, in bytes, of a picture or prompt in flight and its captions.
+
+    bytes_of: from the number of captions in flight, beams included, to the bytes that their rows take.
+    """
+    captions = sampling.num_beams if sampling.strategy == "beam" else sampling.num_captions
+    # Twice the rows, because rows that leave or join are copied. Choosing a token takes about eight float32 numbers
+    # for each token of the vocabulary.
+    return 2 * bytes_of(captions) + 8 * 4 * captions * vocabulary
+
+
 class Decoded(NamedTuple):
     """The tokens of a generated caption."""
 

@@ -18,7 +18,7 @@ from captioners.base import Captioned, Request, SamplingConfig
 from captioners.decoding.cache import Head, nbytes
 from captioners.decoding.continuing import Continuing
 from captioners.decoding.json_answers import JsonTokens, json_words
-from captioners.decoding.rows import Rules
+from captioners.decoding.rows import Rules, peak_bytes
 from captioners.decoding.search import caption_valid_requests, evaluating, search, to_captions
 from captioners.decoding.special_tokens import SpecialTokens, Tokenizer, end_ids
 from captioners.decoding.stops import Stops, closing_tokens
@@ -128,14 +128,11 @@ class LMCaptioner:
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         """Estimate the memory, in bytes, of a request with a prompt of 512 tokens and its captions."""
         rules = self._rules(sampling)
-        captions = sampling.num_beams if sampling.strategy == "beam" else sampling.num_captions
         with evaluating(self.model), torch.no_grad():
             rows = self._begin(rules)([Request("", None, "?")])[1]
         caption = nbytes(rows.shared_cache.caption_layers)
         prompt = caption // rows.limit * min(PROMPT, self.context_length)
-        # Twice the rows, because rows that leave or join are copied. Choosing a token takes about eight float32
-        # numbers for each token of the vocabulary.
-        return 2 * (prompt + captions * caption) + 8 * 4 * captions * self.vocabulary
+        return peak_bytes(sampling, lambda captions: prompt + captions * caption, self.vocabulary)
 
     def _begin(self, rules: Rules) -> Callable[[Sequence[Request]], tuple[None, Continuing]]:
         """Return the function that begins the rows of requests; all prompts share the head of the first one."""

@@ -25,7 +25,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from captioners.base import Captioned, Request, SamplingConfig, picture_of
 from captioners.decoding.continuing import Continuing
-from captioners.decoding.rows import Rules
+from captioners.decoding.rows import Rules, peak_bytes
 from captioners.decoding.search import caption_valid_requests, evaluating, search, to_captions
 from captioners.decoding.special_tokens import SpecialTokens, Tokenizer
 from captioners.names import check_name
@@ -193,12 +193,9 @@ class VLMCaptioner:
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         """Estimate the peak memory, in bytes, of a picture in flight and its captions."""
-        captions = sampling.num_beams if sampling.strategy == "beam" else sampling.num_captions
         with evaluating(self.model), torch.no_grad():
             _, rows = self._begin(sampling)([Request("", self.preprocess(self.family.blank()))])
-        # Twice the rows, because rows that leave or join are copied. Choosing a token takes about eight float32
-        # numbers for each token of the vocabulary.
-        return 2 * rows.bytes_per_picture(captions) + 8 * 4 * captions * self.vocabulary
+        return peak_bytes(sampling, rows.bytes_per_picture, self.vocabulary)
 
     def _begin(self, sampling: SamplingConfig) -> Callable[[Sequence[Request]], tuple[Tensor, Continuing]]:
         """Return the function that encodes the pictures and prompts of requests and begins their rows."""
