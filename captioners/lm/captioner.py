@@ -89,9 +89,7 @@ class LMCaptioner:
 
     def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
         """Raise ValueError if the captioner does not support the sampling, or if similarity is requested."""
-        if similarity:
-            raise ValueError(f"similarity: {self.name} has no embeddings that can compare captions and pictures")
-        self._rules(sampling)
+        self._rules(sampling, similarity=similarity)
 
     def caption(
         self,
@@ -109,17 +107,11 @@ class LMCaptioner:
         Greedy captions equal those of transformers' greedy search.
         Raises ValueError as `check` does, before the first request is read.
         """
-        self.check(sampling, similarity=similarity)
-        rules = self._rules(sampling)
+        rules, in_flight = self._rules(sampling, similarity=similarity), batch_size or self.batch_size
 
         def caption(requests: Iterable[Request]) -> Iterator[Captioned]:
             decoded = search(
-                self._begin(rules),
-                requests,
-                rules,
-                batch_size=batch_size or self.batch_size,
-                column=column,
-                first_index=first_index,
+                self._begin(rules), requests, rules, batch_size=in_flight, column=column, first_index=first_index
             )
             return to_captions(decoded, self.model, self.decode, stops=sampling.stops)
 
@@ -154,8 +146,10 @@ class LMCaptioner:
 
         return begin
 
-    def _rules(self, sampling: SamplingConfig) -> Rules:
-        """The decoding rules for this sampling; ValueError if the captioner does not support it."""
+    def _rules(self, sampling: SamplingConfig, *, similarity: bool = False) -> Rules:
+        """The decoding rules for this sampling; ValueError as `check` raises it."""
+        if similarity:
+            raise ValueError(f"similarity: {self.name} has no embeddings that can compare captions and pictures")
         banned = sorted({*self.special_ids, *range(len(self.tokenizer), self.vocabulary)} - {self.end_id})
         max_length = sampling.max_length or min(CONTEXT, self.context_length // 2) + 1
         sampling = sampling.model_copy(update={"max_length": max_length})

@@ -129,9 +129,7 @@ class VLMCaptioner:
 
     def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
         """Raise ValueError if the captioner does not support the sampling, or if similarity is requested."""
-        if similarity:
-            raise ValueError(f"similarity: {self.name} has no embeddings that can compare captions and pictures")
-        self._rules(sampling)
+        self._rules(sampling, similarity=similarity)
 
     def caption(
         self,
@@ -149,17 +147,11 @@ class VLMCaptioner:
         The embedding (D,) of a picture is the mean of the vision tower's states.
         Raises ValueError as `check` does, before the first picture is read.
         """
-        self.check(sampling, similarity=similarity)
-        rules = self._rules(sampling)
+        rules, in_flight = self._rules(sampling, similarity=similarity), batch_size or self.batch_size
 
         def caption(requests: Iterable[Request]) -> Iterator[Captioned]:
             decoded = search(
-                self._begin(sampling),
-                requests,
-                rules,
-                batch_size=batch_size or self.batch_size,
-                column=column,
-                first_index=first_index,
+                self._begin(rules), requests, rules, batch_size=in_flight, column=column, first_index=first_index
             )
             return to_captions(decoded, self.model, self.decode, stops=sampling.stops)
 
@@ -193,11 +185,12 @@ class VLMCaptioner:
 
     def bytes_per_picture(self, sampling: SamplingConfig) -> int:
         """Estimate the peak memory, in bytes, of a picture in flight and its captions."""
+        rules = self._rules(sampling)
         with evaluating(self.model), torch.no_grad():
-            _, rows = self._begin(sampling)([Request("", self.preprocess(self.family.blank()))])
+            _, rows = self._begin(rules)([Request("", self.preprocess(self.family.blank()))])
         return peak_bytes(sampling, rows.bytes_per_picture, self.vocabulary)
 
-    def _begin(self, sampling: SamplingConfig) -> Callable[[Sequence[Request]], tuple[Tensor, Continuing]]:
+    def _begin(self, rules: Rules) -> Callable[[Sequence[Request]], tuple[Tensor, Continuing]]:
         """Return the function that encodes the pictures and prompts of requests and begins their rows."""
 
         def begin(requests: Sequence[Request]) -> tuple[Tensor, Continuing]:
@@ -206,14 +199,16 @@ class VLMCaptioner:
                 [picture_of(request).to(self.model.device) for request in requests],
                 [self._prompt(request) for request in requests],
                 ends=self.end_ids,
-                greedy=sampling.strategy == "greedy",
-                limit=self._rules(sampling).max_length - 2,
+                greedy=rules.sampling.strategy == "greedy",
+                limit=rules.max_length - 2,
             )
 
         return begin
 
-    def _rules(self, sampling: SamplingConfig) -> Rules:
-        """The decoding rules for this sampling; ValueError if the captioner does not support it."""
+    def _rules(self, sampling: SamplingConfig, *, similarity: bool = False) -> Rules:
+        """The decoding rules for this sampling; ValueError as `check` raises it."""
+        if similarity:
+            raise ValueError(f"similarity: {self.name} has no embeddings that can compare captions and pictures")
         banned = sorted({*self.special_ids, *range(len(self.tokenizer), self.vocabulary)} - {self.end_id})
         return Rules.of_captioner(self, sampling, banned, device=self.model.device)
 

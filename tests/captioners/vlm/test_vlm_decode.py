@@ -54,7 +54,7 @@ def test_states_of_a_vision_tower_are_stored_token_by_token(family, captioner_of
         for module in tower.modules()
         if isinstance(module, torch.nn.LayerNorm)
     ]
-    captioner._begin(SamplingConfig())(pictures_for(captioner, 2))
+    captioner._begin(captioner._rules(SamplingConfig()))(pictures_for(captioner, 2))
     for hook in hooks:
         hook.remove()
     assert len(strides) == len(hooks) >= 4 and all(strides)
@@ -84,7 +84,7 @@ def test_rows_that_are_kept_and_joined_have_the_logits_of_a_pass_that_caches_not
             outputs.append((owner, list(sequence), ours.clone()))
 
     with torch.no_grad():
-        begin = captioner._begin(SamplingConfig(max_length=20))
+        begin = captioner._begin(captioner._rules(SamplingConfig(max_length=20)))
         features, rows = begin(requests[:2])
         owners, tokens = [0, 1], [[], []]
         check(rows, owners, tokens, count=1)
@@ -124,7 +124,7 @@ def test_of_several_end_tokens_one_stands_for_all(captioner_of):
         inputs = captioner.family.inputs(pictures, [captioner.prompt] * 4, ids, mask=torch.ones_like(ids))
         logits = captioner.family.forward(inputs)[:, -1]
         for sampling in (SamplingConfig(), SamplingConfig(strategy="greedy")):
-            _, rows = captioner._begin(sampling)(requests)
+            _, rows = captioner._begin(captioner._rules(sampling))(requests)
             ours = rows.extend(torch.full((4, 1), PAD))[:, -1]
             if sampling.strategy == "greedy":
                 torch.testing.assert_close(ours[:, END], logits[:, ENDS].amax(-1))
@@ -154,7 +154,7 @@ def test_a_caption_at_the_last_position_may_wait_for_the_others(family, captione
     tokens = []
     for check_every in (1, 8):
         search = Drawing(
-            captioner._begin(sampling),
+            captioner._begin(captioner._rules(sampling)),
             pictures_for(captioner, 2),
             captioner._rules(sampling),
             batch_size=2,
@@ -183,7 +183,7 @@ def test_graph_steps_are_those_of_a_pass_that_caches_nothing(family, captioner_o
     captioner, generator = captioner_of(family), torch.Generator().manual_seed(5)
     requests = pictures_for(captioner)
     with torch.no_grad():
-        _, rows = captioner._begin(SamplingConfig(max_length=20))(requests)
+        _, rows = captioner._begin(captioner._rules(SamplingConfig(max_length=20)))(requests)
         rows.extend(torch.full((4, 1), PAD))
         rows.graphs, owners = True, [0, 0, 0, 1, 2, 2, 3, 3]
         rows.keep(torch.tensor(owners))
@@ -216,7 +216,7 @@ def test_keys_and_values_of_a_prompt_are_one_for_all_captions_of_its_picture(cap
     requests = pictures_for(captioner)
     before = captioner.model.config.get_text_config()._attn_implementation
     with torch.no_grad():
-        begin = captioner._begin(SamplingConfig(max_length=20))
+        begin = captioner._begin(captioner._rules(SamplingConfig(max_length=20)))
         _, rows = begin(requests[:2])
         prompts = rows.shared_cache.layers[0].keys
         rows.extend(torch.full((2, 1), PAD))

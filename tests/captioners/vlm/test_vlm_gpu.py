@@ -35,7 +35,7 @@ def test_captions_on_a_gpu_are_those_of_the_cpu(family, folder_of, captioner_of)
 def test_steps_on_a_gpu_are_one_graph_and_wait_for_nothing(family, folder_of):
     captioner = load_vlm(folder_of(family), device="cuda")
     with torch.no_grad():
-        _, rows = captioner._begin(SamplingConfig(max_length=20))(pictures_for(captioner))
+        _, rows = captioner._begin(captioner._rules(SamplingConfig(max_length=20)))(pictures_for(captioner))
         rows.extend(torch.full((4, 1), PAD, device="cuda"))
         rows.keep(torch.arange(4, device="cuda").repeat_interleave(3))
         tokens = torch.full((12, 1), 200, device="cuda")
