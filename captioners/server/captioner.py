@@ -60,7 +60,7 @@ class ServerCaptioner:
         self.journal: Journal | None = None
         self._server = server
         self._dialects: dict[SamplingConfig, Dialect] = {}
-        self._tokens: dict[SamplingConfig, tuple[int, int]] = {}  # tokens of a probe, and of its answer
+        self._probe_tokens: dict[SamplingConfig, int] = {}  # tokens of a probe, 0 if the server does not count them
         # the server's error for a picture, for samplings with which it answers requests without pictures only
         self._refuses_pictures: dict[SamplingConfig, str] = {}
         self._alike: Counter[bool] = Counter()  # number of pictures, by whether all their captions are the same
@@ -126,16 +126,7 @@ class ServerCaptioner:
         """Find the fields that the server supports with this sampling; ValueError if it does not support enough."""
         with self._server as server:
             try:
-                try:
-                    dialect, choices = self._probe(server, sampling, BLANK)
-                except Refusal as refusal:
-                    if refusal.status not in WITHOUT_PICTURES:
-                        raise
-                    try:
-                        dialect, choices = self._probe(server, sampling, WORDS)
-                    except Refusal:
-                        raise refusal from None
-                    self._refuses_pictures[sampling] = str(refusal)
+                dialect, choices = self._probe_with_picture_or_words(server, sampling)
             except Refusal as refusal:
                 message = f"{self.address.base}: {refusal}"
                 if refusal.status in (401, 403):
@@ -148,8 +139,27 @@ class ServerCaptioner:
             raise ValueError(self._with_models(why))
         for name in dialect.replaced.keys() & LOST:
             logger.warning("%s takes no %s: %s", self.address.base, name, LOST[name])
-        self._tokens[sampling] = server.usage
+        self._probe_tokens[sampling] = server.prompt_tokens
         return dialect
+
+    def _probe_with_picture_or_words(
+        self, server: Connection, sampling: SamplingConfig
+    ) -> tuple[Dialect, Sequence[Choice]]:
+        """Send a picture as a probe or, if the server takes no pictures, a question; note which of them it was.
+
+        Raises Refusal, with the errors for the picture, if the server answers neither.
+        """
+        try:
+            return self._probe(server, sampling, BLANK)
+        except Refusal as refusal:
+            if refusal.status not in WITHOUT_PICTURES:
+                raise
+            try:
+                answered = self._probe(server, sampling, WORDS)
+            except Refusal:
+                raise refusal from None
+            self._refuses_pictures[sampling] = str(refusal)
+            return answered
 
     def _probe(self, server: Connection, sampling: SamplingConfig, probe: Request) -> tuple[Dialect, Sequence[Choice]]:
         """Find the fields with which the server answers a probe; return them and its answer.
@@ -315,7 +325,7 @@ class ServerCaptioner:
 
     def _mean_tokens(self, sampling: SamplingConfig, like: Sequence[Request]) -> float:
         """Estimate the tokens of these requests, on average; 0 if the server does not count tokens."""
-        probe, _ = self._tokens[sampling]
+        probe = self._probe_tokens[sampling]
         if not probe or not like:
             return probe
         counts = []

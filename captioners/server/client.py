@@ -79,13 +79,13 @@ class Connection:
 
     Redirects are not followed, so that neither key nor pictures go to another host.
 
-    made: number of requests sent. usage: tokens of the last request and of its answer.
+    made: number of requests sent. prompt_tokens: those of the last answered request, 0 if the server does not tell.
     """
 
     def __init__(self, address: Address, config: ServerConfig = ServerConfig()):
         self.address, self.config = address, config
         self.load = load.Load(address.base, config.requests_per_minute)
-        self.made, self.usage, self._users = 0, (0, 0), 0
+        self.made = self.prompt_tokens = self._users = 0
         key, headers = os.environ.get(KEY, "").strip(), config.headers
         self.sends_key = bool(key) and not any(HAS_KEY.fullmatch(name) for name in headers)
         self.headers = {
@@ -261,7 +261,7 @@ class Connection:
             except ValueError:
                 pass  # it may be an error, with a status in its body
             else:
-                self._record_usage(answer)
+                self._record_prompt_tokens(answer)
                 if len(choices) < expected:
                     return [], Trouble("odd", Error(200, f"{len(choices)} captions came for {expected}"))
                 if not any(choice.text for choice in choices):
@@ -298,12 +298,11 @@ class Connection:
             )
         self.made += 1
 
-    def _record_usage(self, answer: Mapping[str, Any]) -> None:
+    def _record_prompt_tokens(self, answer: Mapping[str, Any]) -> None:
         usage = answer.get("usage")
         if isinstance(usage, dict):
-            counts = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
-            prompt, completion = (count if isinstance(count, int) else 0 for count in counts)
-            self.usage = prompt, completion
+            count = usage.get("prompt_tokens")
+            self.prompt_tokens = count if isinstance(count, int) else 0
 
     def _error(self, response: Response) -> Error:
         error = error_of(response.status, response.body)
