@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from captioners.decoding.cache import CACHE, Grid, SharedCache, sharing
-from captioners.decoding.key_values import KeyValueCache
+from captioners.decoding.cache import CACHE, SharedCache, sharing
+from captioners.decoding.key_values import Grid, KeyValueCache
 
 LAYERS, HEADS, WIDTH = 36, 2, 128  # layers, heads of keys and values, width of a head
 

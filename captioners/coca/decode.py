@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captioners.coca.blocks import Block, Tower, add_norm, after_attention, attend, heads, kernels, project
 from captioners.coca.products import Products, linear_by
-from captioners.decoding.key_values import KeyValueCache
+from captioners.decoding.key_values import Grid, KeyValueCache
 
 
 class Decoding:
@@ -44,7 +44,7 @@ class Decoding:
         self.longest = 0  # an upper bound of the lengths, known without waiting for a GPU
         # added to the text tower's attention scores (R, limit + 1)
         self.pad_mask = image_tokens.new_zeros(len(image_tokens), limit + 1)
-        self._place_rows(pictures)
+        self._assign_rows(pictures)
 
     def extend(self, tokens: Tensor) -> Tensor:
         """Feed tokens (R, n); return the logits (R, n, V) of the token that follows each."""
@@ -93,7 +93,7 @@ class Decoding:
         alive, pictures = self.pictures[rows].unique_consecutive(return_inverse=True)
         if len(alive) < len(self.cross[0][0]):
             self.cross = [(keys[alive], values[alive]) for keys, values in self.cross]
-        self._place_rows(pictures)
+        self._assign_rows(pictures)
 
     def join(self, other: "Decoding") -> None:
         """Append the rows of other pictures."""
@@ -106,7 +106,7 @@ class Decoding:
                 ours.join(theirs, self.longest, other.longest)
         self.lengths, self.longest = torch.cat([self.lengths, other.lengths]), max(self.longest, other.longest)
         self.pad_mask = torch.cat([self.pad_mask, other.pad_mask])
-        self._place_rows(torch.cat([self.pictures, pictures + other.pictures]))
+        self._assign_rows(torch.cat([self.pictures, pictures + other.pictures]))
 
     def restart(self, slots: Tensor, image_tokens: Tensor) -> None:
         """Restart in place the rows of pictures number `slots` (M,), with image tokens (M, S, W) of new pictures."""
@@ -117,8 +117,9 @@ class Decoding:
                 continue
             for cached, part in zip((keys, values), joint.chunk(2, dim=-1)):
                 cached.index_copy_(0, slots, heads(part, block.attn))
-        self.lengths.view(-1, self.most).index_fill_(0, slots, 0)
-        self.pad_mask.view(-1, self.most, self.limit + 1).index_fill_(0, slots, 0)
+        captions = self.grid.shape[1]
+        self.lengths.view(-1, captions).index_fill_(0, slots, 0)
+        self.pad_mask.view(-1, captions, self.limit + 1).index_fill_(0, slots, 0)
 
     def bytes_per_picture(self, captions: int) -> int:
         """The bytes that a picture with this many captions takes here; there must be one row per picture now."""
@@ -126,16 +127,9 @@ class Decoding:
         cross = sum(keys.nbytes + values.nbytes for keys, values in self.cross)
         return (captions * caches + cross) // len(self.lengths)
 
-    def _place_rows(self, pictures: Tensor) -> None:
-        """Assign each row (R,) a cell of a grid of pictures x `most` captions, for cross-attention.
-
-        pictures: the number of each row's picture (R,). `cells` becomes None if the rows fill the grid in order.
-        """
-        self.pictures = pictures
-        counts = pictures.bincount()
-        self.most = int(counts.max())
-        within = torch.arange(len(pictures), device=pictures.device) - (counts.cumsum(0) - counts)[pictures]
-        self.cells = None if self.most * len(counts) == len(pictures) else pictures * self.most + within
+    def _assign_rows(self, pictures: Tensor) -> None:
+        """Set the number of each row's picture (R,), and the row's cell in the grid for cross-attention."""
+        self.pictures, self.grid = pictures, Grid(pictures)
 
     def _cross_attention(
         self, block: Block, x: Tensor, added: Tensor | None, keys: Tensor, values: Tensor
@@ -145,18 +139,19 @@ class Decoding:
         keys, values: of the image tokens (N, H, S, D).
         """
         _, num_tokens, width = x.shape
+        cells = self.grid.cells
         x, normed = add_norm(x, added, block.ln_1)
         queries = project(normed, block.attn, slice(0, width), linear=self.linear)  # (R, n, W)
-        if kernels and x.is_cuda and num_tokens == 1 and self.cells is None:
+        if kernels and x.is_cuda and num_tokens == 1 and cells is None:
             attended = kernels.attend_images(queries[:, 0], keys, values)[:, None]
             return after_attention(block, x, attended, linear=self.linear)
-        if self.cells is not None:  # pictures have unequal numbers of rows left, so some cells stay empty
-            grid = queries.new_zeros(len(keys) * self.most, num_tokens, width)
-            grid[self.cells] = queries
-            queries = grid
+        if cells is not None:  # pictures have unequal numbers of rows left, so some cells stay empty
+            filled = queries.new_zeros(len(keys) * self.grid.shape[1], num_tokens, width)
+            filled[cells] = queries
+            queries = filled
         queries = heads(queries.view(len(keys), -1, width), block.attn)
         attended = attend(queries, keys, values).view(-1, num_tokens, width)
-        attended = attended if self.cells is None else attended[self.cells]
+        attended = attended if cells is None else attended[cells]
         return after_attention(block, x, attended, linear=self.linear)
 
     def _self_attention(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, OPTForCausalLM, PreTrainedConfig
 from transformers.cache_utils import Cache
 
-from captioners.decoding.key_values import KeyValueCache
+from captioners.decoding.key_values import Grid, KeyValueCache
 
 SHARED = "shared_prompt"  # the name under which `attend` is registered with transformers
 # The name of the argument by which transformers' models take the cache of keys and values.
@@ -31,31 +31,6 @@ class FilledLayer(Protocol):
 
     keys: Tensor
     values: Tensor
-
-
-class Grid:
-    """Assigns each row (R,) a cell of a grid of N pictures x C captions.
-
-    pictures: the number of each row's picture (R,). Some cells are empty if pictures have unequal numbers of rows.
-    shape: (N, C). cells: the cell of each row (R,), or None if the rows fill the grid in order.
-    """
-
-    def __init__(self, pictures: Tensor):
-        counts = pictures.bincount()
-        self.shape = len(counts), int(counts.max())
-        within = torch.arange(len(pictures), device=pictures.device) - (counts.cumsum(0) - counts)[pictures]
-        self.cells = None if self.shape[0] * self.shape[1] == len(pictures) else pictures * self.shape[1] + within
-
-    def spread(self, rows: Tensor) -> Tensor:
-        """Put rows (R, H, m, ...) into the grid (N, H, C * m, ...), with 0 in empty cells."""
-        if self.cells is not None:
-            rows = rows.new_zeros(self.shape[0] * self.shape[1], *rows.shape[1:]).index_copy_(0, self.cells, rows)
-        return rows.unflatten(0, self.shape).transpose(1, 2).flatten(2, 3)
-
-    def gather(self, cells: Tensor) -> Tensor:
-        """Take rows (R, H, m, ...) out of the grid (N, H, C * m, ...)."""
-        cells = cells.unflatten(2, (self.shape[1], -1)).transpose(1, 2).flatten(0, 1)
-        return cells if self.cells is None else cells[self.cells]
 
 
 class Head(NamedTuple):
