@@ -29,10 +29,9 @@ def example_pictures(
     those pictures are chosen.
     """
     visible = [number for number, picture in enumerate(pictures) if picture.image] or list(range(len(pictures)))
-    sign = -1 if fidelity.better == "lower" else 1
     with np.errstate(invalid="ignore"):
         scores = [sampled.scores[name][fidelity.score][visible] for name in captioners]
-        goodness = np.nan_to_num(sign * np.mean(scores, axis=0), nan=-np.inf)
+        goodness = np.nan_to_num(fidelity.direction * np.mean(scores, axis=0), nan=-np.inf)
     ranked = [visible[rank] for rank in np.argsort(-goodness, kind="stable")]
     kinds = {
         "worst": ranked[::-1][:EXAMPLES],

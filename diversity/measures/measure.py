@@ -38,6 +38,11 @@ class Measure(NamedTuple):
         return f"{value:.1f}" if self.unit == "words" else f"{value:.3f}"
 
     @property
+    def direction(self) -> int:
+        """-1 where lower is better, else 1: the factor that makes higher better."""
+        return -1 if self.better == "lower" else 1
+
+    @property
     def arrow(self) -> str:
         """↑ where higher is better, ↓ where lower is better, "" where neither is."""
         return {"higher": "↑", "lower": "↓"}.get(self.better, "")

@@ -61,8 +61,7 @@ def _pair(measure: Measure, difference: Difference, span: Span, *, columns: Sequ
     """Return a difference with its two columns, and the column that is clearly ahead; None where neither is."""
     by_name = {column.name: column for column in columns}
     first, second = by_name[difference.first], by_name[difference.second]
-    up = -1 if measure.better == "lower" else 1
-    ahead = {1: first, -1: second, 0: None}[up * difference.sign]
+    ahead = {1: first, -1: second, 0: None}[measure.direction * difference.sign]
     return {
         "first": first,
         "second": second,

@@ -88,8 +88,7 @@ class _Evidence:
     def better(self, measure: Measure, column: str, other: str) -> int:
         """Return 1 where the column is clearly better, -1 where the other one is, 0 where neither is."""
         difference = self.differences.get((measure.score, column, other))
-        up = -1 if measure.better == "lower" else 1
-        return up * difference.sign if difference else 0
+        return measure.direction * difference.sign if difference else 0
 
     def levels(self, column: str) -> str:
         """Return fidelity and spread, such as "CLIPScore 0.712 (0.702 to 0.722) and Div-2 0.600 (0.500 to 0.700)"."""
@@ -251,7 +250,6 @@ def _noise(evidence: _Evidence) -> str:
     if len(evidence.axes) < 2:
         return ""
     fidelity, spread = evidence.axes
-    up = -1 if fidelity.better == "lower" else 1
     compared_with = {}
     for column in evidence.verdict.ranking:
         others = [
@@ -260,7 +258,8 @@ def _noise(evidence: _Evidence) -> str:
             if evidence.better(spread, column, other) > 0 and evidence.better(fidelity, column, other) < 0
         ]
         if others:
-            compared_with[column] = max(others, key=lambda other: up * evidence.intervals[other][fidelity.score].mean)
+            means = {other: evidence.intervals[other][fidelity.score].mean for other in others}
+            compared_with[column] = max(others, key=lambda other: fidelity.direction * means[other])
     if not compared_with:
         return ""
     figures = "; ".join(

@@ -153,7 +153,7 @@ class _CaptionPool:
         references: Groups | None,
     ):
         self.columns, self.seed = columns, seed
-        self.up = -1 if measure.better == "lower" else 1
+        self.up = measure.direction
         self.captions = max((len(group) for groups in columns.values() for group in groups), default=0)
         self.fidelity = {column: self.up * _padded(fidelity[column], self.captions) for column in columns}
         self.starts = np.array([name_hash(f"{seed} {key}", bits=32) for key in keys])  # (P,)

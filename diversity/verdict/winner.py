@@ -80,10 +80,9 @@ def decide(
     first measure.
     """
     first = decisive[0]
-    up = -1 if first.better == "lower" else 1
     ranking = sorted(
         (name for name in names if name not in suspects and first.score in intervals[name]),
-        key=lambda name: -up * intervals[name][first.score].mean,
+        key=lambda name: -first.direction * intervals[name][first.score].mean,
     )
     leader = ranking[0] if ranking else None
 
