@@ -91,9 +91,7 @@ class DiversityReport:
                 name: {score: estimate._asdict() for score, estimate in estimates.items()}
                 for name, estimates in self.intervals.items()
             },
-            "differences": [
-                {**difference._asdict(), "estimate": difference.estimate._asdict()} for difference in self.differences
-            ],
+            "differences": [difference.as_json() for difference in self.differences],
             "verdict": self.verdict.as_json(),
             "fidelity": self.fidelity,
             "spread": self.spread,

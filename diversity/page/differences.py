@@ -143,4 +143,4 @@ def mixes_of(report: DiversityReport, columns: Sequence[PageColumn]) -> dict[str
 def _verdict(step: MixStep) -> str:
     if step.adds:
         return "adds"
-    return "less faithful" if step.fidelity_gain.high < 0 else "no clear gain"
+    return "no clear gain" if step.faithful else "less faithful"

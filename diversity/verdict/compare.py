@@ -5,7 +5,7 @@ P: pictures   S: scores   R: resamples or sign flips in a block
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -48,6 +48,10 @@ class Difference(NamedTuple):
         if self.p_holm >= LEVEL:
             return 0
         return int(self.estimate.low > 0) - int(self.estimate.high < 0)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the difference as a dictionary of plain values."""
+        return {**self._asdict(), "estimate": self.estimate._asdict()}
 
 
 def estimates(scores: Mapping[Key, np.ndarray], seed: int, resamples: int = 1000) -> dict[Key, Estimate]:

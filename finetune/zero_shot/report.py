@@ -136,9 +136,7 @@ class ZeroShotReport:
                 }
                 for name, model in self.models.items()
             },
-            "differences": [
-                {**difference._asdict(), "estimate": difference.estimate._asdict()} for difference in self.differences
-            ],
+            "differences": [difference.as_json() for difference in self.differences],
             "verdict": _plain_verdict(self.verdict),
             "settings": dict(self.settings),
         }
@@ -154,9 +152,7 @@ def _plain_support(support: Supported) -> dict[str, Any]:
             name: {count: estimate._asdict() for count, estimate in by_count.items()}
             for name, by_count in support.top1.items()
         },
-        "differences": [
-            {**difference._asdict(), "estimate": difference.estimate._asdict()} for difference in support.differences
-        ],
+        "differences": [difference.as_json() for difference in support.differences],
         "verdict": _plain_verdict(support.verdict),
     }
 
