@@ -41,13 +41,11 @@ def clip_scores(
     columns: Mapping[str, Groups],
     references: Groups | None = None,
     human: str | None = None,
-    captioners: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, ClipScores], tuple[str, ...]]:
     """Score each column's captions against encoded pictures; return the scores and notes for the reader.
 
     columns[column][p] are the captions of picture p, references[p] all its human captions. human: the column that
-    contains some of these references; none of its captions is its own reference. captioners: the captioner of each
-    column where records state it; otherwise the column syn_text_NAME is by NAME. A picture that does not decode has no
+    contains some of these references; none of its captions is its own reference. A picture that does not decode has no
     score, and if no picture decodes there are no scores at all.
 
     clip_score: 2.5 max(cos(caption, picture), 0), mean over captions. 0 to 2.5, higher is better. Hessel et al. 2021,
@@ -100,8 +98,7 @@ def clip_scores(
             row={**{score: mean(values) for score, values in by_picture.items()}, "pool": len(pool), "cut": cut},
             signs=signs,
         )
-    notes = _notes(clip, scores_of, columns, pool=len(pool), reasons=reasons, captioners=captioners or {})
-    return scores_of, notes
+    return scores_of, _notes(clip, scores_of, columns, pool=len(pool), reasons=reasons)
 
 
 def embed_images(clip: OpenClip, images: Sequence[bytes | None]) -> tuple[np.ndarray, list[str]]:
@@ -223,7 +220,6 @@ def _notes(
     *,
     pool: int,
     reasons: Sequence[str],
-    captioners: Mapping[str, str],
 ) -> tuple[str, ...]:
     """Return notes on the scores: undecoded pictures, a small pool, cut captions, self-scoring."""
     notes, label_of = [], labels(columns)
@@ -239,6 +235,6 @@ def _notes(
                 f"{label_of[name]}: the text tower of {clip.name} reads {clip.context_length} tokens and cut {cut:,} "
                 f"of {sizes(groups).sum():,} captions."
             )
-        if captioners.get(name, name.removeprefix("syn_text_")) == captioner_name(clip.name):
+        if name.removeprefix("syn_text_") == captioner_name(clip.name):  # the column syn_text_NAME is by NAME
             notes.append(f"{label_of[name]}: {clip.name} wrote these captions and scores them, which favours them.")
     return tuple(notes)

@@ -306,12 +306,9 @@ def test_cut_captions_and_ones_own_are_told(monkeypatch):
         "syn_text_chosen": [["of 1"]] * 7,
         "b": [["of 1"]] * 7,
     }
-    result, notes = clip_scores(clip, images, columns, captioners={"b": "chosen"})
+    result, notes = clip_scores(clip, images, columns)
     assert [scores.row["cut"] for scores in result.values()] == [3, 0, 0]
     assert notes == (
         "a: the text tower of chosen reads 5 tokens and cut 3 of 11 captions.",
         "chosen: chosen wrote these captions and scores them, which favours them.",
-        "b: chosen wrote these captions and scores them, which favours them.",
     )
-    _, notes = clip_scores(clip, images, columns, captioners={"syn_text_chosen": "another"})
-    assert len(notes) == 1
