@@ -235,7 +235,7 @@ def judge_set(annotated: Sequence[Mapping[str, Any]], seed: int, kinds: int, *, 
         for index in range(len(chosen))
     ]
     sampled = sample_scores(
-        pictures, list(columns), HUMAN, embedder=embedder, clip=None, device="cpu", semantic_pictures=1000, seed=seed
+        pictures, list(columns), HUMAN, embedder=embedder, clip=None, device="cpu", semantic_pictures=1000
     )
     rows = {name: counts(column) for name, column in all_columns.items()}
     suspected = suspect_columns(

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from diversity.config import DiversityConfig
-from diversity.inputs.count import count_columns
+from diversity.inputs.count import EXAMPLE_IMAGES, count_columns
 from diversity.inputs.specs import NO_IMAGES
 from diversity.report import KIND, DiversityReport
 from diversity.score import report
@@ -64,7 +64,7 @@ def _images_to_keep(config: DiversityConfig) -> int:
     """Return for how many pictures of the sample the image is read."""
     if config.images == [NO_IMAGES]:
         return 0
-    return max(48, config.semantic_pictures if config.clip else 0)
+    return max(EXAMPLE_IMAGES, config.semantic_pictures if config.clip else 0)
 
 
 def _write(measured: DiversityReport, folder: Path) -> None:

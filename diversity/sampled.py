@@ -54,7 +54,6 @@ def sample_scores(
     clip: str | None,
     device: str,
     semantic_pictures: int,
-    seed: int,
 ) -> Sampled:
     """Score the columns `names` and the references on the sampled pictures.
 
@@ -75,12 +74,7 @@ def sample_scores(
     rows: dict[str, dict[str, Any]] = {}
     caption_scores: dict[str, dict[str, list[np.ndarray]]] = {}
     for column in Progress(columns, desc="scoring the sample", unit="column", delay=2):
-        scores[column] = _lexical(groups[column], document_frequency)
-        caption_scores[column] = {"degenerate": _degenerate(pictures, column)}
-        scores[column]["degenerate"] = _means(caption_scores[column]["degenerate"], len(pictures))
-        if any(picture.scene for picture in pictures):
-            caption_scores[column]["precision"] = _precision(pictures, column)
-            scores[column] |= _facts(pictures, column)
+        scores[column], caption_scores[column] = _scores_of_all(pictures, column, groups[column], document_frequency)
         if references not in (None, column):
             scores[column]["word_coverage"] = word_coverage(
                 groups[column], [picture.references for picture in pictures]
@@ -131,6 +125,22 @@ def _document_frequency(
     return DocumentFrequency(
         [[caption for column in groups.values() for caption in column[number]] for number in range(len(pictures))]
     )
+
+
+def _scores_of_all(
+    pictures: Sequence[ComparedPicture],
+    column: str,
+    groups: Sequence[Sequence[str]],
+    document_frequency: DocumentFrequency,
+) -> tuple[Scores, dict[str, list[np.ndarray]]]:
+    """Return the scores of a column that all pictures of the sample get: of pictures, and of their captions."""
+    caption_scores = {"degenerate": _degenerate(pictures, column)}
+    scores = _lexical(groups, document_frequency)
+    scores["degenerate"] = _means(caption_scores["degenerate"], len(pictures))
+    if any(picture.scene for picture in pictures):
+        caption_scores["precision"] = _precision(pictures, column)
+        scores |= _facts(pictures, column)
+    return scores, caption_scores
 
 
 class _ModelScores:

@@ -13,7 +13,7 @@ import numpy as np
 
 from diversity.columns import HUMAN, labels
 from diversity.examples import example_pictures
-from diversity.inputs.count import Counted, count_captions
+from diversity.inputs.count import EXAMPLE_IMAGES, Counted, count_captions
 from diversity.measures import catalogue
 from diversity.measures.accumulate import novelty
 from diversity.measures.compression import COMPRESSOR, compression_ratio
@@ -84,7 +84,7 @@ def score_captions(
         keys=keys,
         images=images,
         seed=seed,
-        keep_images=max(48, semantic_pictures if clip else 0),
+        keep_images=max(EXAMPLE_IMAGES, semantic_pictures if clip else 0),
     )
     return report(counted, embedder=embedder, clip=clip, device=device, semantic_pictures=semantic_pictures, seed=seed)
 
@@ -112,7 +112,6 @@ def report(
             clip=clip,
             device=device,
             semantic_pictures=semantic_pictures,
-            seed=seed,
         )
         ratios = {name: column.result() for name, column in compressing.items()}
     rows = _rows(counted, sampled, captions, texts=texts, ratios=ratios, seed=seed)

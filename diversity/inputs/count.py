@@ -40,6 +40,7 @@ from imagetext.sample import Record
 
 MANY = 100  # pieces that are worth a second process, which takes half a second to start
 ROWS_AT_ONCE = 1000  # rows of a piece that are counted together; bounds the memory
+EXAMPLE_IMAGES = 48  # pictures of the sample whose encoded picture is kept, for the examples of the report
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def count_columns(
     workers: int | None = 1,
     seed: int = 0,
     size: int = 10_000,
-    keep_images: int = 48,
+    keep_images: int = EXAMPLE_IMAGES,
     output: str | os.PathLike | None = None,
 ) -> Counted:
     """Count caption columns of inputs that are joined by key, on the pictures for which every column has captions.
@@ -101,7 +102,7 @@ def count_captions(
     images: Sequence[bytes | None] | None = None,
     seed: int = 0,
     size: int = 10_000,
-    keep_images: int = 48,
+    keep_images: int = EXAMPLE_IMAGES,
 ) -> Counted:
     """Count columns `{"name": [[caption, ...] per picture]}` as `count_columns` does; `references` names one of them.
 
@@ -286,13 +287,11 @@ def _compared_pictures(
         yield picture, sampled
 
 
-def choose(captions: int, count: int, order_key: int, column: str) -> Sequence[int]:
+def choose(captions: int, count: int, order_key: int, column: str) -> list[int]:
     """Return the sorted indices of the `count` captions of a picture that are compared.
 
     These are the captions with the smallest hashes of the picture's `order_key`, the column and the index.
     """
-    if captions == count:
-        return range(count)
     salt = f"{order_key}/{column}/".encode("utf-8", "surrogatepass")
     by_hash = sorted(range(captions), key=lambda index: blake2b(salt + b"%d" % index, digest_size=8).digest())
     return sorted(by_hash[:count])
