@@ -205,7 +205,7 @@ def open_inputs(
         for path, store_entry in paths.items():
             column = name or file_columns.get(path, "")
             try:
-                pieces = open_file(path, store_entry, column, table=table, columns=columns, folders=folders)
+                pieces = file_pieces(path, store_entry, column, table=table, columns=columns, folders=folders)
             except (ValueError, OSError) as error:
                 problems.append(error)
                 continue
@@ -225,7 +225,7 @@ def _split_names(specs: Sequence[str], problems: list[str | Exception]) -> tuple
     return [match[2] if (match := matches.get(spec)) else spec for spec in specs], names
 
 
-def open_file(
+def file_pieces(
     path: str,
     store_entry: Entry | None,
     column: str,

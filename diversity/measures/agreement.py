@@ -29,8 +29,8 @@ class AgreementScores(NamedTuple):
 class Agreement:
     """The human captions of pictures, and the agreement of captions with them.
 
-    `themselves` says that the captions are themselves human captions of these pictures. Each is then compared with the
-    other human captions of its picture.
+    The argument `themselves` of its methods says that the captions are themselves human captions of these pictures.
+    Each is then compared with the other human captions of its picture.
     """
 
     def __init__(self, references: Groups):
