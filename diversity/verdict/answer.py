@@ -185,20 +185,7 @@ def _best(evidence: _Evidence) -> str:
             "out, add human captions (--references) or a CLIP model that knows such pictures (--clip)."
         )
     if verdict.winner:
-        behind = [name for name in evidence.captioners if name not in (verdict.winner, *verdict.only_repeat)]
-        if count == 2:
-            others = "the other"
-        else:
-            others = "every other" if len(behind) == count - 1 else "the others"
-        reasons = []
-        if behind:
-            reasons.append(f"it is clearly ahead of {others} in {_ahead_in(evidence, verdict.winner, behind)}")
-        if verdict.only_repeat:
-            reasons.append(f"it is as good as {evidence.names(verdict.only_repeat)} and more varied")
-        return (
-            f"{evidence.labels[verdict.winner]} is the best of {count} captioners by "
-            f"{EVIDENCE_WORDS[verdict.evidence]}: {_and(reasons)}."
-        )
+        return _winner(evidence, verdict.winner)
     if not verdict.ranking:
         other_pictures = verdict.evidence == "references" and all(
             {reason.kind for reason in reasons} & {"other_pictures", "other_words"}
@@ -206,7 +193,31 @@ def _best(evidence: _Evidence) -> str:
         )
         unless = ", or the human captions do not describe these pictures" if other_pictures else ""
         return f"No captioner is named best: {'both' if count == 2 else 'all'} are suspect{unless}."
-    leader = verdict.ranking[0]
+    return _no_winner(evidence, verdict.ranking[0])
+
+
+def _winner(evidence: _Evidence, winner: str) -> str:
+    """Name the best captioner, and say what it is better in."""
+    verdict, count = evidence.verdict, len(evidence.captioners)
+    behind = [name for name in evidence.captioners if name not in (winner, *verdict.only_repeat)]
+    if count == 2:
+        others = "the other"
+    else:
+        others = "every other" if len(behind) == count - 1 else "the others"
+    reasons = []
+    if behind:
+        reasons.append(f"it is clearly ahead of {others} in {_ahead_in(evidence, winner, behind)}")
+    if verdict.only_repeat:
+        reasons.append(f"it is as good as {evidence.names(verdict.only_repeat)} and more varied")
+    return (
+        f"{evidence.labels[winner]} is the best of {count} captioners by {EVIDENCE_WORDS[verdict.evidence]}: "
+        f"{_and(reasons)}."
+    )
+
+
+def _no_winner(evidence: _Evidence, leader: str) -> str:
+    """Say why the first captioner of the ranking is not named best."""
+    verdict = evidence.verdict
     if leader in verdict.doubts and not verdict.not_behind:
         return (
             f"No captioner is clearly best by {EVIDENCE_WORDS[verdict.evidence]}: {evidence.labels[leader]} is ahead, "
