@@ -44,12 +44,39 @@ def begin_rows(
     other prompts.
     limit: maximum tokens that a row is fed, without the start token. ends, greedy: see `Continuing`.
     """
-    device, count = model.device, len(prompts)
+    device = model.device
     shared = [min(common_prefix_length(head.ids, prompt), len(prompt) - 1) for prompt in prompts]
     remainders = [list(prompt[length:]) for prompt, length in zip(prompts, shared, strict=True)]
     head_lengths = torch.tensor(shared, device=device)
     lengths = torch.tensor([len(remainder) for remainder in remainders], device=device)
-    longest = max(map(len, remainders))
+    cache, logits = _read_remainders(model, remainders, lengths, head=head, head_lengths=head_lengths)
+    # only layers with this implementation call `attend`
+    parts = model.config._attn_implementation == "sdpa" and model._supports_attention_backend
+    return Continuing(
+        partial(step, model),
+        model.config,
+        cache=SharedCache(cache, lengths, limit=limit, parts=parts, head=head, head_lengths=head_lengths),
+        first=logits,
+        begin=head_lengths + lengths,
+        ends=ends,
+        greedy=greedy,
+        graphs=not stretches(model.config),
+    )
+
+
+def _read_remainders(
+    model: PreTrainedModel,
+    remainders: Sequence[list[int]],
+    lengths: Tensor,
+    *,
+    head: Head,
+    head_lengths: Tensor,
+) -> tuple[DynamicCache, Tensor]:
+    """Compute the keys and values of the remainders of prompts, and the logits (N, 1, V) after each prompt.
+
+    lengths: of the remainders (N,). head_lengths: how many tokens of the head come before each (N,).
+    """
+    device, count, longest = model.device, len(remainders), max(map(len, remainders))
     padded = [[remainder[0]] * (longest - len(remainder)) + remainder for remainder in remainders]
     ids = torch.tensor(padded, device=device)  # (N, T), padded at the left
     # the index of each token in its remainder (N, T); below 0 for padding
@@ -78,18 +105,7 @@ def begin_rows(
     prompts_only = DynamicCache()
     for layer, remainder in enumerate(cache.caption_layers):
         prompts_only.update(remainder.keys[:, :, :longest], remainder.values[:, :, :longest], layer)
-    # only layers with this implementation call `attend`
-    parts = model.config._attn_implementation == "sdpa" and model._supports_attention_backend
-    return Continuing(
-        partial(step, model),
-        model.config,
-        cache=SharedCache(prompts_only, lengths, limit=limit, parts=parts, head=head, head_lengths=head_lengths),
-        first=logits[:, -1:],
-        begin=head_lengths + lengths,
-        ends=ends,
-        greedy=greedy,
-        graphs=not stretches(model.config),
-    )
+    return prompts_only, logits[:, -1:]
 
 
 def step(model: PreTrainedModel, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache, **options) -> Tensor:

@@ -51,8 +51,6 @@ def begin_rows(
     last = prompt_lengths - ids.shape[1] - 1  # counted from the end, because a family may return more logits
     logits = logits[torch.arange(len(ids), device=device), last][:, None]  # (N, 1, V)
     [states] = vision_states
-    picture_states = states.float().split(spans(len(states), [family.size(picture) for picture in pictures]))
-    features = torch.stack([picture.flatten(0, -2).mean(0) for picture in picture_states])  # (N, D)
     config = family.model.get_submodule(family.language).config
     prompt_cache, cross = cache, None
     if isinstance(cache, EncoderDecoderCache):
@@ -62,7 +60,7 @@ def begin_rows(
     parts = config._attn_implementation == "sdpa" and cross is None
     # GIT's cache also holds the tokens of pictures, which have no ids
     tokens_without_ids = prompt_cache.get_seq_length() - ids.shape[1]
-    return F.normalize(features, dim=-1), Continuing(
+    return _features(family, pictures, states), Continuing(
         family.step,
         config,
         cache=SharedCache(prompt_cache, prompt_lengths + tokens_without_ids, limit=limit, parts=parts),
@@ -73,3 +71,9 @@ def begin_rows(
         cross=cross,
         graphs=family.steps_are_alike(),
     )
+
+
+def _features(family: Llava, pictures: Sequence[Tensor], states: Tensor) -> Tensor:
+    """The normalised features (N, D) of pictures, the mean of each picture's states in the vision tower."""
+    picture_states = states.float().split(spans(len(states), [family.size(picture) for picture in pictures]))
+    return F.normalize(torch.stack([picture.flatten(0, -2).mean(0) for picture in picture_states]), dim=-1)
