@@ -16,7 +16,7 @@ TRIM_BYTES, MMAP_BYTES = 2**29, 2**25
 def make_accelerator(config: TrainingConfig) -> Accelerator:
     """Return an Accelerator for the configured devices; raises ValueError if the launcher started others."""
     accelerator = Accelerator(
-        mixed_precision={"fp32": "no"}.get(config.dtype, config.dtype),
+        mixed_precision="no" if config.dtype == "fp32" else config.dtype,
         cpu=check_device(config.device) == "cpu",
         project_dir=config.output,
         log_with=[*config.report_to] or None,

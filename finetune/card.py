@@ -99,8 +99,7 @@ def _score_rows(scores: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """Return the label, the captioner's value, the human captions' value and the definition of each score."""
     rows = []
     for measure in (CAPTION_LOSS, CONTRASTIVE_LOSS, *SCORES):
-        name = measure.path[0]
-        if name in scores:
-            human = measure.text({name: scores.get("human", {}).get(name)})
+        if measure.path[0] in scores:
+            human = measure.text(scores.get("human", {}))
             rows.append((f"{measure.label} {measure.arrow}", measure.text(scores), human, measure.definition))
     return rows

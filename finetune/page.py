@@ -122,11 +122,6 @@ def _count(number: int) -> str:
     return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def _text(measure: Measure, row: Mapping[str, Any]) -> str:
-    """Return the measure's value in a row as a table shows it, a dash if the row has none."""
-    return measure.text({measure.path[0]: row.get(measure.path[0])})
-
-
 def _table(validations: Rows, measures: Sequence[Measure]) -> tuple[list[Measure], list[tuple[str, list[str]]]]:
     """Return the measures (columns) and rows of the first table: first and last validation, and human captions."""
     if not validations:
@@ -136,7 +131,7 @@ def _table(validations: Rows, measures: Sequence[Measure]) -> tuple[list[Measure
     if last.get("human"):
         rows["Human captions"] = last["human"]
     columns = [measure for measure in measures if measure.path[0] in last]
-    return columns, [(label, [_text(measure, row) for measure in columns]) for label, row in rows.items()]
+    return columns, [(label, [measure.text(row) for measure in columns]) for label, row in rows.items()]
 
 
 # --- curves --------------------------------------------------------------------------------------------------------
@@ -187,7 +182,7 @@ def _curve(
     _scale(axes, measure, trained[1])
     axes.set_xlabel(f"{sample_kind} seen")
     last = (held_out if len(held_out[0]) else trained)[1][-1]
-    text = f"{last:.2g}" if measure is LEARNING_RATE else _text(measure, {measure.path[0]: last})
+    text = f"{last:.2g}" if measure is LEARNING_RATE else measure.written(last)
     return text, svg(figure, measure.label + suffix)
 
 
