@@ -1,6 +1,6 @@
 """Zero-shot classification of held-out pictures by a student, measured as `capsmith zero-shot` does."""
 
-from collections.abc import Iterable
+from itertools import chain
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from finetune.student.model import Student
 from finetune.zero_shot.classify import class_features, nearest_classes, read_templates
 from finetune.zero_shot.pictures import prepare_batches, read_labelled, survey_labels, workers
 from finetune.zero_shot.scores import MEASURES, accuracy
-from imagetext.sample import Record
 
 PREFIX = "zero_shot_"
 SCORES = tuple(
@@ -40,12 +39,7 @@ class HeldOutClasses:
         )
         self.templates = read_templates(config.templates)
         self.survey = survey_labels(self.shards, names, flag="--eval-classes", quiet=quiet)
-        check_rejects(self.survey.failed, self.usable, config, flag="--eval-classes")
-
-    @property
-    def usable(self) -> int:
-        """The number of pictures that have a class."""
-        return self.survey.pictures - len(self.survey.failed)
+        check_rejects(self.survey.failed, self.survey.usable, config, flag="--eval-classes")
 
     @property
     def chance(self) -> dict[str, float]:
@@ -59,9 +53,6 @@ class HeldOutClasses:
         scores["per_class"] = 1 / sum(map(bool, counts))
         return {PREFIX + name: score for name, score in scores.items()}
 
-    def _records(self) -> Iterable[Record]:
-        return (record for shard in self.shards for record in shard)
-
     @torch.inference_mode()
     def scores(self, student: Student) -> dict[str, float]:
         """Return the student's SCORES; pictures that do not decode do not count, and top-5 needs six classes or more.
@@ -73,12 +64,13 @@ class HeldOutClasses:
         def embed_texts(texts: list[str]) -> Tensor:
             return model.encode_text(student.tokenizer(texts).to(device), normalize=True).float()
 
-        class_indices = {label: index for index, label in enumerate(self.survey.classes.labels)}
+        class_indices = self.survey.classes.indices
         answers, labels = [], []
         with evaluating(model):
             classes = class_features(embed_texts, self.survey.classes.names, self.templates)
             transform = preprocessing(student.preprocess_cfg)
-            for batch in prepare_batches(self._records(), [transform], batch_size=BATCH, threads=workers(None)):
+            records = chain.from_iterable(self.shards)
+            for batch in prepare_batches(records, [transform], batch_size=BATCH, threads=workers(None)):
                 usable = [picture for picture in batch if not picture.error]
                 labels += [class_indices[picture.record.label or ""] for picture in usable]
                 if usable:

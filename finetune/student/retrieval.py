@@ -178,7 +178,7 @@ class HeldOutRetrieval:
             scores = retrieval(student, self.samples, self.negatives) if self.samples else {}
             if self.classes:
                 scores |= self.classes.scores(student)
-        pictures = len(self.samples) + (self.classes.usable if self.classes else 0)
+        pictures = len(self.samples) + (self.classes.survey.usable if self.classes else 0)
         row = {"step": step, "samples": records_seen, "pictures": pictures, **scores}
         if self.classes:
             row["chance"] = self.classes.chance

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from PIL import Image
@@ -31,6 +31,11 @@ class Classes(NamedTuple):
     names: Sequence[str]
     pictures: Sequence[int]
 
+    @property
+    def indices(self) -> dict[str, int]:
+        """The index of each class, by its label."""
+        return {label: index for index, label in enumerate(self.labels)}
+
 
 class LabelSurvey(NamedTuple):
     """The result of a first pass over a set: its classes, its number of pictures, and those that cannot be used."""
@@ -39,6 +44,11 @@ class LabelSurvey(NamedTuple):
     pictures: int
     hashes: Set[bytes]  # those of the pictures that have a class
     failed: Sequence[tuple[str, str]]  # key and reason
+
+    @property
+    def usable(self) -> int:
+        """The number of pictures that have a class."""
+        return self.pictures - len(self.failed)
 
 
 def read_labelled(
@@ -68,7 +78,7 @@ def survey_labels(
     there are fewer than two classes.
     """
     counts, hashes, failed, pictures = dict.fromkeys(names or (), 0), set(), [], 0
-    records = (record for shard in shards for record in shard)
+    records = chain.from_iterable(shards)
     for record in Progress(records, desc="reading labels", unit="picture", mininterval=1, delay=2, disable=quiet):
         pictures += 1
         if record.error:

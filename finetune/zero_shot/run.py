@@ -69,7 +69,7 @@ def evaluate(config: ZeroShotConfig) -> tuple[ZeroShotReport, list[str]]:
     )
     check_apart(config.output, [shard.path for shard in (*shards, *support)])
     survey = survey_labels(shards, names)
-    check_rejects(survey.failed, survey.pictures - len(survey.failed), config)
+    check_rejects(survey.failed, survey.usable, config)
     hierarchy = find_hierarchy(survey.classes) if find_hierarchy else None
     notes = _class_notes(survey, config)
     notes += _embed_classes(models, survey, templates, hierarchy=hierarchy, config=config)
@@ -136,7 +136,7 @@ def _add_support(
     models: Sequence[Classifier], survey: LabelSurvey, support: Sequence[Shard], *, config: ZeroShotConfig
 ) -> list[str]:
     """Add the support pictures to all models, and return notes on these pictures for the reader."""
-    class_indices = {label: index for index, label in enumerate(survey.classes.labels)}
+    class_indices = survey.classes.indices
     records = itertools.chain.from_iterable(support)
     shots, left_out = draw_shots(records, class_indices, config.shots, seed=config.seed, input_hashes=survey.hashes)
     columns = read_descriptions(shots, config.column)
@@ -162,7 +162,7 @@ def classify(
 
     Returns the right classes of the usable pictures, as indices (P,), and a row for each record.
     """
-    class_indices = {label: index for index, label in enumerate(survey.classes.labels)}
+    class_indices = survey.classes.indices
     records = itertools.chain.from_iterable(shards)
     transforms = [model.clip.transform for model in models]
     threads = workers(config.num_workers)
