@@ -244,19 +244,7 @@ class Trainer:
         norm: Any = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
         if learner.captions:
             losses["caption"] = reduce(losses["caption"])
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        *values, norm = torch.stack([*losses.values(), norm]).tolist()  # together, because each transfer waits
-        named_values = {
-            name: value
-            for name, value in zip(losses, values, strict=True)
-            if name in learner.weights or not math.isnan(value)
-        }
-        row = {
-            "loss": sum(weight * named_values[name] for name, weight in learner.weights.items()),
-            **named_values,
-            "gradient_norm": norm,
-            "learning_rate": self.optimizer.param_groups[-1]["lr"],
-        }
+        row = self._log_row(losses, norm.full_tensor() if isinstance(norm, DTensor) else norm)
         self._check_finite(row, parts, batch.keys)
         self.optimizer.step()
         self.schedule.step()
@@ -265,6 +253,21 @@ class Trainer:
         if self.average:
             self.average.update()
         return row
+
+    def _log_row(self, losses: Losses, norm: Tensor) -> dict[str, float]:
+        """Return the row of a step: its weighted loss, each loss or number, gradient norm and learning rate."""
+        numbers: list[float] = torch.stack([*losses.values(), norm]).tolist()  # together, because each transfer waits
+        *values, gradient_norm = numbers
+        weights = self.learner.weights
+        named_values = {
+            name: value for name, value in zip(losses, values, strict=True) if name in weights or not math.isnan(value)
+        }
+        return {
+            "loss": sum(weight * named_values[name] for name, weight in weights.items()),
+            **named_values,
+            "gradient_norm": gradient_norm,
+            "learning_rate": float(self.optimizer.param_groups[-1]["lr"]),
+        }
 
     def _check_finite(self, row: Mapping[str, float], parts: Sequence[Batch], keys: Sequence[str]) -> None:
         """Raise ValueError if the step's loss or gradient norm is not finite, with the cause if it can be found."""
