@@ -59,12 +59,15 @@ def find_duplicates(pictures: Pictures, held_out: Pictures, held_out_indices: Co
     alone is not enough, because two sets may both start with 000000.
     """
     hashes = {held_out.identities[index].hash for index in held_out_indices}
-    index_of_key = {held_out.identities[index].key: index for index in held_out_indices}
+    indices_of_key: dict[str, list[int]] = {}  # several, if two held-out sets have pictures of one key
+    for index in held_out_indices:
+        indices_of_key.setdefault(held_out.identities[index].key, []).append(index)
     same_bytes = {index for index, identity in enumerate(pictures.identities) if identity.hash in hashes}
     same_key = [
-        (index, index_of_key[identity.key])
+        (index, held_out_index)
         for index, identity in enumerate(pictures.identities)
-        if identity.key in index_of_key and index not in same_bytes
+        if index not in same_bytes
+        for held_out_index in indices_of_key.get(identity.key, ())
     ]
     with ThreadPoolExecutor() as pool:  # decoding releases Python's global lock
         are_alike = pool.map(lambda pair: look_alike(pictures.encoded(pair[0]), held_out.encoded(pair[1])), same_key)

@@ -46,6 +46,13 @@ def test_the_same_bytes_and_the_same_key_and_look_are_the_same_picture():
     assert find_duplicates(pictures, held_out, [3]) == {5}
 
 
+def test_pictures_of_two_held_out_sets_may_have_the_same_key():
+    held_out = HeldOutRecords([scene(0, "000000"), scene(1, "000000"), scene(2, "000000")])
+    pictures = HeldOutRecords([again(scene(index, "000000")) for index in (0, 1, 2, 3)])
+    assert find_duplicates(pictures, held_out, range(3)) == {0, 1, 2}
+    assert find_duplicates(pictures, held_out, [1]) == {1}
+
+
 def test_a_picture_encoded_again_looks_alike_and_another_does_not():
     assert look_alike(scene(0).image, again(scene(0)).image) and not look_alike(scene(0).image, scene(1).image)
 
