@@ -83,7 +83,7 @@ class _Evidence:
 
     def names(self, columns: Sequence[str]) -> str:
         """Return the labels of columns as a list in words."""
-        return _and([self.labels[column] for column in columns])
+        return listed([self.labels[column] for column in columns])
 
     def better(self, measure: Measure, column: str, other: str) -> int:
         """Return 1 where the column is clearly better, -1 where the other one is, 0 where neither is."""
@@ -106,7 +106,7 @@ class _Evidence:
         return f"{measure.label} {_change(measure, difference.estimate)}" if difference else ""
 
 
-def _and(texts: Sequence[str]) -> str:
+def listed(texts: Sequence[str]) -> str:
     """Join texts as "a, b and c"."""
     *others, last = texts
     return f"{', '.join(others)} and {last}" if others else last
@@ -157,7 +157,7 @@ def _ahead_in(evidence: _Evidence, winner: str, others: Sequence[str]) -> str:
             ahead_of_all.append(measure.label)
         if any(ahead):
             ahead_of_some.append(measure.label)
-    return _and(ahead_of_all) if ahead_of_all else " or ".join(ahead_of_some)
+    return listed(ahead_of_all) if ahead_of_all else " or ".join(ahead_of_some)
 
 
 def _better_in(evidence: _Evidence, leader: str, others: Sequence[str]) -> str:
@@ -211,7 +211,7 @@ def _winner(evidence: _Evidence, winner: str) -> str:
         reasons.append(f"it is as good as {evidence.names(verdict.only_repeat)} and more varied")
     return (
         f"{evidence.labels[winner]} is the best of {count} captioners by {EVIDENCE_WORDS[verdict.evidence]}: "
-        f"{_and(reasons)}."
+        f"{listed(reasons)}."
     )
 
 
@@ -229,7 +229,7 @@ def _no_winner(evidence: _Evidence, leader: str) -> str:
     among = " of those that are not suspect" if verdict.suspects else ""
     return (
         f"No captioner is clearly best by {EVIDENCE_WORDS[verdict.evidence]}: {evidence.labels[leader]} has the "
-        f"highest {evidence.axes[0].label}{among}, but is not clearly ahead of {_and(names)}"
+        f"highest {evidence.axes[0].label}{among}, but is not clearly ahead of {listed(names)}"
         f"{_better_in(evidence, leader, verdict.not_behind)}."
     )
 

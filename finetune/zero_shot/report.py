@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from diversity.measures.measure import PERCENT
 from diversity.page.differences import interval
-from diversity.verdict.answer import FEW
+from diversity.verdict.answer import FEW, listed
 from diversity.verdict.compare import Difference, Estimate
 from diversity.verdict.winner import Verdict
 from finetune.zero_shot.models import Mistake
@@ -183,7 +183,7 @@ def _best_model(report: ZeroShotReport) -> str:
         return f"{best} {result}."
     if report.verdict.winner:
         return f"{best} is the best: it {result}, clearly more than {others}."
-    not_behind = _enumerated(report.verdict.not_behind)
+    not_behind = listed(report.verdict.not_behind)
     return f"No model is shown to be the best: {best} {result}, not clearly more than {not_behind}."
 
 
@@ -204,7 +204,7 @@ def _other_figures(report: ZeroShotReport) -> str:
 def _chance(report: ZeroShotReport) -> str:
     poor = [name for name, model in report.models.items() if model.intervals[TOP1.score].low <= report.chance]
     chance = f"Without a look at the pictures {TOP1.written(report.chance)} of the answers would be right"
-    return f"{chance}; it is not shown that {_enumerated(poor)} can do more." if poor else f"{chance}."
+    return f"{chance}; it is not shown that {listed(poor)} can do more." if poor else f"{chance}."
 
 
 def _confusions(report: ZeroShotReport) -> str:
@@ -215,7 +215,7 @@ def _confusions(report: ZeroShotReport) -> str:
     for pair in confusions:
         pictures = f"{pair['pictures']:,} of {report.class_sizes[pair['class']]:,}"
         pairs.append(f"{names[pair['class']]} for {names[pair['answered']]} ({pictures})")
-    return f"Most often, {report.best} mistakes {_enumerated(pairs)}."
+    return f"Most often, {report.best} mistakes {listed(pairs)}."
 
 
 def _unsure(report: ZeroShotReport) -> str:
@@ -275,10 +275,10 @@ def _best_descriptions(verdict: Verdict) -> str:
     if not others:
         return ""
     if verdict.winner:
-        return f" The descriptions in {best} are the best, clearly better than those in {_enumerated(others)}."
+        return f" The descriptions in {best} are the best, clearly better than those in {listed(others)}."
     return (
         f" No column is shown to have the best descriptions: those in {best} are not clearly better than those in "
-        f"{_enumerated(verdict.not_behind)}."
+        f"{listed(verdict.not_behind)}."
     )
 
 
@@ -291,7 +291,3 @@ def _few_pictures(report: ZeroShotReport) -> str:
 def signed(value: float) -> str:
     """Return a difference of shares in percentage points, with its sign."""
     return f"{round(100 * value, 1) + 0.0:+.1f} points".replace("-", "−")  # + 0.0 turns -0.0 into 0.0
-
-
-def _enumerated(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
