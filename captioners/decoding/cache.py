@@ -61,8 +61,8 @@ class SharedCache(Cache):
 
     lengths: number of tokens of each prompt (N,), without the head; keys and values after them are padding.
     head: the tokens that prompts begin with. head_lengths: how many of them each prompt begins with (N,).
-    parts: whether the model gets Parts, as `attend` needs them, which it calls within `sharing`. Otherwise the keys
-        and values of every row are concatenated at each step.
+    parts: whether the model gets Parts, which only `attend` can take, so that it must run within `sharing`. Otherwise
+        the keys and values of every row are concatenated at each step.
     positions (R, n), length: set before a step; the positions of its tokens, and the number of positions attended to.
     """
 
