@@ -216,7 +216,8 @@ a man with a sign that says "I'm sorry" | a screen with the message “Image not
 a mug that says "Sorry I'm late, I didn't want to come" | a board with the words "How can I help you today?"
 ein Schild mit der Aufschrift „Es tut mir leid“ | un cartel que dice «Lo siento»
 看板に「申し訳ありません」と書いてある。
-the picture is missing its lower left corner | several pictures are missing from the wall | "Sorry, we're closed" sign in a shop window
+the picture is missing its lower left corner | several pictures are missing from the wall
+"Sorry, we're closed" sign in a shop window
 a sign says please let us know | it is not possible to see the face | the text on the page is not clear
 a letter you can write on
 no people are visible in the picture | a sign that says please try our pizza | a police officer and a policeman
