@@ -134,6 +134,9 @@ _GREETING = re.compile(
     r"(?=(?-i:An?|The|This|There|Two|Three|Several|Some)\b)",
     re.IGNORECASE,
 )
+_ANNOUNCES = re.compile(
+    rf"{_HERE}|this is\b|以下|这是|這是|こちら|.* (?:is|would be|could be|might be)\s*[:：]", re.IGNORECASE
+)
 _SEVERAL = re.compile(
     rf"\b(?:captions|descriptions|sentences|versions|paraphrases|rewrites|{_CHOICE})\b", re.IGNORECASE
 )
@@ -235,6 +238,12 @@ def sound(text: str) -> str:
 def holds_token(text: str) -> bool:
     """Whether the text contains a special token or a tag."""
     return any(mark in text for mark in _MARKS) and bool(SPECIAL_TOKEN.search(text) or _SPACES.search(text))
+
+
+def opens_reply(text: str) -> bool:
+    """Whether a text begins with a greeting or words such as “Here is a caption:”; a label alone does not count."""
+    preamble = _PREAMBLE.match(text)
+    return _GREETING.match(text) is not None or preamble is not None and _ANNOUNCES.match(preamble[0]) is not None
 
 
 def _without_tokens(text: str) -> str:

@@ -11,7 +11,7 @@ A paragraph that a person wrote has slips. So loops, misplaced articles and numb
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from captioners.replies import holds_token
+from diversity.words.conversations import is_conversation
 from diversity.words.endings import MIN_WORDS, broken, ends_hanging, is_short
 from diversity.words.loops import looping, recurs
 from diversity.words.nonwords import LONGEST_NUMBER, has_nonwords, is_misread, senseless_numbers
@@ -59,8 +59,16 @@ REASONS: Mapping[str, Reason] = {
         ("IMG_20413.JPG photo", "a xkqrtz bfghjk", "a caf\ufffd by the sea", "a cafÃ© by the sea"),
     ),
     "markup": Reason(
-        "special tokens of a model or of its chat template",
-        ("a dog<|im_end|>", "a <UNK> on a table", "[INST] a red dog"),
+        "special tokens of a model or of its chat template, or what else is left of a conversation with it: a prompt, "
+        "turns, the first words of an answer, JSON",
+        (
+            "a dog<|im_end|>",
+            "a <UNK> on a table",
+            "[INST] a red dog",
+            "USER: What is this? ASSISTANT: A red dog.",
+            "Sure, here is a caption: a red dog",
+            '{"caption": "a red dog"}',
+        ),
     ),
     "refusal": Reason(
         "an assistant's answer instead of a caption: that it cannot or will not do it, or that it got no picture",
@@ -91,7 +99,7 @@ def degenerate_reasons(
         "broken": _counts(broken(caption, caption_words), caption_words),
         "digits": _counts(senseless_numbers(caption), caption_words),
         "nonwords": has_nonwords(caption.lower(), caption_words) or is_misread(caption),
-        "markup": holds_token(caption),
+        "markup": is_conversation(caption),
         "refusal": refuses(caption),
     }
     return tuple(reason for reason, holds in tests.items() if holds)

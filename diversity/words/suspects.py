@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from captioners.replies import holds_token
+from diversity.words.conversations import may_converse
 from diversity.words.endings import HANGING, HANGING_MARKS, LYING, MIN_WORDS
 from diversity.words.loops import MAX_LOOP
 from diversity.words.nonwords import UNDECODED, is_misread, is_nonsense
@@ -125,7 +126,7 @@ def _traits(chunk: str) -> int:
     traits = sum({bit for bit, pattern in _TRAITS if pattern.search(chunk)})
     if chunk.endswith(HANGING_MARKS):
         traits |= _ENDS_OPEN
-    if holds_token(chunk) or "Ġ" in chunk or may_refuse(chunk) or is_misread(chunk):
+    if holds_token(chunk) or "Ġ" in chunk or may_converse(chunk) or may_refuse(chunk) or is_misread(chunk):
         traits |= _IS_FAULT
     if is_nonsense(chunk.lower()):
         traits |= _IS_NONSENSE

@@ -234,6 +234,11 @@ yeşil alanda koşan at
 हाथ में हाथ डाले दो लोग | लोग साथ साथ चल रहे हैं | orang-orang berjalan di jalan
 Visitors in Ġgantija temple | Ġorġ fil-Ġnien ta' Malta | a man <john@example.com> on a card | List<string> on a screen
 a weekendSeq logo
+Caption: a dog on a sofa | Question mark: a sign on a wall
+图片说明：一只狗在草地上 | a phone with a chat: “User: hello”
+Sure, it is a small house. | Certainly the tallest tower in the city | Of course the cat sits on the keyboard.
+Here is a picture of my dog on the beach | This image shows a dog running on the beach.
+an editor with the text {"id": 5} on a screen | an assistant helps a user: both look at a screen | The time is 10:30
 """
 BAD = {
     "loop": """一只狗在草地上在草地上在草地上 | ein Mann mit einem Hut mit einem Hut
@@ -251,7 +256,15 @@ BAD = {
     " | ä¸\x80å\x8fªç\x8b\x97 | à¤\x8fà¤\x95 à¤\x86à¤¦à¤®à¥\x80 | two\x07 men in a boat | 锟斤拷锟斤拷锟斤拷",
     "markup": "a dog<|im_end|> | <s> a dog | a <UNK> on a table | [INST] a dog [/INST] | a dog<end_of_turn> | "
     "a dog <｜end▁of▁sentence｜>"
-    " | startseq a dog runs endseq | ▁a ▁dog ▁runs | Ġa Ġdog Ġruns | aĠdogĠruns | a <0x0A> dog",
+    " | startseq a dog runs endseq | ▁a ▁dog ▁runs | Ġa Ġdog Ġruns | aĠdogĠruns | a <0x0A> dog"
+    """ | USER: What is this? ASSISTANT: A dog. | Human: describe this. Assistant: a red car | ASSISTANT: A man rides.
+        Question: what is this? Answer: a dog | ### Instruction: Describe. ### Response: a dog | im_start a dog
+        {"caption": "a dog on a couch"} | [{"text" : "a dog"}] | {'caption': 'a red dog'} | ```json {"a": 1} ```
+        Sure! Here is a caption for the image: A dog. | Certainly! The image shows a dog. | Okay, A dog on a couch.
+        Here's a short caption: a dog | Voici une légende : un chien | Hier ist eine Beschreibung: ein Hund im Garten
+        以下是图片的描述：一只狗在草地上 | The caption is: a red dog | Based on it, here is a caption: a red dog
+        Describe this image in one sentence. | Write a caption for this image. | What is in this image?
+        system You are a helpful assistant. user Describe it. assistant A dog.""",
     "refusal": """
         "I'm sorry, but I can't describe this." | Caption: "Sorry, I cannot see it." | I can't describe "a dog".
         I’m sorry, but I can’t help with identifying people. | As an AI, I cannot see pictures.

@@ -1,0 +1,53 @@
+"""Find what is left of a conversation with a model: its prompt, its turns, and what it wraps round a caption."""
+
+import re
+from functools import lru_cache
+
+from captioners.replies import holds_token, opens_reply
+from diversity.words.tokens import LONG_CHUNK
+
+_PICTURE = "(?:image|picture|photo|photograph)"
+_REMAINS = re.compile(
+    # a fence, and the first field of a JSON object
+    r"```|\A[\[\s]*\{\s*(?:\"[^\"{}]{1,40}\"|'[^'{}]{1,40}')\s*:"
+    # turns
+    r"|\A\W*(?:assistant|gpt)\s?:|\b(?:user|human)\s?:.*\bassistant\s?:|\A\W*(?:question|q)\s?:.*\b(?:answer|a)\s?:"
+    r"|##\s?(?:instruction|response|human|user|assistant)\s?:|\bim_(?:start|end)\b"
+    r"|\byou are an? (?:\w+ ){0,2}assistant\b"
+    # the first words of an answer, after others than `opens_reply` knows
+    r"|\A[^.:]{0,60}\bhere(?:'s| is) (?:an?|the|your) (?:[\w-]+ ){0,4}(?:caption|description)\b[^.:]{0,60}:"
+    # prompts
+    rf"|\A\W*(?:please )?(?:describe|caption) (?:this|the) {_PICTURE}\b"
+    r"|\A\W*(?:please )?(?:write|generate)(?: me)? an? (?:\w+ ){0,3}(?:caption|description)\b"
+    rf"|\A\W*what (?:is|do you see)(?: shown)? in (?:this|the) {_PICTURE}\b",
+    re.IGNORECASE,
+)
+# Every text in which something is left has a chunk that matches this.
+_HINT = re.compile(
+    r"```|(?<!\d)[:：](?!\d)|im_|assistant"
+    r"|\A\W*(?:describe|caption|please|write|generate|(?-i:What))\Z"
+    r"|\A\W*(?:sure|certainly|absolutely|okay|ok|thing|natürlich|sûr|supuesto|jistě|конечно|当然)[,.!，。！]|course[!！]",
+    re.IGNORECASE,
+)
+
+
+def is_conversation(text: str) -> bool:
+    """Return whether a text has special tokens, turns, a prompt, the first words of an answer, a fence or JSON."""
+    if holds_token(text):
+        return True
+    chunks = text.split()
+    if not any(map(_may_converse_short if max(map(len, chunks), default=0) <= LONG_CHUNK else may_converse, chunks)):
+        return False
+    text = " ".join(chunks)
+    return _REMAINS.search(text) is not None or opens_reply(text)
+
+
+def may_converse(chunk: str) -> bool:
+    """Return whether a text with this chunk, a stretch between white space, may be left of a conversation.
+
+    Every such text has such a chunk, or one that holds a special token or "Ġ".
+    """
+    return _HINT.search(chunk) is not None
+
+
+_may_converse_short = lru_cache(maxsize=1 << 16)(may_converse)
