@@ -14,8 +14,10 @@ from diversity.words.tokens import LONG_CHUNK, folded, words
 
 ENDS = 3  # sentences at the beginning and at the end of a text that are examined, where an assistant speaks of itself
 SAYING = 3  # words that must be before a quotation that is not examined, as in 'a sign says "sorry"'
+SAID = 2  # or words after it, as in '"sorry" on a sign'
 SAYS = 80  # characters in which these words are looked for
 _QUOTED = re.compile('"[^"]*+"|“[^„“”]*+”|„[^„“”]*+[“”]|«[^«»]*+»|「[^「」]*+」|『[^『』]*+』')
+_SIGN = re.compile(r"(?:\b(?:reads|reading|says|saying|asks|asking)\b|写着|寫著)[^.!?。！？]*+")
 _PICTURE = "(?:image|picture|photo|photograph|file|attachment)s?"
 # After "missing": excludes pictures that lack something, and pictures that are missing from a wall or a page.
 _NOT_MISSING = (
@@ -53,10 +55,11 @@ _RULES = {
         r"|\bi apologi[sz]e|\bapologies\b",
     ),
     "cannot": (
-        r"\b(?:i|we)\b",
+        r"\b(?:i|we)\b|unanswerable",
         rf"{_START}i {_NOT}(?: \w+ly)? {_VERBS}"
         r"|\b(?:i'm|i am|we are) (?:\w+ )?(?:unable|not able|not allowed|afraid (?:i|that))\b"
         r"|\bwe (?:can ?not|can't) (?:process|assist|help|provide|describe|display)"
+        rf"|\b(?:i'm|i am) not going to {_VERBS}|^\W*unanswerable\W*$"
         r"|\bi (?:must|have to|need to|will|would)(?: \w+ly)? (?:decline|prefer not|rather not|refuse)",
     ),
     "model": (
@@ -67,12 +70,14 @@ _RULES = {
     "no picture": (
         r"\bno\b|\bnot\b|(?:did|could|ca|have|has|is)n't\b|cannot|unavailable|failed|missing"
         r"|violat|policy|policies|quality",
-        rf"{_WHOLE}\b(?:an|the|this|your|no) {_PICTURE} (?:\w+ ){{0,3}}"
+        rf"(?:{_WHOLE}\b(?:an|the|this|your|no) |^\W*(?:error\W+)?){_PICTURE} (?:\w+ ){{0,3}}"
         rf"(?:not (?:been )?|could ?n[o']t be |can(?: ?not|'t) be |failed to ){_GIVEN}"
         rf"|\bno {_PICTURE} (?:\w+ ){{0,3}}{_GIVEN}\b(?! (?:on|in|at|by)\b)|\b{_PICTURE} did ?n[o']t load"
         rf"|{_WHOLE}\b{_PICTURE} (?:currently )?(?:is |are )?(?:currently )?"
         rf"(?:not (?:available|found)|unavailable|missing{_NOT_MISSING})\b"
         rf"|(?:\b(?:not|no)|n't) (?:\w+ ){{0,4}}{_PICTURE} (?:attached|provided|uploaded)"
+        rf"|\bno {_PICTURE} to (?:describe|caption)\b"
+        rf"|\bno (?:{_PICTURE} )?(?:description|caption|alt[- ]text) available\b"
         r"|\b(?:image|content|request)\b.{0,80} violat\w+ |\bcontent polic(?:y|ies)|quality issues are too severe",
     ),
     "asks": (
@@ -106,18 +111,20 @@ _RULES = {
         r"|\bi (?:can ?not|can't|could ?n[o']t) find (?:any|the|an?) ",
     ),
     "rules": (
-        r"\bmy\b|\bi\b",
-        r"\bmy (?:guidelines|programming|policy|policies|training)\b|\bi(?:'d| would) be (?:happy|glad) to",
+        r"\bmy\b|\bi\b|\bknow\b",
+        r"\bmy (?:guidelines|programming|policy|policies|training)\b|\bi(?:'d| would) be (?:happy|glad) to"
+        r"|\bi hope (?:this|that|it) helps\b|\blet me know (?:if|whether)\b",
     ),
     "german": (
-        r"leid\b|kann\b|darf\b|entschuldig|bitte\b|\bkein|\bki\b|sprachmodell",
+        r"leid\b|kann\b|\blage\b|darf\b|entschuldig|bitte\b|\bkein|\bki\b|sprachmodell",
         r"\btut mir (?:sehr )?leid|^entschuldig(?:ung|en sie)\b|\bich (?:kann|darf) [^.]{0,80}\b(?:nicht|kein)"
         r"|\bleider (?:kann|darf) ich|\bals (?:ki|sprachmodell)\b|\bbitte (?:laden|lade|stell|send|schick)"
-        r"|\bkein bild (?:hochgeladen|angehängt|erhalten)",
+        r"|\bich bin (?:leider )?nicht in der lage\b|\bkein bild (?:hochgeladen|angehängt|erhalten)",
     ),
     "french": (
         r"désolé|\bje\b|qu'ia|modèle|malheureusement|veuillez|pourriez",
-        r"\bje suis (?:vraiment )?désolé|^désolé|\bje ne (?:peux|suis|vois|parviens|dispose)|\bmalheureusement, je"
+        r"\bje suis (?:vraiment )?désolé|^désolé|\bje suis (?:incapable|dans l'impossibilité)"
+        r"|\bje ne (?:peux|suis|vois|parviens|dispose)|\bmalheureusement, je"
         r"|\ben tant qu(?:'ia|e modèle)|\b(?:veuillez|pourriez-vous) (?:fournir|télécharg|partag|envoy)",
     ),
     "spanish, portuguese, italian": (
@@ -137,7 +144,8 @@ _RULES = {
     ),
     "chinese": (
         r"对不起|對不起|抱歉|遗憾|无法|無法|不能|收到|看到|提供|上传|发送|人工智能|语言模型|失败",
-        r"对不起|對不起|抱歉|很遗憾|我(?:无法|無法|不能|看不到|没有看到)|(?:未|没有)(?:收到|提供)|人工智能|语言模型"
+        r"对不起|對不起|抱歉|很遗憾|我(?:无法|無法|不能|看不到|没有看到)|(?:未|没有)(?:收到|提供)"
+        r"|(?:作为|我(?:只)?是)[^。，]{0,6}(?:人工智能|语言模型)"
         r"|请(?:重新)?(?:提供|上传|发送)|(?:无法|不能)(?:识别|描述|查看|显示|提供|协助|处理|完成|生成)|图片(?:无法|加载失败|未上传)",
     ),
     "japanese": (
@@ -153,7 +161,30 @@ _RULES = {
             r"|कृपया .{0,80}(?:अपलोड|प्रदान|साझा)",
         ),
     ),
-    "korean": (r"죄송|없|업로드|제공", r"죄송|(?:볼|설명할|제공할|도와드릴) 수 없|이미지를 (?:업로드|제공)"),
+    "korean": (
+        r"죄송|없|업로드|제공",
+        r"죄송(?!\w*라고)|(?:볼|설명할|제공할|도와드릴) 수 없|이미지를 (?:업로드|제공)",
+    ),
+    # Only the first words: "I'm sorry", "Unfortunately" or "I cannot" in Dutch, Swedish, Norwegian, Danish, Finnish,
+    # Polish, Slovak, Ukrainian, Hungarian, Romanian, Greek, Turkish, Indonesian, Vietnamese, Thai, Arabic, Persian,
+    # Urdu, Hebrew, Bengali and Tamil.
+    "other languages": (
+        r"spijt|\bkan\b|ledsen|beklager|undskyld|valitettavasti|pahoittelen|przepraszam|przykro|mogę|prepáčte|nemôžem"
+        r"|вибачте|жаль|можу|sajnálom|sajnos|\bpare\b|\bnu\b|λυπάμαι|δυστυχώς|üzgünüm|özür|maalesef|maaf|saya|\bxin\b"
+        r"|tôi|tiếc|ขออภัย|ขอโทษ|ไม่สามารถ|عذر|آسف|أعتذر|أستطيع|يمكنني|للأسف|متأسف|متاسف|מצטער|יכול|দুঃখিত|மன்னிக்க",
+        unicodedata.normalize(
+            "NFC",
+            r"^\W*(?:het spijt me\b|helaas kan ik|ik kan .{0,60}\b(?:niet|geen)\b"
+            r"|jag är ledsen|jag kan (?:tyvärr )?inte\b|beklager|undskyld|jeg kan (?:\w+ )?ikke\b"
+            r"|valitettavasti (?:en|minä)\b|pahoittelen"
+            r"|przepraszam|przykro mi|(?:niestety,? )?nie mogę|prepáčte|nemôžem|вибачте|на жаль,? я|я не можу"
+            r"|sajnálom|sajnos nem|îmi pare rău|nu pot\b|λυπάμαι|δυστυχώς|üzgünüm|özür dilerim|maalesef"
+            r"|maaf,? (?:saya|tetapi|kami)|saya (?:minta maaf|tidak (?:dapat|bisa))"
+            r"|xin lỗi|(?:tôi )?rất tiếc|tôi không thể"
+            r"|ขออภัย|ขอโทษ|(?:ฉัน|ผม|ดิฉัน)ไม่สามารถ|عذر|(?:أنا )?آسف|أعتذر|لا (?:أستطيع|يمكنني)|للأسف"
+            r"|متأسف|متاسف|معذرت|(?:אני )?מצטער|אני לא יכול|দুঃখিত|மன்னிக்க)",
+        ),
+    ),
 }
 _COMPILED = tuple((re.compile(hint), re.compile(pattern)) for hint, pattern in _RULES.values())
 _HINT = re.compile("|".join(hint for hint, _ in _RULES.values()))
@@ -166,13 +197,15 @@ def refuses(text: str) -> bool:
         return False
     parts = sentences(" ".join(chunks))
     text = folded(" ".join(parts if len(parts) <= 2 * ENDS else (*parts[:ENDS], *parts[-ENDS:])))
-    text = _QUOTED.sub(lambda quoted: '""' if _says(text[: min(quoted.start(), SAYS)]) else quoted[0], text)
+    text = _QUOTED.sub(lambda quoted: '""' if _is_on_a_thing(quoted) else quoted[0], text)
+    text = _SIGN.sub(lambda sign: "" if len(words(sign.string[: sign.start()][-SAYS:])) >= SAID else sign[0], text)
     return any(hint.search(text) and pattern.search(text) for hint, pattern in _COMPILED)
 
 
-def _says(beginning: str) -> bool:
-    """Return whether a quotation after the beginning of a text is that on a thing, and not an assistant's answer."""
-    return len(words(beginning)) >= SAYING
+def _is_on_a_thing(quoted: re.Match[str]) -> bool:
+    """Return whether a quotation is a text on a thing, by the words before or after it, and not the answer itself."""
+    text, start, end = quoted.string, quoted.start(), quoted.end()
+    return len(words(text[: min(start, SAYS)])) >= SAYING or len(words(text[end : end + SAYS])) >= SAID
 
 
 def may_refuse(chunk: str) -> bool:

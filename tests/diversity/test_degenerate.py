@@ -236,6 +236,10 @@ Visitors in Ġgantija temple | Ġorġ fil-Ġnien ta' Malta | a man <john@example
 a weekendSeq logo
 Caption: a dog on a sofa | Question mark: a sign on a wall
 图片说明：一只狗在草地上 | a phone with a chat: “User: hello”
+A poster that reads: Please provide ID | A sign that asks visitors to please share the road | 人工智能展览会的海报
+商店门口的牌子写着：对不起，暂停营业 | 「すみません」と書かれた看板 | 죄송합니다라고 적힌 표지판
+Знак «Извините, мы закрыты» на двери
+"I'm sorry" written on a card | a sheep says it is sorry | a woman who would prefer to stay
 Sure, it is a small house. | Certainly the tallest tower in the city | Of course the cat sits on the keyboard.
 Here is a picture of my dog on the beach | This image shows a dog running on the beach.
 an editor with the text {"id": 5} on a screen | an assistant helps a user: both look at a screen | The time is 10:30
@@ -290,7 +294,22 @@ BAD = {
         You have not given a caption. | I could not find any caption in your message. | This request is inappropriate.
         The input text is too short. | Without more context, it is difficult to rewrite this. | I won't write that.
         申し訳ございませんが、お手伝いできません。 | क्षमा करें, मैं इस छवि को नहीं देख सकता।
-        죄송합니다. 이미지를 볼 수 없습니다.""",
+        죄송합니다. 이미지를 볼 수 없습니다.
+        Het spijt me, maar ik kan deze afbeelding niet beschrijven. | Jag är ledsen, men jag kan inte beskriva bilden.
+        Beklager, men jeg kan ikke beskrive bildet. | Undskyld, men jeg kan ikke hjælpe med det.
+        Valitettavasti en voi kuvailla tätä kuvaa. | Przepraszam, ale nie mogę opisać tego obrazu.
+        Prepáčte, nemôžem opísať tento obrázok. | Вибачте, я не можу описати це зображення. | Nu pot descrie imaginea.
+        Nie mogę go zobaczyć.
+        Sajnálom, de nem tudom leírni a képet. | Îmi pare rău, dar nu pot. | Λυπάμαι, αλλά δεν μπορώ να την περιγράψω.
+        Üzgünüm, bu görüntüyü tanımlayamam. | Maaf, saya tidak dapat mendeskripsikan gambar ini.
+        Xin lỗi, tôi không thể mô tả hình ảnh này. | ขออภัย ฉันไม่สามารถอธิบายภาพนี้ได้ | عذرًا، لا أستطيع وصف هذه الصورة.
+        متأسفم، نمی‌توانم این تصویر را توصیف کنم. | معذرت، میں اس تصویر کو بیان نہیں کر سکتا۔
+        מצטער, אני לא יכול לתאר את זה.
+        দুঃখিত, আমি এই ছবিটি বর্ণনা করতে পারছি না। | மன்னிக்கவும், என்னால் இதை விவரிக்க முடியாது.
+        Ich bin leider nicht in der Lage, Personen zu nennen. | Je suis dans l'impossibilité de la décrire.
+        作为一个人工智能，我看不见 | No photo description available. | There is no image to describe. | unanswerable
+        Error: image could not be loaded | I'm not going to describe this. | A dog. I hope this helps!
+        A dog on grass. Let me know if you want a longer one.""",
 }
 
 
