@@ -47,6 +47,10 @@ LANGUAGES = {
             "se si je jsou má mají muž muži žena ženy lidé lidí dítě děti dva dvě tři kteří stojí sedí hraje",
         ),
         "nl": ("een de van en naar", "het op met in is aan die man vrouw twee mensen hond bij zit staat"),
+        "ru": (
+            "и в во на с со у к от из за под над для или",
+            "стоит сидит он она это мужчина женщина люди человек собака",
+        ),
         "hi": ("एक और का", "है हैं में के की ने पर से को रहा रही रहे"),
         "zh": ("", "的 一 个 上 着 是 有 人 在 和"),
         "ja": ("を", "が は の に て い る た と で す"),
@@ -79,12 +83,13 @@ def is_short(caption_words: Sequence[str]) -> bool:
 HANGING_MARKS = (*",;:-–—(&/", *"、，：；（「『،؛")
 HANGING = frozenset().union(*(ends for ends, _ in LANGUAGES.values()))
 # Words that can end a sentence in some other language; "at" is a horse in Turkish.
-_ELSEWHERE = frozenset("a an and at but den die e em his in la les my or o su than y".split())
+# Single letters name things in all of them, as in "1/200 s" and "vitamin K".
+_ELSEWHERE = frozenset("a an and at but den die e em his in k la les my or o s su than v y z".split())
 LYING = frozenset("sitting standing lying laying leaning".split())
 _OPEN_END = re.compile(rf"\b(?:(?:{'|'.join(LYING)}) on|in)\Z")  # cannot end an English caption without a full stop
 # Words that can end an English sentence with a word of _STRANDING.
 _STRANDED = frozenset("of with at from to into is are".split())
-_STRANDING = frozenset("that which who whom what where to being he she they".split())
+_STRANDING = frozenset("that which who whom what where to being he she they i you we".split())
 # People may end a sentence of so many words with a comma instead of a full stop: one in a thousand German captions of
 # Multi30k.
 A_SENTENCE = 6
@@ -103,9 +108,23 @@ def ends_hanging(caption: str, caption_words: Sequence[str]) -> bool:
         return True
     if not any(last in LANGUAGES[name][0] for name in languages) and (languages or last in _ELSEWHERE):
         return False
-    if len(text) < 2 * len(last) or not text.isupper() and text.rstrip(" .!?\"'”’)")[-len(last) :].isupper():
-        return False  # the last word is a name, as in "gate A" or "an OR"
-    return not ("en" in languages and last in _STRANDED and text[-1] in ".!?" and not _STRANDING.isdisjoint(before))
+    if _ends_with_name(text, last):
+        return False
+    is_stranded = not _STRANDING.isdisjoint(before) or before[-2:-1] == ["to"]  # "the man I came with", "to live for"
+    return not ("en" in languages and last in _STRANDED and text[-1] in ".!?" and is_stranded)
+
+
+def _ends_with_name(text: str, last: str) -> bool:
+    """Return whether the last word is a name, as in "gate A", "an OR" or "the band The The", or ends a quotation."""
+    if len(text) < 2 * len(last) or text[-1] in '"”»' and not text[-2].isspace():
+        return True
+    text = text.rstrip(" .!?\"'”’)")
+    before, name = text[: -len(last)], text[-len(last) :]
+    if name.isupper():
+        return not text.isupper()
+    # In titles, all words of more than three letters have a capital, and a sentence begins after a mark.
+    is_title = not any(word.islower() and len(word) > 3 for word in before.split())
+    return name[0].isupper() and not is_title and before.rstrip()[-1:].isalnum()
 
 
 # For English. A capital "A" is excluded, because it may be a name, as in "A and B".

@@ -234,6 +234,8 @@ yeşil alanda koşan at
 हाथ में हाथ डाले दो लोग | लोग साथ साथ चल रहे हैं | orang-orang berjalan di jalan
 Visitors in Ġgantija temple | Ġorġ fil-Ġnien ta' Malta | a man <john@example.com> on a card | List<string> on a screen
 a weekendSeq logo
+The dog I came with. | Something you can look forward to. | A plate to eat from. | a lens of 50 mm, f/2.8, 1/200 s
+A sign for the band The The | A sign that says No No No | A child shouts "No, no, no!" | a cat named "The"
 Caption: a dog on a sofa | Question mark: a sign on a wall
 图片说明：一只狗在草地上 | a phone with a chat: “User: hello”
 A poster that reads: Please provide ID | A sign that asks visitors to please share the road | 人工智能展览会的海报
@@ -252,7 +254,9 @@ BAD = {
         A cat is sitting on a large bed. A cat is sitting on a small bed.""",
     "cut": """a cat sitting on | a dog running down a | two men in hats and | a bird that is standing next to
         ein Hund sitzt auf einem
-        Ein Mann und eine | Un chien est sur une | Muž stojí na | un perro en la | a bowl of fruit; | 一只狗，""",
+        Ein Mann und eine | Un chien est sur une | Muž stojí na | un perro en la | a bowl of fruit; | 一只狗，
+        a dog with " | A cat sits. The | a house with the sign "The | A Man Standing on The | He runs to the.
+        Мужчина сидит на скамейке и | собака стоит рядом с""",
     "broken": "a man with a of water | the and the dog | a on a table | an is on the bench",
     "digits": "9 9 9 9 dogs | a room with 8 8 8 8 | 0 5 0 2 sign | 20190304221530",
     "nonwords": "DSCN4711 | img-20190304-wa0001.jpg | a ghtrw kjzxc | zzz grrrrrr | ein MÃ¤dchen im Garten | "
