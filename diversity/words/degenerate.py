@@ -49,8 +49,8 @@ REASONS: Mapping[str, Reason] = {
         ("a zebra standing a and grass a on a round tree", "the of a red circle"),
     ),
     "digits": Reason(
-        "three numbers in a row that neither count up or down nor can be a telephone number, or more than "
-        f"{LONGEST_NUMBER} digits",
+        "three numbers in a row that neither count up or down nor can be a telephone number, and that no sign reads, "
+        f"or more than {LONGEST_NUMBER} digits",
         ("a 2 2 2 2", "photo 4 17 2019 of a dog", "order number 20190304221530 of the shop"),
     ),
     "nonwords": Reason(

@@ -29,7 +29,7 @@ _PLACES = frozenset(
     "nahoře dole izquierda derecha sinistra destra 左 右 上 下 前 后 後 中 बाईं दाईं बाएं दाएं".split()
 )
 _SOUNDS = frozenset("ha ho he hee hi la na cha choo ja".split())  # which come in threes: "ho ho ho", "a cha cha cha"
-_SAYING = frozenset("reads read reading says say saying written spells spelling \" “ „ « ‘ ' 「 『".split())
+SAYING = frozenset("reads read reading says say saying written spells spelling \" “ „ « ‘ ' 「 『".split())
 
 
 def looping(caption: str, caption_words: Sequence[str]) -> int:
@@ -52,7 +52,7 @@ def looping(caption: str, caption_words: Sequence[str]) -> int:
             if same >= size:
                 start = index - same - size
                 unit = units[start : start + size]
-                follows_saying = not _SAYING.isdisjoint(units[max(start - 3, 0) : start])
+                follows_saying = not SAYING.isdisjoint(units[max(start - 3, 0) : start])
                 in_capitals = has_capitals and "".join(written[start : start + size]).isupper()
                 fewest = _fewest_repeats(unit)
                 if follows_saying or in_capitals:  # the text of a sign

@@ -5,34 +5,46 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
+from diversity.words.loops import SAYING
 from diversity.words.tokens import LONG_CHUNK, words
 
 LONGEST_WORD = 40  # in letters
 LONGEST_NUMBER = 13  # in digits, for telephone and article numbers
+LONGEST_IN_GROUPS = 19  # the same in groups of digits, for card numbers
+BEFORE = 40  # characters before a row of numbers, in which a word such as "reads" is looked for
 
 _DIGIT = re.compile(r"\d")
 _NUMBERS = re.compile(r"(?<!\d)\d++(?:\s++\d++){2,}+")
-_LONG_NUMBER = re.compile(rf"\d{{{LONGEST_NUMBER + 1}}}\d*+")
+_LONG_NUMBER = re.compile(rf"(?<!\d)(?<!\d\.)\d{{{LONGEST_NUMBER + 1}}}\d*+")  # not the digits of a fraction
 _QUOTED = re.compile(r"[\"“”„«»‘’'][\d\s.,:/-]++[\"“”«»‘’']")  # a text on a thing in the picture
 
 
 def senseless_numbers(caption: str) -> int:
-    """Count the numbers that are too long, or in rows that neither count up or down nor can be a telephone number."""
+    """Count the numbers that are too long, or in rows that make no sense; what a sign reads may be any numbers."""
     if not _DIGIT.search(caption):
         return 0
-    rows = [run[0].split() for run in _NUMBERS.finditer(_QUOTED.sub("", caption))]
-    return len(_LONG_NUMBER.findall(caption)) + sum(len(row) for row in rows if not _is_sensible(row))
+    caption = _QUOTED.sub("", caption)
+    rows = [
+        row
+        for run in _NUMBERS.finditer(caption)
+        if not _is_sensible(row := run[0].split())
+        and SAYING.isdisjoint(words(caption[max(run.start() - BEFORE, 0) : run.start()])[-3:])
+    ]
+    return len(_LONG_NUMBER.findall(caption)) + sum(map(len, rows))
 
 
 def _is_sensible(numbers: Sequence[str]) -> bool:
-    """Return whether numbers count in equal steps, or can be a telephone number in groups of at least two digits."""
-    steps = {int(after) - int(before) for before, after in pairwise(numbers)}
-    if len(steps) == 1 and steps != {0}:
-        return True
+    """Return whether numbers count in equal steps, rise, or can be a telephone, card or article number in groups."""
     first, *others = numbers
+    lengths = {len(number) for number in numbers}
+    steps = [int(after) - int(before) for before, after in pairwise(numbers)]
+    if len(set(steps)) == 1 and steps[0] != 0:
+        return True
+    if min(steps) > 0 and (len(lengths) == 1 or len(numbers) > 3):  # not the date "4 17 2019"
+        return True
     return (
-        7 <= sum(map(len, numbers)) <= 15
-        and (len(first) > 1 or first in "01")
+        7 <= sum(map(len, numbers)) <= LONGEST_IN_GROUPS
+        and (len(first) > 1 or first in "01" or min(map(len, others)) > 2)
         and all(len(number) > 1 for number in others)
     )
 

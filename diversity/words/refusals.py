@@ -198,7 +198,7 @@ def refuses(text: str) -> bool:
     parts = sentences(" ".join(chunks))
     text = folded(" ".join(parts if len(parts) <= 2 * ENDS else (*parts[:ENDS], *parts[-ENDS:])))
     text = _QUOTED.sub(lambda quoted: '""' if _is_on_a_thing(quoted) else quoted[0], text)
-    text = _SIGN.sub(lambda sign: "" if len(words(sign.string[: sign.start()][-SAYS:])) >= SAID else sign[0], text)
+    text = _SIGN.sub(lambda sign: "" if len(words(sign.string[: min(sign.start(), SAYS)])) >= SAID else sign[0], text)
     return any(hint.search(text) and pattern.search(text) for hint, pattern in _COMPILED)
 
 

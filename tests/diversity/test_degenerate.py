@@ -187,6 +187,8 @@ N = 20_000  # characters: rules that took their number squared would take minute
         "the image " * (N // 10),
         "ich kann " * (N // 9),
         "hand in hand in x " * (N // 18),
+        "user: question: a " * (N // 18),
+        "it says 1 2 5 " * (N // 14),
         "<a" * (N // 2),
         "Ã©" * (N // 2),
         "a" + " " * N + "b",
@@ -234,6 +236,9 @@ yeşil alanda koşan at
 हाथ में हाथ डाले दो लोग | लोग साथ साथ चल रहे हैं | orang-orang berjalan di jalan
 Visitors in Ġgantija temple | Ġorġ fil-Ġnien ta' Malta | a man <john@example.com> on a card | List<string> on a screen
 a weekendSeq logo
+a clock reading 10 10 30 | a bus on routes 3 5 9 | a bingo card with 5 17 33 48 62 | a sign that says 0 5 0 2
+a card with 4000 1234 5678 9010 on it | a barcode with 5 012345 678900 below it | pi is 3.14159265358979 on a board
+a plate with the number "20190304221530"
 The dog I came with. | Something you can look forward to. | A plate to eat from. | a lens of 50 mm, f/2.8, 1/200 s
 A sign for the band The The | A sign that says No No No | A child shouts "No, no, no!" | a cat named "The"
 Caption: a dog on a sofa | Question mark: a sign on a wall
@@ -258,7 +263,7 @@ BAD = {
         a dog with " | A cat sits. The | a house with the sign "The | A Man Standing on The | He runs to the.
         Мужчина сидит на скамейке и | собака стоит рядом с""",
     "broken": "a man with a of water | the and the dog | a on a table | an is on the bench",
-    "digits": "9 9 9 9 dogs | a room with 8 8 8 8 | 0 5 0 2 sign | 20190304221530",
+    "digits": "9 9 9 9 dogs | a room with 8 8 8 8 | 0 5 0 2 sign | 20190304221530 | 12 3 20190304221530 | a 7 3 9 dog",
     "nonwords": "DSCN4711 | img-20190304-wa0001.jpg | a ghtrw kjzxc | zzz grrrrrr | ein MÃ¤dchen im Garten | "
     "itâ€™s a dog | Р–РµРЅС‰РёРЅР° СЃ СЃРѕР±Р°РєРѕР№"
     " | ä¸\x80å\x8fªç\x8b\x97 | à¤\x8fà¤\x95 à¤\x86à¤¦à¤®à¥\x80 | two\x07 men in a boat | 锟斤拷锟斤拷锟斤拷",
