@@ -5,6 +5,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from itertools import pairwise
 
+from diversity.words.endings import languages_of
 from diversity.words.sentences import sentences
 from diversity.words.tokens import is_written_without_blanks, pieces, words
 
@@ -28,7 +29,11 @@ _PLACES = frozenset(
     "fourth last one other another links rechts linken rechten oben unten gauche droite haut bas vlevo vpravo "
     "nahoře dole izquierda derecha sinistra destra 左 右 上 下 前 后 後 中 बाईं दाईं बाएं दाएं".split()
 )
-_SOUNDS = frozenset("ha ho he hee hi la na cha choo ja".split())  # which come in threes: "ho ho ho", "a cha cha cha"
+# Sounds, which come in threes: "ho ho ho", "a cha cha cha", "tick tock tick tock".
+_SOUNDS = frozenset(
+    "ha ho he hee hi la na cha choo ja no yes yeah knock woof meow quack tweet bang boom buzz beep tick tock".split()
+)
+_VERBS = frozenset("is are has have wears ist hat trägt est a porte es está tiene".split())
 SAYING = frozenset("reads read reading says say saying written spells spelling \" “ „ « ‘ ' 「 『".split())
 
 
@@ -42,6 +47,8 @@ def looping(caption: str, caption_words: Sequence[str]) -> int:
     units = pieces(caption)
     written = pieces(caption, fold=False)
     has_capitals = len(written) == len(units) and not caption.isupper()
+    # Names have capitals, but not where all words have them, and not in German.
+    has_names = has_capitals and any(map(str.islower, written)) and languages_of(caption_words) != ["de"]
     in_loops: set[int] = set()  # indices of pieces
     for size in _possible_sizes(units):
         same = 0  # pieces in a row that equal the piece `size` before
@@ -54,8 +61,9 @@ def looping(caption: str, caption_words: Sequence[str]) -> int:
                 unit = units[start : start + size]
                 follows_saying = not SAYING.isdisjoint(units[max(start - 3, 0) : start])
                 in_capitals = has_capitals and "".join(written[start : start + size]).isupper()
+                is_name = has_names and all(piece[0].isupper() or piece in ",!?" for piece in written[start:index])
                 fewest = _fewest_repeats(unit)
-                if follows_saying or in_capitals:  # the text of a sign
+                if follows_saying or in_capitals or is_name:  # the text of a sign, or "New York New York"
                     fewest = max(fewest, MAX_SIGN_REPEATS + 1)
                 if same // size + 1 >= fewest:
                     in_loops.update(range(start, index))
@@ -81,8 +89,10 @@ def _fewest_repeats(unit: Sequence[str]) -> float:
         return float("inf")
     # In scripts without blanks a word is a character, and doubled words are common: 高高兴兴, ゆっくりゆっくり
     by_character = all(map(is_written_without_blanks, unit_words))
+    if _SOUNDS.issuperset(unit_words):
+        return MAX_SIGN_REPEATS + 1
     if len(unit) == 1:
-        return MAX_SIGN_REPEATS + 1 if unit[0] in _SOUNDS else 4 if by_character else 3
+        return 4 if by_character else 3
     if by_character and len(unit) < 5 or _TWICE.fullmatch(" ".join(unit)):
         return 3
     return 2
@@ -92,8 +102,8 @@ def recurs(caption: str) -> bool:
     """Return whether a good part of the words is in sentences that recur, word for word or almost.
 
     A sentence recurs almost if two thirds of its pairs of neighbouring words are in one earlier sentence, and are two
-    thirds of the earlier sentence's pairs. Where the two sentences are about different places, as "on the left …" and
-    "on the right …", none recurs.
+    thirds of the earlier sentence's pairs. Where the two sentences are about different places or things, as "on the
+    left …" and "on the right …", or "the man is …" and "the boy is …", none recurs.
     """
     parts = sentences(caption)
     if len(parts) < 2:
@@ -107,7 +117,7 @@ def recurs(caption: str) -> bool:
         common_pairs = Counter(earlier for pair in pairs for earlier in with_pair.get(pair, ()))
         almost = len(part) >= ALMOST and any(
             3 * common >= 2 * max(len(part), len(parts[earlier])) - 2
-            and not _name_different_places(part, parts[earlier])
+            and not _are_about_different_things(part, parts[earlier])
             for earlier, common in common_pairs.most_common(MAX_COMPARED)
         )
         if almost:
@@ -122,7 +132,12 @@ def recurs(caption: str) -> bool:
     return long > 0 and long >= RECURRING_LONG * length or short > 0 and short + long >= RECURRING * length
 
 
-def _name_different_places(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Return whether each of two sentences names a place, or an ordinal number, that the other does not name."""
+def _are_about_different_things(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Return whether each of two sentences names a place or an ordinal number that the other lacks, or its own thing.
+
+    A thing is the second word of a sentence whose third word is a verb: "the man is", "the boy is".
+    """
     first_places, second_places = _PLACES.intersection(first), _PLACES.intersection(second)
-    return bool(first_places - second_places and second_places - first_places)
+    if first_places - second_places and second_places - first_places:
+        return True
+    return first[1] != second[1] and first[2] == second[2] in _VERBS

@@ -236,6 +236,8 @@ yeşil alanda koşan at
 हाथ में हाथ डाले दो लोग | लोग साथ साथ चल रहे हैं | orang-orang berjalan di jalan
 Visitors in Ġgantija temple | Ġorġ fil-Ġnien ta' Malta | a man <john@example.com> on a card | List<string> on a screen
 a weekendSeq logo
+New York New York hotel in Las Vegas | a Girls Girls Girls neon sign | a poster of Tora! Tora! Tora! in a cinema
+a cartoon dog barking: woof woof woof | Tick tock tick tock, an old clock | a beep beep beep sound in a comic
 a clock reading 10 10 30 | a bus on routes 3 5 9 | a bingo card with 5 17 33 48 62 | a sign that says 0 5 0 2
 a card with 4000 1234 5678 9010 on it | a barcode with 5 012345 678900 below it | pi is 3.14159265358979 on a board
 a plate with the number "20190304221530"
@@ -255,6 +257,8 @@ BAD = {
     "loop": """一只狗在草地上在草地上在草地上 | ein Mann mit einem Hut mit einem Hut
         a sign that says stop stop stop stop stop stop
         A cat sits on a bed. A dog runs. A cat sits on a bed. | Un chien court court court
+        Dog Dog Dog Cat Cat Cat | ein Hund Hund Hund im Garten | Pizza Pizza Pizza Pizza Pizza on a table
+        tick tock tick tock tick tock tick tock tick tock | A dog. A dog. A dog. a cat
         एक आदमी कार में कार में कार में
         A cat is sitting on a large bed. A cat is sitting on a small bed.""",
     "cut": """a cat sitting on | a dog running down a | two men in hats and | a bird that is standing next to
@@ -347,6 +351,8 @@ PARAGRAPHS = (
     "and black shorts.",
     "At the top of the picture there is the sky with clouds. At the bottom of the picture there is grass. A horse "
     "grazes in it.",
+    "The man is wearing a white shirt and black pants. The boy is wearing a white shirt and black shorts. They stand "
+    "on the grass in front of a house.",
     "The front of the bus is lit in orange. Rain runs down its windows, so that the inside of the picture is not "
     "visible behind them.",
     "A close shot of a wooden board with rows of text that I cannot read. A lamp hangs above. No image is displayed "
