@@ -30,7 +30,7 @@ from diversity.verdict.compare import Difference, Estimate, differences, estimat
 from diversity.verdict.mixes import Mixes, mixes
 from diversity.verdict.suspicions import suspect_columns
 from diversity.verdict.winner import Verdict, decide, evidence_of
-from diversity.words.tokens import TOKENIZER
+from diversity.words.tokens import TOKENIZER, words
 from imagetext.shown import Progress
 
 SEMANTIC_PICTURES = 1000  # pictures of the sample that embedding models measure, unless the caller says otherwise
@@ -164,6 +164,7 @@ def report(
             spread=spread and spread.score,
             mixes=mixed,
             measures=catalogue.OF_SCORE,
+            same=_same_captions({name: texts[name] for name in captioners}),
         ),
         notes=notes_of(counted, rows, sampled=sampled, unscored=unscored, fidelity=fidelity, evidence=evidence),
         degenerate_examples={
@@ -235,6 +236,20 @@ def _differences(
         shift = shifts[difference.first, difference.measure] - shifts[difference.second, difference.measure]
         shifted.append(difference._replace(estimate=difference.estimate.shifted(shift)))
     return tuple(shifted)
+
+
+def _same_captions(texts: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Return the groups of several columns that have the same captions, word for word, in the same order."""
+    groups: list[list[str]] = []
+    for name, column in texts.items():
+        for group in groups:
+            pairs = zip(column, texts[group[0]], strict=True)
+            if all(caption == other or words(caption) == words(other) for caption, other in pairs):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return [group for group in groups if len(group) > 1]
 
 
 def _quantiles(scores: Mapping[str, np.ndarray]) -> dict[str, list[float]]:

@@ -32,12 +32,14 @@ def answer(
     spread: str | None,
     mixes: Mixes | None,
     measures: Mapping[str, Measure],
+    same: Sequence[Sequence[str]] = (),
 ) -> tuple[str, ...]:
     """Return three to eight sentences of plain text, the verdict first.
 
     labels: the printed name of each row, the human one included. pictures: how many pictures fidelity is known for.
     intervals[row][score]. spread: the name of a score, None where each picture has one caption. measures: the label
-    and format of each score. A difference is called clear where `Difference.sign` is not 0.
+    and format of each score. same: groups of captioners with the same captions,
+    word for word. A difference is called clear where `Difference.sign` is not 0.
     """
     axes = tuple(measures[score] for score in (verdict.measures[0], spread) if score)
     captioners = [name for name in labels if name != references]
@@ -49,6 +51,7 @@ def answer(
         decisive=tuple(measures[score] for score in verdict.measures),
         differences=_in_both_directions(differences),
         verdict=verdict,
+        same=same,
     )
     sentences = (
         _best(evidence),
@@ -75,6 +78,11 @@ class _Evidence:
     decisive: tuple[Measure, ...]  # all measures of fidelity that the verdict depends on
     differences: Mapping[tuple[str, str, str], Difference]  # (score, first, second), in both directions
     verdict: Verdict
+    same: Sequence[Sequence[str]]  # groups of captioners with the same captions
+
+    def are_same(self, *columns: str) -> bool:
+        """Return whether captioners have the same captions."""
+        return any({*columns} <= {*group} for group in self.same)
 
     @property
     def first(self) -> Sequence[str]:
@@ -179,6 +187,9 @@ def _best(evidence: _Evidence) -> str:
     verdict, count = evidence.verdict, len(evidence.captioners)
     if count == 1:
         return ""
+    if evidence.are_same(*evidence.captioners):
+        names = evidence.names(evidence.captioners)
+        return f"No captioner is named best: {names} have the same captions, word for word."
     if verdict.evidence == "form":
         return (
             "No captioner is named best: nothing here shows whether captions are true of their pictures. To find "
@@ -224,7 +235,10 @@ def _no_winner(evidence: _Evidence, leader: str) -> str:
             f"but these pictures are too few to rule out that {verdict.doubts[leader][0].words}."
         )
     names = [
-        f"{evidence.labels[other]}{' (suspect)' if other in verdict.suspects else ''}" for other in verdict.not_behind
+        evidence.labels[other]
+        + (" (suspect)" if other in verdict.suspects else "")
+        + (" (the same captions)" if evidence.are_same(leader, other) else "")
+        for other in verdict.not_behind
     ]
     among = " of those that are not suspect" if verdict.suspects else ""
     return (
@@ -302,7 +316,11 @@ def _not_told_apart(evidence: _Evidence, tested: int) -> str:
     texts = []
     for measure, difference in undecided[:MAX_LISTED]:
         first, second = evidence.labels[difference.first], evidence.labels[difference.second]
-        text = f"{first} and {second} in {measure.label}, where {first} is {_change(measure, difference.estimate)}"
+        text = f"{first} and {second} in {measure.label}, where "
+        if evidence.are_same(difference.first, difference.second):
+            text += "both have the same captions"
+        else:
+            text += f"{first} is {_change(measure, difference.estimate)}"
         if difference.estimate.low > 0 or difference.estimate.high < 0:
             text += f", which is not enough where {tested} pairs are tested at once"
         texts.append(text)

@@ -66,6 +66,19 @@ def test_a_headline_has_at_most_eight_columns_and_never_spread_without_the_degen
         assert len(headline) <= 8 and catalogue.DEGENERATE in headline and headline[0] == catalogue.PICTURES
 
 
+def test_columns_with_the_same_captions_are_not_compared_as_if_they_differed():
+    captions = [[f"a {thing} on a {place}"] for thing in ("cat", "dog", "cow") for place in ("mat", "hill", "road")]
+    others = [[text.replace("a ", "one ", 1)] for (text,) in captions]
+    people = [[f"{text} at night", f"{text} by day"] for (text,) in captions]
+    upper = [[text.upper()] for (text,) in captions]
+    for references in (None, people):
+        answer = score_captions({"a": captions, "b": upper}, references=references).answer
+        assert answer[0] == "No captioner is named best: a and b have the same captions, word for word."
+    answer = score_captions({"a": captions, "b": upper, "c": others}, references=people).answer
+    assert "ahead of b (the same captions)" in answer[0]
+    assert any("a and b in CIDEr-D, where both have the same captions" in sentence for sentence in answer)
+
+
 def test_one_caption_for_many_pictures_is_said():
     report = score_captions({"mute": [["A dog <b>."]] * 12 + [[f"cat number {index} here"] for index in range(12)]})
     assert any("mute: one caption stands for 50 % of the pictures: “A dog <b>.”" in note for note in report.notes)
