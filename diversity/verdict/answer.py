@@ -238,6 +238,7 @@ def _no_winner(evidence: _Evidence, leader: str) -> str:
         evidence.labels[other]
         + (" (suspect)" if other in verdict.suspects else "")
         + (" (the same captions)" if evidence.are_same(leader, other) else "")
+        + (f" (much longer captions, which {evidence.axes[0].label} punishes)" if other in verdict.longer else "")
         for other in verdict.not_behind
     ]
     among = " of those that are not suspect" if verdict.suspects else ""

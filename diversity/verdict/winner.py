@@ -20,6 +20,9 @@ EVIDENCE: Mapping[str, tuple[Measure, ...]] = {  # the first measure of each ran
     "form": (catalogue.DEGENERATE,),
 }
 CAN_TELL = 0.6  # share of the other pictures that CLIP must find less near to a caption than its own, for some column
+# CIDEr-D gives captions little that are much longer than the human ones, however true. So it puts no column ahead of
+# one whose captions are longer by half and by ten words, at which CIDEr-D keeps a quarter.
+LONGER, WORDS_MORE = 1.5, 10
 AS_FAITHFUL = 0.2  # share of a score that a winner may lose against a column that repeats a single caption
 
 
@@ -35,6 +38,7 @@ class Verdict(NamedTuple):
     suspects: Mapping[str, tuple[Suspicion, ...]]
     # captioners that more pictures may show to be suspect: they do not win
     doubts: Mapping[str, tuple[Suspicion, ...]] = {}
+    longer: tuple[str, ...] = ()  # those of `not_behind` that are behind only in CIDEr-D, which punishes their length
 
     def as_json(self) -> dict[str, Any]:
         """Return the verdict as a dictionary of plain values."""
@@ -77,7 +81,7 @@ def decide(
     A column is ahead of another one if it is clearly better in one of the decisive measures (`Difference.sign`), and
     if in none of them its interval of the difference is below 0. It is also ahead of a column that is suspect of
     repeating a single caption if it is clearly more varied, and if it certainly loses no more than a fifth of the
-    first measure.
+    first measure. CIDEr-D alone puts it ahead of no column with much longer captions, unless this one is suspect.
     """
     first = decisive[0]
     ranking = sorted(
@@ -96,14 +100,24 @@ def decide(
             return False
         return _is_ahead(leader, other, [spread], differences=differences)
 
-    not_beaten = []
+    def is_longer(other: str) -> bool:
+        """Return whether a column has much longer captions than the leader."""
+        length, others_length = (intervals[name].get(catalogue.LENGTH.score) for name in (leader, other))
+        if length is None or others_length is None:
+            return False
+        return others_length.mean >= max(LONGER * length.mean, length.mean + WORDS_MORE)
+
+    not_beaten, longer = [], []
     for other in names:
         if leader is None or other == leader:
             continue
         if not _is_ahead(leader, other, decisive, differences=differences):
             not_beaten.append(other)
+        elif first is catalogue.CIDER and other not in suspects and is_longer(other):
+            if not _is_ahead(leader, other, decisive[1:], differences=differences):
+                longer.append(other)
     only_repeat = tuple(other for other in not_beaten if only_repeats(other))
-    not_behind = tuple(other for other in not_beaten if other not in only_repeat)
+    not_behind = (*(other for other in not_beaten if other not in only_repeat), *longer)
     wins = len(names) > 1 and evidence != "form" and not not_behind and leader not in doubts
     return Verdict(
         evidence=evidence,
@@ -114,6 +128,7 @@ def decide(
         only_repeat=only_repeat,
         suspects=suspects,
         doubts=doubts,
+        longer=tuple(longer),
     )
 
 

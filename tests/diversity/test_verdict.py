@@ -57,6 +57,34 @@ def test_the_best_is_clearly_better_in_one_measure_and_worse_in_none(differences
     assert verdict({"a": 0.9, "b": 0.7}, *differences).winner == winner
 
 
+def test_shorter_captions_are_not_ahead_of_much_longer_ones_by_cider_alone():
+    by_cider, by_words = difference(CIDER, "a", "b", 0.5), difference(FOUND_WORDS, "a", "b", 0.2)
+
+    def decided(length, *pairs, suspects={}):
+        estimates = {
+            name: {"cider_d": Estimate(*[level] * 3), "length": Estimate(*[words] * 3)}
+            for name, level, words in (("a", 0.9, 10), ("b", 0.4, length))
+        }
+        return decide(
+            "references",
+            [CIDER, FOUND_WORDS],
+            None,
+            names=["a", "b"],
+            intervals=estimates,
+            differences=pairs,
+            suspects=suspects,
+        )
+
+    assert decided(21, by_cider).winner is None
+    assert decided(21, by_cider).not_behind == decided(21, by_cider).longer == ("b",)
+    for result in (
+        decided(19, by_cider),
+        decided(21, by_cider, by_words),
+        decided(21, by_cider, suspects={"b": FILLER}),
+    ):
+        assert (result.winner, result.longer) == ("a", ())
+
+
 def test_the_best_must_be_ahead_of_every_other_suspects_included():
     ahead = [difference(CIDER, "a", other, 0.2) for other in "bc"]
     assert verdict({"a": 0.9, "b": 0.7, "c": 0.7}, *ahead).winner == "a"
