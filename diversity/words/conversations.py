@@ -8,10 +8,11 @@ from diversity.words.tokens import LONG_CHUNK
 
 _PICTURE = "(?:image|picture|photo|photograph)"
 _REMAINS = re.compile(
-    # a fence, and the first field of a JSON object
-    r"```|\A[\[\s]*\{\s*(?:\"[^\"{}]{1,40}\"|'[^'{}]{1,40}')\s*:"
+    # a fence around the whole, and the first field of a JSON object
+    r"\A```|\A[\[\s]*\{\s*(?:\"[^\"{}]{1,40}\"|'[^'{}]{1,40}')\s*:"
     # turns
-    r"|\A\W*(?:assistant|gpt)\s?:|(?-i:\bASSISTANT:)|\A\W*(?:user|human)\s?:.*\bassistant\s?:|\A\W*(?:question|q)\s?:.*\b(?:answer|a)\s?:"
+    r"|\A\W*(?:assistant|gpt)\s?:|(?-i:\bASSISTANT:)|\A\W*(?:user|human)\s?:.*\bassistant\s?:"
+    r"|\A\W*(?:question|q)\s?:.*\b(?:answer|a)\s?:"
     r"|##\s?(?:instruction|response|human|user|assistant)\s?:|\bim_(?:start|end)\b"
     r"|\byou are an? (?:\w+ ){0,2}assistant\b"
     # the first words of an answer, after others than `opens_reply` knows
