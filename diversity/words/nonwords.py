@@ -37,6 +37,8 @@ def _is_sensible(numbers: Sequence[str]) -> bool:
     """Return whether numbers count in equal steps, rise, or can be a telephone, card or article number in groups."""
     first, *others = numbers
     lengths = {len(number) for number in numbers}
+    if max(lengths) > LONGEST_NUMBER:
+        return False
     steps = [int(after) - int(before) for before, after in pairwise(numbers)]
     if len(set(steps)) == 1 and steps[0] != 0:
         return True
