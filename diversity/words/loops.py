@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from diversity.words.endings import languages_of
@@ -10,6 +10,10 @@ from diversity.words.sentences import sentences
 from diversity.words.tokens import is_written_without_blanks, pieces, words
 
 MAX_LOOP = 64  # largest unit of a loop, in pieces; larger units are found as sentences only
+# A unit that counts on, as in "person 1, person 2, …", must occur so many times to be a loop, and have at most so many
+# pieces.
+COUNTED, LONGEST_COUNTED = 8, 5
+MAX_DIGITS = 6  # of a number that counts
 MAX_SIGN_REPEATS = 4  # times that a text on a sign may repeat a unit
 SAME = 3  # smallest number of words of a sentence that recurs word for word
 ALMOST = 6  # smallest number of words of a sentence that recurs almost word for word
@@ -38,11 +42,12 @@ SAYING = frozenset("reads read reading says say saying written spells spelling \
 
 
 def looping(caption: str, caption_words: Sequence[str]) -> int:
-    """Count the words in loops, which are places where a unit of pieces is followed by itself too often.
+    """Count the words in loops, which are places where a unit of pieces is followed by itself too often, or counts on.
 
     Punctuation marks are pieces, too, so "the wall. The wall is red" has no loop.
     """
-    if len(set(pairwise(caption_words))) == len(caption_words) - 1:
+    counting_words = _without_numbers(caption_words)
+    if not _has_pair_twice(counting_words):
         return 0  # every loop has some pair of words twice
     units = pieces(caption)
     written = pieces(caption, fold=False)
@@ -50,6 +55,46 @@ def looping(caption: str, caption_words: Sequence[str]) -> int:
     # Names have capitals, but not where all words have them, and not in German.
     has_names = has_capitals and any(map(str.islower, written)) and languages_of(caption_words) != ["de"]
     in_loops: set[int] = set()  # indices of pieces
+    for start, end, size in _repeats(units) if _has_pair_twice(caption_words) else ():
+        unit = units[start : start + size]
+        follows_saying = not SAYING.isdisjoint(units[max(start - 3, 0) : start])
+        in_capitals = has_capitals and "".join(written[start : start + size]).isupper()
+        is_name = has_names and all(piece[0].isupper() or piece in ",!?" for piece in written[start:end])
+        fewest = _fewest_repeats(unit)
+        if follows_saying or in_capitals or is_name:  # the text of a sign, or "New York New York"
+            fewest = max(fewest, MAX_SIGN_REPEATS + 1)
+        if (end - start) // size >= fewest:
+            in_loops.update(range(start, end))
+    if counting_words != caption_words:
+        for start, end, size in _repeats(_without_numbers(units)):
+            if size <= LONGEST_COUNTED and (end - start + 1) // size >= COUNTED and _counts_on(units[start:end]):
+                in_loops.update(range(start, end))
+    return sum(units[index][0].isalnum() for index in in_loops)
+
+
+def _has_pair_twice(units: Sequence[str]) -> bool:
+    """Return whether some pair of neighbours occurs twice."""
+    return len(set(pairwise(units))) < len(units) - 1
+
+
+def _without_numbers(units: Sequence[str]) -> list[str]:
+    """Return pieces with one piece for all numbers."""
+    return ["0" if _is_number(unit) else unit for unit in units]
+
+
+def _is_number(unit: str) -> bool:
+    """Return whether a piece is a number that may count something."""
+    return unit.isdecimal() and len(unit) <= MAX_DIGITS
+
+
+def _counts_on(units: Sequence[str]) -> bool:
+    """Return whether pieces have words and numbers that count up by one."""
+    numbers = [int(unit) for unit in units if _is_number(unit)]
+    return any(map(str.isalpha, units)) and all(after == before + 1 for before, after in pairwise(numbers))
+
+
+def _repeats(units: Sequence[str]) -> Iterator[tuple[int, int, int]]:
+    """Yield start, end and size of the unit of each place where a unit of pieces is followed by itself."""
     for size in _possible_sizes(units):
         same = 0  # pieces in a row that equal the piece `size` before
         for index in range(size, len(units) + 1):
@@ -57,18 +102,8 @@ def looping(caption: str, caption_words: Sequence[str]) -> int:
                 same += 1
                 continue
             if same >= size:
-                start = index - same - size
-                unit = units[start : start + size]
-                follows_saying = not SAYING.isdisjoint(units[max(start - 3, 0) : start])
-                in_capitals = has_capitals and "".join(written[start : start + size]).isupper()
-                is_name = has_names and all(piece[0].isupper() or piece in ",!?" for piece in written[start:index])
-                fewest = _fewest_repeats(unit)
-                if follows_saying or in_capitals or is_name:  # the text of a sign, or "New York New York"
-                    fewest = max(fewest, MAX_SIGN_REPEATS + 1)
-                if same // size + 1 >= fewest:
-                    in_loops.update(range(start, index))
+                yield index - same - size, index, size
             same = 0
-    return sum(units[index][0].isalnum() for index in in_loops)
 
 
 def _possible_sizes(units: Sequence[str]) -> list[int]:

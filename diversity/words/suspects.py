@@ -93,7 +93,8 @@ def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
 
 
 def _may_loop(tokens: Tokens) -> np.ndarray:
-    """Return the captions (C,) in which some words are followed at once by the same words."""
+    """Return the captions (C,) in which some words are followed at once by the same but for numbers."""
+    are_numbers = np.array([word.isdecimal() for word in tokens.vocabulary], bool)
     loops = np.zeros(len(tokens.lengths), bool)
     words, captions = tokens.ids, tokens.caption_of_word
     for lag in range(1, MAX_LOOP + 1):
@@ -101,6 +102,8 @@ def _may_loop(tokens: Tokens) -> np.ndarray:
         words, captions = words[long], captions[long]
         if not len(words):
             break
+        if lag == 2:  # units that count have a word beside the number
+            words = np.where(are_numbers[words], -1, words)
         same = (words[lag:] == words[:-lag]) & (captions[lag:] == captions[:-lag])
         ends = np.concatenate([[0], np.cumsum(same)])
         loops[captions[: len(ends) - lag][ends[lag:] - ends[:-lag] == lag]] = True

@@ -180,6 +180,8 @@ N = 20_000  # characters: rules that took their number squared would take minute
         "bcdfg" * (N // 5),
         "a1b2" * (N // 4),
         "1" * N,
+        ("1" * 5000 + " ") * 4,
+        ("man " + "1" * 5000 + " ") * 4,
         "a dog" + "\u0301\u0323" * (N // 2),
         "红" * N,
         "." * N + "x",
@@ -238,6 +240,8 @@ Visitors in Ġgantija temple | Ġorġ fil-Ġnien ta' Malta | a man <john@example
 a weekendSeq logo
 New York New York hotel in Las Vegas | a Girls Girls Girls neon sign | a poster of Tora! Tora! Tora! in a cinema
 a cartoon dog barking: woof woof woof | Tick tock tick tock, an old clock | a beep beep beep sound in a comic
+rooms 1, 2, 3, 4, 5, 6, 7, 8, 9 | in 4 mm, 5 mm, 6 mm, 8 mm, 10 mm, 12 mm, 14 mm, 16 mm, 18 mm and 20 mm
+a shelf with row 1, row 2, row 3 and row 4 | 6 of 7, 7 of 7
 a clock reading 10 10 30 | a bus on routes 3 5 9 | a bingo card with 5 17 33 48 62 | a sign that says 0 5 0 2
 a card with 4000 1234 5678 9010 on it | a barcode with 5 012345 678900 below it | pi is 3.14159265358979 on a board
 a plate with the number "20190304221530"
@@ -257,6 +261,8 @@ BAD = {
     "loop": """一只狗在草地上在草地上在草地上 | ein Mann mit einem Hut mit einem Hut
         a sign that says stop stop stop stop stop stop
         A cat sits on a bed. A dog runs. A cat sits on a bed. | Un chien court court court
+        man 1, man 2, man 3, man 4, man 5, man 6, man 7, man 8
+        1. a dog 2. a dog 3. a dog 4. a dog 5. a dog 6. a dog 7. a dog 8. a dog
         Dog Dog Dog Cat Cat Cat | ein Hund Hund Hund im Garten | Pizza Pizza Pizza Pizza Pizza on a table
         tick tock tick tock tick tock tick tock tick tock | A dog. A dog. A dog. a cat
         एक आदमी कार में कार में कार में
