@@ -23,6 +23,7 @@ PARTS = {
     "gpu_tests": ("checks.gpu_tests", 95),
     "parity": ("checks.parity", 40),
     "whole_runs": ("runs.whole_runs", 90),
+    "shared_card": ("runs.shared_card", 75),
     "profile": ("profiles.steps", 40),
     "other_flights": ("decoding.other_flights", 60),
     "small": ("decoding.small", 30),

@@ -9,6 +9,7 @@ HEADINGS = {
     "gpu_tests": "The tests marked `gpu`",
     "parity": "The same captions as on a CPU",
     "whole_runs": "Whole runs",
+    "shared_card": "Whole runs of two processes that share the card",
     "profile": "A profile of sixteen steps",
     "other_flights": "Decoding, other numbers of pictures in flight",
     "small": "Decoding, the smaller model",
