@@ -212,15 +212,8 @@ class Trainer:
         if learner.captions:
             tokens = reduce(sum((part.tokens[..., 1:] != learner.pad_id).sum() for part in parts))
         if learner.contrasts and len(parts) > 1:
-            buffers = Buffers(learner.model)
-            before = {name: buffer.clone() for name, buffer in buffers.state_dict().items()}
-            with torch.no_grad():
-                outputs = [self.model(part.images, part.tokens) for part in parts]
-                batch_losses, *gradients = self._batch_losses(outputs, parts)
-            buffers.load_state_dict(before)  # each part counts once in batch statistics, in the second forward pass
+            batch_losses, *gradients = self._losses_ahead(parts)
             losses |= batch_losses
-            del outputs
-            torch.manual_seed(torch.initial_seed())  # the second forward pass needs the same dropout as the first
         for index, part in enumerate(parts):
             with self.accelerator.no_sync(self.model) if index < len(parts) - 1 else contextlib.nullcontext():
                 output, loss = self.model(part.images, part.tokens), torch.zeros((), device=self.accelerator.device)
@@ -253,6 +246,19 @@ class Trainer:
         if self.average:
             self.average.update()
         return row
+
+    def _losses_ahead(
+        self, parts: Sequence[Batch]
+    ) -> tuple[Losses, Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+        """Return what `_batch_losses` does for several parts, by a forward pass that leaves no trace."""
+        buffers = Buffers(self.learner.model)
+        before = {name: buffer.clone() for name, buffer in buffers.state_dict().items()}
+        with torch.no_grad():
+            outputs = [self.model(part.images, part.tokens) for part in parts]
+            losses_and_gradients = self._batch_losses(outputs, parts)
+        buffers.load_state_dict(before)  # each part counts once in batch statistics, in the second forward pass
+        torch.manual_seed(torch.initial_seed())  # the second forward pass needs the same dropout as the first
+        return losses_and_gradients
 
     def _log_row(self, losses: Losses, norm: Tensor) -> dict[str, float]:
         """Return the row of a step: its weighted loss, each loss or number, gradient norm and learning rate."""
