@@ -23,7 +23,7 @@ REJECTED = ".rejected"  # suffix of the list of records that a selection left ou
 ALL_REJECTED = "rejected.jsonl"  # the records that a selection left out, of all shards
 LIMITS, SELECTION, DRY_RUN = "limits.npz", "select.html", "dry_run.html"  # limits and pages of a selection
 COMMAND_OF_FIELD = {"join": "join", "select": "select", "embedded_columns": "reinforce"}  # else generate
-RULES = 3  # version of gate, draws and grouping; raised when a change in them changes what is written
+RULES = 4  # version of gate, draws and grouping; raised when a change in them changes what is written
 
 
 def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
