@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+from typing import Any
 from urllib.parse import unquote
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,14 @@ def shortened(key: str) -> str:
     if 12 * len(key) <= LONGEST or len(encode_key(key)) <= LONGEST:
         return key
     return f"{key[:BEGINNING]}~{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+
+
+def text_of(name: Any) -> str:
+    """The name of a record, a picture or a class as text.
+
+    A whole number is written without a fraction: other tools store the numbers of a column as 1.0 if one is missing.
+    """
+    return str(int(name) if isinstance(name, float) and name.is_integer() else name)
 
 
 class SeenKeys:

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from imagetext import limits
-from imagetext.readers.row_records import Row, size_of
+from imagetext.keys import text_of
+from imagetext.readers.row_records import Row, is_null, size_of
 from imagetext.readers.table_columns import BYTES, TableReading, flat
 
 logger = logging.getLogger(__name__)
@@ -99,10 +100,10 @@ def grouping_name(row: Row | ValueError, reading: TableReading) -> str | None:
     if isinstance(row, ValueError):
         return None
     picture = _picture_hash(row.get("image")) if reading.group_by == BYTES else row.get(reading.group_by)
-    if not picture or picture.__class__ not in (str, int) or row.get(reading.text).__class__ is not str:
+    if picture.__class__ not in (str, int, float) or is_null(picture) or row.get(reading.text).__class__ is not str:
         return None
     key = row.get("key", row.get("uid"))  # rows with different keys are different samples
-    return str(picture) if key is None else f"{key}\0{picture}"
+    return text_of(picture) if key is None else f"{key}\0{text_of(picture)}"
 
 
 def _picture_hash(picture: Any) -> str | None:

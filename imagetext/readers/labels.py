@@ -8,6 +8,7 @@ from itertools import islice
 
 from imagetext import limits
 from imagetext.fields import moved_fields
+from imagetext.keys import text_of
 from imagetext.sample import Record, Shard
 from imagetext.stores import plain_path, read_bytes
 
@@ -68,9 +69,8 @@ class Labels:
         if self.place in record.members:
             return record.members[self.place].decode("utf-8", "replace").strip() or None
         value = {**record.meta, **moved_fields(record.meta)}.get(self.place)
-        if isinstance(value, float) and value.is_integer():  # numbers of a column in which others are missing
-            value = int(value)
-        return str(value).strip() or None if isinstance(value, str | int) else None
+        is_name = isinstance(value, str | int) or isinstance(value, float) and value.is_integer()
+        return text_of(value).strip() or None if is_name else None
 
     def _why_missing(self, record: Record) -> str:
         if self.place == FOLDER:

@@ -42,6 +42,7 @@ from typing import Any, NamedTuple, TextIO
 
 from imagetext.columns import check_column, is_tags
 from imagetext.fields import json_object, json_value, loose_texts, well_formed
+from imagetext.keys import text_of
 from imagetext.picture_files import PictureFolders, real_path, short
 from imagetext.read_ahead import in_order
 from imagetext.readers.folders import read_inside
@@ -257,7 +258,7 @@ def _table_rows(path: str, column: str, caption: str, original: str) -> Iterator
         names = {name: value for name in NAMES if isinstance(value := row.get(name), str) and value}
         key = row.get("key")
         originals = loose_texts(row.get(original))
-        yield Published(names, {column: texts}, originals, key="" if key is None else str(key))
+        yield Published(names, {column: texts}, originals, key="" if key is None else text_of(key))
 
 
 def _object_rows(path: str) -> Iterator[Mapping[str, Any] | ValueError]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from imagetext.columns import is_caption_column, is_column, is_other_column
 from imagetext.fields import CAPTION_COLUMNS, is_ours, json_object, loose_texts, sort_fields, well_formed
-from imagetext.keys import SeenKeys
+from imagetext.keys import SeenKeys, text_of
 from imagetext.picture_files import Outside, PictureFolders, PictureReader, PictureReference, short
 from imagetext.read_ahead import in_order
 from imagetext.sample import Record
@@ -138,7 +138,7 @@ def _picture_column(row: Row, ours: bool) -> tuple[str | None, str]:
     if ours or has_error and (any(map(is_column, row)) or row.keys().isdisjoint(IMAGE_COLUMNS)):
         error = row["error"]
     column = next((name for name in IMAGE_COLUMNS if name in row), None)
-    has_no_picture = column is None or error or has_error and _is_null(row[column])  # the last: only captions
+    has_no_picture = column is None or error or has_error and is_null(row[column])  # the last: only captions
     return None if has_no_picture else column, error
 
 
@@ -160,7 +160,7 @@ def _parse(
     row, ours = dict(row), is_ours(row)
     picture_error, errors, image, picture = "", [], None, None
     key_columns = selection.keys if selection else KEY_COLUMNS
-    key = next((str(row[name]) for name in key_columns if not _is_null(row.get(name))), row_key)
+    key = next((text_of(row[name]) for name in key_columns if not is_null(row.get(name))), row_key)
     row.pop("key", None)
     columns = _selected_columns(row, selection) if selection else {}
     column, earlier_error = _picture_column(row, ours)
@@ -181,7 +181,7 @@ def _parse(
     # The part of the place that does not depend on where the input lies.
     place = cell if picture and isinstance(cell, str) else source.rpartition("/")[2]
     meta = {"uid": key, "source": place, **fields}
-    if _is_null(meta["uid"]):
+    if is_null(meta["uid"]):
         meta["uid"] = key
     record = Record(
         well_formed(key) if selection else key,
@@ -218,7 +218,7 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
 
     An empty text in a list stays, because scores and embeddings are matched by position.
     """
-    if _is_null(value) or isinstance(value, str) and not value.strip():
+    if is_null(value) or isinstance(value, str) and not value.strip():
         return ()
     return tuple(_check_texts(name, [value] if isinstance(value, str) else value))
 
@@ -240,7 +240,7 @@ def _image_or_reference(name: str, value: Any, sha256: str | None) -> tuple[byte
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, bytes):
         return value, None
-    if _is_null(value):
+    if is_null(value):
         raise ValueError(f"{name}: there is no picture")
     if not isinstance(value, str):
         raise ValueError(f"{name}: expected a path or the bytes of a picture, got {short(value)}")
@@ -297,7 +297,7 @@ def _take_columns(row: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def _are_texts(value: Any) -> bool:
-    return _is_null(value) or isinstance(value, str) or isinstance(value, list) and {*map(type, value)} <= {str}
+    return is_null(value) or isinstance(value, str) or isinstance(value, list) and {*map(type, value)} <= {str}
 
 
 def is_member_name(name: str) -> bool:
@@ -309,5 +309,5 @@ def is_member_name(name: str) -> bool:
     )
 
 
-def _is_null(value: Any) -> bool:
+def is_null(value: Any) -> bool:
     return value is None or value == "" or isinstance(value, float) and math.isnan(value)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from imagetext.columns import is_column
 from imagetext.fields import CAPTION_COLUMNS
+from imagetext.keys import text_of
 from imagetext.readers.chats import CHATS, answer_in, picture_in, without_marks
 from imagetext.readers.row_records import IMAGE_COLUMNS, Row
 from imagetext.readers.table_flags import Columns
@@ -218,7 +219,7 @@ def usual_row(row: Row, reading: TableReading, selected: Collection[str] = ()) -
     """
     with_lists(row, (*reading.lists, *selected) if selected else reading.lists)
     if reading.key is not None and row.get(reading.key) not in (None, ""):
-        key = str(row[reading.key])
+        key = text_of(row[reading.key])
         is_file = usual_name(reading.key) in PICTURES or reading.key == reading.image
         row["key"] = os.path.splitext(key)[0] if is_file else key
     if reading.image != "":

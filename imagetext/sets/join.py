@@ -15,6 +15,7 @@ from imagetext.apart import ANOTHER, check_apart
 from imagetext.columns import check_column, is_other_column
 from imagetext.fields import well_formed
 from imagetext.hashes import sample_hash
+from imagetext.keys import text_of
 from imagetext.sample import Record, Shard
 from imagetext.sets.room import room_for
 from imagetext.shards import Format, ShardWriter, read_marker, read_markers
@@ -191,7 +192,7 @@ def name_of(record: Record, on: On) -> str | None:
     if on == "path":
         value = record.meta.get("path") or record.meta.get("source")
         value = posixpath.normpath(value) if isinstance(value, str) else None
-    return well_formed(str(value)) if value not in (None, "") else None
+    return well_formed(text_of(value)) if value not in (None, "") else None
 
 
 class _Index:

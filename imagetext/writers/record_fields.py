@@ -9,6 +9,7 @@ from typing import Any
 
 from imagetext.columns import is_caption_column, is_column, is_other_column
 from imagetext.fields import moved_fields, well_formed
+from imagetext.keys import text_of
 from imagetext.readers.row_records import is_member_name
 from imagetext.sample import Record, image_size
 from imagetext.waiting import Waiting
@@ -58,7 +59,7 @@ def record_fields(record: Record) -> dict[str, Any]:
             meta, {"label": meta["label"]} if meta.get("label", record.label) != record.label else {}
         )
     fields = {
-        "uid": str(meta.get("uid", record.key)),
+        "uid": text_of(meta.get("uid", record.key)),
         **_picture_fields(record),
         "captions": record.captions,
         "error": record.error,

@@ -101,6 +101,18 @@ def test_captions_of_a_table_whose_pictures_are_elsewhere(tmp_path, images, colu
     ]
 
 
+def test_numbers_name_the_same_pictures_with_a_fraction_or_without(tmp_path, images):
+    """Other tools store the numbers of a column as 1.0 if one is missing."""
+    folder = images("1.jpg")
+    tables = {"pictures": {"uid": 1, "image": "1.jpg"}, "captions": {"uid": 1.0, X: "of one"}}
+    for name, row in tables.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    shards = read_samples(f"{tmp_path}/pictures.jsonl", folder)
+    assert join(shards, f"{tmp_path}/captions.jsonl", tmp_path / "out") == JoinCounts(1, 0, 0)
+    (record,) = read_records(f"{tmp_path}/out/pictures-00000.tar")
+    assert record.key == record.meta["uid"] == "1" and record.syn_text == {X: ("of one",)}
+
+
 def test_what_captions_alone_hold(tmp_path, write_tar, picture):
     path = shard(tmp_path, write_tar, picture, numbers=range(5), syn={"syn_text_old": ["old"]})
     path = write(tmp_path / "columns", captioned(path, X), images=False, columns=[X])

@@ -332,11 +332,22 @@ def test_a_compressed_table_is_unpacked_on_disk_only_where_rows_of_a_picture_sta
     assert captions(str(tmp_path / "apart.jsonl.gz")) == plainly(ROWS + ROWS)
 
 
+def test_numbers_that_name_pictures_group_rows(tmp_path):
+    """Zero is a number as others; a missing one names no picture."""
+    rows = [{"image_id": number, "caption": text} for number, text in zip([0, 0, 1, 1, None, None], "abcdef")]
+    schema = pa.schema({"image_id": pa.float64(), "caption": pa.string()})
+    pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "t.parquet")
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name in ("t.jsonl", "t.parquet"):
+        assert captions(str(tmp_path / name)) == [("a", "b"), ("c", "d"), ("e",), ("f",)]
+
+
 def test_parquet_is_grouped_as_the_same_rows_in_lines_are(tmp_path):
-    numbers = pa.table({"image_id": [7, 8, 7], "caption": ["a", "b", "c"], "json": ['{"n": 1}'] * 3})
+    numbers = pa.table({"image_id": [7, 0, 7], "caption": ["a", "b", "c"], "json": ['{"n": 1}'] * 3})
+    floats = pa.table({"image_id": [7.0, 0.0, 7.0], "caption": ["a", "b", "c"]})
     names = pa.table({"image": pa.array(["7.jpg", "8.jpg", "7.jpg"]).dictionary_encode(), "caption": ["a", "b", "c"]})
     nested = pa.table({"image": ["7.jpg", "8.jpg", "7.jpg"], "caption": ["a", "b", "c"], "json": [{"n": 1}] * 3})
-    for table in (numbers, names, nested):
+    for table in (numbers, floats, names, nested):
         pq.write_table(table, tmp_path / "t.parquet")
         assert captions(str(tmp_path / "t.parquet")) == [("a", "c"), ("b",)]
     assert [row["n"] for piece in tables.split_table(str(tmp_path / "t.parquet")) for _, row in piece.numbered()] == [

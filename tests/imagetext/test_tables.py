@@ -150,6 +150,15 @@ def test_tables_without_pictures_keep_their_captions(tmp_path):
     assert sample.image is None and sample.captions == ("one",) and not sample.error
 
 
+@pytest.mark.parametrize("column", ["key", "uid", "id"])
+def test_whole_numbers_are_keys_without_a_fraction(tmp_path, column):
+    """Other tools store the numbers of a column as 1.0 if one is missing."""
+    rows = [{column: number, "caption": "one"} for number in (0.0, 1.0, None, 2.5)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    for path in (write_jsonl(tmp_path / "t.jsonl", rows), tmp_path / "t.parquet"):
+        assert [sample.key for sample in read(path)] == ["0", "1", "t-000000002", "2.5"]
+
+
 def test_rows_of_one_key_get_keys_of_their_own(tmp_path, caplog):
     (tmp_path / "t.csv").write_text("id,caption\n1,one\n1,two\n")
     assert [(sample.key, sample.meta["uid"]) for sample in read(tmp_path / "t.csv")] == [("1", "1"), ("1~2", "1")]
