@@ -2,7 +2,7 @@
 
 Reinforced sets of both kinds have this layout: `url.txt, syn.json, paug.json, npz, json` without a picture, or `jpg,
 txt` and `pth.gz` instead of `npz`. Files that are not a picture, a text or `json` are kept as bytes and never opened.
-A `txt` is a single caption, with its line breaks.
+A `txt` is a single caption, with its line breaks. Beside `NAME.jpg`, it may be called `NAME.jpg.txt`.
 """
 
 import logging
@@ -43,6 +43,7 @@ class TarRows:
         """Yield the records, and the files of which each is made."""
         keys, has_pictures = SeenKeys(self.path), False
         for name, files in _split_by_picture(self.path, _samples(self.path)):
+            files = _with_usual_suffixes(files)
             original = decode_key(name)
             key = keys.unique(original)
             record = _record(self.path, name, key, files=files)
@@ -167,6 +168,16 @@ def _split_by_picture(path: str, samples: Iterable[tuple[str, Files]]) -> Iterat
             )
         for stem, part in parts.items():
             yield f"{name}.{stem}", shared | part
+
+
+def _with_usual_suffixes(files: Files) -> Files:
+    """The files of a sample, in which `jpg.txt` beside `jpg` is called `txt` if there is no `txt`.
+
+    `jpg.json` stays as it is: Google's holds the name of the picture as its title.
+    """
+    picture = next((suffix for suffix in PICTURE_SUFFIXES if suffix in files), None)
+    usual = {f"{picture}.{suffix}": suffix for suffix in ("txt", "caption") if picture and suffix not in files}
+    return {usual.get(suffix, suffix): member for suffix, member in files.items()}
 
 
 def _record(path: str, name: str, key: str, *, files: Files) -> Record:

@@ -33,6 +33,7 @@ def test_places_hold_the_files_of_their_sample(tmp_path, picture):
             ("a.txt", b"two"),  # the same key again
             ("folder/b.PNG", pictures[2]),
             ("folder/b.json", b'{"source": "x"}'),
+            ("folder/b.PNG.txt", b"three"),
             ("folder/b.seg.npz", b"second"),
             ("c.input.jpg", pictures[3]),
             ("c.syn.json", b"{}"),
@@ -46,6 +47,7 @@ def test_places_hold_the_files_of_their_sample(tmp_path, picture):
         assert tar_files.read("picture").get("picture") == sample.image
         assert tar_files.read(*sample.members) == sample.members
     assert entries[1][1].read("txt") == {"txt": b"two"} and entries[4][1].read("txt") == {}
+    assert entries[2][1].read("txt") == {"txt": b"three"}
 
 
 def test_links_are_of_samples_with_an_error(tmp_path, picture):

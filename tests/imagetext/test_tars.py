@@ -76,6 +76,20 @@ def test_a_picture_under_a_longer_suffix(tmp_path, picture, write_tar):
     ]
 
 
+def test_a_caption_named_after_the_whole_name_of_its_picture(tmp_path, picture, write_tar):
+    """As in a folder of pictures, of which such a tar is made."""
+    files = [("a.JPG", picture()), ("a.JPG.json", b"{}"), ("a.JPG.txt", b"one")]
+    files += [("b.jpg", picture(1)), ("b.jpg.caption", b"two"), ("c.jpg", picture()), ("c.jpg.txt", b"no")]
+    files += [("c.txt", b"three"), ("d.0.png", picture()), ("d.0.png.txt", b"four")]
+    path = write_tar(tmp_path / "x.tar", files)
+    assert [(record.key, record.captions, list(record.members)) for record in read(path)] == [
+        ("a", ("one",), ["jpg.json"]),
+        ("b", ("two",), ["caption"]),
+        ("c", ("three",), ["jpg.txt"]),
+        ("d.0", ("four",), []),
+    ]
+
+
 def test_keys_with_dots_are_told_apart_where_one_key_would_have_several_pictures(tmp_path, picture, write_tar):
     pictures = list(map(picture, range(4)))
     path = write_tar(
