@@ -257,7 +257,8 @@ def row_of(record: str | list[str] | ValueError, layout: Layout) -> Row | ValueE
             return ValueError(f"not a line of JSON: {error}")
     if isinstance(record, ValueError):
         return record
-    width = len(layout.header)
-    if len(record) < width or any(record[width:]):  # spreadsheets write empty cells after the last one
+    width, missing = len(layout.header), len(layout.header) - len(record)
+    # Spreadsheets write empty cells after the last one of the header, and leave out empty cells at the end of a row.
+    if missing > layout.optional or any(record[width:]):
         return ValueError(f"{len(record)} cells, but the header has {width}")
-    return dict(zip(layout.header, record))
+    return dict(zip(layout.header, record + [""] * missing))

@@ -33,6 +33,7 @@ class Layout(NamedTuple):
     spaced: bool = False  # whether blanks around cells belong to the delimiter
     quoted: bool = True  # whether quotation marks enclose cells; otherwise they are ordinary characters
     header: tuple[str, ...] = ()  # the names of the cells
+    optional: int = 0  # cells that may be left out at the end of a row
 
 
 def read_layout(path: str, file: BinaryIO, kind: str, usual: Iterable[str]) -> Layout:

@@ -106,6 +106,20 @@ def test_rows_of_csv_become_records(tmp_path, picture, suffix, dialect):
     assert [sample.key for sample in samples] == [f"t-{row:09d}" for row in range(4)]
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_empty_cells_at_the_end_of_a_row_may_be_left_out(tmp_path, picture, packed):
+    """Spreadsheets leave them out. A row must have its picture and captions."""
+    (tmp_path / "a.jpg").write_bytes(picture())
+    (tmp_path / "b.jpg").write_bytes(picture(1))
+    text = b"image,caption,source,price\na.jpg,one\na.jpg,two\nb.jpg\nb.jpg,three,web\nb.jpg,four,,,\n"
+    path = tmp_path / ("t.csv.gz" if packed else "t.csv")
+    path.write_bytes(gzip.compress(text) if packed else text)
+    first, bad, second = read(path)
+    assert (first.captions, first.meta["source_fields"], first.meta["price"]) == (("one", "two"), {"source": ""}, "")
+    assert bad.error == "1 cells, but the header has 4"
+    assert (second.captions, second.meta["source_fields"]) == (("three", "four"), {"source": "web"})
+
+
 def test_a_giant_csv_cell_is_one_bad_row(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("path,text\na.jpg," + "x" * 200_000 + "\nb.jpg,y\n")
