@@ -312,6 +312,8 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
             problems += problems_of_order([(column.named_columns, column.task.columns_read) for column in configs])
         if self.export_by_class and not self.label:
             problems.append("--export-by-class: needs --label, which says where the classes are")
+        if self.columns and self.column and not any(column.column == self.column for column in self.columns):
+            problems.append(f"--column {self.column}: each of the columns in the list has a name of its own")
         if self.text_model and not self.columns:
             problems.append("--text-model: is for a recipe with several columns; name the captioner by --model")
         if problems:

@@ -128,6 +128,16 @@ def test_every_problem_of_the_columns_is_told_with_its_place():
     assert "has no model" in problems[2] and "(--model)" in problems[2] and "syn_text_a is named twice" in problems[4]
 
 
+def test_a_name_that_no_column_of_the_list_takes_is_refused():
+    columns = [{"column": "syn_text_a"}, {"temperature": 0.5}]
+    assert [column.column for column in GenerateConfig(**NEEDED, column="syn_text_x", columns=columns).columns] == [
+        "syn_text_a",
+        "syn_text_x",
+    ]
+    with pytest.raises(ValueError, match="--column syn_text_x: each of the columns in the list has a name of its own"):
+        GenerateConfig(**NEEDED, column="syn_text_x", columns=columns[:1])
+
+
 @pytest.mark.parametrize("model, name", [("coca_tiny", "prefix"), ("openai:http://localhost:8000#m", "instruction")])
 def test_a_prompt_is_what_it_meant_and_told_of(model, name, caplog):
     """With a list of columns, each column takes it according to its own model."""
