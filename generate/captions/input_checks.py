@@ -6,6 +6,7 @@ from itertools import islice
 
 from captioners.resolve import is_transformers, shipped_models
 from generate.captions.config import ColumnConfig, GenerateConfig
+from generate.captions.tasks import Task
 from imagetext.readers.labels import IMAGENET, Labels, imagenet_ids, keys_of_unique_names, read_class_names
 from imagetext.readers.table_columns import Need
 from imagetext.sample import Shard
@@ -76,6 +77,36 @@ def check_columns_read(config: GenerateConfig, shards: Sequence[Shard]) -> None:
             f"instruction or fallback: reads {', '.join(sorted(missing))}, which is neither made earlier in this run "
             f"nor in the first {RECORDS_LOOKED_AT} records of the input; {has}"
         )
+
+
+def check_fields_read(config: GenerateConfig, shards: Sequence[Shard]) -> None:
+    """Check that one of the input's first records has the fields of `json` that an instruction reads.
+
+    Raises: ValueError that says what the first record lacks, and which fields it has.
+    """
+    for task in (column.task for column in config.column_configs):
+        reads_fields_alone = "json" in task.names and not task.columns_read and not task.fallback
+        if reads_fields_alone and (reason := _why_none_is_instructed(task.settled(), shards[0])):
+            raise ValueError(reason)
+
+
+def _why_none_is_instructed(task: Task, shard: Shard) -> str:
+    """Return why no instruction can be made for any of the shard's first records; "" where one can."""
+    reason = ""
+    with suppress(OSError, ValueError):  # reported when the shard is captioned
+        for record in islice(shard, RECORDS_LOOKED_AT):
+            if record.error:
+                continue
+            try:
+                task.instruct(record, {}, column="", seed=0)
+                return ""
+            except ValueError as error:
+                fields = ", ".join(f"json.{name}" for name in record.meta)
+                reason = reason or (
+                    f"{error}; none of the first {RECORDS_LOOKED_AT} records of the input can be asked so; "
+                    f"{record.key} has {fields}"
+                )
+    return reason
 
 
 def warning_about_photographs(config: GenerateConfig, shards: Sequence[Shard]) -> str:

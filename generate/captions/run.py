@@ -11,7 +11,13 @@ from captioners.server.journal import answers_kept, forget_answers
 from generate.captions.config import GenerateConfig
 from generate.captions.export import check_folder
 from generate.captions.fingerprint import fingerprint
-from generate.captions.input_checks import check_columns_read, labels_of, needs_of, warning_about_photographs
+from generate.captions.input_checks import (
+    check_columns_read,
+    check_fields_read,
+    labels_of,
+    needs_of,
+    warning_about_photographs,
+)
 from generate.captions.load import load_columns
 from generate.captions.overlap import Overlap
 from generate.captions.preview import costs_of, count_pictures, first_pictures, outlook
@@ -70,6 +76,7 @@ def _run(config: GenerateConfig, rank: Rank, on_begun: Callable[[], None] | None
         config.input, config.images, labels=labels_of(config), columns=config.table, needs=needs_of(config)
     )
     check_columns_read(config, all_shards)
+    check_fields_read(config, all_shards)
     shards = first_pictures(all_shards, config.limit) if config.limit else all_shards
     is_preview = config.dry_run or config.limit  # done by one process
     if rank.count == 1 and not is_preview and (processes := processes_wanted(config)) > 1:

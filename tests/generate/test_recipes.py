@@ -321,6 +321,10 @@ def test_what_a_captioner_cannot_be_asked_is_told_before_any_work(folder, loaded
         ({"model": "w", "instruction": "{{ text }} {{ syn_text_w }}"}, "reads syn_text_w"),
         ({"model": "w", "instruction": "{{ syn_text_z }}"}, "reads syn_text_z, which is neither made earlier"),
         (
+            {"model": "w", "instruction": "{{ key }} {{ json.typo }}"},
+            "no such value as typo; none of the first 100 records of the input can be asked so; .* has json.uid",
+        ),
+        (
             {"model": "w", "instruction": "{{ text }}{{ examples }}", "examples": "tesre"},
             "examples: tesre.*pairs are in a .txt file.*rich and terse come with capsmith",
         ),
