@@ -23,6 +23,7 @@ def load_captioner(
     dtype: str = "fp32",
     products: Literal["torch", "onednn"] | None = None,
     server: ServerConfig = ServerConfig(),
+    pictures: bool = True,
 ) -> Captioner:
     """Load the captioner that a name stands for.
 
@@ -42,6 +43,7 @@ def load_captioner(
     dtype: fp32, bf16 or fp16, for the whole model.
     products: the library of a CoCa's float32 products on a CPU, torch's own or oneDNN; by default the faster one, as
         measured once on this machine.
+    pictures: whether a server's model will be sent pictures; otherwise none is sent to find out what it supports.
     Raises ValueError if the name is unknown, the config is not a causal CoCa's, or weights are missing or do not fit.
     """
     if dtype not in DTYPES:
@@ -67,7 +69,7 @@ def load_captioner(
 
         if used_options:
             raise ValueError(f"{name}: {used_options}: cannot be set for a server's model")
-        return load_server(name, server)
+        return load_server(name, server, pictures=pictures)
     if pretrained is None and not from_scratch and is_transformers(name):
         from captioners.lm.load import is_language_model, load_lm  # late: they import transformers and peft
         from captioners.vlm.load import load_vlm

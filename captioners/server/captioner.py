@@ -42,13 +42,14 @@ class ServerCaptioner:
 
     batch_size: default maximum of requests at a time; the server forms its own batches.
     journal: where answers are kept in case the shard fails, or None.
+    looks_at_pictures: whether requests may contain pictures; otherwise no picture is sent as a probe either.
     """
 
-    looks_at_pictures = takes_instruction = True
+    takes_instruction = True
     needs_picture = needs_instruction = False
 
-    def __init__(self, address: Address, server: Connection, listed: Sequence[str]):
-        self.address, self.listed = address, listed
+    def __init__(self, address: Address, server: Connection, listed: Sequence[str], *, looks_at_pictures: bool = True):
+        self.address, self.listed, self.looks_at_pictures = address, listed, looks_at_pictures
         self.name = column_name(address.model.rstrip("/").rpartition("/")[2])
         self.weights_sha256 = hashlib.sha256(f"{PREFIX}{address.model}".encode()).hexdigest()
         self.batch_size = IN_FLIGHT
@@ -70,9 +71,9 @@ class ServerCaptioner:
     def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
         """Raise ValueError if the server does not support what is requested.
 
-        For a new sampling, probes are sent to find out which fields the server supports: a blank picture or, if the
-        server takes no pictures, a question. If it cannot return several captions at a time, captions are requested
-        one by one, each with its own seed.
+        For a new sampling, probes are sent to find out which fields the server supports: a blank picture or, if no
+        pictures will be sent or the server takes none, a question. If it cannot return several captions at a time,
+        captions are requested one by one, each with its own seed.
         """
         problems = []
         if similarity:
@@ -135,7 +136,8 @@ class ServerCaptioner:
             except ConnectionError as error:
                 raise ValueError(self._with_models(str(error))) from None
         if choices[0].is_cut and not any(choice.text for choice in choices):
-            why = f"no text came for a blank picture, finish_reason {choices[0].reason!r}; {STILL_THINKING}"
+            probe = "a blank picture" if self._takes_pictures(sampling) else "a plain question"
+            why = f"no text came for {probe}, finish_reason {choices[0].reason!r}; {STILL_THINKING}"
             raise ValueError(self._with_models(why))
         for name in dialect.replaced.keys() & LOST:
             logger.warning("%s takes no %s: %s", self.address.base, name, LOST[name])
@@ -149,6 +151,8 @@ class ServerCaptioner:
 
         Raises Refusal, with the errors for the picture, if the server answers neither.
         """
+        if not self.looks_at_pictures:
+            return self._probe(server, sampling, WORDS)
         try:
             return self._probe(server, sampling, BLANK)
         except Refusal as refusal:
@@ -160,6 +164,10 @@ class ServerCaptioner:
                 raise refusal from None
             self._refuses_pictures[sampling] = str(refusal)
             return answered
+
+    def _takes_pictures(self, sampling: SamplingConfig) -> bool:
+        """Whether the probe that the server answered had a picture."""
+        return self.looks_at_pictures and sampling not in self._refuses_pictures
 
     def _probe(self, server: Connection, sampling: SamplingConfig, probe: Request) -> tuple[Dialect, Sequence[Choice]]:
         """Find the fields with which the server answers a probe; return them and its answer.
@@ -332,13 +340,15 @@ class ServerCaptioner:
         for request in like:
             longer = (len(request.instruction or INSTRUCTION) - len(INSTRUCTION)) / CHARACTERS
             # whether the probe had a picture, but the request has none
-            lacks_picture = request.picture is None and sampling not in self._refuses_pictures
+            lacks_picture = request.picture is None and self._takes_pictures(sampling)
             counts.append((len(INSTRUCTION) / CHARACTERS if lacks_picture else probe) + longer)
         return sum(counts) / len(counts)
 
 
-def load_server(name: str, config: ServerConfig = ServerConfig()) -> ServerCaptioner:
+def load_server(name: str, config: ServerConfig = ServerConfig(), *, pictures: bool = True) -> ServerCaptioner:
     """Load the captioner `openai:http://host:port#model` (see `read_address`), with the key in OPENAI_API_KEY, if any.
+
+    pictures: whether it will be sent pictures.
 
     Raises ValueError if the address is not valid, it names no model, no server answers, or the server refuses the key.
     """
@@ -350,4 +360,4 @@ def load_server(name: str, config: ServerConfig = ServerConfig()) -> ServerCapti
         raise ValueError(
             f"model: {name!r} names no model after '#'; the server names {', '.join(listed[:20]) or 'none'}"
         )
-    return ServerCaptioner(address, connection, listed)
+    return ServerCaptioner(address, connection, listed, looks_at_pictures=pictures)

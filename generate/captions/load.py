@@ -41,7 +41,10 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
         server = column_config.server if column_config.of_server else ServerConfig()
         model = (column_config.captioner, column_config.pretrained, column_config.base, dtype, products, str(server))
         if model not in captioners:
-            captioners[model] = _load(column_config, server, device=device, dtype=dtype, products=products)
+            pictures = any(other.can_look for other in configs if other.captioner == column_config.captioner)
+            captioners[model] = _load(
+                column_config, server, device=device, dtype=dtype, products=products, pictures=pictures
+            )
         captioner = captioners[model]
         task = column_config.task.model_dump_json()
         if task not in tasks:
@@ -65,7 +68,13 @@ def load_columns(config: GenerateConfig, settled: Sequence[Mapping[str, Any]], d
 
 
 def _load(
-    config: ColumnConfig, server: ServerConfig, *, device: str, dtype: str, products: Literal["torch", "onednn"] | None
+    config: ColumnConfig,
+    server: ServerConfig,
+    *,
+    device: str,
+    dtype: str,
+    products: Literal["torch", "onednn"] | None,
+    pictures: bool,
 ) -> Captioner:
     if not config.of_server and config.captioner != NEGATIVES:  # these need no open_clip
         import_open_clip()
@@ -77,6 +86,7 @@ def _load(
         dtype=dtype,
         products=products,
         server=server,
+        pictures=pictures,
     )
 
 

@@ -58,6 +58,19 @@ def test_a_refused_picture_is_a_record_with_the_reason(server):
     assert [record.error for record in results] == ["", reason, "", "", reason]
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_run_of_words_alone_sends_no_picture(server, tmp_path, columns):
+    """Neither to find out what the server supports: it may refuse pictures in any way, or may not see any."""
+    server.spoil = lambda request, picture: (403, {}) if picture and picture.startswith(b"\xff\xd8") else None
+    entries = [{"column": f"syn_text_{name}", "seed": seed} for seed, name in enumerate("ab"[:columns])]
+    options = {"model": server.model, "text_only": True, "instruction": "{{ text }}", "columns": entries}
+    assert run(GenerateConfig(input=["scenes:train,n=3"], output=str(tmp_path / "out"), **options)) == 0
+    assert {request["messages"][0]["content"].__class__ for request, _ in server.requests} == {str}
+    entries = [{"column": "syn_text_a"}, {"column": "syn_text_b", "text_only": False}]
+    with pytest.raises(ValueError, match="403"):
+        run(GenerateConfig(input=["scenes:train,n=3"], output=str(tmp_path / "2"), **options | {"columns": entries}))
+
+
 def test_a_picture_that_one_of_two_servers_refuses_keeps_the_others_captions(serve):
     strict, lax = serve(), serve()
     strict.spoil = refuse_white
