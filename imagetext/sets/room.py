@@ -124,8 +124,11 @@ def _array(name: str) -> str:
 
 
 def _holds_embedding(name: str, value: Any) -> bool:
-    """Whether a field holds vectors of texts, judged by its name; a single number, true, false or null holds none."""
-    return _embeds_text(name) and not isinstance(value, bool | int | float | None)
+    """Whether a field holds vectors of texts, judged by its name; a single number, true, false or null holds none.
+
+    Other sets name vectors of their pictures in many ways; the reference tools' fields of texts say `text`.
+    """
+    return _embeds_text(name) and "text" in name and not isinstance(value, bool | int | float | None)
 
 
 def _embeds_text(name: str) -> bool:

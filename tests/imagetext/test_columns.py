@@ -51,6 +51,7 @@ VECTORS = np.arange(6, dtype=np.float32).reshape(2, 3)
         ({}, {}, []),
         ({"paug.json": b"{}", "url.txt": b"u", "emb": b"x"}, {"member_id": 3}, []),
         ({}, {"has_embedding": True, "num_embeddings": 2, "text_emb": None}, []),
+        ({}, {"clip_embedding": [0.5, 1.0], "img_emb": [1.0], "dino_emb_b14": "H4sI"}, []),
         ({"npz": npz(image_emb=VECTORS)}, {}, []),
         ({"npz": npz(image_emb=VECTORS, text_emb=VECTORS)}, {}, ["npz: text_emb"]),
         (
