@@ -83,7 +83,8 @@ def expect_run(folder: str | os.PathLike) -> dict[str, Any]:
     """Return the fingerprint of the run in the folder. Raises: ValueError where there is none."""
     run = read_run(folder) if entry(join(plain_path(folder), RUN)) else None
     if run is None:
-        raise ValueError(f"{folder}: holds no {RUN}, so it is no run of ours")
+        exists = entry(plain_path(folder)) is not None
+        raise ValueError(f"{folder}: {f'holds no {RUN}, so it is no run of ours' if exists else 'no such folder'}")
     return run
 
 

@@ -198,6 +198,8 @@ def test_a_picture_that_does_not_decode_is_found_where_asked_for(finished_set, c
 def test_a_folder_that_holds_no_run_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no run of ours"):
         run(VerifyConfig(folder=tmp_path))
+    with pytest.raises(ValueError, match="typo: no such folder"):
+        run(VerifyConfig(folder=tmp_path / "typo"))
 
 
 # --- reinforced sets -------------------------------------------------------------------------------------------------
