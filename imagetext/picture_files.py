@@ -22,6 +22,7 @@ from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, NamedTuple
 from unicodedata import normalize
+from urllib.parse import unquote
 
 from imagetext import limits
 from imagetext.fields import well_formed
@@ -105,14 +106,15 @@ class PictureFolders:
         A relative path starts from the folders of `--images`, then from that of the file. For a record that capsmith
         wrote, and in a folder of pictures, the folder of the file comes first. Backslashes, which separate folders on
         Windows, are taken as characters of the name first, and then as slashes. Then both forms of Unicode are tried:
-        macOS writes é in file names as two characters.
+        macOS writes é in file names as two characters. Last, percent signs in a `file://` URL are decoded.
         """
         if _URL.match(picture.name):
             return []
         first_of_file = picture.ours or self.is_input
         starts = (self.of_file, *self.named) if first_of_file else (*self.named, self.of_file)
         slashed = with_slashes(picture.name)
-        names = (picture.name, slashed, normalize("NFC", slashed), normalize("NFD", slashed))
+        decoded = unquote(picture.name) if picture.name.startswith("file://") else slashed
+        names = (picture.name, slashed, normalize("NFC", slashed), normalize("NFD", slashed), decoded)
         return list(dict.fromkeys(join(start, name) for name in names for start in starts))
 
     def hold(self, real: str, ours: bool = False) -> bool:

@@ -62,6 +62,7 @@ INSIDE = [
     "../set/a.jpg",
     "{}/set/a.jpg",
     "file://{}/set/sub/b.jpg",
+    "file://{}/set/su%62/b%2Ejpg",  # as URLs have blanks
 ]
 NO_PATHS = ["gone.jpg", "https://x.org/a.jpg", "", "a\0.jpg", "/9j/" + "A" * 70, "\ud800.jpg", "x" * 5000, "/" * 5000]
 
