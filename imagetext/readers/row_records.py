@@ -21,6 +21,8 @@ from imagetext.stores import StoreError, is_remote
 KEY_COLUMNS = ("key", "uid", "id")
 IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_name", "path")
 
+TEXT_OR_NULL = {str, type(None)}  # what a list of texts may hold
+
 Row = dict[str, Any]
 
 
@@ -214,19 +216,21 @@ def caption_columns(data: bytes) -> dict[str, tuple[str, ...]]:
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
-    """A text or a list of texts.
-
-    An empty text in a list stays, because scores and embeddings are matched by position.
-    """
+    """A text or a list of texts."""
     if is_null(value) or isinstance(value, str) and not value.strip():
         return ()
     return tuple(_check_texts(name, [value] if isinstance(value, str) else value))
 
 
 def _check_texts(name: str, value: Any) -> list[str]:
-    if not isinstance(value, list) or not {*map(type, value)} <= {str}:
+    """The texts of a list, which may have nulls.
+
+    An empty text stays, and a null becomes one, because scores and embeddings are matched by position.
+    """
+    if not isinstance(value, list) or not {*map(type, value)} <= TEXT_OR_NULL:
         raise ValueError(f"{name}: expected a text or a list of texts, got {short(value)}")
-    return [text if text.isascii() else well_formed(text) for text in value]
+    texts = (text or "" for text in value)
+    return [text if text.isascii() else well_formed(text) for text in texts]
 
 
 def _image_or_reference(name: str, value: Any, sha256: str | None) -> tuple[bytes | None, PictureReference | None]:
@@ -297,7 +301,7 @@ def _take_columns(row: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def _are_texts(value: Any) -> bool:
-    return is_null(value) or isinstance(value, str) or isinstance(value, list) and {*map(type, value)} <= {str}
+    return is_null(value) or isinstance(value, str) or isinstance(value, list) and {*map(type, value)} <= TEXT_OR_NULL
 
 
 def is_member_name(name: str) -> bool:

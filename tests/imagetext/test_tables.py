@@ -317,11 +317,14 @@ def test_json_that_is_nested_without_end(tmp_path):
 
 def test_an_empty_synthetic_caption_keeps_its_place_because_scores_and_embeddings_go_by_it(tmp_path):
     (tmp_path / "set.jsonl").write_text(
-        '{"key": "a", "captions": ["", "a dog"], "syn_text_x": ["", "a cat"], "syn_text_y": [""]}\n'
+        '{"key": "a", "captions": ["", "a dog"], "syn_text_x": ["", null, "a cat"], "syn_text_y": [""], '
+        '"tags_x": ["cat", null]}\n'
     )
     (shard,) = read_samples([str(tmp_path / "set.jsonl")])
     (sample,) = shard
-    assert sample.columns == {"syn_text_x": ("", "a cat"), "syn_text_y": ("",)}  # the second one is not written
+    # the second one is not written
+    assert sample.columns == {"syn_text_x": ("", "", "a cat"), "syn_text_y": ("",), "tags_x": ("cat", "")}
+    assert not sample.error
     assert sample.captions == ("a dog",)
 
 
