@@ -341,10 +341,17 @@ def _add_metadata(
             error = f"{source}: {reason}"
             yield FolderRow(f"metadata-{number:09d}", place, source=source, captions=(), meta={}, error=error)
             continue
-        name = join(os.path.dirname(path), value)
-        name = name if "://" in name else os.path.normpath(name)
+        name = _in_folder(join(os.path.dirname(path), value), folder)
         name = spelling.get(_composed(name)) or spelling.get(_composed(with_slashes(name)), name)
         with_lists(fields, CAPTION_COLUMNS)
         before, meta = pictures.get(name, ((), {}))
         texts = tuple(text for text in take_captions(fields) if text not in earlier.get(name, ()))
         pictures[name] = (before + texts, meta | fields)
+
+
+def _in_folder(path: str, folder: str) -> str:
+    """The path of a file as the listing of the folder has it, if the file is in the folder."""
+    if "://" in path:
+        return path
+    name = os.path.relpath(path, folder)
+    return os.path.normpath(path) if name.split(os.sep)[0] == os.pardir else os.path.join(folder, name)

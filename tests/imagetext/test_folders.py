@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagetext.readers.folders import FolderRows, list_folder
+from imagetext.sources import read_samples
 
 
 @pytest.fixture
@@ -149,6 +150,16 @@ def test_pictures_are_known_by_their_bytes_and_all_else_is_named(folder, picture
         f"1 {name}" in others
         for name in (".dng", ".svg", ".txt (B.txt)", "no suffix (empty)", ".json (data.json)", ".md")
     )
+
+
+@pytest.mark.parametrize("given", [".", "./", "../pics", "{}"])
+@pytest.mark.parametrize("name", ["sub/a.jpg", "./sub/../sub/a.jpg", "{}/sub/a.jpg"])
+def test_metadata_find_their_pictures_however_the_folder_is_given(folder, picture, monkeypatch, given, name):
+    put(folder, "sub/a.jpg", picture())
+    put(folder, "metadata.jsonl", json.dumps({"file_name": name.format(folder), "text": "one"}).encode())
+    monkeypatch.chdir(folder)
+    (shard,) = read_samples(given.format(folder))
+    assert [(record.key, record.captions) for record in shard] == [("sub/a", ("one",))]
 
 
 def test_files_beside_a_picture(folder, picture, caplog):
