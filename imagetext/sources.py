@@ -35,6 +35,7 @@ from imagetext.stores import (
     StoreError,
     entries,
     entry,
+    files_below,
     is_remote,
     join,
     listing,
@@ -43,6 +44,8 @@ from imagetext.stores import (
     plain_path,
     read_bytes,
 )
+
+HINTS = 5  # places of other inputs in a folder without pictures that its error names
 
 
 def read_samples(
@@ -346,10 +349,13 @@ def _published_stamp(rows: PublishedRows) -> Mapping[str, Any]:
 def _folder_shards(folder: str, images: tuple[str, ...]) -> list[Shard]:
     rows = list_folder(folder, images)
     if not rows:
-        suffixes = {split_suffix(file.path)[1] for file in listing(folder)}
-        inputs = sorted(suffixes.intersection((*TAR_SUFFIXES, *TABLE_SUFFIXES)))
-        hint = "".join(f"; for its {suffix} files give {os.path.join(folder, '*' + suffix)}" for suffix in inputs)
-        raise ValueError(f"{folder}: no pictures in this folder{hint}")
+        inputs = {(os.path.dirname(file.path), split_suffix(file.path)[1]) for file in files_below(folder)}
+        hints = [
+            f"; for its {suffix} files give {join(place, f'*{suffix}')}"
+            for place, suffix in sorted(inputs)
+            if suffix in (*TAR_SUFFIXES, *TABLE_SUFFIXES)
+        ]
+        raise ValueError(f"{folder}: no pictures in this folder{''.join(hints[:HINTS])}")
     stem = os.path.basename(os.path.abspath(folder))
     pieces = [
         FolderRows(folder, tuple(rows[first : first + ROWS_PER_SHARD]), images)

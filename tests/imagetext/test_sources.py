@@ -59,6 +59,8 @@ def test_every_problem_in_one_message(tmp_path, write_tar):
     (tmp_path / "empty").mkdir()
     (tmp_path / "shards").mkdir()
     write_tar(tmp_path / "shards/00000.tar", [])
+    (tmp_path / "set/data").mkdir(parents=True)
+    (tmp_path / "set/data/train.parquet").write_bytes(b"")
     (tmp_path / "x.zip").write_bytes(b"")
     (tmp_path / "x.csv").write_text("")
     (tmp_path / "y.csv").write_text("text\n")
@@ -68,6 +70,7 @@ def test_every_problem_in_one_message(tmp_path, write_tar):
         "*.none",
         "empty",
         "shards",
+        "set",
         "x.zip",
         "x.csv",
         "y.csv",
@@ -88,6 +91,7 @@ def test_every_problem_in_one_message(tmp_path, write_tar):
         "*.none: nothing matches *.none",
         "empty: no pictures in this folder",
         "shards: no pictures in this folder; for its .tar files give shards/*.tar",
+        "set: no pictures in this folder; for its .parquet files give set/data/*.parquet",
         f"x.zip: not a {suffixes} file, an info.json or a folder of pictures",
         "x.csv: no column of pictures (image, image_path, filepath, file_name, path) or captions "
         "(captions, caption, text, texts, title); it has none",
