@@ -209,13 +209,16 @@ class ReinforcedPictures(TrainingPictures):
         self.has_negative = [self.has_negative[index] for index in remaining]
 
     def sample(self, index: int) -> Record:
-        """Return the record with its files; raises ValueError if its tar has become shorter."""
+        """Return the record with its files; raises ValueError if its tar has changed so that it cannot be read."""
         sample, tar_files = self.records[index]
         if tar_files is None:
             return sample
         embedding_files = ("npz", "pth.gz") if self.teachers else ()
         files = tar_files.read("picture", "txt", "syn.json", "paug.json", *embedding_files)
-        columns = {**sample.columns, **caption_columns(files.pop("syn.json", b"{}"))}
+        errors: list[str] = []
+        columns = {**sample.columns, **caption_columns(files.pop("syn.json", b"{}"), errors)}
+        if errors:
+            raise ValueError("; ".join(errors))
         return replace(sample, image=files.pop("picture"), columns=columns, members=files)
 
     def contents(self, sample: Record) -> Contents:

@@ -176,9 +176,9 @@ def _parse(
     try:
         if ours and isinstance(row.get("json"), str):  # our Parquet files have all other fields there
             row |= json_object(row.pop("json"))
-        columns |= _take_columns(row)
     except ValueError as error:
         errors.append(str(error))
+    columns |= _take_columns(row, errors)
     captions, other_columns, scores, _, fields = sort_fields(row, picture=image is not None or picture is not None)
     # The part of the place that does not depend on where the input lies.
     place = cell if picture and isinstance(cell, str) else source.rpartition("/")[2]
@@ -206,13 +206,20 @@ def _selected_columns(row: Row, selection: RowSelection) -> dict[str, tuple[str,
     return {name: texts for name in names if name in row and (texts := loose_texts(row[name]))}
 
 
-def caption_columns(data: bytes) -> dict[str, tuple[str, ...]]:
-    """The columns of captions in a `syn.json` member. Raises ValueError if it is not an object of lists of texts."""
+def caption_columns(data: bytes, errors: list[str]) -> dict[str, tuple[str, ...]]:
+    """The columns of captions in a `syn.json` member. What is no object or no list of texts is added to `errors`."""
     try:
-        columns = json_object(data)
+        values = json_object(data)
     except ValueError as error:
-        raise ValueError(f"syn.json: {error}") from error
-    return {well_formed(name): tuple(_check_texts(f"syn.json: {name}", texts)) for name, texts in columns.items()}
+        errors.append(f"syn.json: {error}")
+        return {}
+    columns = {}
+    for name, value in values.items():
+        try:
+            columns[well_formed(name)] = tuple(_check_texts(f"syn.json: {name}", value))
+        except ValueError as error:
+            errors.append(str(error))
+    return columns
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
@@ -289,15 +296,21 @@ def _take_members(row: dict[str, Any]) -> dict[str, bytes]:
     return members
 
 
-def _take_columns(row: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+def _take_columns(row: dict[str, Any], errors: list[str]) -> dict[str, tuple[str, ...]]:
     """Remove the columns of texts from the row, and return those that have any.
 
-    Raises ValueError if a column of synthetic captions does not hold texts. Columns with names of negatives and tags
-    that hold anything else stay, because others may use these names.
+    A column of synthetic captions that does not hold texts is added to `errors`. Columns with names of negatives and
+    tags that hold anything else stay, because others may use these names.
     """
-    names = [name for name in row if is_caption_column(name) or is_other_column(name) and _are_texts(row[name])]
-    columns = {name: row.pop(name) for name in names}
-    return {name: texts for name, value in columns.items() if (texts := _texts(name, value))}
+    columns = {}
+    for name in list(row):
+        if is_caption_column(name) or is_other_column(name) and _are_texts(row[name]):
+            try:
+                if texts := _texts(name, row.pop(name)):
+                    columns[name] = texts
+            except ValueError as error:
+                errors.append(str(error))
+    return columns
 
 
 def _are_texts(value: Any) -> bool:

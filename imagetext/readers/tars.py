@@ -182,15 +182,11 @@ def _with_usual_suffixes(files: Files) -> Files:
 
 def _record(path: str, name: str, key: str, *, files: Files) -> Record:
     """Make a record of the files of a sample. name: its key in the tar."""
-    columns = {}
     errors = [f"{suffix}: {member.problem}" for suffix, member in files.items() if member.data is None]
     contents = {suffix: member.data for suffix, member in files.items() if member.data is not None}
     fields = json_fields(contents.pop("json", b"{}"))
     text = readable(contents.pop("txt", contents.get("caption", b"")), f"{path}: {name}.txt").strip()
-    try:
-        columns = caption_columns(contents.pop("syn.json", b"{}"))
-    except ValueError as error:
-        errors.append(str(error))
+    columns = caption_columns(contents.pop("syn.json", b"{}"), errors)
     # A failed record that we wrote has no picture; another file that looks like one is only kept.
     picture = "jpg" if is_ours(fields) and fields["error"] else _picture_suffix(contents, errors)
     image = contents.pop(picture, None) if picture else None

@@ -79,6 +79,13 @@ def test_a_bad_row_is_a_row_with_its_reason(tmp_path, picture, row, reason):
     assert len(samples[1].error) < 400
 
 
+def test_a_bad_column_costs_the_row_no_other_column(tmp_path):
+    row = {"image": "data:,", "syn_text_a": 5, "syn_text_x": ["one"], "tags_x": ["dog"], "syn_text_z": [1]}
+    (sample,) = read(write_jsonl(tmp_path / "t.jsonl", [row]))
+    assert sample.columns == {"syn_text_x": ("one",), "tags_x": ("dog",)}
+    assert sample.error.count("expected a text or a list of texts") == 2
+
+
 def test_half_a_surrogate_pair_is_replaced(tmp_path, picture):
     (tmp_path / "p.jpg").write_bytes(picture())
     (sample,) = read(write_jsonl(tmp_path / "t.jsonl", [r'{"key": "k\ud800", "image": "p.jpg", "text": "a\ud83d b"}']))

@@ -149,6 +149,12 @@ def test_a_bad_member_is_a_row_with_its_reason(tmp_path, picture, write_tar, nam
     assert reason in first.error and not second.error
 
 
+def test_a_bad_column_costs_the_sample_no_other_column(tmp_path, picture, write_tar):
+    columns = b'{"syn_text_a": 5, "syn_text_x": ["one", null]}'
+    (sample,) = read(write_tar(tmp_path / "x.tar", [("a.jpg", picture()), ("a.syn.json", columns)]))
+    assert sample.columns == {"syn_text_x": ("one", "")} and "syn_text_a: expected" in sample.error
+
+
 def test_links_are_not_followed(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         link = tarfile.TarInfo("a.jpg")
