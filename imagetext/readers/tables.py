@@ -5,7 +5,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice, takewhile
+from itertools import islice
 from typing import BinaryIO
 
 from imagetext import limits
@@ -106,7 +106,7 @@ def split_rows(
 
     columns: which columns hold pictures, captions and keys (default: None, which returns rows unchanged).
     needs: what the table must have.
-    usual: further names of columns by which a delimiter is recognised.
+    usual: further names of columns by which a delimiter is recognised, and which a row must have.
     groups_of: if not 0, a piece of Parquet is one or more whole row groups, together at most this many rows, unless a
         single group has more.
 
@@ -126,20 +126,12 @@ def split_rows(
         reading = None
         if columns is not None:
             header = layout.header if layout.delimiter else None
-            looked_at = layout._replace(optional=len(layout.header))
-            rows = (row_of(record, looked_at) for _, record in text_records(path, file, layout))
+            rows = (row_of(record, layout) for _, record in text_records(path, file, layout))
             first_rows = _first_rows(rows, Columns() if header else columns)
             reading = reading_of(path, first_rows, columns, needs=needs, header=header)
-            layout = layout._replace(optional=_unread_at_end(layout.header, reading))
         if not packed:
             return text_pieces(path, file, layout, reading=reading)
     return [CompressedRows(path, settled_layout(path, layout), reading)]
-
-
-def _unread_at_end(header: Sequence[str], reading: TableReading) -> int:
-    """How many columns come after the last one that pictures, captions or keys are read from."""
-    needed = {reading.image, *reading.columns}
-    return sum(1 for _ in takewhile(lambda name: not name or name not in needed, reversed(header)))
 
 
 def _first_rows(rows: Iterable[Row | ValueError], columns: Columns) -> list[Row]:

@@ -33,14 +33,14 @@ class Layout(NamedTuple):
     spaced: bool = False  # whether blanks around cells belong to the delimiter
     quoted: bool = True  # whether quotation marks enclose cells; otherwise they are ordinary characters
     header: tuple[str, ...] = ()  # the names of the cells
-    optional: int = 0  # cells that may be left out at the end of a row
+    optional: int = 0  # cells that may be left out at the end of a row: those after the last usual name
 
 
 def read_layout(path: str, file: BinaryIO, kind: str, usual: Iterable[str]) -> Layout:
     """Return the layout of a JSON (`.json`, `.jsonl`) or separated (`.csv`, `.tsv`) table, from its first bytes.
 
     kind: the suffix.
-    usual: names of columns by which the delimiter is recognised.
+    usual: names of columns by which the delimiter is recognised, and of those that a row must have.
 
     Raises ValueError if the file is not such a text.
     """
@@ -111,7 +111,9 @@ def _with_header(path: str, file: BinaryIO, layout: Layout, *, expected: str, us
     if chosen != expected:
         logger.warning("%s: its cells are separated by %s, and it is read so", path, DELIMITERS[chosen])
     spaced = any(cell != cell.strip() for cell in text.strip().split(chosen))
-    return layout._replace(start=end, delimiter=chosen, spaced=spaced, header=headers[chosen])
+    header = headers[chosen]
+    optional = next((index for index, name in enumerate(reversed(header)) if usual_name(name) in names), 0)
+    return layout._replace(start=end, delimiter=chosen, spaced=spaced, header=header, optional=optional)
 
 
 def _header_lines(path: str, file: BinaryIO, layout: Layout) -> Iterator[tuple[int, str]]:

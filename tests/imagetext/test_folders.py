@@ -162,6 +162,14 @@ def test_metadata_find_their_pictures_however_the_folder_is_given(folder, pictur
     assert [(record.key, record.captions) for record in shard] == [("sub/a", ("one",))]
 
 
+def test_empty_cells_at_the_end_of_metadata_may_be_left_out(folder, picture):
+    """As spreadsheets do."""
+    put(folder, "a.jpg", picture())
+    put(folder, "metadata.csv", b"file_name,text,price\na.jpg,one\n")
+    (record,) = read(folder)
+    assert record.captions == ("one",) and record.meta["price"] == ""
+
+
 def test_files_beside_a_picture(folder, picture, caplog):
     for name in ("a.jpg", "b.png", "c.webp", "cafe\u0301.jpg"):
         put(folder, name, picture())
