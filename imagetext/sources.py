@@ -74,9 +74,9 @@ def read_samples(
     shards of 1,000 rows.
 
     images: the folders that hold the pictures of tables and caption sets, from which relative paths start (default:
-        the folder of the file). A path, or a link in a folder, that leads elsewhere is a problem:
-        `imagetext.picture_files`.
-    check: whether such a path in a table is a problem (default), or only leaves its record without a picture.
+        the folder of the file). A folder that does not exist is a problem, and so is a path, or a link in a folder,
+        that leads elsewhere: `imagetext.picture_files`.
+    check: whether these are problems (default), or only leave records without a picture.
     distinct: whether two shards of the same name are a problem (default), because a run writes files of that name.
     columns: which columns of tables hold pictures, captions and keys, and whether rows of one picture are one record.
     needs: what tables must have: "pictures", "captions" or "either".
@@ -89,7 +89,14 @@ def read_samples(
     """
     problems, shards = [], []
     specs = [spec] if isinstance(spec, str) else spec
-    split = partial(split_table, images=named_folders(images), columns=columns, needs=needs, check=check)
+    folders = named_folders(images)
+    if check:
+        problems += [
+            f"--images {folder}: there is no such folder"
+            for folder in folders
+            if not is_remote(folder) and not os.path.isdir(folder or os.curdir)
+        ]
+    split = partial(split_table, images=folders, columns=columns, needs=needs, check=check)
     for single_spec in specs:
         with _collecting(problems):
             shards_of_spec = _shards_of(single_spec, split, problems)

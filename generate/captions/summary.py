@@ -17,7 +17,7 @@ from generate.sets.repeats import Repeats
 from imagetext.columns import is_tags
 from imagetext.sample import Shard
 from imagetext.shown import say
-from imagetext.stores import join, plain_path
+from imagetext.stores import is_remote, join, plain_path
 
 REPEATED_SHARE = 0.01  # a caption is reported if at least this share of the pictures has it
 MOST_REPEATED = 3  # captions of a column that are reported
@@ -52,9 +52,10 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
         elif config.export_by_class:
             say("--export-by-class: needs a single process; run the same command in one process to write the files")
         if config.limit:
-            folders = dict.fromkeys(path for shard in shards for path in (shard.path, os.path.dirname(shard.path)))
+            places = dict.fromkeys(path for shard in shards for path in (shard.path, os.path.dirname(shard.path)))
+            folders = [place for place in places if is_remote(place) or os.path.isdir(place or os.curdir)]
             write_set_gallery(folder, join(folder, GALLERY), images=[*config.images, *folders])
-    code = exit_code_of_run(missing, own_names, failed_share, most=config.max_error_rate, unit="picture")
+    code = exit_code_of_run(missing, own_names, done, failed_share, most=config.max_error_rate, unit="picture")
     if code == 0 and config.push_to_hub and is_complete:
         push(folder, config.push_to_hub)
         say(f"uploaded to the data set {config.push_to_hub}")

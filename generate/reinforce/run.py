@@ -245,4 +245,4 @@ def finish(config: ReinforceConfig, rank: Rank = Rank(), shards: Sequence[Shard]
     failed_share = share_failed(done)
     if config.report and markers.keys() >= set(names):
         write_report(config.output, list(expect_run(config.output)["teachers"].values()))
-    return exit_code_of_run(missing, own_names, failed_share, most=config.max_error_rate, unit="record")
+    return exit_code_of_run(missing, own_names, done, failed_share, most=config.max_error_rate, unit="record")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imagetext.shown import say
+from imagetext.shown import masked, say
 
 PASSING = ("missing picture file", "the server ")  # parts of reasons that may be gone when the record is tried again
 
@@ -13,12 +13,14 @@ PASSING = ("missing picture file", "the server ")  # parts of reasons that may b
 class Failures:
     """Counts the failed records of a shard.
 
-    failed_before: those that had failed already in the input. passing: those whose reason may pass.
+    failed_before: those that had failed already in the input. passing: those whose reason may pass. first_reason: why
+    the first one failed, except those that had failed before.
     """
 
     failed: int = 0
     failed_before: int = 0
     passing: int = 0
+    first_reason: str = ""
 
     def update(self, error: str, reasons: Iterable[str] = (), before: bool = False) -> None:
         """Count a record.
@@ -28,10 +30,11 @@ class Failures:
         """
         self.failed += bool(error)
         self.failed_before += before
+        self.first_reason = self.first_reason or ("" if before else masked(error))
         new_reasons = [*reasons] if before else [*reasons, error]
         self.passing += any(passing in reason for reason in new_reasons for passing in PASSING)
 
-    def in_marker(self, earlier: Mapping[str, Any] | None) -> dict[str, int]:
+    def in_marker(self, earlier: Mapping[str, Any] | None) -> dict[str, int | str]:
         """Return what the shard's marker records of the failures.
 
         Raises: ValueError where more records failed than the shard's `earlier` marker says.
@@ -40,7 +43,8 @@ class Failures:
             raise ValueError(
                 f"{self.failed:,} records failed, {earlier['failed']:,} in the earlier shard, which stays"
             )
-        return {"passing": self.passing, "failed_before": self.failed_before}
+        counts = {"passing": self.passing, "failed_before": self.failed_before}
+        return counts | ({"first_reason": self.first_reason} if self.first_reason else {})
 
 
 def share_failed(markers: Sequence[Mapping[str, Any]]) -> float:
@@ -59,20 +63,27 @@ def share_failed(markers: Sequence[Mapping[str, Any]]) -> float:
 
 
 def exit_code_of_run(
-    missing: Sequence[str], shards: Sequence[str], failed_share: float, *, most: float, unit: str
+    missing: Sequence[str],
+    shards: Sequence[str],
+    markers: Sequence[Mapping[str, Any]],
+    failed_share: float,
+    *,
+    most: float,
+    unit: str,
 ) -> int:
     """Return the exit code of a run, and print why it is not 0: 1 if shards failed, 3 if too many records did.
 
-    missing: names of the shards that failed. shards: names of all shards. most: the share of records that may fail.
-    unit: what a record is called.
+    missing: names of the shards that failed. shards: names of all shards. markers: those of the finished shards.
+    most: the share of records that may fail. unit: what a record is called.
     """
     if missing:
         say_missing(missing, shards)
         return 1
     if failed_share > most:
+        reason = next(filter(None, (marker.get("first_reason") for marker in markers)), None)
         say(
-            f"{failed_share:.1%} of the {unit}s failed, more than --max-error-rate {most:.1%}; the records say why, "
-            "under `error`"
+            f"{failed_share:.1%} of the {unit}s failed, more than --max-error-rate {most:.1%}; each of their records "
+            f"says why in `error`{f', the first one: {reason}' if reason else ''}"
         )
         return 3
     return 0

@@ -158,7 +158,8 @@ def test_rows_that_came_as_failures_do_not_count(captioner, make_tar, pictures, 
     make_tar("00000", [*pictures(3), b"no picture", None])
     for format in ("webdataset", "jsonl", "parquet"):
         assert run(configure(format=format, output=tmp_path / format)) == 3
-        capsys.readouterr()
+        reason = "each of their records says why in `error`, the first one: not a picture"
+        assert reason in " ".join(capsys.readouterr().out.split())
         again = configure(
             input=[str(tmp_path / format)], column="syn_text_y", max_error_rate=0, output=tmp_path / f"{format}2"
         )

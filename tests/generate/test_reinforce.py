@@ -299,7 +299,7 @@ def test_a_second_reinforcement_leaves_nothing_of_the_first(
 
 @pytest.mark.parametrize("format, suffix", [("webdataset", "tar"), ("jsonl", "jsonl"), ("parquet", "parquet")])
 def test_rows_in_are_rows_out_in_order_with_failures_last(
-    make_records, pictures, picture, configure, fake_teachers, tmp_path, format, suffix
+    make_records, pictures, picture, configure, fake_teachers, tmp_path, capsys, format, suffix
 ):
     make_records("00000", [BROKEN, *pictures(2), None, *pictures(1, 2)])
     make_records("00001", [*pictures(1, 7)], syn={})
@@ -326,6 +326,8 @@ def test_rows_in_are_rows_out_in_order_with_failures_last(
     ):
         assert reason in record.error and not {"paug.json", "npz"} & record.members.keys()
     assert run(configure(format=format, output=tmp_path / "strict")) == 3
+    assert "57.1% of the records failed" in (printed := " ".join(capsys.readouterr().out.split()))
+    assert "says why in `error`, the first one: not a picture" in printed
     markers = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("*.done.json"))]
     assert [(marker["rows"], marker["failed"], marker["captions"]) for marker in markers] == [
         (5, 2, {"syn_text_a": 6, "syn_text_b": 9}),

@@ -175,6 +175,17 @@ def test_folders_that_flags_name(place, picture, monkeypatch):
     assert [record.image for record in read_samples("set/t.jsonl", ["out", "set"])[0]][0] == picture()
 
 
+def test_folders_that_do_not_exist_are_told_before_any_work(place, monkeypatch):
+    read = partial(read_samples, table(place / "set/t.jsonl", ["a.jpg"], "jsonl"))
+    missing = [str(place / "pics"), str(place / "set/a.jpg")]
+    with pytest.raises(ValueError, match=".*") as caught:
+        read([*missing, str(place / "out")])
+    assert str(caught.value).splitlines() == [f"--images {folder}: there is no such folder" for folder in missing]
+    assert [record.error for record in read(missing, check=False)[0]] == [""]
+    monkeypatch.chdir(place / "set")
+    assert [record.error for record in read("")[0]] == [""]
+
+
 def test_all_tables_are_told_of_in_one_error(place):
     paths = [
         table(place / f"set/{number}.jsonl", [f"{place}/{number}/{row}.jpg" for row in range(3)], "jsonl")
