@@ -59,7 +59,7 @@ class JoinConfig(TableFlags):
 def run(config: JoinConfig) -> int:
     """Join the captions, print how many pictures got some, and return the exit code.
 
-    Returns: 0, or 1 where captions were given and none of them was joined.
+    Returns: 0, or 1 where captions were given and none of them was joined, or no record has the column of --text-from.
     Raises: ValueError for a bad input, for a column that is there already, for a folder of captions that is
     incomplete, and for an output that holds something else than joined shards.
     """
@@ -91,6 +91,9 @@ def run(config: JoinConfig) -> int:
         f"{config.output}: {joined.matched:,} pictures with captions joined on {config.on}, "
         f"{joined.unmatched:,} without any to join, {joined.duplicate:,} with several that differ"
     )
+    if config.text_from and not joined.drawable:
+        say(f"--text-from {config.text_from}: no record has captions in this column, so no `txt` was drawn")
+        return 1
     if not config.captions or joined.matched:
         return 0
     picture, caption = joined.unlike

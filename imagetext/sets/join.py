@@ -38,6 +38,7 @@ class JoinCounts:
     matched: int
     unmatched: int  # there are no captions for these
     duplicate: int  # there are several different captions for these
+    drawable: int = field(default=0, compare=False)  # these have the column that texts are drawn from
     unlike: tuple[str | None, str | None] = field(default=(None, None), compare=False)
 
 
@@ -116,12 +117,17 @@ def join(
         if to_do:
             index.add(sources)
             first_captions = index.first_picture()
+            if specs and not index.names:
+                raise ValueError(
+                    f"{', '.join(specs)}: no record has captions to join; their columns are called syn_text_… (or "
+                    "neg_text_…, tags_… or neg_tags_…, for texts that are no true captions), so rename yours"
+                )
         for shard in Progress(to_do, desc="joining", unit="shard", disable=not to_do):
             sample = sample_hash(shard.path)  # before reading, so that the next run notices a change during it
             with ShardWriter(
                 output, shard.name, format=format, columns=index.names, input=_input(shard, settings)
             ) as writer:
-                outcomes: Counter[str] = Counter(matched=0, unmatched=0, duplicate=0)
+                outcomes: Counter[str] = Counter(matched=0, unmatched=0, duplicate=0, drawable=0)
                 for record in shard:
                     joined, outcome = index.joined(record)
                     text = drawn_text(joined, *text_from, seed=seed) if text_from else None
@@ -129,6 +135,7 @@ def join(
                         joined = room_for(joined, (), new_text=True, drop_text_embeddings=drop_text_embeddings)
                     writer.write(joined, text)
                     outcomes[outcome] += 1
+                    outcomes["drawable"] += text_from is not None and bool(joined.columns.get(text_from[0]))
                     if outcome == "unmatched":
                         first_unmatched = first_unmatched or name_of(record, on)
                 writer.info |= {"joined": dict(outcomes), "input_sample": sample}
@@ -138,6 +145,7 @@ def join(
         matched=counts["matched"],
         unmatched=counts["unmatched"],
         duplicate=counts["duplicate"],
+        drawable=counts["drawable"],
         unlike=(first_unmatched, first_captions),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from generate.sets.join import JoinConfig, run
 from imagetext.sample import Record
 from imagetext.sets.join import JoinCounts, drawn_text, join, name_of, parse_text_from
 from imagetext.sets.room import ColumnClash
@@ -245,6 +246,20 @@ def test_join_refuses_bad_arguments(tmp_path, write_tar, picture):
         join(read_samples(path), path, tmp_path / "out", format="jsonl", text_from=(X, 0.5))
     with pytest.raises(ValueError, match="no such file"):
         join(read_samples(path), str(tmp_path / "gone.tar"), tmp_path / "out")
+    table = tmp_path / "captions.jsonl"
+    table.write_text('{"uid": "a", "captions": ["a cat"]}')  # columns of captions have other names
+    with pytest.raises(ValueError, match="captions.jsonl: no record has captions to join; .* called syn_text_"):
+        join(read_samples(path), str(table), tmp_path / "out")
+
+
+def test_a_column_of_texts_that_no_record_has_is_told(tmp_path, write_tar, picture):
+    path = shard(tmp_path, write_tar, picture, numbers=range(2), syn={X: ["of it"]})
+    for column, drawable in ((X, 2), ("syn_text_y", 0)):
+        for _ in range(2):  # the second time, nothing is left to do
+            counts = join(read_samples(path), [], tmp_path / column, text_from=(column, 0.5))
+            assert counts.drawable == drawable
+        config = JoinConfig(input=[path], text_from=f"{column}:0.5", output=f"{tmp_path}/{column}-of-command")
+        assert run(config) == (0 if drawable else 1)
 
 
 def test_shards_of_two_formats_do_not_come_into_one_folder(tmp_path, write_tar, picture):
