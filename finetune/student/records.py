@@ -225,7 +225,7 @@ class ReinforcedPictures(TrainingPictures):
         """Return the contents of a record; raises ValueError if something is missing or does not fit together."""
         if sample.error:
             raise ValueError(sample.error)
-        views = read_views(sample.members.get("paug.json", b"{}"))
+        views = read_views(sample.members.get("paug.json"))
         columns = {name: texts for name, texts in sample.syn_text.items() if any(map(str.strip, texts))}
         text = sample.members.get("txt", b"").decode("utf-8", "replace").strip()
         originals, embeddings = [caption for caption in (text, *sample.captions) if caption.strip()][:1], {}

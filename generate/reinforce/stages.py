@@ -190,7 +190,7 @@ def convert_samples(samples: Iterable[Record], config: ReinforceConfig) -> Itera
         try:
             if not error:
                 image_size(record.image)  # raises where there is no picture
-                views = read_views(record.members.get("paug.json", b"{}"))
+                views = read_views(record.members.get("paug.json"))
                 embeddings = to_newer_layout(unpack(record.members), len(views), texts.named())
         except ValueError as problem:
             error = str(problem)

@@ -125,11 +125,13 @@ def write_views(views: Sequence[View]) -> bytes:
     return json.dumps({"param_aug": views}, separators=(",", ":")).encode()
 
 
-def read_views(data: bytes) -> list[View]:
+def read_views(data: bytes | None) -> list[View]:
     """Return the views in a `paug.json`, whose list may also be stored as a text.
 
-    Raises ValueError for anything else.
+    Raises ValueError for anything else, and for None, which stands for a record without this member.
     """
+    if data is None:
+        raise ValueError("there is no paug.json, which `capsmith reinforce` writes")
     try:
         views = json_object(data).get("param_aug")
         if isinstance(views, str):

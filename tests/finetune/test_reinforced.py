@@ -185,7 +185,7 @@ REJECTED = {
         {"json": json.dumps(FAILED).encode(), "jpg": None, "paug.json": None, "npz": None},
         "no picture, said the captioner",
     ),
-    "views": ({"paug.json": None}, "paug.json: param_aug is not a list"),
+    "views": ({"paug.json": None}, "there is no paug.json"),
     "none": ({"paug.json": b'{"param_aug": []}'}, "embeddings that are not of these views"),
     "picture": ({"jpg": picture(0)[:60]}, "PNG picture is truncated"),
     "embeddings": ({"npz": None}, "no embeddings to convert"),

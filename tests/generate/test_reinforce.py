@@ -570,7 +570,7 @@ def test_what_cannot_be_converted_is_a_row_with_its_reason(make_records, picture
         (
             "image_emb: 2 rows for 1",
             "text_emb: 0 rows for 1",
-            "param_aug is not a list",
+            "there is no paug.json",
             "npz: no embeddings",
             "not a picture",
             "missing picture",
