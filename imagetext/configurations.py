@@ -218,6 +218,13 @@ def describe(detail: Mapping[str, Any], path: str | None, in_file: Iterable[str]
     return f"{where} {detail['input']}: {message}"
 
 
+def check_hub_name(name: str) -> str:
+    """Return the name of a repository on the Hub. Raises ValueError if it is not org/name."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError("is not org/name")
+    return name
+
+
 def unknown_name(name: str, valid_names: Iterable[str]) -> str:
     """The message for an unknown name, with the valid name that is most like it."""
     similar = difflib.get_close_matches(name.partition("=")[0], valid_names, n=1)

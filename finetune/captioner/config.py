@@ -15,6 +15,7 @@ from pydantic import (
 from finetune.captioner.recipes import RECIPES, check_recipe, read_recipe
 from finetune.config import TrainingConfig, check_held_out, parse_count
 from imagetext.columns import check_column
+from imagetext.configurations import check_hub_name
 
 
 def _check_name(name: str) -> str:
@@ -185,9 +186,8 @@ class FinetuneConfig(TrainingConfig):
         description="largest share of the captioned pictures that may be broken or missing; if there are more, the "
         "run stops before it trains",
     )
-    push_to_hub: str | None = Field(
+    push_to_hub: Annotated[str, AfterValidator(check_hub_name)] | None = Field(
         default=None,
-        pattern=r"^[\w.-]+/[\w.-]+$",
         description="Hugging Face repository, as org/name, to which the finished captioner and its card are uploaded",
     )
     hub_public: bool = Field(

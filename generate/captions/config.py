@@ -23,6 +23,7 @@ from captioners.server.config import ServerConfig
 from generate.captions.gate import Gate
 from generate.captions.tasks import TaskConfig, problems_of_order, schema_of
 from generate.runs.config import RunConfig
+from imagetext.configurations import check_hub_name
 from imagetext.readers.table_flags import TableFlags
 from imagetext.shards import check_column
 
@@ -230,9 +231,8 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
     max_error_rate: float = Field(
         0.1, ge=0, le=1, description="share of pictures that may fail; if more fail, the exit code is 3"
     )
-    push_to_hub: str | None = Field(
+    push_to_hub: Annotated[str, AfterValidator(check_hub_name)] | None = Field(
         None,
-        pattern=r"[\w.-]+/[\w.-]+",
         description="upload the finished set to this data set (org/name) on the Hugging Face Hub",
     )
 

@@ -25,6 +25,12 @@ def _check_concurrency(value: str) -> str:
     return value
 
 
+def _check_ray_address(address: str) -> str:
+    if not re.fullmatch(r"auto|[\w.-]+:\d+", address):
+        raise ValueError("is neither host:port nor auto")
+    return address
+
+
 def _check_gpus(number: float) -> float:
     if number > 1 and number % 1:
         raise ValueError("is neither a whole number of GPUs nor a share of one")
@@ -71,9 +77,8 @@ class RunConfig(BaseModel):
         "embedded",
         description="embedded: processes on this machine; ray: workers of a Ray cluster, which replaces dead ones",
     )
-    ray_address: str | None = Field(
+    ray_address: Annotated[str, AfterValidator(_check_ray_address)] | None = Field(
         None,
-        pattern=r"^(auto|[\w.-]+:\d+)$",
         description="Ray cluster to use: host:port, or auto for the one that this machine belongs to (default: start "
         "one on this machine for the run)",
     )

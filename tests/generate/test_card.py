@@ -157,3 +157,9 @@ def test_the_measured_records_are_some_of_three_shards(
     run(configure())
     assert [path[-9:] for path in paths_read] == ["00000.tar", "00002.tar", "00004.tar"]
     assert "| syn\\_text\\_fake | 9 |" in card(tmp_path / "out")[1]
+
+
+@pytest.mark.parametrize("name", ["set", "https://huggingface.co/me/set", "me/set/"])
+def test_what_is_no_name_of_a_set_on_the_hub_is_told_at_once(name, configure):
+    with pytest.raises(ValueError, match="is not org/name"):
+        configure(push_to_hub=name)

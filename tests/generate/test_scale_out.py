@@ -444,7 +444,7 @@ def test_a_tally_knows_who_died_at_what_and_counts_nothing_twice():
         ),
         (
             {"engine": "ray", "concurrency": "8,2", "ray_address": "here"},
-            ["MIN is 8, which is more than MAX, 2", "ray_address"],
+            ["MIN is 8, which is more than MAX, 2", "is neither host:port nor auto"],
         ),
         (
             {"engine": "ray", "concurrency": "0", "gpus_per_worker": 1.5},
