@@ -87,6 +87,8 @@ class Template:
 class Expression:
     """An expression over a record, with `names` and `needed` as in a Template, and + - * / of numbers.
 
+    fields: the fields of `json` that it uses without such a test.
+
     Raises: ValueError that says what is wrong with the expression.
     """
 
@@ -104,6 +106,7 @@ class Expression:
             self.source = source
             self.names: frozenset[str] = frozenset(meta.find_undeclared_variables(tree))
             self.needed = self.names.difference(_tested_names(tree))
+            self.fields = _fields_of_json(tree)
             self._template = ENVIRONMENT.from_string(_BoundedTree().visit(tree))
         except TemplateError as error:
             raise ValueError(error.message) from error
@@ -155,12 +158,26 @@ def _check(
                 raise ValueError(f"{where}: a list may hold only texts and numbers that are written in the template")
 
 
+def _tested(tree: nodes.Template) -> list[nodes.Node]:
+    """Return what is tested for being defined, or has a default."""
+    tests = tree.find_all((nodes.Test, nodes.Filter))
+    return [node.node for node in tests if node.name in ("defined", "undefined", "default")]
+
+
 def _tested_names(tree: nodes.Template) -> set[str]:
-    """Return the names that are tested for being defined, or that have a default."""
-    tests = [
-        node for node in tree.find_all((nodes.Test, nodes.Filter)) if node.name in ("defined", "undefined", "default")
-    ]
-    return {node.node.name for node in tests if isinstance(node.node, nodes.Name)}
+    return {node.name for node in _tested(tree) if isinstance(node, nodes.Name)}
+
+
+def _fields_of_json(tree: nodes.Template) -> set[str]:
+    """Return the fields that are taken from `json`, as json.x or json["x"], and not tested."""
+    tested, fields = _tested(tree), set()
+    for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
+        match node:
+            case nodes.Getattr(node=nodes.Name(name="json"), attr=field) if node not in tested:
+                fields.add(field)
+            case nodes.Getitem(node=nodes.Name(name="json"), arg=nodes.Const(value=str(field))) if node not in tested:
+                fields.add(field)
+    return fields
 
 
 class _BoundedTree(NodeTransformer):

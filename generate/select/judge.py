@@ -139,10 +139,12 @@ def check_first_records(shards: Sequence[Shard], config: SelectConfig) -> list[s
     """
     columns: Counter[str] = Counter()
     scores: set[str] = set()
+    fields: set[str] = set()
     class_count = record_count = 0
     for record in _first_records(shards):
         record_count += 1
         class_count += class_of(record) is not None
+        fields |= record.meta.keys()
         columns.update([*record.columns, *[ORIGINALS] * bool(record.captions)])
         for column in judged_columns(record, config.column):
             scores |= (record.scores.get(column) or {}).keys()
@@ -151,6 +153,7 @@ def check_first_records(shards: Sequence[Shard], config: SelectConfig) -> list[s
             config,
             columns,
             scores,
+            fields,
             class_count=class_count,
             records=f"of the first {record_count} records that are looked at",
         )
@@ -158,7 +161,13 @@ def check_first_records(shards: Sequence[Shard], config: SelectConfig) -> list[s
 
 
 def _check(
-    config: SelectConfig, columns: Mapping[str, int], scores: set[str], *, class_count: int, records: str
+    config: SelectConfig,
+    columns: Mapping[str, int],
+    scores: set[str],
+    fields: set[str],
+    *,
+    class_count: int,
+    records: str,
 ) -> None:
     has = f"they have {', '.join(sorted(columns)) or 'none'}"
     problems = [f"--column: {name}: none {records} has it; {has}" for name in config.column if name not in columns]
@@ -178,6 +187,11 @@ def _check(
             if field == "by":
                 problem += "; to choose at random, use --by 0"
             problems.append(problem)
+        if missing := sorted(expression.fields - fields):
+            problems.append(
+                f"--{field}: {expression.source}: names {', '.join(f'json.{name}' for name in missing)}, and none "
+                f"{records} has this field; they have {', '.join(sorted(fields))}"
+            )
     if config.needs_class and not class_count:
         problems.append(
             f"--label: none {records} has a class; use --label to say where it is: folder, for the name of the "
