@@ -245,6 +245,7 @@ def test_shards_with_failures_that_pass_are_made_anew_and_the_old_stay_until_the
 
 def test_what_a_server_refuses_may_pass_and_what_the_gate_does_may_not():
     failures = Failures()
+    failures.update("missing picture", before=True)
     refused = "the server refuses the picture: 403"
     for error, reasons in (
         ("", ()),
@@ -256,7 +257,8 @@ def test_what_a_server_refuses_may_pass_and_what_the_gate_does_may_not():
         ("", ["no word that a rule can change", "instruction: the record has no text"]),
     ):
         failures.update(error, reasons)
-    assert failures == Failures(failed=4, passing=3)
+    first = "not a picture: starts with b'x'"
+    assert failures == Failures(failed=5, failed_before=1, passing=3, first_reason=first)
 
 
 def test_an_input_of_the_same_size_and_time_whose_bytes_are_others_is_told(captioner, make_tar, pictures, configure):
