@@ -1,16 +1,15 @@
 """Write the sentences that open a report: the best captioner, suspect ones, the best mix, and what is not known."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
-from diversity.measures.measure import PERCENT, Measure
+from diversity.measures.measure import Measure
 from diversity.verdict.compare import Difference, Estimate
+from diversity.verdict.evidence import MAX_LISTED, Evidence, change_in_words, in_both_directions, listed
 from diversity.verdict.mixes import Mixes
 from diversity.verdict.winner import Verdict
 
 STUDENT = "No figure here is shown to predict a student's accuracy."
-MAX_LISTED = 3  # captioners, or pairs of captioners, whose figures a sentence lists
 MAX_REASONS = 2  # reasons that the answer gives for a suspect captioner
 FEW = 30  # intervals of fewer pictures than this are too narrow
 
@@ -38,18 +37,18 @@ def answer(
 
     labels: the printed name of each row, the human one included. pictures: how many pictures fidelity is known for.
     intervals[row][score]. spread: the name of a score, None where each picture has one caption. measures: the label
-    and format of each score. same: groups of captioners with the same captions,
-    word for word. A difference is called clear where `Difference.sign` is not 0.
+    and format of each score. same: groups of captioners with the same captions, word for word. A difference is called
+    clear where `Difference.sign` is not 0.
     """
     axes = tuple(measures[score] for score in (verdict.measures[0], spread) if score)
     captioners = [name for name in labels if name != references]
-    evidence = _Evidence(
+    evidence = Evidence(
         labels=labels,
         captioners=captioners,
         intervals=intervals,
         axes=axes,
         decisive=tuple(measures[score] for score in verdict.measures),
-        differences=_in_both_directions(differences),
+        differences=in_both_directions(differences),
         verdict=verdict,
         same=same,
     )
@@ -67,96 +66,7 @@ def answer(
     return tuple(sentence for sentence in sentences if sentence)
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    """The figures and decisions that the sentences are made of."""
-
-    labels: Mapping[str, str]
-    captioners: Sequence[str]
-    intervals: Mapping[str, Mapping[str, Estimate]]
-    axes: tuple[Measure, ...]  # the measure of fidelity, then the measure of spread where there is one
-    decisive: tuple[Measure, ...]  # all measures of fidelity that the verdict depends on
-    differences: Mapping[tuple[str, str, str], Difference]  # (score, first, second), in both directions
-    verdict: Verdict
-    same: Sequence[Sequence[str]]  # groups of captioners with the same captions
-
-    def are_same(self, *columns: str) -> bool:
-        """Return whether captioners have the same captions."""
-        return any({*columns} <= {*group} for group in self.same)
-
-    @property
-    def first(self) -> Sequence[str]:
-        """The captioners whose figures are listed: the best ones that are not suspect."""
-        return (self.verdict.ranking or self.captioners)[:MAX_LISTED]
-
-    def names(self, columns: Sequence[str]) -> str:
-        """Return the labels of columns as a list in words."""
-        return listed([self.labels[column] for column in columns])
-
-    def better(self, measure: Measure, column: str, other: str) -> int:
-        """Return 1 where the column is clearly better, -1 where the other one is, 0 where neither is."""
-        difference = self.differences.get((measure.score, column, other))
-        return measure.direction * difference.sign if difference else 0
-
-    def levels(self, column: str) -> str:
-        """Return fidelity and spread, such as "CLIPScore 0.712 (0.702 to 0.722) and Div-2 0.600 (0.500 to 0.700)"."""
-        intervals = self.intervals[column]
-        levels = []
-        for measure in self.axes:
-            if measure.score in intervals:
-                mean, low, high = map(measure.written, intervals[measure.score])
-                levels.append(f"{measure.label} {mean}{_range(low, high)}")
-        return " and ".join(levels)
-
-    def change(self, measure: Measure, column: str, other: str) -> str:
-        """Return in words how far the column is above or below the other one; "" where this is not known."""
-        difference = self.differences.get((measure.score, column, other))
-        return f"{measure.label} {_change(measure, difference.estimate)}" if difference else ""
-
-
-def listed(texts: Sequence[str]) -> str:
-    """Join texts as "a, b and c"."""
-    *others, last = texts
-    return f"{', '.join(others)} and {last}" if others else last
-
-
-def _in_both_directions(differences: Sequence[Difference]) -> dict[tuple[str, str, str], Difference]:
-    """Return each difference under (score, first, second), and its opposite under (score, second, first)."""
-    by_columns = {}
-    for difference in differences:
-        score, first, second = difference.measure, difference.first, difference.second
-        by_columns[score, first, second] = difference
-        by_columns[score, second, first] = difference._replace(
-            first=second, second=first, estimate=-difference.estimate
-        )
-    return by_columns
-
-
-def _change(measure: Measure, estimate: Estimate) -> str:
-    """Return a difference in words, for example "0.012 lower (0.030 lower to 0.006 higher)"."""
-
-    def amount(value: float) -> str:
-        return measure.written(abs(value)).replace(PERCENT, " points")
-
-    def direction(value: float) -> str:
-        return f"{amount(value)} {'lower' if value < 0 else 'higher'}"
-
-    mean, low, high = estimate
-    text = "the same" if amount(mean) == amount(0) else direction(mean)
-    if low < 0 < high:
-        return f"{text} ({direction(low)} to {direction(high)})"
-    return text + _range(*map(amount, sorted((low, high), key=abs)))
-
-
-def _range(low: str, high: str) -> str:
-    """Return an interval in brackets with its unit once; "" where it has no width."""
-    return f" ({low.split()[0]} to {high})" if low != high else ""
-
-
-# --- the sentences -------------------------------------------------------------------------------------------------
-
-
-def _ahead_in(evidence: _Evidence, winner: str, others: Sequence[str]) -> str:
+def _ahead_in(evidence: Evidence, winner: str, others: Sequence[str]) -> str:
     """Name the measures in which the winner is ahead of all others, or else those in which it is ahead of some."""
     ahead_of_all, ahead_of_some = [], []
     for measure in evidence.decisive:
@@ -168,7 +78,7 @@ def _ahead_in(evidence: _Evidence, winner: str, others: Sequence[str]) -> str:
     return listed(ahead_of_all) if ahead_of_all else " or ".join(ahead_of_some)
 
 
-def _better_in(evidence: _Evidence, leader: str, others: Sequence[str]) -> str:
+def _better_in(evidence: Evidence, leader: str, others: Sequence[str]) -> str:
     """Say which of the others are clearly better than the leader in some measure; "" if none is."""
     better_in = {
         other: [measure.label for measure in evidence.decisive if evidence.better(measure, other, leader) > 0]
@@ -182,7 +92,7 @@ def _better_in(evidence: _Evidence, leader: str, others: Sequence[str]) -> str:
     return f", {who} {'is' if len(better) == 1 else 'are'} clearly better in {' or '.join(measures)}"
 
 
-def _best(evidence: _Evidence) -> str:
+def _best(evidence: Evidence) -> str:
     """Name the best captioner, or say why none is named."""
     verdict, count = evidence.verdict, len(evidence.captioners)
     if count == 1:
@@ -207,7 +117,7 @@ def _best(evidence: _Evidence) -> str:
     return _no_winner(evidence, verdict.ranking[0])
 
 
-def _winner(evidence: _Evidence, winner: str) -> str:
+def _winner(evidence: Evidence, winner: str) -> str:
     """Name the best captioner, and say what it is better in."""
     verdict, count = evidence.verdict, len(evidence.captioners)
     behind = [name for name in evidence.captioners if name not in (winner, *verdict.only_repeat)]
@@ -226,7 +136,7 @@ def _winner(evidence: _Evidence, winner: str) -> str:
     )
 
 
-def _no_winner(evidence: _Evidence, leader: str) -> str:
+def _no_winner(evidence: Evidence, leader: str) -> str:
     """Say why the first captioner of the ranking is not named best."""
     verdict = evidence.verdict
     if leader in verdict.doubts and not verdict.not_behind:
@@ -249,7 +159,7 @@ def _no_winner(evidence: _Evidence, leader: str) -> str:
     )
 
 
-def _suspects(evidence: _Evidence) -> str:
+def _suspects(evidence: Evidence) -> str:
     """Say which captioners are suspect, and why."""
     suspects = []
     for column, reasons in evidence.verdict.suspects.items():
@@ -258,7 +168,7 @@ def _suspects(evidence: _Evidence) -> str:
     return f"Suspect, and therefore never named best: {'; '.join(suspects)}." if suspects else ""
 
 
-def _figures(evidence: _Evidence, pictures: int) -> str:
+def _figures(evidence: Evidence, pictures: int) -> str:
     """Give the figures of the first captioners."""
     figures = "; ".join(
         f"{evidence.labels[column]} has {evidence.levels(column) or 'no figures'}" for column in evidence.first
@@ -268,7 +178,7 @@ def _figures(evidence: _Evidence, pictures: int) -> str:
     return f"{figures}, over {pictures} pictures; 95 % intervals in brackets."
 
 
-def _noise(evidence: _Evidence) -> str:
+def _noise(evidence: Evidence) -> str:
     """Warn of captioners with clearly more spread and clearly lower fidelity than another column.
 
     Each is compared with the most faithful of these other columns.
@@ -299,7 +209,7 @@ def _noise(evidence: _Evidence) -> str:
     )
 
 
-def _not_told_apart(evidence: _Evidence, tested: int) -> str:
+def _not_told_apart(evidence: Evidence, tested: int) -> str:
     """Say which captioners cannot be told apart, and in which measure; `tested` pairs were tested."""
     pairs = [
         (measure, difference)
@@ -321,7 +231,7 @@ def _not_told_apart(evidence: _Evidence, tested: int) -> str:
         if evidence.are_same(difference.first, difference.second):
             text += "both have the same captions"
         else:
-            text += f"{first} is {_change(measure, difference.estimate)}"
+            text += f"{first} is {change_in_words(measure, difference.estimate)}"
         if difference.estimate.low > 0 or difference.estimate.high < 0:
             text += f", which is not enough where {tested} pairs are tested at once"
         texts.append(text)
@@ -330,7 +240,7 @@ def _not_told_apart(evidence: _Evidence, tested: int) -> str:
     return f"These cannot be told apart: {'; '.join(texts)}."
 
 
-def _mix(evidence: _Evidence, mixes: Mixes | None, measures: Mapping[str, Measure]) -> str:
+def _mix(evidence: Evidence, mixes: Mixes | None, measures: Mapping[str, Measure]) -> str:
     """Name the smallest mix that adds as much as any mix, or say that no mix adds anything."""
     if mixes is None or len(mixes.steps) < 2:
         return ""
@@ -340,8 +250,8 @@ def _mix(evidence: _Evidence, mixes: Mixes | None, measures: Mapping[str, Measur
     most = max(adding or steps, key=lambda step: step.gain.mean)
     step = next((step for step in adding if step.gain.mean >= most.gain.low), most)
     worth = -step.fidelity_gain if fidelity.better == "lower" else step.fidelity_gain
-    change = f"{fidelity.label} {_change(fidelity, worth)}"
-    gain = f"{judged.label} {_change(judged, step.gain)}"
+    change = f"{fidelity.label} {change_in_words(fidelity, worth)}"
+    gain = f"{judged.label} {change_in_words(judged, step.gain)}"
     if adding:
         return (
             f"Mixing {evidence.names(step.columns)}, {alone.captions} captions a picture in turn, adds something over "
@@ -354,7 +264,7 @@ def _mix(evidence: _Evidence, mixes: Mixes | None, measures: Mapping[str, Measur
     )
 
 
-def _compared_with_people(evidence: _Evidence, references: str | None) -> str:
+def _compared_with_people(evidence: Evidence, references: str | None) -> str:
     """Say how far the first captioners are from the human captions."""
     if references is None:
         return "No human captions are compared, so it is not known how much spread such pictures call for."
@@ -371,7 +281,7 @@ def _compared_with_people(evidence: _Evidence, references: str | None) -> str:
     return f"Against the human captions: {'; '.join(figures)}."
 
 
-def _unknown(evidence: _Evidence, pictures: int) -> str:
+def _unknown(evidence: Evidence, pictures: int) -> str:
     """Say why the figures of this report may mislead; `STUDENT` says what no report can tell."""
     sentences = []
     if evidence.verdict.evidence == "form":

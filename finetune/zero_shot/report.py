@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from diversity.measures.measure import PERCENT
 from diversity.page.differences import interval
-from diversity.verdict.answer import FEW, listed
+from diversity.verdict.answer import FEW
 from diversity.verdict.compare import Difference, Estimate
+from diversity.verdict.evidence import listed
 from diversity.verdict.winner import Verdict
 from finetune.zero_shot.models import Mistake
 from finetune.zero_shot.pictures import Classes
