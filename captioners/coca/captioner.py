@@ -281,7 +281,8 @@ class _SlotRows:
     """A CoCa's rows at fixed positions in memory (see `captioners.decoding.slots.SlotRows`)."""
 
     def __init__(self, captioner: CoCaCaptioner, rules: Rules, slots: int, weights: Sequence[int]):
-        self.captioner, self.weights = captioner, weights
+        # a captioner without slots: one that has these would keep them, and they it, until Python looks for cycles
+        self.captioner, self.weights = captioner.with_model(captioner.model), weights
         blank = torch.zeros(1, 3, *captioner.preprocess_cfg["size"], device=rules.prefix.device)
         _, image_tokens = captioner._encode(blank)
         self.decoding = captioner._begin_rows(image_tokens.expand(slots, -1, -1), rules)

@@ -11,42 +11,45 @@ from torch import Tensor
 
 
 class Graphed:
-    """A function of tensors, without a result, that runs as one CUDA graph on a GPU.
+    """Runs a function of tensors, without a result, as one CUDA graph on a GPU.
 
     The first call runs the function without a graph, because it may initialise libraries, which a capture must not,
-    and then captures the graph. Later calls launch the graph and do not wait.
+    and then captures the graph. Later calls, with the same function, launch the graph and do not wait.
+
+    The function is not kept. If it is a method of the object that has this one, each would keep the other, and their
+    memory would stay in use until Python looks for such cycles.
     """
 
-    def __init__(self, function: Callable[..., None], device: torch.device):
-        self.function, self.device = function, device
+    def __init__(self, device: torch.device):
+        self.device = device
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: tuple[Tensor, ...] = ()  # the tensors that the graph reads
 
-    def __call__(self, *inputs: Tensor) -> None:
+    def __call__(self, function: Callable[..., None], *inputs: Tensor) -> None:
         if self.device.type != "cuda":
-            return self.function(*inputs)
+            return function(*inputs)
         with torch.cuda.device(self.device):  # a graph is captured on a stream of the current device
             if self.graph is None or any(
                 target.shape != source.shape or target.dtype != source.dtype
                 for target, source in zip(self.inputs, inputs)
             ):
-                self._capture(inputs)
+                self._capture(function, inputs)
                 return
             for target, source in zip(self.inputs, inputs, strict=True):
                 target.copy_(source)
             self.graph.replay()
 
-    def _capture(self, inputs: tuple[Tensor, ...]) -> None:
+    def _capture(self, function: Callable[..., None], inputs: tuple[Tensor, ...]) -> None:
         """Run the function once with these inputs, and capture its graph."""
         self.inputs = tuple(tensor.clone() for tensor in inputs)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self.function(*self.inputs)
+            function(*self.inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # other threads may pin memory
-            self.function(*self.inputs)
+            function(*self.inputs)
 
 
 class Fetched:

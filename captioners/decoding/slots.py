@@ -65,7 +65,7 @@ class Slots:
         self.tokens = rules.prefix[0].repeat(len(number))  # the last token of each row (R,), which is not fed yet
         self.features = torch.empty(slots, 0)  # (N, E) as soon as the first pictures have started
         self.group_size = -(-slots // GROUPS)  # number of pictures that start together
-        self.step, self._begin_graphed = Graphed(self._step, self.device), Graphed(self._begin, self.device)
+        self._step_graph, self._begin_graph = Graphed(self.device), Graphed(self.device)
 
     def begin(
         self,
@@ -90,7 +90,7 @@ class Slots:
             # a CUDA graph needs a fixed number of pictures: the last one is repeated, into the same slot
             table = torch.cat([table, table[-1:].expand(missing, -1)])
             pictures = torch.cat([pictures, pictures[-1:].expand(missing, -1, -1, -1)])
-        self._begin_graphed(pictures, send(table, self.device))
+        self._begin_graph(self._begin, pictures, send(table, self.device))
 
     def _begin(self, pictures: Tensor, table: Tensor) -> None:
         """Restart slots with pictures (M, 3, H, W).
@@ -113,6 +113,10 @@ class Slots:
         flight.logprob.index_fill_(0, rows, 0)
         flight.alive.index_fill_(0, rows, True)
         self.tokens.index_copy_(0, rows, start.expand(len(rows)))
+
+    def step(self) -> None:
+        """Add a token to every caption."""
+        self._step_graph(self._step)
 
     def _step(self) -> None:
         """Add a token to every caption, in place."""
