@@ -243,6 +243,11 @@ class Florence2(Llava):
 
     instruction = "<CAPTION>"
 
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
+        super().__init__(model, processor)
+        # its embeddings are a buffer, which keeps its dtype, and added to states in half precision
+        model.get_submodule(self.projector).visual_temporal_embed.to(model.dtype)
+
     def prompt(self, instruction: str) -> Prompt:
         encoder_ids = self.processor(text=[instruction], images=[SMALL])["input_ids"][0]
         decoder_ids = self.text_config.decoder_start_token_id, self.model.generation_config.forced_bos_token_id

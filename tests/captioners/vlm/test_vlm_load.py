@@ -13,7 +13,7 @@ from captioners import safe_reading
 from captioners.base import SamplingConfig
 from captioners.vlm.load import load_vlm
 
-from .models import edit, pictures_for
+from .models import FAMILIES, edit, pictures_for
 
 
 def test_without_a_dtype_weights_are_as_their_file_has_them_and_are_merged_so(copy_of, tmp_path):
@@ -71,6 +71,14 @@ def test_half_precision_keeps_rotary_embeddings_and_the_weights_hash(folder_of):
     assert rotary and all(buffer.dtype == torch.float32 for buffer in rotary)
     assert half.weights_sha256 == full.weights_sha256 != load_vlm(folder_of("git")).weights_sha256
     assert len(list(half.caption(pictures_for(half), SamplingConfig(num_captions=2)))) == 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_captions_in_half_precision(family, folder_of):
+    """It is the default on a GPU."""
+    half = load_vlm(folder_of(family), dtype="bf16")
+    sampling = SamplingConfig(num_captions=2, max_length=6)
+    assert [len(captioned.captions) for captioned in half.caption(pictures_for(half, 2), sampling)] == [2, 2]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="weights in 4 bits need bitsandbytes")
