@@ -180,7 +180,7 @@ def reinforced_losses(
     """
 
     def text_loss(name: str, kind: int) -> Tensor:
-        texts = text_features[:, [kind]]
+        texts = text_features[:, kind : kind + 1]
         if name == "contrastive":
             return contrastive_loss(image_features, texts, logit_scale, pictures=pictures)
         if name == "negative" and has_negative is not None:
