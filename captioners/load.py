@@ -1,14 +1,18 @@
 """Load a captioner of any kind by its name."""
 
+import logging
 from typing import Literal
 
 import torch
 
 from captioners.base import Captioner
+from captioners.machine import triton_lacks
 from captioners.resolve import is_transformers
 from captioners.rules.negatives import NEGATIVES, NegativeRules
 from captioners.server.config import ServerConfig
 from captioners.weights import DTYPES
+
+logger = logging.getLogger(__name__)
 
 
 def load_captioner(
@@ -70,6 +74,8 @@ def load_captioner(
         if used_options:
             raise ValueError(f"{name}: {used_options}: cannot be set for a server's model")
         return load_server(name, server, pictures=pictures)
+    if device.startswith("cuda") and (lacks := triton_lacks()):
+        logger.warning("%s: captions are drawn without Triton's kernels, which takes several times as long", lacks)
     if pretrained is None and not from_scratch and is_transformers(name):
         from captioners.lm.load import is_language_model, load_lm  # late: they import transformers and peft
         from captioners.vlm.load import load_vlm

@@ -1,7 +1,13 @@
-"""What of the machine is free for this process: cores and memory. It does not import torch: see `captioners.ranks`."""
+"""What the machine has for this process: free cores and memory, and what compiles kernels for a GPU.
 
+This file does not import torch: see `captioners.ranks`.
+"""
+
+import importlib.util
 import math
 import os
+import shutil
+import sysconfig
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -26,6 +32,17 @@ def free_memory(root: Path = Path("/")) -> int:
     root: the folder of /proc and /sys.
     """
     return max(0, min([psutil.virtual_memory().available, *_remaining_bytes(root)]))
+
+
+def triton_lacks() -> str:
+    """Return what Triton lacks here to compile kernels; "" if it can. It compiles and links C for each kernel."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "there is no C compiler such as gcc"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python's headers are missing (the package python3-dev)"
+    return ""
 
 
 def _quotas(root: Path) -> Iterator[float]:

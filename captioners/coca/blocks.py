@@ -12,10 +12,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-try:
-    from captioners.coca import block_kernels as kernels
-except ImportError:  # only CUDA builds of torch install Triton
+from captioners.machine import triton_lacks
+
+if triton_lacks():
     kernels = None
+else:
+    from captioners.coca import block_kernels as kernels
 
 Block = Any  # open_clip's ResidualAttentionBlock; torch types every attribute of a module as "tensor or module"
 Tower = Any  # open_clip's towers and decoder, for the same reason

@@ -16,11 +16,12 @@ from torch import Tensor
 from captioners.base import Request
 from captioners.decoding.rows import Begin, Decoded, DecodedPicture, Rows, Rules, each_on_host
 from captioners.decoding.sampling import choose, exponentials, process, race_side, sample_key
+from captioners.machine import triton_lacks
 
-try:
-    from captioners.decoding.choice_kernel import choose_by_kernel
-except ImportError:  # only CUDA builds of torch install Triton
+if triton_lacks():
     choose_by_kernel = None
+else:
+    from captioners.decoding.choice_kernel import choose_by_kernel
 
 # If less than this share of rows is alive, copying the caches costs less than decoding finished captions further.
 COMPACT_BELOW = 0.8

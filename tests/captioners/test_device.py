@@ -1,6 +1,8 @@
 """A command uses the requested device or refuses it before any work; processes share several GPUs."""
 
 import os
+import subprocess
+import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ import torch
 from capsmith import main
 from captioners.device import check_device, choose_device
 from captioners.load import load_captioner
-from captioners.machine import free_cores, free_memory
+from captioners.machine import free_cores, free_memory, triton_lacks
 from captioners.ranks import Rank
 from finetune.captioner.config import FinetuneConfig
 from finetune.launch import check_devices, run_in_ranks
@@ -226,6 +228,36 @@ def write_control_groups(root, group, files):
         path = root / "sys/fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content + "\n")
+
+
+@pytest.mark.parametrize(
+    "lack, words",
+    [("triton", "not installed"), ("gcc", "no C compiler"), ("Python.h", "headers are missing"), (None, "")],
+)
+def test_what_triton_lacks_is_told(monkeypatch, tmp_path, lack, words):
+    (tmp_path / "Python.h").touch()
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if lack == "triton" else name)
+    monkeypatch.setattr("shutil.which", lambda name: None if lack == "gcc" else f"/bin/{name}")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / ("none" if lack == "Python.h" else "")))
+    assert words in triton_lacks() and bool(triton_lacks()) == bool(words)
+
+
+def test_without_a_compiler_captions_are_drawn_without_kernels(tmp_path):
+    """Triton would fail at the first kernel on a GPU, and with it every shard."""
+    check = (
+        "from captioners.coca.blocks import kernels; from captioners.decoding.batch import choose_by_kernel as chosen"
+    )
+    script = f"{check}; assert kernels is None and chosen is None"
+    without = {name: value for name, value in os.environ.items() if name != "CC"} | {"PATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=without)
+
+
+def test_a_captioner_without_kernels_says_why_it_is_slow(monkeypatch, caplog):
+    monkeypatch.setattr("captioners.load.triton_lacks", lambda: "there is no C compiler such as gcc")
+    with pytest.raises(ValueError, match="none-such"):
+        load_captioner("none-such", device="cuda")
+    assert "no C compiler" in caplog.text and "times as long" in caplog.text
 
 
 @pytest.mark.parametrize("threads, cores, expected", [(64, 2, [2]), (2, 2, []), (1, 8, [])])
