@@ -60,6 +60,11 @@ def held_out_pictures(
         return evaluation
     count_before, count = len(pictures), min(config.hold_out, len(pictures) // 20)
     if not count:
+        if config.hold_out:
+            tell(
+                f"no validation: at most a twentieth of --input is held out, and it has only {len(pictures):,} "
+                "pictures; --eval-input names pictures to validate on"
+            )
         return None
     samples = pictures.hold_out(count, config.seed)
     duplicate_count = count_before - count - len(pictures)

@@ -70,6 +70,19 @@ def test_what_is_held_out_of_the_input_stays_nowhere_in_it(captioner):
     assert messages == ["2 pictures are held out; 2 duplicates of them are not trained on, either"]
 
 
+def test_too_few_pictures_to_hold_any_out_are_told_unless_none_was_asked_for(captioner):
+    messages = []
+    for hold_out in (0, 500):
+        config = FinetuneConfig(input=["x"], model="coca_tiny", output="run", hold_out=hold_out)
+        pictures = CaptionedPictures([[scene(index) for index in range(19)]], captioner, quiet=True)
+        assert held_out_pictures(config, captioner, pictures, evaluation=None, tell=messages.append) is None
+        assert len(pictures) == 19
+    assert messages == [
+        "no validation: at most a twentieth of --input is held out, and it has only 19 pictures; --eval-input names "
+        "pictures to validate on"
+    ]
+
+
 def test_what_is_held_out_by_the_user_is_not_trained_on(captioner):
     pictures = CaptionedPictures([[scene(index) for index in range(9)]], captioner, quiet=True)
     config, messages = FinetuneConfig(input=["x"], eval_input=["y"], model="coca_tiny", output="run"), []
