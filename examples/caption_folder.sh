@@ -2,6 +2,10 @@
 # Captions a folder of pictures: caption_folder.sh PICTURES MODEL OUTPUT [flags of `capsmith generate`]
 # The same command again continues where it stopped.
 set -euo pipefail
+if [ $# -lt 3 ]; then
+    sed -n '2,3s/^# //p' "$0" >&2
+    exit 1
+fi
 pictures=$1 model=$2 output=$3
 shift 3
 

@@ -19,4 +19,6 @@ def main(pattern: str, old_column: str, new_column: str) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     sys.exit(main(*sys.argv[1:]))

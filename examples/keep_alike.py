@@ -33,4 +33,6 @@ def main(pattern: str, column: str, threshold: str, output: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 5:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -69,6 +69,8 @@ def self_train(
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (5, 6):
+        sys.exit(__doc__)
     *inputs, rounds = sys.argv[1:] if len(sys.argv) == 6 else [*sys.argv[1:], "3"]
     for folder in self_train(*inputs, rounds=int(rounds)):
         print(f"captioner: {folder}")

@@ -34,6 +34,13 @@ def load(name: str):
     return module
 
 
+@pytest.mark.parametrize("name", [name for name in RUN_HERE if not name.endswith(".yaml")])
+def test_without_arguments_a_script_says_how_it_is_used(name):
+    program = sys.executable if name.endswith(".py") else "bash"
+    done = subprocess.run([program, EXAMPLES / name, "too few"], capture_output=True, text=True)
+    assert done.returncode == 1 and f"{name} " in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 @pytest.fixture
 def pictures() -> list:
     return [scene_sample(SceneSpec("train", 60), number) for number in range(60)]
