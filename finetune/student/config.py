@@ -108,7 +108,12 @@ class StudentConfig(TrainingConfig):
     samples_seen: Annotated[int, BeforeValidator(parse_count)] = Field(
         12_000_000, gt=0, description="length of the training in records, e.g. 12M; a smaller set is repeated"
     )
-    batch_size: int = Field(256, gt=0, description="number of records in a step, over all devices together")
+    batch_size: int = Field(
+        256,
+        gt=1,
+        description="number of records in a step, over all devices together; at least 2, because each record is "
+        "compared with the others",
+    )
     device_batch_size: int | None = Field(
         None,
         gt=0,
