@@ -268,7 +268,7 @@ def _shards_at(path: str, file: Entry | None, split: SplitTable) -> list[Shard]:
     """The shards of a file or folder. Raises ValueError if there is none, or it is no input."""
     if file and file.is_folder:
         folder = path.rstrip("/") if "://" in path else os.path.normpath(path)
-        return _folder_shards(folder, split.keywords["images"])
+        return _folder_shards(folder, split.keywords["images"], split.keywords["columns"].captions)
     stem, suffix = split_suffix(path)
     if suffix not in (*TAR_SUFFIXES, ".json", *TABLE_SUFFIXES):
         expected = f"not a {', '.join((*TAR_SUFFIXES, *TABLE_SUFFIXES))} file, an info.json or a folder of pictures"
@@ -353,8 +353,8 @@ def _published_stamp(rows: PublishedRows) -> Mapping[str, Any]:
     }
 
 
-def _folder_shards(folder: str, images: tuple[str, ...]) -> list[Shard]:
-    rows = list_folder(folder, images)
+def _folder_shards(folder: str, images: tuple[str, ...], captions: tuple[str, ...]) -> list[Shard]:
+    rows = list_folder(folder, images, captions)
     if not rows:
         inputs = {(os.path.dirname(file.path), split_suffix(file.path)[1]) for file in files_below(folder)}
         hints = [

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from imagetext import limits
@@ -162,11 +163,13 @@ def read_inside(path: str, folders: PictureFolders) -> bytes:
         return b""
 
 
-def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
+def list_folder(folder: str, images: tuple[str, ...] = (), captions: Collection[str] = ()) -> list[FolderRow]:
     """Return all pictures in a folder and its subfolders, and all that its metadata files name, sorted by path.
 
     Hidden files and folders are ignored. The key of a picture is its path in the folder without the suffix, or with it
     if two pictures differ only in their suffix. A warning names files that are no pictures and belong to none.
+
+    captions: columns of metadata that hold captions (default, also for rows without these: the usual columns).
 
     Raises ValueError if links, or names in metadata, lead out of the folder and of `images`.
     """
@@ -190,7 +193,7 @@ def list_folder(folder: str, images: tuple[str, ...] = ()) -> list[FolderRow]:
     spelling = {_composed(path): path for path in files}
     rows = []
     for path, metadata_rows in metadata.items():
-        rows += _add_metadata(path, metadata_rows, pictures, spelling=spelling, folder=folder)
+        rows += _add_metadata(path, metadata_rows, pictures, captions, spelling=spelling, folder=folder)
     elsewhere = [path for path in pictures if path not in files]
     check_inside(folder, ((None, _reference(path)) for path in elsewhere), folders, what="pictures in metadata")
     files |= {path: file.stamp for path, file in entries(elsewhere).items() if file}
@@ -318,6 +321,7 @@ def _add_metadata(
     path: str,
     rows: Iterable[tuple[int, Row | ValueError]],
     pictures: dict[str, MetadataTexts],
+    captions: Collection[str],
     *,
     spelling: Mapping[str, str],
     folder: str,
@@ -343,9 +347,14 @@ def _add_metadata(
             continue
         name = _in_folder(join(os.path.dirname(path), value), folder)
         name = spelling.get(_composed(name)) or spelling.get(_composed(with_slashes(name)), name)
-        with_lists(fields, CAPTION_COLUMNS)
+        named = [(column,) for column in captions if column in fields]
+        columns = named or [CAPTION_COLUMNS]
+        with_lists(fields, chain.from_iterable(columns))
+        found = [text for names in columns for text in take_captions(fields, names)]
+        if named and "captions" in fields:
+            fields["other_captions"] = fields.pop("captions")
         before, meta = pictures.get(name, ((), {}))
-        texts = tuple(text for text in take_captions(fields) if text not in earlier.get(name, ()))
+        texts = tuple(text for text in found if text not in earlier.get(name, ()))
         pictures[name] = (before + texts, meta | fields)
 
 

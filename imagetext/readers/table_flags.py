@@ -45,7 +45,8 @@ class TableFlags(BaseModel):
     )
     caption_column: list[str] = Field(
         default=[],
-        description="column of tables that holds captions; repeatable (default: a usual name, as captions or text)",
+        description="column of tables, or of a folder's metadata, that holds captions; repeatable (default: a usual "
+        "name, as captions or text)",
     )
     key: list[str] = Field(
         default=[],

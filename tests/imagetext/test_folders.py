@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagetext.readers.folders import FolderRows, list_folder
+from imagetext.readers.table_flags import Columns
 from imagetext.sources import read_samples
 
 
@@ -89,6 +90,20 @@ def test_metadata_in_a_subfolder_is_relative_to_it(folder, picture):
     put(folder, "sub/metadata.jsonl", b'{"file_name": "b.jpg", "text": "one"}\n{"file_name": "b.jpg", "text": "two"}')
     (sample,) = read(folder)
     assert sample.captions == ("one", "two")
+
+
+def test_the_user_names_the_columns_of_metadata_with_captions(folder, picture):
+    for name in "ab":
+        put(folder, f"{name}.jpg", picture(1))
+    lines = [
+        {"file_name": "a.jpg", "short": "one", "long": ["two", "three"], "captions": ["four"]},
+        {"file_name": "b.jpg", "text": "five"},
+    ]
+    put(folder, "metadata.jsonl", "\n".join(map(json.dumps, lines)).encode())
+    (shard,) = read_samples(str(folder), columns=Columns(captions=("long", "short")))
+    a, b = shard
+    assert a.captions == ("two", "three", "one") and a.meta["other_captions"] == ["four"]
+    assert b.captions == ("five",)
 
 
 def test_metadata_may_separate_folders_as_windows_does(folder, picture):
