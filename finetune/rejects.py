@@ -30,17 +30,21 @@ def check_rejects(
     rejects: without the rows that the input itself marks as failed, because these do not show that the input is
     damaged. flag: the one that names the input.
     """
-    failed = [f"{key}: {error}" for key, error in rejects if error != NO_CAPTION]
+    failed = [(key, error) for key, error in rejects if error != NO_CAPTION]
     rate = len(failed) / (len(failed) + usable)
     if rate > config.max_error_rate:
-        lines = [
+        raise ValueError(
             f"{flag}: {len(failed):,} of {len(failed) + usable:,} samples cannot be used, {rate:.1%}, and "
-            f"--max-error-rate allows {config.max_error_rate:.1%}:",
-            *failed[:NAMED],
-        ]
-        if len(failed) > NAMED:
-            lines.append(f"and {len(failed) - NAMED:,} more")
-        raise ValueError("\n  ".join(lines))
+            f"--max-error-rate allows {config.max_error_rate:.1%}{first_of(failed)}"
+        )
+
+
+def first_of(rejects: Sequence[tuple[str, str]]) -> str:
+    """Return the end of an error: a colon, and the first samples that cannot be used, a line each; "" for none."""
+    lines = [f"{key}: {error}" for key, error in rejects[:NAMED]]
+    if len(rejects) > NAMED:
+        lines.append(f"and {len(rejects) - NAMED:,} more")
+    return "\n  ".join([":", *lines]) if lines else ""
 
 
 def report_rejects(rejects: Sequence[tuple[str, str]], failed_before: Sequence[tuple[str, str]], output: Path) -> None:

@@ -29,7 +29,9 @@ def eval_pictures(shards: Sequence[Shard], captioner: TrainableCaptioner, config
     Their `input_hashes`, `rejects` and `failed_before` are those of all of --eval-input. Raises ValueError if a larger
     share of it is broken or missing than `--max-error-rate` allows.
     """
-    all_pictures = CaptionedPictures(shards, captioner, long_captions=config.long_captions, quiet=True)
+    all_pictures = CaptionedPictures(
+        shards, captioner, long_captions=config.long_captions, flag="--eval-input", quiet=True
+    )
     check_rejects(all_pictures.rejects, len(all_pictures), config, flag="--eval-input")
     chosen = evenly_spaced(len(all_pictures), config.hold_out or len(all_pictures))
     records = [all_pictures.with_image(index) for index in chosen]

@@ -19,6 +19,7 @@ from captioners.ranks import processes_here
 from finetune.batching import CHECKED, NO_CAPTION, Batch, TrainingPictures, collate
 from finetune.identity import Identity, InputHashes, find_duplicates, picture_hash
 from finetune.long_captions import CaptionFitter
+from finetune.rejects import first_of
 from finetune.tar_files import TarFiles, with_tar_files
 from imagetext.picture_files import read_picture, real_path
 from imagetext.pixels import Pixels
@@ -39,6 +40,7 @@ class CaptionedPictures(TrainingPictures):
     identities: key and hash of each picture.
     input_hashes: for each input path, a hash of what was read from it.
     weights: how often each picture comes in a pass.
+    flag: the one that names the input, for errors.
     image: a function that returns the model's input for a picture index: pixels (3, S, S), unless it is replaced.
 
     Raises ValueError if no picture can be used.
@@ -52,6 +54,7 @@ class CaptionedPictures(TrainingPictures):
         captions_per_image: int = 1,
         long_captions: str = "sentence",
         weight: float = 1.0,
+        flag: str = "--input",
         quiet: bool = False,
     ):
         self.captioner, self.captions_per_image = captioner, captions_per_image
@@ -79,10 +82,7 @@ class CaptionedPictures(TrainingPictures):
         progress.close()
         self.input_hashes = hashes.hexdigests()
         if not self.samples:
-            rejects = self.rejects + self.failed_before
-            raise ValueError(
-                f"no usable captioned picture in the input; {len(rejects)} rejected, the first of them: {rejects[:3]}"
-            )
+            raise ValueError(f"{flag}: no usable captioned picture{first_of(self.rejects + self.failed_before)}")
         self.weights = np.full(len(self.samples), weight)
         self.image: Callable[[int], Any] = self._pixels
 

@@ -20,6 +20,7 @@ from captioners.ranks import processes_here
 from finetune.batching import CHECKED, Batch, TrainingPictures
 from finetune.folder import RECORD_INDEX
 from finetune.identity import Identity, InputHashes, picture_hash
+from finetune.rejects import first_of
 from finetune.student.config import StudentConfig
 from finetune.student.index import RecordIndex, Survey
 from finetune.student.model import Student
@@ -104,11 +105,8 @@ class ReinforcedPictures(TrainingPictures):
         self.records, self.identities, self.has_negative = found.records, found.identities, found.has_negative
         self.rejects, self.failed_before = found.rejects, found.failed_before
         if not self.records:
-            rejects = self.rejects + self.failed_before
-            raise ValueError(
-                f"no record that a student can be trained on; {len(rejects)} rejected, the first of them: "
-                f"{rejects[:3]}"
-            )
+            unusable = first_of(self.rejects + self.failed_before)
+            raise ValueError(f"--input: no record that a student can be trained on{unusable}")
         if lacking := sorted(self.kinds.keys() - found.kinds):
             raise ValueError(f"--single-text {config.single_text:g}: {self._missing_texts(lacking[0])}, in any record")
         self._check_negatives(found.columns)

@@ -17,6 +17,7 @@ from diversity.measures.measure import Measure
 from finetune.batching import NO_CAPTION
 from finetune.checkpoints import VALIDATION_LOG
 from finetune.page import write_training_page
+from finetune.rejects import first_of
 from finetune.student.classes import SCORES as CLASS_SCORES
 from finetune.student.classes import HeldOutClasses
 from finetune.student.model import Student
@@ -160,7 +161,7 @@ def usable_records(samples: Iterable[Record], *, quiet: bool) -> tuple[list[Reco
         else:
             rejects.append((sample.key, sample.error or NO_CAPTION))
     if not usable:
-        raise ValueError("--eval-input: no usable captioned picture")
+        raise ValueError(f"--eval-input: no usable captioned picture{first_of(rejects)}")
     return usable, rejects
 
 

@@ -162,8 +162,8 @@ def test_rejects_are_named_and_the_rest_is_kept(captioner):
     assert len(pictures) == 1
     rejects = dict(pictures.rejects)
     assert rejects["missing"] == "a.jpg: no such file" and rejects["mute"] == "no caption" and "broken" in rejects
-    with pytest.raises(ValueError, match="no usable captioned picture"):
-        CaptionedPictures([[broken]], captioner)
+    with pytest.raises(ValueError, match="^--input: no usable captioned picture:\n  broken: .*\n  mute: no caption$"):
+        CaptionedPictures([[broken, mute]], captioner)
 
 
 def test_failures_that_the_input_already_had_are_passed_over_and_told_once(captioner, tmp_path, capsys):

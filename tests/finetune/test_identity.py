@@ -96,6 +96,8 @@ def test_what_is_held_out_by_the_user_is_not_trained_on(captioner):
     assert [sample.key for sample in pictures.samples] == [scene(index).key for index in range(7)]
     assert messages == ["2 pictures of --input are also in --eval-input and are not trained on"]
     assert list(evaluation.input_hashes) == ["y.tar"]
+    with pytest.raises(ValueError, match="--eval-input: no usable captioned picture:\n  mute: no caption"):
+        eval_pictures([Shard("z", "z.tar", {}, [Record("mute", scene(0).image)])], captioner, config)
     pictures.leave_out(range(6))
     everything = eval_pictures([Shard("z", "z.tar", {}, [scene(6)])], captioner, config)
     with pytest.raises(ValueError, match="every picture of --input is held out, none is left"):

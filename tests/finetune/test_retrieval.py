@@ -95,5 +95,5 @@ def test_what_has_no_caption_or_picture_is_left_out():
     usable, rejects = usable_records([good, mute, broken, failed], quiet=True)
     assert usable == [good] and [key for key, _ in rejects] == ["mute", "broken"]
     assert rejects[0][1] == "no caption" and "not a picture" in rejects[1][1]
-    with pytest.raises(ValueError, match="--eval-input: no usable captioned picture"):
+    with pytest.raises(ValueError, match="--eval-input: no usable captioned picture:\n  none: "):
         usable_records([Record("none", None)], quiet=True)
