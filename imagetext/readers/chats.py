@@ -29,6 +29,8 @@ def picture_in(row: Mapping[str, Any]) -> str | None:
     for turn in _turns(row):
         for part in _parts(turn.get("content")):
             place = part.get("image") or part.get("image_url")
+            if part.get("type") == "image":  # as the chat templates of transformers have it
+                place = place or part.get("path") or part.get("url")
             place = place.get("url") if isinstance(place, Mapping) else place
             if isinstance(place, str):
                 pictures.append(place)

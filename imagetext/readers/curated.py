@@ -197,7 +197,7 @@ def kinds_like(path: str) -> str:
     for kind, marks in (
         ("textcaps", (b'"data"', b'"image_id"')),
         ("karpathy", (b'"images"', b'"sentences"')),
-        ("coco", (b'"images"', b'"file_name"')),
+        ("coco", (b'"images"', b'"file_name"', b'"id"')),
         ("coco", (b'"annotations"', b'"image_id"')),
     ):
         if all(mark in head for mark in marks):

@@ -156,6 +156,12 @@ def test_of_several_columns_of_captions_none_is_guessed(table, caplog):
             (),
             "did you mean coco:",
         ),
+        (
+            "dataset_info.json",
+            '{"mine": {"file_name": "mine.json", "columns": {"messages": "messages", "images": "images"}}}',
+            (),
+            '"lengths" is not an object of shards$',
+        ),
         ("k.json", '{"images": [{"filename": "0.jpg", "sentences": []}]}', (), "did you mean karpathy:"),
         ("t.json", '{"data": [{"image_id": "0", "caption_str": "a"}]}', (), "did you mean textcaps:"),
     ],
@@ -231,6 +237,15 @@ def chat(*turns):
                 "messages": [
                     {"role": "user", "content": [{"type": "image", "image": "0.jpg"}]},
                     {"role": "assistant", "content": [{"type": "text", "text": "a disc"}]},
+                ]
+            },
+            ("a disc",),
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image", "path": "0.jpg"}, {"type": "video", "path": "v"}]},
+                    {"role": "assistant", "content": "a disc"},
                 ]
             },
             ("a disc",),
