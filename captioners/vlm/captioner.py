@@ -299,16 +299,19 @@ class VLMCaptioner:
         return merged
 
     def language_layers(self, names: Sequence[str] = ()) -> str:
-        """A pattern of the language model's layers with these names; by default all linear ones but the last."""
-        if not names:
-            decoder: Any = self.model.get_submodule(self.family.decoder)
-            last = decoder.get_output_embeddings()
-            language = self.model.get_submodule(self.family.language)
-            linear = {
-                name for name, layer in language.named_modules() if isinstance(layer, nn.Linear) and layer is not last
-            }
-            names = sorted({name.rpartition(".")[2] for name in linear})  # the last parts, to keep a config short
-        return rf"{re.escape(self.family.language)}\..*\.({'|'.join(map(re.escape, names))})"
+        """A pattern of the language model's layers with these names; by default all linear ones but the last.
+
+        Raises ValueError if it has no layer of one of these names.
+        """
+        decoder: Any = self.model.get_submodule(self.family.decoder)
+        last = decoder.get_output_embeddings()
+        layers = dict(self.model.get_submodule(self.family.language).named_modules())
+        linear = {name for name, layer in layers.items() if isinstance(layer, nn.Linear) and layer is not last}
+        usual = sorted({name.rpartition(".")[2] for name in linear})  # the last parts, to keep a config short
+        for name in names:
+            if not any(layer.endswith(f".{name}") for layer in layers):
+                raise ValueError(f"the language model has no layer {name}; its linear layers are {', '.join(usual)}")
+        return rf"{re.escape(self.family.language)}\..*\.({'|'.join(map(re.escape, names or usual))})"
 
     def save(self, folder: str | os.PathLike, name: str) -> None:
         """Write the model in transformers' format, or only its adapters in peft's, and processor, name, instruction.

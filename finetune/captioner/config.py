@@ -1,5 +1,6 @@
 """The settings of `capsmith finetune`. This file imports no torch, so that --help is quick."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,6 +21,12 @@ from imagetext.configurations import check_hub_name
 
 def _check_name(name: str) -> str:
     check_column(f"syn_text_{name}")
+    return name
+
+
+def _check_layer(name: str) -> str:
+    if not re.fullmatch(r"[\w.]+", name):
+        raise ValueError("is not the name of a layer; give each name its own --lora-targets")
     return name
 
 
@@ -131,7 +138,7 @@ class FinetuneConfig(TrainingConfig):
         lt=1,
         description="dropout on the adapters' input (default: 0.05 for vision-language models, 0 for CoCa)",
     )
-    lora_targets: list[Annotated[str, Field(pattern=r"^[\w.]+$")]] = Field(
+    lora_targets: list[Annotated[str, AfterValidator(_check_layer)]] = Field(
         default=[],
         description="names of the layers that get adapters, such as q_proj; repeatable (default: all linear layers of "
         "the language model; for CoCa, c_fc and c_proj)",

@@ -503,7 +503,11 @@ def test_adapters_are_as_the_flags_say(vlm, tmp_path):
             {"lora_rank": 2, "lora_targets": ["q_proj"]},
             "--lora-targets q_proj: CoCa can only have adapters in c_fc and c_proj",
         ),
-        ("vlm", {"lora_rank": 2, "lora_targets": ["nowhere"]}, "--lora-targets nowhere: "),
+        (
+            "vlm",
+            {"lora_rank": 2, "lora_targets": ["query", "nowhere"]},
+            "--lora-targets query nowhere: the language model has no layer nowhere; its linear layers are .*query",
+        ),
         ("vlm", {"lora_merge": True}, "--lora-merge: .* has no adapters"),
     ],
 )
@@ -517,6 +521,7 @@ def test_adapters_that_a_model_cannot_have_are_refused(vlm, tmp_path, model, fla
     "flags, message",
     [
         ({"lora_alpha": 2}, "is a setting of adapters: add --lora-rank"),
+        ({"lora_rank": 4, "lora_targets": ["q_proj,v_proj"]}, "is not the name of a layer; give each name its own"),
         ({"lora_rank": 4, "lora_merge": True, "four_bit": True}, "adapters cannot be merged into weights in 4 bits"),
     ],
 )
