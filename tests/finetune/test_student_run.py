@@ -308,7 +308,7 @@ def test_an_average_is_what_is_written(settings):
 
 def test_all_problems_of_a_configuration_at_once(capsys):
     with pytest.raises(ValidationError, match="batch_size\n.*greater than 1"):
-        settings("run", batch_size=1)
+        StudentConfig(input=["x"], student="x", output="x", batch_size=1)
     with pytest.raises(ValidationError, match="there is no loss; .*there are no texts"):
         StudentConfig(input=["x"], student="x", output="x", distill_weight=0, text_weight=0, synthetic_weight=0)
     with pytest.raises(ValidationError, match="--logit-scale, --teacher-dimension: not used with --distill-weight 0"):
