@@ -5,6 +5,7 @@ Page headers are structs in Thrift's compact protocol (`parquet.thrift`: PageHea
 
 import os
 from collections.abc import Collection
+from itertools import accumulate
 from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
@@ -25,12 +26,12 @@ def check_pages(parquet: pq.ParquetFile, file: BinaryIO, group: int, columns: Co
 
     The limits are limits.PAGE and, for values in lists, limits.DOCUMENT_VALUES.
     """
-    metadata = parquet.metadata.row_group(group)
+    metadata, names = parquet.metadata.row_group(group), {*columns}
     size, values = 0, 0
-    for index in range(metadata.num_columns):
-        chunk, column = metadata.column(index), parquet.schema.column(index).path  # the chunk's path may differ
-        if not any(f"{column}.".startswith(f"{name}.") for name in columns):
+    for index, path in enumerate(parquet.reader.column_paths):
+        if names.isdisjoint(accumulate(path, "{}.{}".format)):
             continue
+        chunk, column = metadata.column(index), ".".join(path)  # the chunk's own path may differ
         start = chunk.data_page_offset
         if chunk.has_dictionary_page and chunk.dictionary_page_offset:
             start = chunk.dictionary_page_offset

@@ -112,7 +112,7 @@ def usual_names(schema: pa.Schema, unchanged: Collection[str | None] = ()) -> li
 
     unchanged: names that stay as they are.
     """
-    structs, names, with_bytes = picture_columns(schema), schema.names, byte_columns(schema)
+    structs, names, with_bytes = picture_columns(schema), dict.fromkeys(schema.names), byte_columns(schema)
     picture = next((name for name in OF_BYTES if name in with_bytes), "")
     if not picture and not any(name in IMAGE_COLUMNS for name in names):
         picture = next(iter(structs), "")
@@ -217,11 +217,12 @@ def rows_of_paths(path: str, reading: TableReading | None) -> Iterator[tuple[int
     paths and others bytes.
     """
     with _opened(path) as opened:
-        names = _names_by_column(opened.schema, reading)
+        schema = opened.schema
+        names = _names_by_column(schema, reading)
         candidates = [
             name
             for name, usual in names.items()
-            if not is_bytes(opened.schema.field(name).type)
+            if not is_bytes(schema.field(name).type)
             and (usual_name(usual) in PICTURES or usual in CHATS or reading and name == reading.image)
         ]
         group_start = 0

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -155,7 +156,7 @@ def _first_rows(rows: Iterable[Row | ValueError], columns: Columns) -> list[Row]
 
 
 def _check_names(path: str, names: Sequence[str]) -> None:
-    if repeated := sorted({name for name in names if name and names.count(name) > 1}):
+    if repeated := sorted(name for name, count in Counter(names).items() if name and count > 1):
         raise ValueError(f"{path}: columns named twice: {', '.join(repeated)}")
 
 
