@@ -17,20 +17,23 @@ class _Window:
 
     It is decoded as Latin-1, in which each byte is a character, so that `json` returns the ends of values in bytes.
 
-    size: bytes that are read at a time. A larger value makes the window grow.
+    size: bytes that are read at a time. A larger value makes the window grow until the value ends.
     """
 
     def __init__(self, path: str, file: BinaryIO, size: int):
         self.path, self.file, self.size = path, file, size
         self.decode = json.JSONDecoder().raw_decode
         self.text, self.index = "", 0  # the part of the file, and the next character in it
+        self.ahead = ""  # what was read of the file behind that part
         self.position, self.line = file.tell(), 1  # offset and line of the first character of the text
 
     def read_more(self) -> bool:
         """Read another block and drop the text before the index. Return False at the end of the file."""
-        block = self.file.read(max(self.size, len(self.text) - self.index))
+        size = max(self.size, len(self.text) - self.index)
+        block, self.ahead = self.ahead[:size], self.ahead[size:]
+        block = block or self.file.read(size).decode("latin-1")
         self.position, self.line = self.position + self.index, self.current_line()
-        self.text, self.index = self.text[self.index :] + block.decode("latin-1"), 0
+        self.text, self.index = self.text[self.index :] + block, 0
         return bool(block)
 
     def next_character(self, between: re.Pattern[str] = _SPACE) -> str:
@@ -70,6 +73,9 @@ class _Window:
             if end == len(text) and self.read_more():
                 continue  # the value may be longer, for example a number
             self.index = end
+            if len(text) - end > self.size:  # the window grew for this value, and is too large for those after it
+                rest = end + self.size
+                self.text, self.ahead = text[:rest], text[rest:] + self.ahead
             if end - begin > limits.LINE:
                 return ValueError(f"{end - begin:,} bytes, more than {limits.LINE:,}")
             return readable(text[begin:end].encode("latin-1"))
