@@ -14,13 +14,19 @@ MARKER = ".done.json"
 INDEX = "markers.json.gz"
 FEW = 500  # so many markers are read in a few seconds without the index
 ROOM = 1024  # bytes of the index for each marker, beside the marker itself
+FIELDS = {"file": str, "size": int, "sha256": str, "rows": int, "failed": int, "captions": dict, "input": dict}
 
 Marker = dict[str, Any]
 
 
 def usable_marker(marker: Any) -> bool:
-    """Return whether a value of JSON is a marker: it names a shard's file and the file's size."""
-    return isinstance(marker, dict) and isinstance(marker.get("file"), str) and isinstance(marker.get("size"), int)
+    """Return whether a value of JSON is a marker: it has the fields of every marker, and its file is beside it."""
+    return (
+        isinstance(marker, dict)
+        and all(isinstance(marker.get(name), kind) for name, kind in FIELDS.items())
+        and os.path.basename(marker["file"]) == marker["file"]
+        and all(isinstance(count, int) for count in marker["captions"].values())
+    )
 
 
 def read_index(folder: str | os.PathLike, files: Mapping[str, Entry]) -> dict[str, Marker]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from imagetext import limits
 from imagetext.columns import can_be_written, is_other_column
 from imagetext.columns import check_column as check_column  # for those who name the columns of a shard
 from imagetext.fields import json_object
@@ -170,7 +171,7 @@ def _columns_alone(record: Record, columns: Mapping[str, tuple[str, ...]]) -> Re
 def read_shards(folder: str | os.PathLike) -> list[str] | None:
     """The names of all shards of the run in a folder, finished or not; None if unknown, as for runs of version 0.1."""
     try:
-        names = json_object(read_bytes(join(plain_path(folder), RUN))).get("shards")
+        names = json_object(read_bytes(join(plain_path(folder), RUN), limits.DOCUMENT)).get("shards")
     except (FileNotFoundError, ValueError):
         return None
     return names if isinstance(names, list) else None
@@ -211,7 +212,7 @@ def read_markers(
 
 def _marker(folder: str, name: str) -> Marker | None:
     try:
-        marker = json.loads(read_bytes(_marker_path(folder, name)))
+        marker = json_object(read_bytes(_marker_path(folder, name), limits.DOCUMENT))
     except StoreError:
         raise
     except (FileNotFoundError, NotADirectoryError, ValueError):

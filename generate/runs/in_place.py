@@ -20,9 +20,11 @@ PICTURES = "pictures.json"
 def read_pictures(folder: str | os.PathLike) -> dict[str, list[str]]:
     """Return the pictures of each shard of a run that is made of a folder of pictures; {} where there are none."""
     try:
-        return json.loads(read_bytes(join(os.fspath(folder), PICTURES)))
+        return json.loads(read_bytes(path := join(os.fspath(folder), PICTURES)))
     except FileNotFoundError:
         return {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def write_pictures(folder: str | os.PathLike, pictures: Mapping[str, Sequence[str]]) -> None:

@@ -9,7 +9,9 @@ from importlib.metadata import version
 from typing import Any
 
 from generate.runs.in_place import PICTURES
+from imagetext import limits
 from imagetext.cards import CARD
+from imagetext.fields import json_object
 from imagetext.lock import LOCK
 from imagetext.marker_index import INDEX, Marker, new_index, read_index
 from imagetext.outputs import UNFINISHED, remove, write_file
@@ -36,7 +38,7 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
     if folder_entry and not folder_entry.is_folder:
         raise ValueError(f"output {folder}: is no folder")
     try:
-        run = json.loads(read_bytes(join(folder, RUN)))["fingerprint"]
+        run = json_object(read_bytes(join(folder, RUN), limits.DOCUMENT))["fingerprint"]
         return {**run, "columns": {name: dict(column) for name, column in run["columns"].items()}}
     except FileNotFoundError:
         pass

@@ -4,7 +4,6 @@ In a reinforced set, it also checks that views and embeddings can be read, belon
 shape.
 """
 
-import json
 import os
 import re
 from collections import Counter
@@ -18,9 +17,11 @@ from pydantic_settings import CliPositionalArg
 from generate.runs.config import Folder
 from generate.runs.manifest import ALL_REJECTED, CONFIG, expect_run
 from generate.sets.repeats import Repeats
+from imagetext import limits
 from imagetext.columns import is_tags
 from imagetext.fields import json_object
 from imagetext.hashes import file_hash, name_hash
+from imagetext.marker_index import usable_marker
 from imagetext.picture_files import LeadsOutside
 from imagetext.sample import Record, decode_image
 from imagetext.shards import MARKER, RUN, SUFFIXES, read_shards
@@ -66,7 +67,9 @@ def run(config: VerifyConfig) -> int:
     file_of_marker: dict[str, str] = {}
     for marker_name in Progress(markers, desc="verifying", unit="shard", disable=None):
         try:
-            marker = json.loads(read_bytes(join(config.folder, marker_name)))
+            marker = json_object(read_bytes(join(config.folder, marker_name), limits.DOCUMENT))
+            if not usable_marker(marker):
+                raise ValueError("is no marker of a shard")
             file_of_marker[marker_name] = marker["file"]
             path = join(config.folder, marker["file"])
             shard = read_shard(path, marker, reinforcement, decode=config.decode, images=config.images)

@@ -114,9 +114,10 @@ def test_markers_that_the_index_has_are_not_read_again(options, s3, monkeypatch)
 
 def test_more_markers_are_read_at_once_than_the_connections_that_botocore_keeps(s3, monkeypatch):
     names, lock, now, most = [f"{number:05d}" for number in range(32)], threading.Lock(), 0, 0
+    marker = {"size": 5, "sha256": "", "rows": 0, "failed": 0, "captions": {}, "input": {}}
     for name in names:
         s3.put(f"out/{name}.tar", b"12345")
-        s3.put(f"out/{name}.done.json", json.dumps({"file": f"{name}.tar", "size": 5}).encode())
+        s3.put(f"out/{name}.done.json", json.dumps({**marker, "file": f"{name}.tar"}).encode())
 
     def slow(method, path):
         nonlocal now, most

@@ -95,9 +95,10 @@ def test_a_shard_without_a_marker_a_broken_marker_and_a_key_in_two_shards_are_fo
     (finished_set / "00002.done.json").unlink()
     code, [problem] = verified(finished_set, capsys)
     assert code == 1 and problem.startswith("00002.") and "has no marker" in problem
-    (finished_set / "00001.done.json").write_text("{")
-    code, problems = verified(finished_set, capsys)
-    assert code == 1 and problems[0].startswith("00001.done.json: ")
+    for broken in ("{", "[" * 100_000, '{"file": "/dev/zero", "size": 0}', '{"captions": "3"}'):
+        (finished_set / "00001.done.json").write_text(broken)
+        code, problems = verified(finished_set, capsys)
+        assert code == 1 and problems[0].startswith("00001.done.json: ")
 
 
 def test_a_shard_of_an_earlier_run_in_another_format_is_found(finished_set, capsys):

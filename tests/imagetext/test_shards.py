@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from imagetext.outputs import UNFINISHED
 from imagetext.sample import Record, image_size
-from imagetext.shards import SUFFIXES, ShardWriter, check_column, read_marker
+from imagetext.shards import SUFFIXES, ShardWriter, check_column, read_marker, read_markers, read_shards
 from imagetext.sources import read_records, read_samples
 from imagetext.writers.tar import tar_header
 
@@ -354,6 +354,31 @@ def test_a_marker_tells_counts_hashes_and_its_input(tmp_path, picture, format):
     assert read_marker(tmp_path, "s") is None
     (tmp_path / "s.done.json").write_text("{")
     assert read_marker(tmp_path, "s") is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"input": None}, {"rows": "3"}, {"captions": "3"}, {"captions": {"a": []}}, {"sha256": 3}, {"file": "/dev/zero"}],
+)
+def test_a_marker_whose_fields_are_not_those_of_a_marker_vouches_for_nothing(tmp_path, picture, changes):
+    with ShardWriter(tmp_path, "s") as writer:
+        writer.write(Record("a", picture(), columns={X: ("a dog",)}))
+    path = tmp_path / "s.done.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    assert read_marker(tmp_path, "s") is None and read_markers(tmp_path) == {}
+
+
+def test_a_marker_is_read_within_limits(tmp_path, picture, monkeypatch):
+    with ShardWriter(tmp_path, "s") as writer:
+        writer.write(Record("a", picture(), columns={X: ("a dog",)}))
+    path = tmp_path / "s.done.json"
+    path.write_text("[" * 100_000)
+    assert read_marker(tmp_path, "s") is None
+    monkeypatch.setattr("imagetext.limits.DOCUMENT", 1 << 20)
+    path.unlink()
+    path.symlink_to("/dev/zero")  # a file without an end
+    (tmp_path / "run.json").symlink_to("/dev/zero")
+    assert read_marker(tmp_path, "s") is None and read_shards(tmp_path) is None
 
 
 @pytest.mark.parametrize("format", SUFFIXES)
