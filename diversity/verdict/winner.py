@@ -100,20 +100,13 @@ def decide(
             return False
         return _is_ahead(leader, other, [spread], differences=differences)
 
-    def is_longer(other: str) -> bool:
-        """Return whether a column has much longer captions than the leader."""
-        length, others_length = (intervals[name].get(catalogue.LENGTH.score) for name in (leader, other))
-        if length is None or others_length is None:
-            return False
-        return others_length.mean >= max(LONGER * length.mean, length.mean + WORDS_MORE)
-
     not_beaten, longer = [], []
     for other in names:
         if leader is None or other == leader:
             continue
         if not _is_ahead(leader, other, decisive, differences=differences):
             not_beaten.append(other)
-        elif first is catalogue.CIDER and other not in suspects and is_longer(other):
+        elif first is catalogue.CIDER and other not in suspects and _is_longer(intervals[other], intervals[leader]):
             if not _is_ahead(leader, other, decisive[1:], differences=differences):
                 longer.append(other)
     only_repeat = tuple(other for other in not_beaten if only_repeats(other))
@@ -130,6 +123,14 @@ def decide(
         doubts=doubts,
         longer=tuple(longer),
     )
+
+
+def _is_longer(intervals: Mapping[str, Estimate], others: Mapping[str, Estimate]) -> bool:
+    """Return whether a column has much longer captions than another one, by the intervals of both."""
+    length, other_length = intervals.get(catalogue.LENGTH.score), others.get(catalogue.LENGTH.score)
+    if length is None or other_length is None:
+        return False
+    return length.mean >= max(LONGER * other_length.mean, other_length.mean + WORDS_MORE)
 
 
 def _is_ahead(name: str, other: str, decisive: Sequence[Measure], *, differences: Sequence[Difference]) -> bool:

@@ -158,7 +158,7 @@ def _check(
                 raise ValueError(f"{where}: a list may hold only texts and numbers that are written in the template")
 
 
-def _tested(tree: nodes.Template) -> list[nodes.Node]:
+def _tested(tree: nodes.Template) -> list[nodes.Expr | None]:
     """Return what is tested for being defined, or has a default."""
     tests = tree.find_all((nodes.Test, nodes.Filter))
     return [node.node for node in tests if node.name in ("defined", "undefined", "default")]
