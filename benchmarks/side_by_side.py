@@ -86,15 +86,22 @@ class Cost(NamedTuple):
     peak: int
 
 
-def alternate(ours: Callable[[], None], peer: Peer, repeats: int, device: str = "cpu") -> tuple[Cost, Cost]:
+def alternate(
+    ours: Callable[[], None],
+    peer: Peer,
+    repeats: int,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[Cost, Cost]:
     """Median costs of our work and of the peer's, in alternating turns.
 
-    Each warms up before its turn, because the memory of an idle process may have been paged out.
+    Each warms up before its turn, because the memory of an idle process may have been paged out. clock: what counts
+    our seconds; the peer has to count its own in the same way.
     """
     ours_costs, peer_costs = [], []
     for turn in range(repeats):
         ours()
-        ours_costs.append(cost_of(ours, device))
+        ours_costs.append(cost_of(ours, device, clock))
         peer_costs.append(Cost(**peer.ask()))
         print(
             f"turn {turn + 1} of {repeats}: ours {ours_costs[-1].seconds:.2f} s, peer {peer_costs[-1].seconds:.2f} s, "
@@ -104,7 +111,7 @@ def alternate(ours: Callable[[], None], peer: Peer, repeats: int, device: str = 
     return tuple(Cost(*map(statistics.median, zip(*costs))) for costs in (ours_costs, peer_costs))
 
 
-def cost_of(function: Callable[[], Any], device: str = "cpu") -> Cost:
+def cost_of(function: Callable[[], Any], device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> Cost:
     """The cost of a call, until its work on the device has ended."""
     if is_card(device):
         torch.cuda.reset_peak_memory_stats(device)
@@ -113,7 +120,7 @@ def cost_of(function: Callable[[], Any], device: str = "cpu") -> Cost:
         return Cost(seconds, torch.cuda.max_memory_allocated(device) - before)
     reset_peak()
     before = memory("VmRSS")
-    seconds = seconds_of(function)
+    seconds = seconds_of(function, clock=clock)
     return Cost(seconds, memory("VmHWM") - before)
 
 
@@ -182,10 +189,12 @@ def median_on_card(function: Callable[[], Any], repeats: int = 20) -> float:
     return statistics.median(start.elapsed_time(end) for start, end in zip(events, events[1:])) / 1e3
 
 
-def seconds_of(function: Callable[[], Any], device: str = "cpu") -> float:
+def seconds_of(
+    function: Callable[[], Any], device: str = "cpu", clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Seconds of a call, until its work on the device has ended."""
     synchronise(device)
-    start = time.perf_counter()
+    start = clock()
     function()
     synchronise(device)
-    return time.perf_counter() - start
+    return clock() - start

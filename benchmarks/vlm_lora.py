@@ -62,41 +62,9 @@ def main() -> None:
         write_model(folder / "model", [caption for texts in captions for caption in texts])
         captioner = load_vlm(folder / "model")
         targets = captioner.language_layers()
-        config = FinetuneConfig(
-            input=["-"],
-            model="-",
-            output=folder,
-            batch_size=args.batch,
-            captions_per_image=each,
-            dtype=dtype,
-            samples_seen=count * each,
-            learning_rate=RATE,
-            device="cpu",
-            lora_rank=16,
-            lora_dropout=0.0,
-            caption_weight=1.0,
-        )
-        batches = make_batches(captioner, pixels, captions, size=args.batch)
-        trainer = Trainer(config, training_forward(captioner, config), batches)
-        adapters = {
-            name: weight.detach().clone()
-            for name, weight in captioner.adapter.named_parameters()
-            if weight.requires_grad
-        }
-        losses: list[float] = []
-
-        def ours() -> None:
-            with torch.no_grad():
-                for name, weight in captioner.adapter.named_parameters():
-                    if name in adapters:
-                        weight.copy_(adapters[name])
-            trainer.optimizer.state.clear()
-            trainer.schedule.last_epoch = -1
-            trainer.schedule.step()
-            with trainer.forward.products():
-                losses[:] = [trainer._step(batch)["loss"] for batch in batches]
-
-        torch.save({"pixels": torch.from_numpy(pixels), "adapters": adapters}, folder / "data.pt")
+        config = make_config(folder, dtype, batch=args.batch, each=each, count=count)
+        training = OurTraining(captioner, config, make_batches(captioner, pixels, captions, size=args.batch))
+        torch.save({"pixels": torch.from_numpy(pixels), "adapters": training.adapters}, folder / "data.pt")
         options = {
             "model": str(folder / "model"),
             "data": str(folder / "data.pt"),
@@ -113,9 +81,9 @@ def main() -> None:
             "clip": config.clip_grad_norm,
         }
         with Peer(peer_python("trl", [TRL], shared=True), "vlm_lora_peer.py", **options) as peer:
-            cost, peer_cost = alternate(ours, peer, args.repeats)
+            cost, peer_cost = alternate(training.run, peer, args.repeats)
             theirs = peer.ask("losses")["losses"]
-    gap = max(abs(a - b) / b for a, b in zip(losses, theirs, strict=True))
+    gap = max(abs(a - b) / b for a, b in zip(training.losses, theirs, strict=True))
     print(
         json.dumps(
             {
@@ -129,6 +97,49 @@ def main() -> None:
             }
         )
     )
+
+
+def make_config(folder: Path, dtype: str, *, batch: int, each: int, count: int) -> FinetuneConfig:
+    """Our configuration: `batch` pictures a step of `count` in all, with `each` captions of a picture."""
+    return FinetuneConfig(
+        input=["-"],
+        model="-",
+        output=folder,
+        batch_size=batch,
+        captions_per_image=each,
+        dtype=dtype,
+        samples_seen=count * each,
+        learning_rate=RATE,
+        device="cpu",
+        lora_rank=16,
+        lora_dropout=0.0,
+        caption_weight=1.0,
+    )
+
+
+class OurTraining:
+    """Our training of adapters, which begins with the same weights each time."""
+
+    def __init__(self, captioner: VLMCaptioner, config: FinetuneConfig, batches: list[Batch]):
+        self.captioner, self.batches = captioner, batches
+        self.trainer = Trainer(config, training_forward(captioner, config), batches)
+        self.adapters = {name: weight.detach().clone() for name, weight in self._trained()}
+        self.losses: list[float] = []
+
+    def run(self) -> None:
+        """Take a step for each batch, and keep the losses."""
+        trainer = self.trainer
+        with torch.no_grad():
+            for name, weight in self._trained():
+                weight.copy_(self.adapters[name])
+        trainer.optimizer.state.clear()
+        trainer.schedule.last_epoch = -1
+        trainer.schedule.step()
+        with trainer.forward.products():
+            self.losses = [trainer._step(batch)["loss"] for batch in self.batches]
+
+    def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(name, weight) for name, weight in self.captioner.adapter.named_parameters() if weight.requires_grad]
 
 
 def make_batches(captioner: VLMCaptioner, pixels, captions: list[list[str]], size: int) -> list[Batch]:
