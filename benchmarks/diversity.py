@@ -20,7 +20,7 @@ by `regex_seconds`, the time that the regular expression \\w+|[^\\w\\s] alone ta
 processes. `twice` is our time divided by our time for half the captions. Drawing the captions is not timed. `peak_mb`
 is the sum of the peaks of the three processes.
 
-`vendi-100k` and `within-image-10k`: see `vendi.py` and `within_image.py`.
+`vendi-100k`, `within-image-10k` and `vdtk-1k`: see `vendi.py`, `within_image.py` and `diversity_vdtk.py`.
 """
 
 import argparse
@@ -281,7 +281,19 @@ def vendi_100k() -> dict[str, Any]:
     return case()
 
 
-CASES = {"lexical-1m": lexical_1m, "set-10m": set_10m, "vendi-100k": vendi_100k, "within-image-10k": within_image_10k}
+def vdtk_1k() -> dict[str, Any]:
+    from benchmarks.diversity_vdtk import vdtk_1k as case  # imports torch; late, as above
+
+    return case()
+
+
+CASES = {
+    "lexical-1m": lexical_1m,
+    "set-10m": set_10m,
+    "vendi-100k": vendi_100k,
+    "within-image-10k": within_image_10k,
+    "vdtk-1k": vdtk_1k,
+}
 
 
 def main() -> None:

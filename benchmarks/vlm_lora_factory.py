@@ -10,6 +10,7 @@ The peer is LLaMA-Factory 0.9.5 in its own environment, which shares our package
 (transformers 5.6, peft 0.18). It runs as its command does. Its steps are timed without the batches that it makes
 between them, and preprocessing of pictures is timed on neither side. With five captions for each picture, the peer
 takes a row for each caption. `loss_gap` is the largest relative difference between the two losses over the steps.
+`peak_mb` is the memory of the whole process in its first training, libraries and model included.
 
 Seconds are processor seconds of all threads, so that other work on the machine changes them little; OMP_NUM_THREADS=1
 is the steadiest.
@@ -25,7 +26,7 @@ import torch
 from PIL import Image
 
 from benchmarks.llava import SIDE, write_model
-from benchmarks.side_by_side import Peer, alternate, cost_of, peer_python
+from benchmarks.side_by_side import Peer, alternate, memory, peer_python, reset_peak
 from benchmarks.vlm_lora import DATA, RATE, OurTraining, make_batches, make_config
 from captioners.vlm.load import load_vlm
 from finetune.optimizer import learning_rate
@@ -98,9 +99,9 @@ def main() -> None:
             "rates": [RATE * learning_rate(step, args.steps, config.warmup) for step in range(args.steps)],
         }
         with Peer(peer_python("llamafactory", [FACTORY], shared=True), "vlm_lora_factory_peer.py", **options) as peer:
-            peak = cost_of(
-                training.run
-            ).peak  # the process's first training, as the peer's; later ones find its memory
+            reset_peak()
+            training.run()
+            peak = memory("VmHWM")
             cost, peer_cost = alternate(training.run, peer, args.repeats, clock=time.process_time)
             theirs = peer.ask("losses")["losses"]
     gap = max(abs(a - b) / b for a, b in zip(training.losses, theirs, strict=True))

@@ -3,8 +3,7 @@ calls.
 
 This file imports nothing of ours. Its argument is a JSON object: `settings` of the command; `folder`, for its output;
 `adapters`, a file of their first weights; `rates`, the learning rate of each step. The first step warms up: after it,
-the adapters and the optimizer begin anew. The peak memory is that of the first training of the process, above what it
-had before its steps.
+the adapters and the optimizer begin anew. The peak memory is that of the whole process in its first training.
 """
 
 import json
@@ -33,7 +32,6 @@ class Measure(TrainerCallback):
     def on_train_begin(self, args, state, control, **_):
         with open("/proc/self/clear_refs", "w") as file:  # resets the peak
             file.write("5")
-        self.before = memory("VmRSS")
 
     def on_step_begin(self, args, state, control, model=None, optimizer=None, **_):
         if state.global_step == 1:
@@ -47,7 +45,7 @@ class Measure(TrainerCallback):
             self.seconds += time.process_time() - self.start
 
     def on_train_end(self, args, state, control, **_):
-        self.peak = memory("VmHWM") - self.before
+        self.peak = memory("VmHWM")
 
     def on_log(self, args, state, control, logs=None, **_):
         if "loss" in logs and state.global_step > 1:
