@@ -57,11 +57,10 @@ def looping(caption: str, caption_words: Sequence[str]) -> int:
     in_loops: set[int] = set()  # indices of pieces
     for start, end, size in _repeats(units) if _has_pair_twice(caption_words) else ():
         unit = units[start : start + size]
-        follows_saying = not SAYING.isdisjoint(units[max(start - 3, 0) : start])
         in_capitals = has_capitals and "".join(written[start : start + size]).isupper()
         is_name = has_names and all(piece[0].isupper() or piece in ",!?" for piece in written[start:end])
         fewest = _fewest_repeats(unit)
-        if follows_saying or in_capitals or is_name:  # the text of a sign, or "New York New York"
+        if _follows_saying(units, start) or in_capitals or is_name:  # the text of a sign, or "New York New York"
             fewest = max(fewest, MAX_SIGN_REPEATS + 1)
         if (end - start) // size >= fewest:
             in_loops.update(range(start, end))
@@ -70,6 +69,14 @@ def looping(caption: str, caption_words: Sequence[str]) -> int:
             if size <= LONGEST_COUNTED and (end - start + 1) // size >= COUNTED and _counts_on(units[start:end]):
                 in_loops.update(range(start, end))
     return sum(units[index][0].isalnum() for index in in_loops)
+
+
+def _follows_saying(units: Sequence[str], start: int) -> bool:
+    """Return whether the pieces before a place say that a sign reads what follows, or a quotation begins there."""
+    before = set(units[max(start - 3, 0) : start])
+    if '"' in before and units[:start].count('"') % 2 == 0:  # the end of a quotation
+        before.remove('"')
+    return not SAYING.isdisjoint(before)
 
 
 def _has_pair_twice(units: Sequence[str]) -> bool:
