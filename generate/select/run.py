@@ -35,7 +35,7 @@ from generate.select.choose import Chosen, choose
 from generate.select.config import ORIGINALS, SelectConfig
 from generate.select.judge import Judge, check_first_records
 from generate.select.page import render, summary
-from generate.select.settle import UNUSABLE, SettledLimits, settle
+from generate.select.settle import UNUSABLE, Selection, SettledLimits, read_selection, settle
 from imagetext.apart import ANOTHER
 from imagetext.columns import can_be_written
 from imagetext.fields import json_object
@@ -123,13 +123,14 @@ class Selecting:
         """
         columns_in_input = check_first_records(self.shards, self.config)
         reinforced, beside = reinforcement(self.shards)
-        earlier = settled.get("select") or {"columns": [*filter(can_be_written, columns_in_input)]}
-        self.columns = earlier["columns"]
+        where = f"output {self.config.output}: its {RUN} is not one of ours"
+        earlier = read_selection(settled["select"], where) if settled else None
+        self.columns = earlier.columns if earlier else [*filter(can_be_written, columns_in_input)]
         self.text_from_synthetic = self.config.text_from_synthetic or reinforced.get("text_from_synthetic", False)
         inputs, lines, limits = {}, [], b""
         if self.config.settles:
             inputs = inputs_of(self.shards)
-            if earlier.get("over"):
+            if earlier and earlier.over:
                 self.settled = self._read_settled(earlier, inputs)
                 limits = self.settled.packed()
             else:
@@ -155,14 +156,14 @@ class Selecting:
         }
         return Loaded(fingerprint, lines, beside)
 
-    def _read_settled(self, earlier: Mapping[str, Any], inputs: Mapping[str, str]) -> SettledLimits:
+    def _read_settled(self, earlier: Selection, inputs: Mapping[str, str]) -> SettledLimits:
         """Return the limits that are in the output folder.
 
-        earlier: what the fingerprint says of the selection. inputs: the present ones, as `inputs_of` gives them.
+        inputs: the present ones, as `inputs_of` gives them.
         Raises: ValueError where the limits were settled over other inputs, or their file has changed.
         """
         folder = self.config.output
-        earlier_inputs = earlier["over"]
+        earlier_inputs = earlier.over
         names = sorted(earlier_inputs | inputs)
         if changed := [name for name in names if earlier_inputs.get(name) != inputs.get(name)]:
             raise ValueError(
@@ -173,11 +174,11 @@ class Selecting:
             data = read_bytes(join(folder, LIMITS))
         except FileNotFoundError:
             data = b""
-        if hashlib.sha256(data).hexdigest() != earlier["limits_sha256"]:
+        if hashlib.sha256(data).hexdigest() != earlier.limits_sha256:
             raise ValueError(
                 f"{join(folder, LIMITS)}: is not what this run has settled; use --overwrite to start anew"
             )
-        return SettledLimits.unpacked(data, earlier["threshold"])
+        return SettledLimits.unpacked(data, earlier.threshold)
 
     def write(self, shard: Shard, pace: Pace, following: Shard | None = None) -> None:
         """Choose from one shard; before its marker, a file of its own lists the records that are left out."""

@@ -20,6 +20,7 @@ from itertools import islice
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from generate.select.config import SelectConfig
 from generate.select.judge import Judge, JudgedCaption, Lacking, class_of, text_hash, tie_of
@@ -69,6 +70,29 @@ class LimitTable:
         return Limit(float(self.scores[index]), int(self.ties[index])).passes(score, tie)
 
 
+class Selection(BaseModel):
+    """What `run.json` says that a selection has settled.
+
+    columns: names of the columns that the output may have. over: a hash of each shard's input, by the shard's name.
+    threshold: of the best captions' scores, with --top. limits_sha256: of the file of limits, "" if there is none.
+    """
+
+    columns: list[str]
+    over: dict[str, str]
+    threshold: Limit | None
+    limits_sha256: str
+
+
+def read_selection(value: Any, where: str) -> Selection:
+    """Return the selection in a `run.json`. Raises: ValueError that begins with `where` if it is not as we write it."""
+    try:
+        return Selection.model_validate(value)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        name = ".".join(map(str, ("select", *detail["loc"])))
+        raise ValueError(f"{where}: {name}: {detail['msg']}; use --overwrite to start anew") from error
+
+
 NO_LIMITS = LimitTable(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
 
 
@@ -94,14 +118,14 @@ class SettledLimits:
         return file.getvalue()
 
     @classmethod
-    def unpacked(cls, data: bytes, threshold: Sequence[Any] | None) -> Self:
+    def unpacked(cls, data: bytes, threshold: Limit | None) -> Self:
         """Return the limits of `packed` bytes, with the threshold."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             tables = [
                 LimitTable(*(arrays[f"{kind}_{part}"] for part in ("names", "scores", "ties")))
                 for kind in ("captions", "classes")
             ]
-        return cls(Limit(*threshold) if threshold else None, *tables)
+        return cls(threshold, *tables)
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,21 @@ def test_a_stopped_run_resumes_with_what_it_had_settled(drawn_set, tmp_path, mon
     monkeypatch.setattr(generate.select.run, "settle", None)  # it must not be called again
     assert run(config) == 0
     assert files(tmp_path / "out") == files(tmp_path / "whole")
+    written, run_file = files(tmp_path / "out"), tmp_path / "out" / "run.json"
+    for name, value in (("", "x"), ("threshold", None), ("threshold", [0.5, 1, 2]), ("over", "x"), ("columns", [1])):
+        content = json.loads(written["run.json"])
+        selection = content["fingerprint"]["select"]
+        if not name:
+            content["fingerprint"]["select"] = value
+        elif value is None:
+            del selection[name]
+        else:
+            selection[name] = value
+        run_file.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=rf"out: its run.json is not one of ours: select{name and '.'}{name}"):
+            run(config)
+        run_file.write_bytes(written["run.json"])
+        assert files(tmp_path / "out") == written
     (tmp_path / "out" / "limits.npz").write_bytes(b"")
     with pytest.raises(ValueError, match="limits.npz: is not what this run has settled"):
         run(config)
