@@ -25,6 +25,7 @@ REJECTED = ".rejected"  # suffix of the list of records that a selection left ou
 ALL_REJECTED = "rejected.jsonl"  # the records that a selection left out, of all shards
 LIMITS, SELECTION, DRY_RUN = "limits.npz", "select.html", "dry_run.html"  # limits and pages of a selection
 COMMAND_OF_FIELD = {"join": "join", "select": "select", "embedded_columns": "reinforce"}  # else generate
+TAKEN_OVER = {"dtype": str, "products": str, "batch_size": int}  # settings that a resumed run takes from `run.json`
 RULES = 4  # version of gate, draws and grouping; raised when a change in them changes what is written
 
 
@@ -38,8 +39,11 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
     if folder_entry and not folder_entry.is_folder:
         raise ValueError(f"output {folder}: is no folder")
     try:
-        run = json_object(read_bytes(join(folder, RUN), limits.DOCUMENT))["fingerprint"]
-        return {**run, "columns": {name: dict(column) for name, column in run["columns"].items()}}
+        content = json_object(read_bytes(join(folder, RUN), limits.DOCUMENT))
+        run = content["fingerprint"]
+        run = {**run, "columns": {name: dict(column) for name, column in run["columns"].items()}}
+        _check_types(run, content.get("shards", []))
+        return run
     except FileNotFoundError:
         pass
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -51,6 +55,16 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
             "another folder"
         )
     return None
+
+
+def _check_types(run: Mapping[str, Any], shards: Any) -> None:
+    """Raise ValueError if a fingerprint or the names of its shards have types that a run of ours does not write."""
+    if not isinstance(shards, list) or not all(isinstance(name, str) for name in shards):
+        raise ValueError("shards is not a list of names")
+    for fields in (run, *run["columns"].values()):
+        for name, kind in TAKEN_OVER.items():
+            if type(value := fields.get(name, kind())) is not kind:
+                raise ValueError(f"{name} is {value!r}")
 
 
 def read_own_markers(folder: str | os.PathLike) -> dict[str, Marker]:

@@ -169,7 +169,7 @@ def check_file_names(folder: str, to_write: Sequence[str], files: Mapping[str, E
     """
     if (names := read_shards(folder)) is None:  # a run of version 0.1
         return
-    own = {*map(str, names)}
+    own = {*names}
     foreign = []
     for file in to_write:
         name = os.path.splitext(file)[0]

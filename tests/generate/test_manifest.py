@@ -348,3 +348,20 @@ def test_drawn_pictures_are_what_their_spec_says(captioner, configure, tmp_path)
     with pytest.raises(ValueError, match="scenes:val,n=4"):
         run(configure(input=["scenes:val,n=4"]))
     assert "scene" in next(read_records(str(tmp_path / "out" / "*.tar"))).meta
+
+
+@pytest.mark.parametrize(
+    "run, shards, problem",
+    [
+        ({"columns": {"x": {"dtype": {}}}}, [], r"dtype is \{\}"),
+        ({"columns": {"x": {"products": []}}}, [], r"products is \[\]"),
+        ({"columns": {"x": {"batch_size": "9"}}}, [], "batch_size is '9'"),
+        ({"columns": {}, "batch_size": True}, [], "batch_size is True"),
+        ({"columns": {}}, ["a", 1], "shards is not a list of names"),
+        ({"columns": {}}, "a", "shards is not a list of names"),
+    ],
+)
+def test_a_damaged_run_json_is_refused(tmp_path, run, shards, problem):
+    (tmp_path / "run.json").write_text(json.dumps({"fingerprint": run, "shards": shards}))
+    with pytest.raises(ValueError, match=f"its run.json is not one of ours: {problem}"):
+        read_run(tmp_path)
