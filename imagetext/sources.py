@@ -33,6 +33,7 @@ from imagetext.shards import MARKER, RUN, read_marker, read_markers, read_shards
 from imagetext.stores import (
     Entry,
     StoreError,
+    check_regular,
     entries,
     entry,
     files_below,
@@ -275,6 +276,7 @@ def _shards_at(path: str, file: Entry | None, split: SplitTable) -> list[Shard]:
         raise ValueError(f"{path}: {expected if file else 'no such folder, and ' + expected}")
     if not file:
         raise ValueError(f"{path}: no such file")
+    check_regular(path)
     if suffix in TAR_SUFFIXES:
         return [Shard(stem, path, stamp=file.stamp, samples=TarRows(path))]
     if suffix == ".json" and not is_list(path):

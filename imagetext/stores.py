@@ -143,11 +143,18 @@ def call_store(
 def open_file(path: str, block: int = 1 << 20) -> io.BufferedReader:
     """Open a file for reading and seeking.
 
-    A file in a store is read in blocks of `block` bytes, when they are needed.
+    A file in a store is read in blocks of `block` bytes, when they are needed. Raises ValueError for a pipe or device.
     """
     if not is_remote(path):
+        check_regular(path)
         return open(path, "rb")
     return io.BufferedReader(StoreFile(path), block)
+
+
+def check_regular(path: str) -> None:
+    """Raise ValueError if something on this machine is a pipe or a device, which may have no end and no second read."""
+    if not is_remote(path) and os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise ValueError(f"{path}: is a pipe or a device, which cannot be read more than once; write a file first")
 
 
 def read_bytes(

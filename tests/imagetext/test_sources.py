@@ -246,3 +246,11 @@ def test_the_same_shards_elsewhere_give_the_same_records(tmp_path, picture, writ
     ):
         first, second = (list(read_records(str(tmp_path / place / name))) for place in ("a", "b/c"))
         assert first == second and [record.meta["source"] for record in first] == sources
+
+
+@pytest.mark.parametrize("name", ["p.tar", "p.tgz", "p.csv", "p.csv.gz", "p.jsonl", "p.parquet", "p.json"])
+def test_a_pipe_is_refused_at_once(tmp_path, name):
+    """A pipe without a writer would be waited for without end, and a pipe cannot be read a second time."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"{name}: is a pipe or a device"):
+        read_samples(str(tmp_path / name))
