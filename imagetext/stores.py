@@ -152,7 +152,7 @@ def open_file(path: str, block: int = 1 << 20) -> io.BufferedReader:
 
 
 def check_regular(path: str) -> None:
-    """Raise ValueError if something on this machine is a pipe or a device, which may have no end and no second read."""
+    """Raise ValueError if something on this machine is a pipe or a device, which can be read only once."""
     if not is_remote(path) and os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise ValueError(f"{path}: is a pipe or a device, which cannot be read more than once; write a file first")
 

@@ -84,7 +84,7 @@ class Selection(BaseModel):
 
 
 def read_selection(value: Any, where: str) -> Selection:
-    """Return the selection in a `run.json`. Raises: ValueError that begins with `where` if it is not as we write it."""
+    """Return the selection in a `run.json`. Raises: ValueError that begins with `where` if we do not write such."""
     try:
         return Selection.model_validate(value)
     except ValidationError as error:
