@@ -6,6 +6,7 @@ it can be continued with more samples.
 
 import json
 import logging
+import math
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from imagetext.fields import json_object
 from imagetext.lock import check_lock
 from imagetext.outputs import UNFINISHED, whole_file, write_file
 
@@ -102,11 +104,18 @@ class Checkpoints:
         return json.loads(lines[-1]) if lines else {}
 
     def cut_logs(self, step: int) -> None:
-        """Remove the rows of later steps from the logs, and an incomplete last line."""
+        """Remove the rows of later steps from the logs, and lines that are no rows, as a crash may leave them."""
         for path in filter(Path.exists, (self.output / LOG, self.output / VALIDATION_LOG)):
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            valid_lines = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            write_file(path, "".join(valid_lines))
+            lines = path.read_bytes().splitlines(keepends=True)
+            write_file(path, b"".join(line for line in lines if line.endswith(b"\n") and _step_of(line) <= step))
+
+
+def _step_of(line: bytes) -> float:
+    """Return the step of a row of a log, or infinity if the line is no row."""
+    try:
+        return int(json_object(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return math.inf
 
 
 def _read(path: Path) -> dict[str, Any]:

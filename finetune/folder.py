@@ -12,15 +12,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate import PartialState
+from pydantic import BaseModel, ValidationError
 
 from finetune.checkpoints import BEST, LOG, VALIDATION_LOG, Checkpoints, explain_write_errors
 from finetune.checkpoints import FOLDER as CHECKPOINTS
 from finetune.config import Config, TrainingConfig
 from finetune.page import PAGE
 from imagetext.cards import CARD
+from imagetext.fields import json_object
 from imagetext.lock import LOCK, LockLost, check_lock
 from imagetext.outputs import UNFINISHED, whole_files, write_file
 from imagetext.shown import masked_values
@@ -52,6 +54,16 @@ EXECUTION_SETTINGS = {
 SETTLED = {"products": "onednn"}
 
 
+class _Record(BaseModel):
+    """What is used of a run's record, beside the settings that are compared. Early versions did not write all of it."""
+
+    samples_seen: int
+    finished: int = 0
+    read: dict[str, str] = {}
+    files: list[str] = []
+    products: Literal["torch", "onednn"] | None = None
+
+
 def check_output(config: TrainingConfig) -> None:
     """Check that a run may start or resume in the folder; raises ValueError if not.
 
@@ -72,13 +84,17 @@ def check_output(config: TrainingConfig) -> None:
             f"--output {output}: the model to start from is kept for the unfinished run in this folder; "
             "finish that run, by the same command without --overwrite, or give another --output"
         )
-    if record_path.name in present and not config.overwrite and (Checkpoints(output).paths() or is_finished(output)):
-        _check_same(config, read_record(config))
+    record = read_record(config) if record_path.name in present else {}
+    if record and not config.overwrite and (Checkpoints(output).paths() or is_finished(output)):
+        _check_same(config, record)
 
 
 def read_record(config: TrainingConfig) -> dict[str, Any]:
-    """Return the record of the folder's run: its settings, input hashes, and, if it is finished, the model's files."""
-    return json.loads(_record_path(config).read_text(encoding="utf-8"))
+    """Return the record of the folder's run: its settings, input hashes, and, if it is finished, the model's files.
+
+    Raises ValueError if it is damaged.
+    """
+    return _read_record(_record_path(config))
 
 
 def is_finished(output: Path) -> bool:
@@ -186,6 +202,17 @@ def _record_path(config: TrainingConfig) -> Path:
     return config.output / f"{config.command}.json"
 
 
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json_object(path.read_bytes())
+        _Record.model_validate(record)
+    except ValueError as error:
+        detail = error.errors()[0] if isinstance(error, ValidationError) else None
+        reason = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" if detail else error
+        raise ValueError(f"{path}: is no record of a run of ours: {reason}; give another --output") from error
+    return record
+
+
 def _settings(config: TrainingConfig) -> dict[str, Any]:
     return masked_values(config.model_dump(mode="json", exclude=EXECUTION_SETTINGS))
 
@@ -262,7 +289,7 @@ def _names_of_run(output: Path, record: Mapping[str, Any]) -> list[str]:
         [
             CHECKPOINTS,
             *DONE,
-            *(Path(file).parts[0] for file in files),
+            *(part for file in files for part in Path(file).parts[:1]),
             BEST,
             IMAGE_CACHE,
             RECORD_INDEX,
@@ -292,7 +319,7 @@ def _put_back(output: Path, record_path: Path) -> None:
     """
     before = output / BEFORE
     if (before / record_path.name).exists():
-        record = json.loads(record_path.read_text(encoding="utf-8")) if record_path.exists() else {}
+        record = _read_record(record_path) if record_path.exists() else {}
         for name in _names_of_run(output, record):
             path = output / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()

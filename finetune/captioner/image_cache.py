@@ -66,7 +66,7 @@ def cache_images(
 
 def _describes(done: Path, description: dict) -> bool:
     """Return whether the folder's cache is finished and has this description."""
-    return done.exists() and json.loads(done.read_text(encoding="utf-8")) == description
+    return done.exists() and done.read_bytes() == json.dumps(description).encode()
 
 
 def _allocate_files(folder: Path, sizes: dict[str, int], count: int) -> None:

@@ -64,6 +64,14 @@ def test_of_an_unreadable_one_it_warns_and_takes_the_one_before(damage, checkpoi
         taken(checkpoints)
 
 
+def test_what_a_crash_has_left_in_the_logs_is_cut_with_the_rows_of_later_steps(checkpoints):
+    """After a power failure, a part of a file may be zeros."""
+    log = checkpoints.output / "train.jsonl"
+    log.write_bytes(b'{"step": 1}\n\0\0\0\n\xff\n{"a": 1}\n[2]\n{"step": 2}\n{"step": 3}\n{"ste')
+    checkpoints.cut_logs(2)
+    assert log.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+
+
 def test_weights_that_are_not_finite_are_no_checkpoint(checkpoints, caplog):
     with pytest.raises(
         ValueError, match="after step 15 weights are not finite, weight among them: lower --learning-rate"

@@ -166,6 +166,32 @@ def test_a_setting_that_the_record_does_not_know_was_left_at_its_default(configu
         check_output(configure(ema=0.5))
 
 
+@pytest.mark.parametrize(
+    "damage, problem",
+    [
+        (lambda record: "", "Expecting value"),
+        (lambda record: "[" * 100_000, "maximum recursion depth exceeded"),
+        (lambda record: [1], "expected a JSON object, got list"),
+        (lambda record: record | {"samples_seen": None}, "samples_seen: Input should be a valid integer"),
+        (lambda record: record | {"finished": "x"}, "finished: Input should be a valid integer"),
+        (lambda record: record | {"read": 1}, "read: Input should be a valid dictionary"),
+        (lambda record: record | {"files": [1]}, "files.0: Input should be a valid string"),
+        (lambda record: record | {"products": "x"}, "products: Input should be 'torch' or 'onednn'"),
+    ],
+)
+def test_a_damaged_record_is_refused_and_the_folder_stays_as_it_is(configure, damage, problem):
+    config = configure()
+    train(config, finish="a")
+    path = config.output / f"{config.command}.json"
+    damaged = damage(json.loads(path.read_text()))
+    path.write_text(damaged if isinstance(damaged, str) else json.dumps(damaged))
+    before = {file: file.read_bytes() for file in config.output.rglob("*") if file.is_file()}
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=f"{path.name}: is no record of a run of ours: {problem}"):
+            train(configure(overwrite=overwrite))
+        assert {file: file.read_bytes() for file in config.output.rglob("*") if file.is_file()} == before
+
+
 def test_a_failed_start_locks_nothing(configure):
     with pytest.raises(Died):
         train(configure(), checkpoint=False, error=Died())

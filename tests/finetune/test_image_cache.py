@@ -42,8 +42,10 @@ def test_they_are_the_image_towers_and_kept(pictures, tmp_path, monkeypatch, cap
     assert torch.equal(cached(pictures, tmp_path / "cache")(5)[1], image(5)[1])
 
 
-def test_those_of_other_weights_or_pictures_are_made_anew(pictures, tmp_path):
+def test_those_of_other_weights_or_pictures_and_damaged_ones_are_made_anew(pictures, tmp_path):
     before = cached(pictures, tmp_path / "cache")(3)[0].clone()
+    (tmp_path / "cache" / "done.json").write_bytes(b"\0")
+    assert torch.equal(cached(pictures, tmp_path / "cache")(3)[0], before)
     other = CaptionedPictures(read_samples([SCENES]), load_captioner("coca_tiny", from_scratch=True), quiet=True)
     assert not torch.allclose(cached(other, tmp_path / "cache")(3)[0], before, atol=0.01)
 
