@@ -55,7 +55,7 @@ SETTLED = {"products": "onednn"}
 
 
 class _Record(BaseModel):
-    """What is used of a run's record, beside the settings that are compared. Early versions did not write all of it."""
+    """What is used of a run's record beside the settings that are compared. Early versions did not write all of it."""
 
     samples_seen: int
     finished: int = 0

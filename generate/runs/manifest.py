@@ -25,7 +25,8 @@ REJECTED = ".rejected"  # suffix of the list of records that a selection left ou
 ALL_REJECTED = "rejected.jsonl"  # the records that a selection left out, of all shards
 LIMITS, SELECTION, DRY_RUN = "limits.npz", "select.html", "dry_run.html"  # limits and pages of a selection
 COMMAND_OF_FIELD = {"join": "join", "select": "select", "embedded_columns": "reinforce"}  # else generate
-TAKEN_OVER = {"dtype": str, "products": str, "batch_size": int}  # settings that a resumed run takes from `run.json`
+# Values of the settings that a resumed run takes from `run.json`; the batch size is another one.
+TAKEN_OVER = {"dtype": ("fp32", "bf16", "fp16"), "products": ("torch", "onednn")}
 RULES = 4  # version of gate, draws and grouping; raised when a change in them changes what is written
 
 
@@ -42,7 +43,7 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
         content = json_object(read_bytes(join(folder, RUN), limits.DOCUMENT))
         run = content["fingerprint"]
         run = {**run, "columns": {name: dict(column) for name, column in run["columns"].items()}}
-        _check_types(run, content.get("shards", []))
+        _check_values(run, content.get("shards", []))
         return run
     except FileNotFoundError:
         pass
@@ -57,14 +58,16 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
     return None
 
 
-def _check_types(run: Mapping[str, Any], shards: Any) -> None:
-    """Raise ValueError if a fingerprint or the names of its shards have types that a run of ours does not write."""
+def _check_values(run: Mapping[str, Any], shards: Any) -> None:
+    """Raise ValueError if the names of the shards, or settings that are taken over, are none that a run writes."""
     if not isinstance(shards, list) or not all(isinstance(name, str) for name in shards):
         raise ValueError("shards is not a list of names")
     for fields in (run, *run["columns"].values()):
-        for name, kind in TAKEN_OVER.items():
-            if type(value := fields.get(name, kind())) is not kind:
-                raise ValueError(f"{name} is {value!r}")
+        for name, values in TAKEN_OVER.items():
+            if fields.get(name, values[0]) not in values:
+                raise ValueError(f"{name} is {fields[name]!r}")
+        if type(size := fields.get("batch_size", 1)) is not int or size < 1:
+            raise ValueError(f"batch_size is {size!r}")
 
 
 def read_own_markers(folder: str | os.PathLike) -> dict[str, Marker]:

@@ -357,6 +357,8 @@ def test_drawn_pictures_are_what_their_spec_says(captioner, configure, tmp_path)
         ({"columns": {"x": {"products": []}}}, [], r"products is \[\]"),
         ({"columns": {"x": {"batch_size": "9"}}}, [], "batch_size is '9'"),
         ({"columns": {}, "batch_size": True}, [], "batch_size is True"),
+        ({"columns": {}, "batch_size": -1}, [], "batch_size is -1"),
+        ({"columns": {}, "dtype": "x"}, [], "dtype is 'x'"),
         ({"columns": {}}, ["a", 1], "shards is not a list of names"),
         ({"columns": {}}, "a", "shards is not a list of names"),
     ],
