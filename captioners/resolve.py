@@ -167,18 +167,16 @@ def _from_folder(folder: Path, label: str, *, name: str | None = None, weights: 
     model_cfg, other_sections, config_path = _read_config(folder, label)
     capsmith_section = other_sections.get("capsmith", {})
     preprocess_cfg = other_sections.get("preprocess_cfg") or {}
-    problems = [
-        f"{key} is not a JSON object"
-        for key, value in (("capsmith", capsmith_section), ("preprocess_cfg", preprocess_cfg))
-        if not isinstance(value, dict)
-    ]
+    tokenizer_kwargs = model_cfg["text_cfg"].get("tokenizer_kwargs") or {}
+    sections = {"capsmith": capsmith_section, "preprocess_cfg": preprocess_cfg, "tokenizer_kwargs": tokenizer_kwargs}
+    problems = [f"{key} is not a JSON object" for key, value in sections.items() if not isinstance(value, dict)]
     if problems:
         raise ValueError(f"{config_path}: " + "; ".join(problems))
     if configured_name := capsmith_section.get("name"):
         check_name(configured_name)
     check_numbers(preprocess_cfg, config_path)
     check_folder(folder)
-    check_inside(folder, model_cfg["text_cfg"].get("tokenizer_kwargs") or {}, str(config_path))
+    check_inside(folder, tokenizer_kwargs, str(config_path))
     return CaptionerSource(
         name=configured_name or column_name(name or folder.resolve().name),
         model_cfg=model_cfg,

@@ -171,8 +171,9 @@ def _is_plain(folder: Path, names: Collection[str]) -> bool:
     try:
         config, written = read_object(folder / "tokenizer_config.json"), read_object(folder / "tokenizer.json")
         special = {token["content"] for token in written["added_tokens"] if token["special"]}
-        adds_space = written["pre_tokenizer"]["add_prefix_space"]
+        fits = written["pre_tokenizer"]["add_prefix_space"] is True
+        fits = fits and special == {config.get(name) for name in SPECIAL}
     except (ValueError, LookupError, TypeError):  # open_clip's HFTokenizer will say what is wrong
         return False
     settings = {name: value for name, value in config.items() if name not in (*SPECIAL, "model_max_length")}
-    return settings == PLAIN and adds_space is True and special == {config.get(name) for name in SPECIAL}
+    return fits and settings == PLAIN

@@ -85,6 +85,16 @@ def test_a_broken_config_is_named(folder, text, message):
         resolve(str(folder))
 
 
+@pytest.mark.parametrize("value", ["x", 5, True, [["x"]]])
+def test_options_of_a_tokenizer_that_are_no_object_are_named(folder, value):
+    path = folder / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="open_clip_config.json: tokenizer_kwargs is not a JSON object"):
+        resolve(str(folder))
+
+
 def test_an_error_without_words_is_its_kind():
     assert reason(AssertionError()) == reason(AssertionError("\x1b")) == "AssertionError"
     assert (

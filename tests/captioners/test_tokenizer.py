@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from open_clip.tokenizer import HFTokenizer
 
 from captioners.coca.tokenizer import CaptionTokenizer, PlainTokenizer
+from captioners.load import load_captioner
 from captioners.resolve import SHIPPED
 
 CLIP_CFG = {"text_cfg": {"vocab_size": 49408}}
@@ -192,3 +193,13 @@ def test_a_tokenizers_own_code_is_never_run(tokenizer_files, tiny_config, tmp_pa
     except ValueError:
         pass
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("token", [[], {}, [["x"]]])
+def test_a_token_that_is_no_text_is_told_in_a_sentence(tmp_path, token):
+    folder = tmp_path / "model"
+    shutil.copytree(SHIPPED / "coca_tiny", folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": token}))
+    with pytest.raises(ValueError, match="tokenizer"):
+        load_captioner(str(folder))
