@@ -144,19 +144,29 @@ class Reinforcement(NamedTuple):
 def read_reinforcement(folder: str) -> tuple[Reinforcement | None, list[str]]:
     """Return what the records of a set are reinforced with, and a line for each contradiction in its `config.json`.
 
-    The first is None for a set that is not reinforced.
+    The first is None for a set that is not reinforced. Raises: ValueError where `run.json` lacks what it must have.
     """
     run = expect_run(folder)
     if "embedded_columns" not in run:
         return None, []
-    teachers = list(run["teachers"].values())
-    expected = {
-        "num_samples": run["views"],
-        "columns": run["embedded_columns"],
-        "embeddings": run["embeddings"],
-        "number of teachers": len(teachers),
-        **_teacher_fields(teachers),
-    }
+    try:
+        teachers = list(run["teachers"].values())
+        expected = {
+            "num_samples": run["views"],
+            "columns": run["embedded_columns"],
+            "embeddings": run["embeddings"],
+            "number of teachers": len(teachers),
+            **_teacher_fields(teachers),
+        }
+        reinforcement = Reinforcement(
+            views=None if run["convert"] else run["views"],
+            member="" if run["embeddings"] == "none" else run["embeddings"],
+            columns=run["embedded_columns"],
+            text_from_synthetic=run["text_from_synthetic"],
+            dimensions=[teacher["dimension"] for teacher in teachers],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder}: its {RUN} does not describe a reinforced set: {error!r}") from error
     try:
         config = json_object(read_bytes(join(folder, CONFIG)))
         described = {**config, "number of teachers": len(config["teachers"]), **_teacher_fields(config["teachers"])}
@@ -168,13 +178,6 @@ def read_reinforcement(folder: str) -> tuple[Reinforcement | None, list[str]]:
             for field, value in expected.items()
             if described.get(field) != value
         ]
-    reinforcement = Reinforcement(
-        views=None if run["convert"] else run["views"],
-        member="" if run["embeddings"] == "none" else run["embeddings"],
-        columns=run["embedded_columns"],
-        text_from_synthetic=run["text_from_synthetic"],
-        dimensions=[teacher["dimension"] for teacher in teachers],
-    )
     return reinforcement, problems
 
 

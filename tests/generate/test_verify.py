@@ -409,3 +409,17 @@ def test_a_set_without_embeddings_is_verified_without_torch(finished_set):
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "change", [{"teachers": None}, {"teachers": {"0": 5}}, {"teachers": {"0": {}}}, {"views": ...}, {"convert": ...}]
+)
+def test_a_reinforced_sets_damaged_run_json_is_told_in_a_sentence(tmp_path, change):
+    """... stands for a field that is not there."""
+    teachers = {"0": {"dimension": 3}}
+    fields = {"embedded_columns": [], "views": 1, "embeddings": "npz", "convert": False, "text_from_synthetic": False}
+    changed = {"columns": {}, "teachers": teachers, **fields, **change}
+    fingerprint = {name: value for name, value in changed.items() if value is not ...}
+    (tmp_path / "run.json").write_text(json.dumps({"fingerprint": fingerprint, "shards": []}))
+    with pytest.raises(ValueError, match="its run.json does not describe a reinforced set"):
+        run(VerifyConfig(folder=str(tmp_path)))
