@@ -20,11 +20,11 @@ from imagetext.readers.hub import HubRows, hub_pieces
 from imagetext.readers.labels import Labels
 from imagetext.readers.published import KINDS as PUBLISHED
 from imagetext.readers.published import PublishedRows, published_rows
-from imagetext.readers.suffixes import COMPRESSIONS, TABLE_SUFFIXES, TAR_SUFFIXES, split_suffix
+from imagetext.readers.suffixes import COMPRESSIONS, TABLE_SUFFIXES, TAR_SUFFIXES, not_an_input, split_suffix
 from imagetext.readers.table_columns import Need
 from imagetext.readers.table_flags import Columns
 from imagetext.readers.table_pieces import ROWS_PER_SHARD, TableRows
-from imagetext.readers.tables import split_table
+from imagetext.readers.tables import is_text_with_header, split_table
 from imagetext.readers.tars import TarRows
 from imagetext.readers.text_layout import are_json_lines, encoding_of, first_character
 from imagetext.sample import Record, Shard
@@ -65,7 +65,8 @@ def read_samples(
 
     - tar shards, also compressed ones: `shards/{00000..00009}.tar`, `*.tar`, `a.tar::b.tar`;
     - a folder of pictures, or a folder that a run of capsmith wrote, which stands for its shards;
-    - a `.jsonl`, `.csv`, `.tsv` or `.parquet` table, a `.json` list of rows, or an `info.json` that lists such files;
+    - a `.jsonl`, `.csv`, `.tsv` or `.parquet` table, a `.txt` whose first line names the columns of pictures and
+      captions, a `.json` list of rows, or an `info.json` that lists such files;
     - a published caption set (`docci:FILE`, see `imagetext.readers.curated`);
     - published synthetic captions (`recap:FILE`, see `imagetext.readers.published`);
     - a data set of the library `datasets` (`datasets:ORG/NAME`, see `imagetext.readers.hub`);
@@ -271,9 +272,9 @@ def _shards_at(path: str, file: Entry | None, split: SplitTable) -> list[Shard]:
         folder = path.rstrip("/") if "://" in path else os.path.normpath(path)
         return _folder_shards(folder, split.keywords["images"], split.keywords["columns"].captions)
     stem, suffix = split_suffix(path)
-    if suffix not in (*TAR_SUFFIXES, ".json", *TABLE_SUFFIXES):
-        expected = f"not a {', '.join((*TAR_SUFFIXES, *TABLE_SUFFIXES))} file, an info.json or a folder of pictures"
-        raise ValueError(f"{path}: {expected if file else 'no such folder, and ' + expected}")
+    if suffix not in (*TAR_SUFFIXES, ".json", ".txt", *TABLE_SUFFIXES):
+        expected = f"{', '.join((*TAR_SUFFIXES, *TABLE_SUFFIXES))} file, an info.json or a folder of pictures"
+        raise not_an_input(path, expected, exists=bool(file))
     if not file:
         raise ValueError(f"{path}: no such file")
     check_regular(path)
@@ -281,6 +282,9 @@ def _shards_at(path: str, file: Entry | None, split: SplitTable) -> list[Shard]:
         return [Shard(stem, path, stamp=file.stamp, samples=TarRows(path))]
     if suffix == ".json" and not is_list(path):
         return _shards_in_info(path, split)
+    if suffix == ".txt" and not is_text_with_header(path):
+        advice = kinds_like(path) or "; a table needs such a line"
+        raise ValueError(f"{path}: its first line names no columns of pictures and captions{advice}")
     pieces = split(path)
     if not pieces:
         # A run of capsmith wrote it without records: its input was an empty tar, or `select` chose no record.

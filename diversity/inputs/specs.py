@@ -4,7 +4,8 @@ A SPEC may be everything that `imagetext.sources.read_samples` reads, and these 
 
 | file | pictures |
 |---|---|
-| `.txt` | each line is the only caption of one picture; its key is the line number from 0, so files go line by line |
+| `.txt` | each line is the only caption of one picture; its key is the line number from 0, so files go line by line; |
+| | a table if its first line names columns of pictures and captions, as `image,caption` |
 | `.json` | COCO results `[{"image_id", "caption"}]` or annotations `{"images", "annotations"}`, by image id |
 | `.json` | `{"key": "caption"}` or `{"key": ["caption", ...]}`, or a list of rows as in JSONL |
 | tables | columns of texts or lists of texts, with or without a picture; rows of one picture are joined |
@@ -38,8 +39,9 @@ from imagetext.picture_files import named_folders, one_error
 from imagetext.readers.curated import KINDS
 from imagetext.readers.published import KINDS as PUBLISHED
 from imagetext.readers.row_records import IMAGE_COLUMNS
-from imagetext.readers.suffixes import TABLE_SUFFIXES, split_suffix
+from imagetext.readers.suffixes import TABLE_SUFFIXES, not_an_input, split_suffix
 from imagetext.readers.table_flags import Columns
+from imagetext.readers.tables import is_text_with_header
 from imagetext.sample import Record
 from imagetext.sources import named_files, read_samples
 from imagetext.stores import Entry, entry, plain_path
@@ -244,11 +246,10 @@ def file_pieces(
     if _is_set(path) or is_folder or suffix == ".tar" or suffix == ".json" and not _is_document(path):
         return [Piece(shard.path, partial(shard_rows, shard)) for shard in read_shards()]
     if suffix not in SUFFIXES:
-        reason = f"not a {', '.join(SUFFIXES)} file or a folder of pictures"
-        raise ValueError(f"{path}: {reason if store_entry else 'no such folder, and ' + reason}")
+        raise not_an_input(path, f"{', '.join(SUFFIXES)} file or a folder of pictures", exists=bool(store_entry))
     if not store_entry:
         raise ValueError(f"{path}: no such file")
-    if suffix == ".txt":
+    if suffix == ".txt" and _is_document(path):
         pieces = text_pieces(path, column)
     elif suffix == ".json" and not is_list_of_rows(path):
         pieces = document_pieces(path, column)
@@ -268,7 +269,9 @@ def _is_set(spec: str) -> bool:
 
 def _is_document(path: str) -> bool:
     """Return whether a file holds captions and no pictures; an info.json lists shards instead."""
-    return split_suffix(path)[1] in DOCUMENTS and os.path.basename(path) != "info.json"
+    if split_suffix(path)[1] not in DOCUMENTS or os.path.basename(path) == "info.json":
+        return False
+    return not (entry(path) and is_text_with_header(path))
 
 
 def _columns_named_after(paths: Sequence[str]) -> dict[str, str]:

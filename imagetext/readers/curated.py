@@ -15,8 +15,8 @@ The pictures are in a separate folder.
 | localized-narratives | Localized Narratives' JSON lines, one for each narrative | its narratives |
 | flickr | Flickr8k.token.txt, results_20130124.token | five |
 
-Other sets can be read as tables: Flickr30k's results.csv, BLIP's files of the Karpathy splits, LLaVA's and
-ShareGPT4V's.
+Other sets can be read as tables: captions.txt of Flickr8k and results.csv of Flickr30k, as Kaggle has them; BLIP's
+files of the Karpathy splits, LLaVA's and ShareGPT4V's.
 
 Licences of the sets: COCO's annotations CC BY 4.0, DOCCI and Recap-COCO and ImageInWords CC BY 4.0, DCI and GBC CC
 BY-NC.
@@ -189,11 +189,13 @@ def _shared_names(tables: Sequence[TableRows | CompressedRows]) -> frozenset[int
 
 
 def kinds_like(path: str) -> str:
-    """The end of a message that names the kind that a JSON file looks like; "" if it looks like none."""
+    """The end of a message that names the kind that a JSON or text file looks like; "" if it looks like none."""
     with open_file(path) as file:
         head = file.read(1 << 20)
     if re.match(rb'\s*\{\s*"https?://', head):
         return f"; did you mean vecap:{path}?"
+    if re.match(rb"[^\t\n]+#\d+\t", head):
+        return f"; did you mean flickr:{path}?"
     for kind, marks in (
         ("textcaps", (b'"data"', b'"image_id"')),
         ("karpathy", (b'"images"', b'"sentences"')),

@@ -104,7 +104,9 @@ def _flickr(path: str, split: str, kind: str) -> list[Row]:
     for number, line in enumerate(lines_of(text), 1):
         match = re.fullmatch(r"([^\t]+)#\d+\t(.*)", line.strip())
         if line.strip() and not match:
-            raise ValueError(f"line {number}: expected NAME#NUMBER, a tab and a caption")
+            is_table = number == 1 and "\t" not in line
+            advice = f"; if this is a table with a header, give {path} alone" if is_table else ""
+            raise ValueError(f"line {number}: expected NAME#NUMBER, a tab and a caption{advice}")
         if match:
             captions.setdefault(match[1], []).append(match[2].strip())
     return [{"key": os.path.splitext(name)[0], "image": name, "captions": texts} for name, texts in captions.items()]

@@ -24,6 +24,14 @@ def split_suffix(path: str) -> tuple[str, str]:
     return stem, suffix.lower()
 
 
+def not_an_input(path: str, expected: str, *, exists: bool) -> ValueError:
+    """The error of an input whose suffix is none of the expected ones."""
+    if exists and split_suffix(path)[1][1:] in PICTURE_SUFFIXES:
+        # It names no file, so that the errors of all files of a pattern are a single one.
+        return ValueError(f"{os.path.dirname(path) or '.'}: pictures are not given one by one; give this folder")
+    return ValueError(f"{path}: {'' if exists else 'no such folder, and '}not a {expected}")
+
+
 def table_kind(path: str) -> str:
     """The suffix that stands for a table's format; `.jsonlines` is returned as `.jsonl`."""
     kind = split_suffix(path)[1]

@@ -21,7 +21,7 @@ from imagetext.readers.parquet import (
     usual_names,
 )
 from imagetext.readers.row_records import KEY_COLUMNS, Row, RowSelection, picture_of, size_of
-from imagetext.readers.suffixes import COMPRESSIONS, table_kind
+from imagetext.readers.suffixes import COMPRESSIONS, split_suffix, table_kind
 from imagetext.readers.table_columns import (
     BYTES,
     CAPTIONS,
@@ -43,13 +43,21 @@ from imagetext.readers.table_pieces import (
     usual_rows,
     warn_of_groups,
 )
-from imagetext.readers.text_layout import read_layout
+from imagetext.readers.text_layout import possible_header, read_layout
 from imagetext.readers.text_tables import text_records
 from imagetext.stores import open_file
 
 logger = logging.getLogger(__name__)
 
 BYTES_LOOKED_AT = 1000  # rows of Parquet that are read to see whether rows have the same picture
+
+
+def is_text_with_header(path: str) -> bool:
+    """Whether a `.txt` file is a table: its first line names columns of pictures and captions, as Flickr8k's does."""
+    if split_suffix(path)[1] != ".txt":
+        return False
+    names = possible_header(path)
+    return not names.isdisjoint(PICTURES) and not names.isdisjoint(CAPTIONS)
 
 
 def split_table(

@@ -68,10 +68,20 @@ def encoding_of(head: bytes) -> tuple[bytes, str]:
 
 def first_character(path: str) -> str:
     """The first character of a text file that is not blank; "" if the first 4,096 bytes have none."""
+    return _beginning(path).lstrip()[:1]
+
+
+def possible_header(path: str) -> set[str]:
+    """The parts of a text file's first line, between delimiters of any kind, as names of columns in our spelling."""
+    parts = re.split(f"[{''.join(DELIMITERS)}]", _beginning(path).partition("\n")[0])
+    return {usual_name(part.strip().strip('"')) for part in parts}
+
+
+def _beginning(path: str) -> str:
     with open_file(path) as file:
         head = file.read(4096)
     mark, encoding = encoding_of(head)
-    return head[len(mark) :].decode(encoding, "replace").lstrip()[:1]
+    return head[len(mark) :].decode(encoding, "replace")
 
 
 def are_json_lines(file: BinaryIO) -> bool:

@@ -66,6 +66,16 @@ def test_a_line_of_text_is_the_caption_of_a_picture_and_a_blank_one_is_empty(tmp
     ]
 
 
+def test_text_whose_first_line_names_columns_is_a_table(tmp_path):
+    (tmp_path / "captions.txt").write_text('image,caption\na.jpg,a dog\na.jpg,"a cat, asleep"\n')
+    sources, files = opened(tmp_path / "captions.txt")
+    assert files == ()
+    (row,) = captions(read(tmp_path / "captions.txt"), "captions")
+    assert row == ("captions-000000000", ("a dog", "a cat, asleep"))
+    (tmp_path / "captions.txt").write_text("a dog, an image\n")
+    assert captions(read(tmp_path / "captions.txt"), "captions.txt") == [("000000000", ("a dog, an image",))]
+
+
 def test_text_is_read_in_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(input_rows, "ROWS", 3)
     (tmp_path / "t.txt").write_text("".join(f"line {number}\n" for number in range(8)))

@@ -264,6 +264,9 @@ def test_flickr_token_files_are_read(tmp_path, images):
     assert second.key == "b.jpg" and "missing" in second.error
     path.write_text("a.jpg#0\tone\u2028line\n", encoding="utf-8")
     assert captions(f"flickr:{path}") == {"a": ["one\u2028line"]}
+    path.write_text("image,caption\na.jpg,one\n")
+    with pytest.raises(ValueError, match="line 1: .*; if this is a table with a header, give .*token.txt alone"):
+        read_samples(f"flickr:{path}")
     path.write_text("a.jpg#0\tone\na.jpg 2\n")
     with pytest.raises(ValueError, match="line 2: expected NAME#NUMBER"):
         read_samples(f"flickr:{path}")

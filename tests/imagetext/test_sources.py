@@ -109,6 +109,15 @@ def test_every_problem_in_one_message(tmp_path, write_tar):
         read_samples([])
 
 
+def test_pictures_given_one_by_one_are_one_error_that_names_their_folder(images):
+    folder = images(*(f"{number}.jpg" for number in range(20)), "a/0.PNG")
+    with pytest.raises(ValueError) as caught:
+        read_samples([f"{folder}/*.jpg", f"{folder}/a/0.PNG"])
+    assert str(caught.value).split("\n") == [
+        f"{place}: pictures are not given one by one; give this folder" for place in (folder, folder / "a")
+    ]
+
+
 def test_pictures_are_read_when_the_shard_is(tmp_path, picture):
     (tmp_path / "pics").mkdir()
     (tmp_path / "pics/a.jpg").write_bytes(picture(1))

@@ -45,6 +45,22 @@ def captions(path, columns=Columns()):
 # ---- columns by name -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("text", ["image,caption\n{},{}\n", "image_name| comment_number| comment\n{}| 0| {}\n"])
+def test_a_text_file_with_a_header_is_a_table(table, text):
+    """Flickr8k's captions.txt on Kaggle is one."""
+    header, row = text.split("\n")[:2]
+    rows = [row.format(f"{number}.jpg", caption) for number in (0, 1) for caption in ("a dog .", "a lawn .")]
+    path = table("captions.txt", "\n".join([header, *rows]))
+    assert [(bool(record.image), record.captions) for record in read(path)] == [(True, ("a dog .", "a lawn ."))] * 2
+
+
+def test_a_text_file_without_a_header_is_no_table(table):
+    with pytest.raises(ValueError, match=r"t\.txt: its first line names no columns .* a table needs such a line"):
+        read(table("t.txt", "an image, a caption\n"))
+    with pytest.raises(ValueError, match=r"did you mean flickr:.*t\.txt"):
+        read(table("t.txt", "0.jpg#0\ta dog\n"))
+
+
 @pytest.mark.parametrize(
     "header",
     [
