@@ -1,6 +1,7 @@
 """The class of a picture: where it is found in a record, and the names of the classes."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -95,6 +96,8 @@ def imagenet_ids() -> dict[str, str]:
 def read_class_names(names: str | os.PathLike) -> dict[str, str]:
     """Read the names of classes from a file: one name on each line, by number, or lines of `ID<tab>NAME`, by id.
 
+    A WordNet id may have a blank instead of the tab, as in ImageNet's `LOC_synset_mapping.txt`.
+
     `imagenet` instead of a file stands for open_clip's names of ImageNet's classes.
 
     Raises ValueError if there is no such file, or it has another form.
@@ -108,7 +111,7 @@ def read_class_names(names: str | os.PathLike) -> dict[str, str]:
         all_lines = read_bytes(path, limits.DOCUMENT).decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise ValueError(f"--class-names {path}: cannot be read: {error}") from error
-    lines = [line for line in all_lines if line.strip()]
+    lines = [re.sub(r"^(n\d{8}) ", r"\1\t", line) for line in all_lines if line.strip()]
     pairs = [tuple(part.strip() for part in line.split("\t")) for line in lines]
     if lines and all(len(pair) == 1 for pair in pairs):
         first_blank = next((number for number, line in enumerate(all_lines) if not line.strip()), len(lines))

@@ -114,6 +114,7 @@ def test_numbers_of_a_column_in_which_some_are_missing(tmp_path, picture):
         ("tench\ngoldfish\n\n \n", {"0": "tench", "1": "goldfish"}),
         ("\n1\ttench\n\n3\tgoldfish\n", {"1": "tench", "3": "goldfish"}),
         ("\ufeffn01\ttench\nn02\tgold fish", {"n01": "tench", "n02": "gold fish"}),
+        ("n01440764 tench, Tinca\nn01443537 goldfish", {"n01440764": "tench, Tinca", "n01443537": "goldfish"}),
     ],
 )
 def test_files_of_class_names_are_read(tmp_path, text, names):
