@@ -1,33 +1,42 @@
-"""Rows that are conversations about a picture, in the forms of LLaVA, ShareGPT and LLaMA-Factory.
+"""Rows that are conversations about a picture, in the forms of LLaVA, ShareGPT, LLaMA-Factory and The Cauldron.
 
-They have a list of turns in the field `conversations` or `messages`.
+They have a list of turns in the field `conversations`, `messages` or `texts`.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-CHATS = ("conversations", "messages")
+CHATS = ("conversations", "messages", "texts")
 ASSISTANTS = ("gpt", "assistant", "model", "bot", "chatgpt")
 _MARKS = re.compile(r"<image>|<__dj__\w+>|<\|__dj__\w+\|>")  # the last two are those of data-juicer
 
 
 def answer_in(row: Mapping[str, Any]) -> list[str]:
     """The answer of a conversation, as a list. A conversation of several answers has none that is surely a caption."""
-    answers = [
-        text
-        for turn in _turns(row)
-        if (turn.get("from") or turn.get("role")) in ASSISTANTS
-        if (text := without_marks(_text(turn.get("value", turn.get("content")))))
-    ]
+    answers = [answer for name in CHATS for answer in answers_of(row.get(name))]
     return answers if len(answers) == 1 else []
+
+
+def answers_of(turns: Any) -> list[str]:
+    """All answers in a list of turns; [] for any other value."""
+    texts = [
+        turn.get("value", turn.get("content")) if _speaker(turn) in ASSISTANTS else turn.get("assistant")
+        for turn in _mappings(turns)
+    ]
+    return [text for text in map(without_marks, map(_text, texts)) if text]
+
+
+def is_chat(value: Any) -> bool:
+    """Whether a value is a list of turns."""
+    return any(_speaker(turn) or "assistant" in turn for turn in _mappings(value))
 
 
 def picture_in(row: Mapping[str, Any]) -> str | None:
     """The picture in a conversation's messages, a path or a data URL; None if there is none, or several."""
     pictures = []
-    for turn in _turns(row):
-        for part in _parts(turn.get("content")):
+    for turn in (turn for name in CHATS for turn in _mappings(row.get(name))):
+        for part in _mappings(turn.get("content")):
             place = part.get("image") or part.get("image_url")
             if part.get("type") == "image":  # as the chat templates of transformers have it
                 place = place or part.get("path") or part.get("url")
@@ -42,17 +51,15 @@ def without_marks(text: str) -> str:
     return _MARKS.sub("", text).strip()
 
 
-def _turns(row: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for name in CHATS:
-        if isinstance(turns := row.get(name), list):
-            yield from (turn for turn in turns if isinstance(turn, Mapping))
+def _speaker(turn: Mapping[str, Any]) -> Any:
+    return turn.get("from") or turn.get("role")
 
 
-def _parts(content: Any) -> list[Mapping[str, Any]]:
-    return [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+def _mappings(items: Any) -> list[Mapping[str, Any]]:
+    return [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
 
 
 def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
-    return " ".join(part["text"] for part in _parts(content) if isinstance(part.get("text"), str))
+    return " ".join(part["text"] for part in _mappings(content) if isinstance(part.get("text"), str))

@@ -150,7 +150,7 @@ def _columns_read(
 
 
 def _is_selected(name: str, kind: pa.DataType, selection: RowSelection) -> bool:
-    if name in (*selection.keys, *CAPTION_COLUMNS, *OF_CAPTIONS) or is_column(name):
+    if name in (*selection.keys, *CAPTION_COLUMNS, *CHATS, *OF_CAPTIONS) or is_column(name):
         return True
     return holds_text(kind) if selection.columns is None else name in selection.columns
 

@@ -10,9 +10,9 @@ from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 from imagetext.columns import is_column
-from imagetext.fields import CAPTION_COLUMNS
+from imagetext.fields import CAPTION_COLUMNS, captions_in
 from imagetext.keys import text_of
-from imagetext.readers.chats import CHATS, answer_in, picture_in, without_marks
+from imagetext.readers.chats import CHATS, answer_in, answers_of, is_chat, picture_in, without_marks
 from imagetext.readers.row_records import IMAGE_COLUMNS, Row
 from imagetext.readers.table_flags import Columns
 from imagetext.readers.text_layout import usual_name
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 Need = Literal["pictures", "captions", "either"]
 
 PICTURES = (*IMAGE_COLUMNS, "filename", "img", "image_name", "images", "image_file", "img_path", "image_filename")
-CAPTIONS = (*CAPTION_COLUMNS, "comment", "description")
+CAPTIONS = (*CAPTION_COLUMNS, "comment", "description", "completion")
 LOOKED_AT = 200  # rows of a table without a header that are read to find its columns
 BYTES = "the picture's bytes"  # instead of the name of a column that names the picture
 
@@ -228,17 +228,26 @@ def usual_row(row: Row, reading: TableReading, selected: Collection[str] = ()) -
         if not is_set and (problem := _set_picture(row, reading)):
             return problem
     if reading.captions:
-        texts = [row.get(name) if name in selected else row.pop(name, None) for name in reading.captions]
+        texts = [_take_texts(row, name, stays=name in selected) for name in reading.captions]
         texts = [text for text in texts if text not in (None, "")]
         if "captions" in row and "captions" not in reading.captions:
             row.setdefault("other_captions", row["captions"])
         row["captions"] = texts[0] if len(texts) == 1 else flat(texts)
-    if CHATS[0] in row or CHATS[1] in row:
+    if any(is_chat(row.get(name)) for name in CHATS):
         if row.get("image") is None and (picture := picture_in(row)) is not None:
             row["image"] = picture
-        if not any(row.get(name) for name in CAPTION_COLUMNS):
+        if not any(captions_in(row.get(name)) for name in CAPTION_COLUMNS):
             row["captions"] = answer_in(row)
     return row
+
+
+def _take_texts(row: dict[str, Any], name: str, *, stays: bool) -> Any:
+    """The captions in a column, which is removed from the row; a conversation stays, and its caption is its answer."""
+    value = row.get(name)
+    if is_chat(value):
+        answers = answers_of(value)
+        return answers if len(answers) == 1 else []
+    return value if stays else row.pop(name, None)
 
 
 def flat(values: Iterable[Any]) -> list[Any]:
