@@ -283,6 +283,12 @@ def test_parquet_text_that_is_not_utf8(tmp_path):
     ]
 
 
+def test_conversations_in_parquet_have_captions(tmp_path):
+    chat = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "a dog"}]
+    pq.write_table(pa.table({"id": ["k"], "image": ["k.jpg"], "conversations": [chat]}), tmp_path / "t.parquet")
+    assert captions(read(tmp_path / "t.parquet"), "captions") == [("k", ("a dog",))]
+
+
 def test_damaged_parquet_is_an_error_that_names_the_file(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
     assert "t.parquet: not a readable Parquet file" in problems_of(tmp_path / "t.parquet")[0]

@@ -268,11 +268,29 @@ def chat(*turns):
         ),
         ({"images": [{"path": "0.jpg", "bytes": None}], "text": "<__dj__image> a disc <|__dj__eoc|>"}, ("a disc",)),
         ({"image": "0.jpg", "caption": "a disc", "conversations": []}, ("a disc",)),
+        ({"images": ["0.jpg"], "texts": [{"user": "?", "assistant": "a disc", "source": "s"}]}, ("a disc",)),
+        ({"images": ["0.jpg"], "texts": [{"user": "?", "assistant": text} for text in ("red", "round")]}, ()),
+        ({"images": ["0.jpg"], "prompt": "?", "completion": "a disc"}, ("a disc",)),
+        (
+            {
+                "images": ["0.jpg"],
+                "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}],
+                "completion": [{"role": "assistant", "content": [{"type": "text", "text": "a disc"}]}],
+            },
+            ("a disc",),
+        ),
     ],
 )
 def test_a_conversation_becomes_a_picture_and_its_caption(table, picture, row, expected):
     (sample,) = read(table("t.jsonl", json.dumps(row) + "\n"), needs=("pictures", "captions"))
     assert sample.image == picture(0) and sample.captions == expected and not sample.error
+
+
+@pytest.mark.parametrize("name", ["completion", "texts", "messages", "chosen"])
+def test_a_named_column_of_conversations_has_their_answers(table, name):
+    row = {"image": "0.jpg", name: [{"role": "assistant", "content": "a disc"}]}
+    (sample,) = read(table("t.jsonl", json.dumps(row) + "\n"), Columns(captions=(name,)))
+    assert sample.captions == ("a disc",) and sample.meta[name] == row[name]
 
 
 def test_several_pictures_in_a_row_are_no_picture(table):
