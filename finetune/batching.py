@@ -24,7 +24,6 @@ from finetune.interrupts import SIGNALS
 
 WIDTHS = 8  # on a GPU, captions are padded to a multiple of this number of tokens
 CHECKED = 64  # number of pictures that are checked together when they are first read
-NO_CAPTION = "no caption"
 
 
 class TrainingPictures(Dataset):

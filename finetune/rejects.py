@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from finetune.batching import NO_CAPTION
 from finetune.folder import REJECTS
 from imagetext.outputs import write_file
+from imagetext.readers.chats import answers_of
+from imagetext.sample import Record
 from imagetext.shown import masked, say
 
+NO_CAPTION = "no caption"
 NAMED = 3  # number of rejects that an error names
 
 
@@ -22,6 +24,17 @@ class Tolerance(Protocol):
         ...
 
 
+def why_no_caption(sample: Record) -> str:
+    """Return the reason why a sample without captions cannot be used."""
+    for name, value in sample.meta.items():
+        if (count := len(answers_of(value))) > 1:
+            return (
+                f"{NO_CAPTION}: {name!r} is a conversation with {count} answers, and only a single answer is surely a "
+                "caption; if another column holds captions, --caption-column names it"
+            )
+    return NO_CAPTION
+
+
 def check_rejects(
     rejects: Sequence[tuple[str, str]], usable: int, config: Tolerance, *, flag: str = "--input"
 ) -> None:
@@ -30,7 +43,7 @@ def check_rejects(
     rejects: without the rows that the input itself marks as failed, because these do not show that the input is
     damaged. flag: the one that names the input.
     """
-    failed = [(key, error) for key, error in rejects if error != NO_CAPTION]
+    failed = [(key, error) for key, error in rejects if not error.startswith(NO_CAPTION)]
     rate = len(failed) / (len(failed) + usable)
     if rate > config.max_error_rate:
         raise ValueError(
@@ -56,7 +69,11 @@ def report_rejects(rejects: Sequence[tuple[str, str]], failed_before: Sequence[t
         lines = [json.dumps({"key": key, "error": masked(error)}) + "\n" for key, error in [*rejects, *failed_before]]
         write_file(output / REJECTS, "".join(lines))
     if rejects:
-        say(f"{len(rejects):,} samples cannot be used and are left out, see {output / REJECTS}")
+        key, error = rejects[0]
+        say(
+            f"{len(rejects):,} samples cannot be used and are left out, see {output / REJECTS}; the first is {key!r}: "
+            f"{masked(error)}"
+        )
     if failed_before:
         say(
             f"{len(failed_before):,} rows of the input had failed before, in the run that wrote it, and are skipped, "

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from captioners.base import TrainableCaptioner
 from captioners.ranks import processes_here
-from finetune.batching import CHECKED, NO_CAPTION, Batch, TrainingPictures, collate
+from finetune.batching import CHECKED, Batch, TrainingPictures, collate
 from finetune.identity import Identity, InputHashes, find_duplicates, picture_hash
 from finetune.long_captions import CaptionFitter
-from finetune.rejects import first_of
+from finetune.rejects import first_of, why_no_caption
 from finetune.tar_files import TarFiles, with_tar_files
 from imagetext.picture_files import read_picture, real_path
 from imagetext.pixels import Pixels
@@ -108,7 +108,7 @@ class CaptionedPictures(TrainingPictures):
     def _check(self, sample: Record) -> tuple[str, bytes, Tensor | None]:
         """Return why a sample cannot be used, or "" if it can, its picture's hash, and its pixels if they are kept."""
         if not any(caption.strip() for caption in sample.captions):
-            return sample.error or NO_CAPTION, b"", None
+            return sample.error or why_no_caption(sample), b"", None
         try:
             with self.in_flight.held(sample.image):
                 picture = decode_image(sample.image)

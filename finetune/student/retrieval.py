@@ -14,10 +14,9 @@ from torch import Tensor
 from captioners.clip import preprocessing
 from captioners.decoding.search import evaluating
 from diversity.measures.measure import Measure
-from finetune.batching import NO_CAPTION
 from finetune.checkpoints import VALIDATION_LOG
 from finetune.page import write_training_page
-from finetune.rejects import first_of
+from finetune.rejects import first_of, why_no_caption
 from finetune.student.classes import SCORES as CLASS_SCORES
 from finetune.student.classes import HeldOutClasses
 from finetune.student.model import Student
@@ -159,7 +158,7 @@ def usable_records(samples: Iterable[Record], *, quiet: bool) -> tuple[list[Reco
         if any(text.strip() for text in sample.captions):
             usable.append(sample)
         else:
-            rejects.append((sample.key, sample.error or NO_CAPTION))
+            rejects.append((sample.key, sample.error or why_no_caption(sample)))
     if not usable:
         raise ValueError(f"--eval-input: no usable captioned picture{first_of(rejects)}")
     return usable, rejects

@@ -13,8 +13,9 @@ import torch
 from captioners.coca.forward import forward_trimmed
 from captioners.load import load_captioner
 from finetune.batching import BatchOrder, UnreadablePicture, batches, collate, decoders, few_widths
+from finetune.captioner.config import FinetuneConfig
 from finetune.captioner.pictures import CaptionedPictures
-from finetune.rejects import report_rejects
+from finetune.rejects import check_rejects, report_rejects
 from imagetext.pixels import Pixels
 from imagetext.sample import Record, decode_image
 from imagetext.scenes.draw import SceneSpec, scene_sample
@@ -164,6 +165,19 @@ def test_rejects_are_named_and_the_rest_is_kept(captioner):
     assert rejects["missing"] == "a.jpg: no such file" and rejects["mute"] == "no caption" and "broken" in rejects
     with pytest.raises(ValueError, match="^--input: no usable captioned picture:\n  broken: .*\n  mute: no caption$"):
         CaptionedPictures([[broken, mute]], captioner)
+
+
+def test_a_conversation_of_several_answers_is_named_as_the_reason(captioner, tmp_path, capsys):
+    """Such a row is no damaged one, so `--max-error-rate` does not count it."""
+    (good,) = samples(1)
+    turns = [{"from": "gpt", "value": text} for text in ("a disc", "red")]
+    talk = Record("talk", good.image, meta={"conversations": turns})
+    pictures = CaptionedPictures([[good, talk]], captioner)
+    ((key, reason),) = pictures.rejects
+    assert key == "talk" and reason.startswith("no caption: 'conversations' is a conversation with 2 answers, and")
+    check_rejects(pictures.rejects, 1, FinetuneConfig(input=["x"], model="coca_tiny", output="y", max_error_rate=0))
+    report_rejects(pictures.rejects, [], tmp_path)
+    assert f"; the first is 'talk': {reason}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_failures_that_the_input_already_had_are_passed_over_and_told_once(captioner, tmp_path, capsys):
