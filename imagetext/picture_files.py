@@ -135,6 +135,12 @@ def with_slashes(name: str) -> str:
     return name.replace("\\", "/")
 
 
+def with_other_case(path: str) -> str:
+    """A path with its suffix in capitals, or in small letters if it has capitals."""
+    stem, suffix = os.path.splitext(path)
+    return stem + (suffix.upper() if suffix.islower() else suffix.lower())
+
+
 def named_folders(images: str | os.PathLike | Sequence[str | os.PathLike] | None) -> tuple[str, ...]:
     """The folders of `--images` as a tuple.
 
@@ -265,10 +271,14 @@ class PictureReader:
         self.denying: set[str] = set()
 
     def read(self, picture: PictureReference, shown_path: str = "") -> tuple[bytes, str]:
-        """Return the bytes of a picture, and its path. Raises as `read_picture` does."""
+        """Return the bytes of a picture, and its path. Raises as `read_picture` does.
+
+        Last, files are tried whose suffix is in the other case, which Windows and macOS do not distinguish.
+        """
         problems: list[ValueError] = []
         shown_path = shown_path or picture.name
-        for path in self.folders.paths(picture):
+        paths = self.folders.paths(picture)
+        for path in (*paths, *(with_other_case(path) for path in paths if not is_remote(path))):
             store = path.partition("://")[0] if is_remote(path) else ""
             try:
                 data = read_picture(
@@ -291,6 +301,7 @@ class PictureReader:
             return data, path
         if not problems:
             raise ValueError(f"missing picture file: {short(shown_path)} (pictures are not fetched from URLs)")
+        problems = problems[: len(paths)]
         raise next((problem for problem in problems if not isinstance(problem, Outside)), problems[0])
 
     def check(self) -> None:

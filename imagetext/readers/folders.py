@@ -41,6 +41,7 @@ from imagetext.picture_files import (
     check_inside,
     read_regular,
     real_path,
+    with_other_case,
     with_slashes,
 )
 from imagetext.read_ahead import in_order
@@ -346,7 +347,9 @@ def _add_metadata(
             yield FolderRow(f"metadata-{number:09d}", place, source=source, captions=(), meta={}, error=error)
             continue
         name = _in_folder(join(os.path.dirname(path), value), folder)
-        name = spelling.get(_composed(name)) or spelling.get(_composed(with_slashes(name)), name)
+        spelled = (name, with_slashes(name))
+        names = (_composed(form) for form in (*spelled, *map(with_other_case, spelled)))
+        name = next((spelling[composed] for composed in names if composed in spelling), name)
         named = [(column,) for column in captions if column in fields]
         columns = named or [CAPTION_COLUMNS]
         with_lists(fields, chain.from_iterable(columns))

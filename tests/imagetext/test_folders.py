@@ -106,6 +106,13 @@ def test_the_user_names_the_columns_of_metadata_with_captions(folder, picture):
     assert b.captions == ("five",)
 
 
+def test_metadata_may_have_suffixes_in_the_other_case(folder, picture):
+    put(folder, "a.jpg", picture())
+    put(folder, "metadata.csv", b"file_name,text\na.JPG,one\n")
+    (record,) = read(folder)
+    assert record.captions == ("one",) and record.image == picture()
+
+
 def test_metadata_may_separate_folders_as_windows_does(folder, picture):
     put(folder, "sub/a.jpg", picture(1))
     put(folder, "b\\c.jpg", picture(2))

@@ -122,6 +122,16 @@ def test_a_name_may_be_in_the_other_form_of_unicode(place, picture, in_file, in_
     assert [record.image for record in shard] == [picture()]
 
 
+@pytest.mark.parametrize("in_file, in_table", [("a.jpg", "a.JPG"), ("b.PNG", "b.png"), ("c.JPG", "c.jpg")])
+def test_a_suffix_may_be_in_the_other_case(place, picture, in_file, in_table):
+    """Windows and macOS take them as equal, and tables are made there."""
+    (place / "set" / in_file).write_bytes(picture())
+    path = table(place / "set/t.jsonl", [in_table, f"gone{in_table}"], "jsonl")
+    found, gone = read_samples(path)[0]
+    assert found.image == picture() and not found.error
+    assert f"missing picture file: 'gone{in_table}'" in gone.error
+
+
 def test_what_can_be_no_path_is_its_rows_error(place):
     names = [name for name in NO_PATHS if name.isprintable()]
     (shard,) = read_samples(table(place / "set/t.jsonl", names, "jsonl"))
