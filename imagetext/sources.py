@@ -11,7 +11,7 @@ from glob import has_magic
 from typing import Any
 
 from imagetext import limits
-from imagetext.fields import json_object
+from imagetext.fields import CAPTION_COLUMNS, json_object
 from imagetext.picture_files import named_folders, one_error
 from imagetext.readers.compressed_tables import CompressedRows
 from imagetext.readers.curated import KINDS, curated_pieces, kinds_like
@@ -121,6 +121,21 @@ def read_records(spec: str | Sequence[str], images: Sequence[str] = (), *, check
     Raises ValueError as `read_samples` and its shards do.
     """
     return itertools.chain.from_iterable(read_samples(spec, images, distinct=False, check=check))
+
+
+def check_caption_columns(shards: Sequence[Shard], columns: Columns) -> None:
+    """Raise ValueError if the user named columns of captions, and none of the shards is of a table or of metadata."""
+    if columns.captions and not any(map(_has_columns, shards)):
+        raise ValueError(
+            f"--caption-column {', '.join(columns.captions)}: no --input is a table or a folder with metadata; "
+            f"captions of a tar are its txt, or {', '.join(CAPTION_COLUMNS)} in its json"
+        )
+
+
+def _has_columns(shard: Shard) -> bool:
+    if isinstance(shard.samples, FolderRows):
+        return any(row.captions or row.meta for row in shard.samples.rows)
+    return isinstance(shard.samples, HubRows | TableRows | CompressedRows)
 
 
 SplitTable = partial[list[TableRows | CompressedRows]]  # `split_table` with all arguments except the path

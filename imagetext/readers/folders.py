@@ -172,7 +172,8 @@ def list_folder(folder: str, images: tuple[str, ...] = (), captions: Collection[
 
     captions: columns of metadata that hold captions (default, also for rows without these: the usual columns).
 
-    Raises ValueError if links, or names in metadata, lead out of the folder and of `images`.
+    Raises ValueError if links, or names in metadata, lead out of the folder and of `images`, or if no metadata have
+    one of the columns.
     """
     folders = PictureFolders(folder, images, is_input=True)
     links: list[str] = []
@@ -189,6 +190,12 @@ def list_folder(folder: str, images: tuple[str, ...] = (), captions: Collection[
         for path in files
         if os.path.basename(path) in METADATA and _is_file(path) and (rows := _metadata_rows(path)) is not None
     }
+    columns = {name for rows in metadata.values() for _, row in rows if isinstance(row, dict) for name in row}
+    if metadata and (missing := [name for name in captions if name not in columns]):
+        names = ", ".join(map(repr, sorted(columns)))
+        raise ValueError(
+            f"{folder}: --caption-column {', '.join(missing)}: its metadata have no such column; they have {names}"
+        )
     paths = _picture_paths(folder, {path: files[path] for path in files if path not in metadata})
     pictures: dict[str, MetadataTexts] = {path: ((), {}) for path in paths}
     spelling = {_composed(path): path for path in files}

@@ -106,6 +106,13 @@ def test_the_user_names_the_columns_of_metadata_with_captions(folder, picture):
     assert b.captions == ("five",)
 
 
+def test_a_named_column_that_no_metadata_have_is_refused(folder, picture):
+    put(folder, "a.jpg", picture())
+    put(folder, "metadata.csv", b"file_name,text\na.jpg,one\n")
+    with pytest.raises(ValueError, match="--caption-column txt: its metadata have no such column; they have .*'text'"):
+        read_samples(str(folder), columns=Columns(captions=("txt",)))
+
+
 def test_metadata_may_have_suffixes_in_the_other_case(folder, picture):
     put(folder, "a.jpg", picture())
     put(folder, "metadata.csv", b"file_name,text\na.JPG,one\n")
