@@ -337,8 +337,10 @@ def _shards_in_info(path: str, split: SplitTable) -> list[Shard]:
         if not isinstance(lengths, dict) or not lengths:
             raise ValueError('"lengths" is not an object of shards')
     except ValueError as error:
-        no_rows = "" if os.path.basename(path) == "info.json" else "is no list of rows, and "
-        raise ValueError(f"{path}: {no_rows}lists no shards: {error}{kinds_like(path)}") from error
+        if os.path.basename(path) == "info.json":
+            raise ValueError(f"{path}: lists no shards: {error}") from error
+        advice = kinds_like(path) or '; a table has a row for each picture, [{"image": "a.jpg", "caption": "a dog"}]'
+        raise ValueError(f"{path}: is no list of rows, and lists no shards: {error}{advice}") from error
     shards, problems = [], []
     for name, file in entries(join(os.path.dirname(path), name) for name in lengths).items():
         try:
@@ -383,6 +385,8 @@ def _folder_shards(folder: str, images: tuple[str, ...], captions: tuple[str, ..
             for place, suffix in sorted(inputs)
             if suffix in (*TAR_SUFFIXES, *TABLE_SUFFIXES)
         ]
+        if any(suffix == ".arrow" for _, suffix in inputs):
+            hints.insert(0, f"; if `datasets` saved it, give datasets:{folder}")
         raise ValueError(f"{folder}: no pictures in this folder{''.join(hints[:HINTS])}")
     stem = os.path.basename(os.path.abspath(folder))
     pieces = [

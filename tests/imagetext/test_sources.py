@@ -63,6 +63,9 @@ def test_every_problem_in_one_message(tmp_path, write_tar):
     write_tar(tmp_path / "shards/00000.tar", [])
     (tmp_path / "set/data").mkdir(parents=True)
     (tmp_path / "set/data/train.parquet").write_bytes(b"")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved/data-00000-of-00001.arrow").write_bytes(b"")
+    (tmp_path / "keyed.json").write_text('{"a.jpg": "a dog"}')
     (tmp_path / "x.zip").write_bytes(b"")
     (tmp_path / "x.csv").write_text("")
     (tmp_path / "y.csv").write_text("text\n")
@@ -73,6 +76,8 @@ def test_every_problem_in_one_message(tmp_path, write_tar):
         "empty",
         "shards",
         "set",
+        "saved",
+        "keyed.json",
         "x.zip",
         "x.csv",
         "y.csv",
@@ -94,6 +99,9 @@ def test_every_problem_in_one_message(tmp_path, write_tar):
         "empty: no pictures in this folder",
         "shards: no pictures in this folder; for its .tar files give shards/*.tar",
         "set: no pictures in this folder; for its .parquet files give set/data/*.parquet",
+        "saved: no pictures in this folder; if `datasets` saved it, give datasets:saved",
+        'keyed.json: is no list of rows, and lists no shards: "lengths" is not an object of shards; a table has a row '
+        'for each picture, [{"image": "a.jpg", "caption": "a dog"}]',
         f"x.zip: not a {suffixes} file, an info.json or a folder of pictures",
         "x.csv: no column of pictures (image, image_path, filepath, file_name, path) or captions "
         "(captions, caption, text, texts, title); it has none",
