@@ -1,11 +1,13 @@
 """Rows that are conversations about a picture, in the forms of LLaVA, ShareGPT, LLaMA-Factory and The Cauldron.
 
-They have a list of turns in the field `conversations`, `messages` or `texts`.
+They have a list of turns in the field `conversations`, `messages` or `texts`; a table may have it as JSON in a cell.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from imagetext.fields import json_value
 
 CHATS = ("conversations", "messages", "texts")
 ASSISTANTS = ("gpt", "assistant", "model", "bot", "chatgpt")
@@ -56,6 +58,12 @@ def _speaker(turn: Mapping[str, Any]) -> Any:
 
 
 def _mappings(items: Any) -> list[Mapping[str, Any]]:
+    """The mappings in a list, which may be written as JSON; [] for any other value."""
+    if isinstance(items, str) and items.startswith("[{"):
+        try:
+            items = json_value(items)
+        except ValueError:
+            return []
     return [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
 
 

@@ -176,7 +176,7 @@ def test_of_several_columns_of_captions_none_is_guessed(table, caplog):
             "dataset_info.json",
             '{"mine": {"file_name": "mine.json", "columns": {"messages": "messages", "images": "images"}}}',
             (),
-            '"lengths" is not an object of shards$',
+            '"lengths" is not an object of shards; a table has a row for each picture',
         ),
         ("k.json", '{"images": [{"filename": "0.jpg", "sentences": []}]}', (), "did you mean karpathy:"),
         ("t.json", '{"data": [{"image_id": "0", "caption_str": "a"}]}', (), "did you mean textcaps:"),
@@ -271,6 +271,8 @@ def chat(*turns):
         ({"images": ["0.jpg"], "texts": [{"user": "?", "assistant": "a disc", "source": "s"}]}, ("a disc",)),
         ({"images": ["0.jpg"], "texts": [{"user": "?", "assistant": text} for text in ("red", "round")]}, ()),
         ({"images": ["0.jpg"], "prompt": "?", "completion": "a disc"}, ("a disc",)),
+        ({"image": "0.jpg", "conversations": json.dumps(chat(("human", "?"), ("gpt", "a disc")))}, ("a disc",)),
+        ({"image": "0.jpg", "conversations": '[{"from": "gpt", "value": "a'}, ()),
         (
             {
                 "images": ["0.jpg"],
