@@ -100,6 +100,12 @@ def picture_columns(schema: pa.Schema) -> list[str]:
     ]
 
 
+def json_names(schema: pa.Schema) -> list[str]:
+    """The names of fields in the column `json` of a file that was made from webdataset shards."""
+    kind = schema.field("json").type if schema.names.count("json") == 1 else pa.null()
+    return [kind[index].name for index in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+
+
 def byte_columns(schema: pa.Schema) -> set[str]:
     """The columns that hold bytes, or structs of bytes and path."""
     return {field.name for field in schema if is_bytes(field.type)}.union(picture_columns(schema))

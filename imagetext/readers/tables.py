@@ -14,6 +14,7 @@ from imagetext.picture_files import PictureFolders, PictureReference, check_insi
 from imagetext.readers.compressed_tables import CompressedRows, settled_layout, unpacked
 from imagetext.readers.parquet import (
     byte_columns,
+    json_names,
     open_parquet,
     parquet_rows,
     picture_columns,
@@ -43,7 +44,7 @@ from imagetext.readers.table_pieces import (
     usual_rows,
     warn_of_groups,
 )
-from imagetext.readers.text_layout import possible_header, read_layout
+from imagetext.readers.text_layout import possible_header, read_layout, usual_name
 from imagetext.readers.text_tables import text_records
 from imagetext.stores import open_file
 
@@ -191,6 +192,9 @@ def _parquet_pieces(
     count, reading = sum(group_sizes), None
     if columns is not None:
         names = usual_names(schema, columns.names)
+        # As in a tar, captions in `json` count if there are no others, or if the user names them.
+        wanted = {*columns.captions, *(() if any(usual_name(name) in CAPTIONS for name in names) else CAPTIONS)}
+        names += [name for name in json_names(schema) if name in wanted and name not in names]
         if len(pictures := picture_columns(schema)) > 1 and not columns.image and "image" not in schema.names:
             warn_of_several(path, "pictures", "--image-column", candidates=pictures)
         selection = RowSelection(None, keys=(*KEY_COLUMNS, "image_id"))

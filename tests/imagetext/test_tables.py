@@ -13,8 +13,8 @@ from imagetext.readers.tables import split_table
 from imagetext.sources import read_samples
 
 
-def read(path) -> list:
-    return [sample for rows in split_table(str(path)) for sample in rows]
+def read(path, **options) -> list:
+    return [sample for rows in split_table(str(path), **options) for sample in rows]
 
 
 def write_jsonl(path, rows):
@@ -372,6 +372,20 @@ def test_pictures_of_parquet_as_bytes(tmp_path, picture):
         assert (first.key, first.image, first.captions, first.error) == ("000", picture(), ("alt",), "")
         assert first.meta["source_fields"] == {"sha256": "0", "width": 9} and first.meta["error_message"] is None
         assert second.image is None and second.error
+
+
+def test_captions_in_the_json_of_webdatasets_shards_in_parquet(tmp_path, picture):
+    """The Hub makes such Parquet of tars that have no `txt`."""
+    fields = {"caption": "a dog", "long": "a dog on a lawn", "filename": "a.jpg"}
+    rows = {"__key__": ["k"], "jpg": [{"bytes": picture(), "path": None}], "json": [fields]}
+    for name, added, columns, expected in (
+        ("a", {}, Columns(), "a dog"),
+        ("b", {}, Columns(captions=("long",)), "a dog on a lawn"),
+        ("c", {"txt": ["alt"]}, Columns(captions=("long",)), "a dog on a lawn"),
+    ):
+        pq.write_table(pa.table(rows | added), tmp_path / f"{name}.parquet")
+        (record,) = read(tmp_path / f"{name}.parquet", columns=columns, needs=("pictures", "captions"))
+        assert (record.key, record.image, record.captions, record.error) == ("k", picture(), (expected,), "")
 
 
 def test_parquet_that_is_made_of_webdatasets_shards(tmp_path, picture):
