@@ -22,6 +22,7 @@ from captioners.rules.negatives import NEGATIVES
 from captioners.server.config import ServerConfig
 from generate.captions.gate import Gate
 from generate.captions.tasks import TaskConfig, problems_of_order, schema_of
+from generate.captions.unused import unused_settings
 from generate.runs.config import RunConfig
 from imagetext.configurations import check_hub_name
 from imagetext.readers.table_flags import TableFlags
@@ -150,6 +151,11 @@ class ColumnConfig(SamplingConfig, TaskConfig, Gate, ServerConfig):
         if self.model == NEGATIVES and not self.instruction:
             values["instruction"] = "{{ text }}"
         return TaskConfig(**values)
+
+    @property
+    def unused_settings(self) -> dict[str, str]:
+        """The settings that are given and have no effect on the column, each with the reason."""
+        return unused_settings(self.model, self.sampling, self.task, self.gate, self.named_columns)
 
     @property
     def can_look(self) -> bool:
@@ -304,6 +310,11 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
                 for name, field in ServerConfig.model_fields.items()
                 if getattr(self, name) != field.default
             ]
+        if not self.recipe:  # a flag may replace what a recipe's other settings are for
+            problems += _problems_of_unused_settings(configs)
+        if self.text_from_synthetic and (self.captions_only or self.format != "webdataset"):
+            without = "records of --captions-only" if self.captions_only else f"records in {self.format}"
+            problems.append(f"--text-from-synthetic: writes `txt`, which {without} do not have")
         if not self.label and any("label" in column.task.names for column in configs):
             problems.append(
                 "instruction: names label, the class, which needs --label; a field called label is json.label"
@@ -324,6 +335,24 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
     def column_configs(self) -> Sequence[ColumnConfig]:
         """The configurations of all columns: the list, or this configuration itself where there is no list."""
         return self.columns or [self]
+
+
+def _problems_of_unused_settings(columns: Sequence[ColumnConfig]) -> list[str]:
+    """Return a line for each setting that is given and has an effect on no column.
+
+    Columns share the settings outside their list, so one that another column uses is no problem.
+    """
+    unused = [column.unused_settings for column in columns]
+    problems = {}
+    for column, reasons in zip(columns, unused):
+        for name, reason in reasons.items():
+            used = any(
+                getattr(other, name) == getattr(column, name) and name not in reasons_of_other
+                for other, reasons_of_other in zip(columns, unused)
+            )
+            if not used:
+                problems[name] = f"--{name.replace('_', '-')}: {reason}"
+    return list(problems.values())
 
 
 def _build_column(common: Mapping[str, Any], entry: Mapping[str, Any]) -> ColumnConfig:

@@ -23,6 +23,7 @@ from imagetext.shards import check_column
 from imagetext.stores import read_bytes
 
 RECORD_NAMES = ("text", "texts", "label", "key", "json", "examples")  # names in a template, beside columns
+NO_CAPTIONS = {"label", "key", "json", "examples"}  # those that hold no captions of the record
 
 # Cached, because validation asks for the same template again and again, and parsing takes milliseconds.
 template_of = lru_cache(32)(Template)
@@ -134,6 +135,11 @@ class TaskConfig(BaseModel):
         return sorted(self.names.union(self.fallback).difference(RECORD_NAMES))
 
     @property
+    def reads_captions(self) -> bool:
+        """Whether the instruction names captions of the record, from which the answer is then written."""
+        return bool(self.names - NO_CAPTIONS)
+
+    @property
     def reads_originals(self) -> bool:
         """Whether the instruction needs an original caption: it names one and has no test whether it is defined."""
         return bool(self.instruction) and not template_of(self.instruction).needed.isdisjoint(("text", "texts"))
@@ -199,7 +205,7 @@ class Task:
                 values[name] = bounded(value, name) if isinstance(value, str | Texts) else value
         instruction = self.template.render(values)
         source_texts: list[str] = []
-        for name in sorted(values.keys() - {"label", "key", "json", "examples"}):
+        for name in sorted(values.keys() - NO_CAPTIONS):
             source_texts += values[name] if name == "texts" else [str(values[name])]
         example_texts = [text for pair in values.get("examples", ()) for text in pair.values()]
         return Instructed(instruction, "\n".join(source_texts), tuple(example_texts))

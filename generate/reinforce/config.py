@@ -72,6 +72,11 @@ class ReinforceConfig(RunConfig, TableFlags):
             problems.append(f"--teacher: {', '.join(self.teacher)}: not used with {unused}")
         if self.report and not self.teacher:
             problems.append(f"--report: needs teachers, and there are none with {unused or 'no --teacher'}")
+        problems += [
+            f"--{name.replace('_', '-')}: {value}: has no effect with --convert, which keeps the views that are there"
+            for name in ("views", "size", "crop_area", "seed")
+            if self.convert and (value := getattr(self, name)) != type(self).model_fields[name].default
+        ]
         if self.convert and self.embeddings == "none":
             problems.append("--embeddings: none leaves nothing to --convert")
         repeated = sorted({name for name in self.teacher if self.teacher.count(name) > 1})

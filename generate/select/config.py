@@ -107,6 +107,8 @@ class SelectConfig(RunConfig, TableFlags):
             )
         if "by" in self.model_fields_set and not self.settles and not self.dry_run:
             problems.append("--by: is for --top, --max-per-caption and --max-per-class")
+        if self.text_from_synthetic and self.format != "webdataset":
+            problems.append(f"--text-from-synthetic: writes `txt`, which records in {self.format} do not have")
         if self.class_names and not self.label:
             problems.append("--class-names: needs --label, which says where the classes are")
         if problems:

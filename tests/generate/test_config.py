@@ -105,6 +105,41 @@ def test_columns_differ_from_what_stands_beside_the_list():
     assert (alone.model, alone.sampling) == ("m", SamplingConfig(seed=3))
 
 
+BEAMS = {"strategy": "beam", "num_beams": 5}
+REWRITE = {"instruction": "Rewrite: {{ text }}"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"strategy": "greedy", "temperature": 0.7, "top_p": 0.5, "top_k": 5}, ["temperature", "top_p", "top_k"]),
+        ({**BEAMS, "top_k": 5, "redraws": 3}, ["top_k", "redraws"]),
+        ({**BEAMS, "redraws": 0}, []),
+        ({"must_change": True, "keep_facts": True, "min_overlap": 0.5}, ["must_change", "keep_facts", "min_overlap"]),
+        ({"must_change": True, "keep_facts": True, **REWRITE}, []),
+        ({"must_change": True, "instruction": "Describe the {{ json.place }}."}, ["must_change"]),
+        ({"min_overlap": 0.5, "column": "neg_text_x", **REWRITE}, []),
+        ({"model": "rules:negatives", "temperature": 0.5, "fallback": ["text"]}, ["temperature", "fallback"]),
+        ({"fallback": ["text"]}, []),
+        ({"num_examples": 5}, ["num_examples"]),
+        ({"text_from_synthetic": True, "format": "jsonl"}, ["text_from_synthetic"]),
+        ({"text_from_synthetic": True, "captions_only": True}, ["text_from_synthetic"]),
+        ({"temperature": 0.7, "columns": [{"column": "syn_text_a"}, {"strategy": "greedy"}]}, []),
+        ({"columns": [{"column": "syn_text_a"}, {"strategy": "greedy", "temperature": 0.7}]}, ["temperature"]),
+        ({"recipe": "recaption", "strategy": "greedy"}, []),
+    ],
+)
+def test_settings_without_effect_are_refused(settings, names):
+    """Except those that another column uses, or that a recipe brings."""
+    problems = ""
+    try:
+        GenerateConfig(**NEEDED | settings)
+    except ValidationError as error:
+        problems = error.errors()[0]["msg"].removeprefix("Value error, ")
+    flags = [problem.partition(":")[0] for problem in problems.split("; ") if problem.startswith("--")]
+    assert flags == [f"--{name.replace('_', '-')}" for name in names], problems
+
+
 def test_every_problem_of_the_columns_is_told_with_its_place():
     with pytest.raises(ValidationError) as caught:
         GenerateConfig(

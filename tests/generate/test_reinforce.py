@@ -79,7 +79,7 @@ def configure(tmp_path):
                 "input": [str(tmp_path / "in" / "*.tar")],
                 "teacher": ["coca_tiny"],
                 "output": tmp_path / "out",
-                "views": 3,
+                **({} if changes.get("convert") else {"views": 3}),
                 "batch_size": 4,
                 "device": "cpu",
                 "num_workers": 0,
@@ -517,6 +517,8 @@ def test_every_problem_of_a_configuration_is_told_at_once(configure):
         configure(columns="(")
     with pytest.raises(ValueError, match="--teacher: required"):
         configure(teacher=[])
+    with pytest.raises(ValueError, match="--views: 3: has no effect with --convert"):
+        configure(teacher=[], convert=True, views=3)
 
 
 # --- the older layout ------------------------------------------------------------------------------------------------
