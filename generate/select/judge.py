@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -22,7 +23,10 @@ RECORDS_LOOKED_AT = 100  # of each of these shards
 
 
 class JudgedCaption(NamedTuple):
-    """A caption with its score and, where it does not pass, the reason. index: of the caption in its column."""
+    """A caption with its score and, where it does not pass, the reason. index: of the caption in its column.
+
+    score: the value of --by; NaN if the caption has none, and no record is chosen by it.
+    """
 
     column: str
     index: int
@@ -74,7 +78,10 @@ class Judge:
                 elif not value:
                     reason = name
             except ValueError as error:
-                reason = reason or f"{name}: {error}"
+                if name == "by" and not self.config.settles:
+                    score = math.nan
+                else:
+                    reason = reason or f"{name}: {error}"
         return JudgedCaption(column, index, text, score=score, reason=reason)
 
 
@@ -141,6 +148,9 @@ def check_first_records(shards: Sequence[Shard], config: SelectConfig) -> list[s
     scores: set[str] = set()
     fields: set[str] = set()
     class_count = record_count = 0
+    judge = Judge(config.model_copy(update={"where": None}))
+    unranked: list[str] = []  # why captions cannot be ranked
+    caption_count = 0
     for record in _first_records(shards):
         record_count += 1
         class_count += class_of(record) is not None
@@ -148,6 +158,11 @@ def check_first_records(shards: Sequence[Shard], config: SelectConfig) -> list[s
         columns.update([*record.columns, *[ORIGINALS] * bool(record.captions)])
         for column in judged_columns(record, config.column):
             scores |= (record.scores.get(column) or {}).keys()
+        if config.settles:
+            with suppress(ValueError):  # it cannot be used, or has no class
+                captions = judge.captions(record)
+                caption_count += len(captions)
+                unranked += [caption.reason for caption in captions if caption.reason.startswith("by: ")]
     if record_count:
         _check(
             config,
@@ -156,6 +171,11 @@ def check_first_records(shards: Sequence[Shard], config: SelectConfig) -> list[s
             fields,
             class_count=class_count,
             records=f"of the first {record_count} records that are looked at",
+        )
+    if caption_count and len(unranked) == caption_count:
+        raise ValueError(
+            f"--{unranked[0]}; none of the first {caption_count:,} captions has a number as {config.by}, by which "
+            "records are chosen"
         )
     return sorted(columns.keys() - {ORIGINALS})
 
@@ -176,6 +196,8 @@ def _check(
             f"--column: none {records} has synthetic captions; {has}, where {ORIGINALS} is the original captions"
         )
     for field, expression in config.expressions.items() if not problems else ():
+        if field == "by" and not config.settles and config.where:
+            continue  # a dry run shows it as far as it is there
         if missing := sorted(expression.needed - {*CAPTION_NAMES, *RECORD_NAMES} - scores):
             problem = (
                 f"--{field}: {expression.source}: names {', '.join(missing)}, which no caption {records} has; there "

@@ -39,7 +39,7 @@ def render(config: SelectConfig, settled: SettledLimits, histogram: ScoreHistogr
         rows=rows,
         records=f"{histogram.records:,}",
         dry_run=config.dry_run,
-        figure=_figure(config, settled, histogram),
+        figure=_figure(config, settled, histogram) if histogram.counts.any() else None,
     )
 
 

@@ -10,6 +10,7 @@ threshold, and a limit of 24 bytes for each text and class that occurs too often
 """
 
 import io
+import math
 import os
 import sqlite3
 import tempfile
@@ -204,9 +205,11 @@ class _Tally:
             self._insert("records", (number, tie, None, None, None, fate))
             return
         passing = [caption for caption in judged if not caption.reason]
-        scored = [caption.score for caption in judged if not caption.reason.startswith(("by", "is empty"))]
-        best = max((caption.score for caption in passing), default=None)
-        shown = max(scored, default=None) if best is None else best
+        scored = [caption for caption in judged if not caption.reason.startswith(("by", "is empty"))]
+        best, shown = (
+            max((caption.score for caption in captions if not math.isnan(caption.score)), default=None)
+            for captions in (passing, scored)
+        )
         fate = FATES.index(KEPT if passing else "where")
         name = class_of(record) if judge.config.max_per_class else None
         class_id = None if name is None else class_hash(name)

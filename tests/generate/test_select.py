@@ -254,6 +254,30 @@ def test_a_dry_run_leaves_a_page_and_the_run_may_follow(drawn_set, drawing, tmp_
     assert len(list(read_records(str(tmp_path / "out")))) == 20
 
 
+def test_a_dry_run_of_a_condition_agrees_with_the_run_where_there_is_no_similarity(tmp_path, capsys):
+    """Also where only some captions have one."""
+    scores = ({"flags": [""]}, {"flags": ["loop"]}, {"flags": [""], "similarity": [0.5]})
+    for count in (2, 3):
+        records = [
+            Record(f"k{number}", jpeg(number), (), columns={X: ("x",)}, scores={X: score})
+            for number, score in enumerate(scores[:count])
+        ]
+        write(tmp_path / f"in{count}", records)
+        options = {"input": [f"{tmp_path}/in{count}/*.tar"], "output": str(tmp_path / f"out{count}")}
+        assert run(SelectConfig(**options, where="not flags", dry_run=True)) == 0
+        assert f"{count - 1} of {count} records are kept" in capsys.readouterr().out
+        assert ("Distribution" in (tmp_path / f"out{count}" / "dry_run.html").read_text()) == (count == 3)
+        assert run(SelectConfig(**options, where="not flags")) == 0
+        assert len(list(read_records(options["output"]))) == count - 1
+
+
+def test_a_value_that_is_no_number_is_refused_before_the_first_pass(drawn_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(generate.select.run, "settle", None)
+    for by in ("text", "flags"):
+        with pytest.raises(ValueError, match=f"--by: '.*' is no number; none of the first .* a number as {by}"):
+            run(SelectConfig(input=[f"{drawn_set[0]}/*.tar"], output=str(tmp_path / "out"), top=0.5, by=by))
+
+
 def test_a_shard_of_which_nothing_stays_is_empty_and_does_not_disturb(tmp_path):
     for name, similarity in (("a", 0.1), ("b", 0.9)):
         write(
