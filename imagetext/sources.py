@@ -123,19 +123,28 @@ def read_records(spec: str | Sequence[str], images: Sequence[str] = (), *, check
     return itertools.chain.from_iterable(read_samples(spec, images, distinct=False, check=check))
 
 
-def check_caption_columns(shards: Sequence[Shard], columns: Columns) -> None:
-    """Raise ValueError if the user named columns of captions, and none of the shards is of a table or of metadata."""
-    if columns.captions and not any(map(_has_columns, shards)):
-        raise ValueError(
-            f"--caption-column {', '.join(columns.captions)}: no --input is a table or a folder with metadata; "
-            f"captions of a tar are its txt, or {', '.join(CAPTION_COLUMNS)} in its json"
+def check_table_flags(shards: Sequence[Shard], columns: Columns) -> None:
+    """Raise ValueError if columns of tables are named, and none of the shards is of a table.
+
+    shards: those of all inputs of a command, because its flags may be for one of them only.
+    """
+    # A table that a run of capsmith wrote without records has an empty list.
+    if any(isinstance(shard.samples, TableRows | CompressedRows | HubRows | list) for shard in shards):
+        return
+    folders = [shard.samples for shard in shards if isinstance(shard.samples, FolderRows)]
+    has_metadata = any(row.captions or row.meta for folder in folders for row in folder.rows)
+    problems = []
+    if columns.image:
+        problems.append(f"--image-column {columns.image}: there is no table in --input")
+    if columns.captions and not has_metadata:
+        problems.append(
+            f"--caption-column {', '.join(columns.captions)}: there is no table or metadata in --input; captions of a "
+            f"tar are its txt, or {', '.join(CAPTION_COLUMNS)} in its json"
         )
-
-
-def _has_columns(shard: Shard) -> bool:
-    if isinstance(shard.samples, FolderRows):
-        return any(row.captions or row.meta for row in shard.samples.rows)
-    return isinstance(shard.samples, HubRows | TableRows | CompressedRows)
+    if columns.keys:
+        problems.append(f"--key {', '.join(columns.keys)}: there is no table in --input")
+    if problems:
+        raise one_error(problems)
 
 
 SplitTable = partial[list[TableRows | CompressedRows]]  # `split_table` with all arguments except the path

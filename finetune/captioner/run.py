@@ -33,7 +33,7 @@ from finetune.trainer import Trainer
 from imagetext.apart import check_apart
 from imagetext.sample import Shard
 from imagetext.shown import say
-from imagetext.sources import check_caption_columns, read_samples
+from imagetext.sources import check_table_flags, read_samples
 
 if TYPE_CHECKING:  # this module imports transformers
     from captioners.vlm.captioner import VLMCaptioner
@@ -69,7 +69,7 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
         else []
     )
     all_shards = [*itertools.chain.from_iterable(shards_by_weight.values()), *eval_shards]
-    check_caption_columns(all_shards, config.table)
+    check_table_flags(all_shards, config.table)
     check_apart(config.output, [shard.path for shard in all_shards])
     captioner = load(with_current_paths(with_settled(config)), state.device)
     check_weights(captioner.model, f"--model {config.model}")

@@ -24,7 +24,7 @@ from finetune.student.teachers import Teachers, check_texts, read_teachers
 from finetune.trainer import Trainer
 from imagetext.apart import check_apart
 from imagetext.shown import say
-from imagetext.sources import read_samples
+from imagetext.sources import check_table_flags, read_samples
 
 
 def run(config: StudentConfig) -> int:
@@ -41,7 +41,9 @@ def train(config: StudentConfig, state: PartialState) -> None:
     shards = read_samples(config.input, config.images, columns=config.table)
     eval_shards = read_samples(config.eval_input, config.images, columns=config.table) if config.eval_input else []
     classes = HeldOutClasses(config, quiet=quiet) if config.eval_classes else None
-    check_apart(config.output, [shard.path for shard in (*shards, *eval_shards, *(classes.shards if classes else ()))])
+    all_shards = [*shards, *eval_shards, *(classes.shards if classes else ())]
+    check_table_flags(all_shards, config.table)
+    check_apart(config.output, [shard.path for shard in all_shards])
     teachers = read_teachers(shards, config)
     if "text" in config.kinds and teachers:
         check_texts(shards)

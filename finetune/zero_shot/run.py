@@ -28,6 +28,7 @@ from imagetext.lock import LOCK, FolderLock, check_lock
 from imagetext.outputs import UNFINISHED, write_file
 from imagetext.sample import Shard
 from imagetext.shown import Progress, masked, say
+from imagetext.sources import check_table_flags
 
 REPORT, PREDICTIONS = "zero_shot.json", "predictions.jsonl"
 NO_NAME = re.compile(r"\d+|n\d{8}")  # a number or a WordNet id
@@ -67,6 +68,7 @@ def evaluate(config: ZeroShotConfig) -> tuple[ZeroShotReport, list[str]]:
         lambda: read_hierarchy(config.hierarchy) if config.hierarchy else None,
         lambda: load_models(config.model, device, config.dtype),
     )
+    check_table_flags([*shards, *support], config.table)
     check_apart(config.output, [shard.path for shard in (*shards, *support)])
     survey = survey_labels(shards, names)
     check_rejects(survey.failed, survey.usable, config)

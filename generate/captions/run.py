@@ -42,7 +42,7 @@ from imagetext.lock import FolderLock
 from imagetext.sample import Record, Shard
 from imagetext.shards import ShardWriter, read_marker
 from imagetext.shown import say
-from imagetext.sources import check_caption_columns, read_samples
+from imagetext.sources import check_table_flags, read_samples
 from imagetext.stores import is_remote
 
 if TYPE_CHECKING:  # this module imports aiohttp
@@ -75,7 +75,7 @@ def _run(config: GenerateConfig, rank: Rank, on_begun: Callable[[], None] | None
     all_shards = read_samples(
         config.input, config.images, labels=labels_of(config), columns=config.table, needs=needs_of(config)
     )
-    check_caption_columns(all_shards, config.table)
+    check_table_flags(all_shards, config.table)
     check_columns_read(config, all_shards)
     check_fields_read(config, all_shards)
     shards = first_pictures(all_shards, config.limit) if config.limit else all_shards

@@ -38,7 +38,7 @@ from imagetext.outputs import remove, write_file
 from imagetext.sample import Shard
 from imagetext.shards import ShardWriter, read_marker
 from imagetext.shown import say
-from imagetext.sources import check_caption_columns, read_samples
+from imagetext.sources import check_table_flags, read_samples
 from imagetext.stores import join
 
 DEFAULT_SIZE = 224  # side of views without a teacher
@@ -64,7 +64,7 @@ def _run(config: ReinforceConfig, rank: Rank, on_begun: Callable[[], None] | Non
     if config.engine == "embedded":  # workers of a cluster check the devices of their own machines
         check_device(config.device)
     shards = read_samples(config.input, config.images, columns=config.table, needs=("pictures",))
-    check_caption_columns(shards, config.table)
+    check_table_flags(shards, config.table)
     if rank.count == 1 and (processes := processes_wanted(config)) > 1:
         # The report is written once, when all processes have ended.
         code = launch("reinforce", config.model_copy(update={"report": False}), processes, job=job)

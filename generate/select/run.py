@@ -46,7 +46,7 @@ from imagetext.readers.labels import Labels, read_class_names
 from imagetext.sample import Shard
 from imagetext.shards import RUN, ShardWriter, read_shards
 from imagetext.shown import masked, say
-from imagetext.sources import check_caption_columns, read_samples
+from imagetext.sources import check_table_flags, read_samples
 from imagetext.stores import join, open_file, read_bytes
 
 DAY = 24 * 3600  # seconds that the first of a launcher's processes may take to settle a run
@@ -79,7 +79,7 @@ def _run(config: SelectConfig, rank: Rank, on_begun: Callable[[], None] | None, 
     names = read_class_names(config.class_names) if config.class_names else None
     labels = Labels(config.label, names) if config.label else None
     shards = read_samples(config.input, config.images, labels=labels, columns=config.table, needs=("captions",))
-    check_caption_columns(shards, config.table)
+    check_table_flags(shards, config.table)
     if config.dry_run:
         check_first_records(shards, config)
         settled, histogram = settle(shards, config)

@@ -14,7 +14,7 @@ from imagetext.readers.table_flags import TableFlags
 from imagetext.sets.join import On, join, parse_text_from
 from imagetext.shards import Format, read_shards
 from imagetext.shown import say
-from imagetext.sources import read_samples
+from imagetext.sources import check_table_flags, read_samples
 
 
 def _check_text_from(text: str) -> str:
@@ -23,7 +23,11 @@ def _check_text_from(text: str) -> str:
 
 
 class JoinConfig(TableFlags):
-    """Put captions into the shards of their pictures. Pictures and captions are matched by name, never by order."""
+    """Put captions into the shards of their pictures. Pictures and captions are matched by name, never by order.
+
+    The flags for tables are for those in --input. Tables in --captions need columns with the usual names: key, uid or
+    id for keys, syn_text_… for captions.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,6 +71,7 @@ def run(config: JoinConfig) -> int:
         raise ValueError("--captions: required, unless --text-from draws texts from columns that are there")
     check_own(config.output, "join")  # before the lock, so that nothing is written to another command's folder
     shards = read_samples(config.input, config.images, columns=config.table)
+    check_table_flags(shards, config.table)
     earlier_names = read_shards(config.output) or []
     names = list(dict.fromkeys([*earlier_names, *(shard.name for shard in shards)]))
     fingerprint = {

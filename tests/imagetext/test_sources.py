@@ -3,7 +3,6 @@ import os
 import pickle
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from imagetext.readers.suffixes import TABLE_SUFFIXES, TAR_SUFFIXES
 from imagetext.readers.table_flags import Columns
 from imagetext.sample import Record
 from imagetext.shards import SUFFIXES, ShardWriter
-from imagetext.sources import Shard, check_caption_columns, read_records, read_samples
+from imagetext.sources import Shard, check_table_flags, read_records, read_samples
 
 
 def test_every_kind_of_spec(tmp_path, picture, write_tar, monkeypatch):
@@ -126,24 +125,6 @@ def test_pictures_given_one_by_one_are_one_error_that_names_their_folder(images)
     assert str(caught.value).split("\n") == [
         f"{place}: pictures are not given one by one; give this folder" for place in (folder, folder / "a")
     ]
-
-
-@pytest.mark.parametrize("kind, has_columns", [("tar", False), ("folder", False), ("metadata", True), ("table", True)])
-def test_named_columns_of_captions_are_refused_if_no_input_has_columns(tmp_path, images, write_tar, kind, has_columns):
-    """Otherwise a captioner would be trained on other captions than those that the user named."""
-    folder = images("a.jpg")
-    spec = str(folder)
-    if kind == "tar":
-        spec = write_tar(tmp_path / "t.tar", [("a.jpg", b""), ("a.txt", b"alt"), ("a.json", b'{"long": "a dog"}')])
-    if kind == "metadata":
-        (folder / "metadata.jsonl").write_text('{"file_name": "a.jpg", "long": "a dog"}')
-    if kind == "table":
-        spec = str(folder / "t.csv")
-        (folder / "t.csv").write_text("image,long\na.jpg,a dog\n")
-    columns = Columns(captions=("long",))
-    shards = read_samples(spec, columns=columns)
-    with nullcontext() if has_columns else pytest.raises(ValueError, match="--caption-column long: no --input is a"):
-        check_caption_columns(shards, columns)
 
 
 def test_pictures_are_read_when_the_shard_is(tmp_path, picture):
@@ -291,3 +272,24 @@ def test_a_pipe_is_refused_at_once(tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(ValueError, match=rf"{name}: is a pipe or a device"):
         read_samples(str(tmp_path / name))
+
+
+def test_flags_for_tables_are_refused_where_no_input_is_one(tmp_path, picture, write_tar):
+    tar = write_tar(tmp_path / "a.tar", [("1.jpg", picture()), ("1.txt", b"a cat")])
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "1.jpg").write_bytes(picture())
+    (tmp_path / "rows.csv").write_text("image,words,id\npictures/1.jpg,a cat,1\n")
+    named = Columns("image", ("words",), ("id",))
+    inputs = [str(tar), str(tmp_path / "pictures"), "scenes:train,n=3"]
+    with pytest.raises(ValueError) as error:
+        check_table_flags(read_samples(inputs), named)
+    assert [line.split(":")[0] for line in str(error.value).split("\n")] == [
+        "--image-column image",
+        "--caption-column words",
+        "--key id",
+    ]
+    check_table_flags(read_samples(inputs), Columns())
+    check_table_flags(read_samples([*inputs, str(tmp_path / "rows.csv")], columns=named), named)
+    (tmp_path / "pictures" / "metadata.csv").write_text("file_name,words\n1.jpg,a cat\n")
+    captions = Columns(captions=("words",))
+    check_table_flags(read_samples(inputs, columns=captions), captions)
