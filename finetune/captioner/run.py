@@ -23,7 +23,7 @@ from finetune.captioner.pictures import CaptionedPictures
 from finetune.captioner.recipes import read_recipe
 from finetune.card import write_card
 from finetune.folder import read_record, run_folder, with_current_paths, with_settled, write_finished
-from finetune.hub import check_hub, push
+from finetune.hub import push
 from finetune.launch import describe, run_in_ranks, say_once
 from finetune.long_captions import length_warning
 from finetune.not_finite import check_weights
@@ -34,6 +34,7 @@ from imagetext.apart import check_apart
 from imagetext.sample import Shard
 from imagetext.shown import say
 from imagetext.sources import check_table_flags, read_samples
+from imagetext.upload_access import check_hub
 
 if TYPE_CHECKING:  # this module imports transformers
     from captioners.vlm.captioner import VLMCaptioner

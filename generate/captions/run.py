@@ -44,6 +44,7 @@ from imagetext.shards import ShardWriter, read_marker
 from imagetext.shown import say
 from imagetext.sources import check_table_flags, read_samples
 from imagetext.stores import is_remote
+from imagetext.upload_access import check_hub
 
 if TYPE_CHECKING:  # this module imports aiohttp
     from captioners.server.captioner import ServerCaptioner
@@ -111,6 +112,8 @@ def _check_before_reading(config: GenerateConfig) -> None:
         check_device(config.device)
     if config.push_to_hub and is_remote(config.output):
         raise ValueError(f"--push-to-hub: uploads from this machine only, and the output is {config.output}")
+    if config.push_to_hub:
+        check_hub(config.push_to_hub)
     if config.export_by_class:
         check_folder(config.export_by_class, config.output)
 

@@ -123,6 +123,9 @@ def test_a_set_is_uploaded_only_where_asked_for_and_only_when_whole(
     calls = []
 
     class Api:
+        def whoami(self):
+            return {"name": "me"}
+
         def create_repo(self, name, **options):
             calls.append((name, options))
 
@@ -132,6 +135,9 @@ def test_a_set_is_uploaded_only_where_asked_for_and_only_when_whole(
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     assert run(configure(input=[source])) == 3 and run(configure(input=[source], push_to_hub="me/set")) == 3
     assert calls == []
+    with pytest.raises(ValueError, match="--push-to-hub you/set: the token may only write to me"):
+        run(configure(input=[source], push_to_hub="you/set", output=str(tmp_path / "other")))
+    assert not (tmp_path / "other").exists()
     assert run(configure(input=[source], push_to_hub="me/set", max_error_rate=1)) == 0
     assert calls == [
         ("me/set", {"repo_type": "dataset", "exist_ok": True}),
