@@ -54,6 +54,8 @@ def workers_for(
     def with_room(record: Record) -> Record:
         if record.lacks_picture and not any(preprocess):
             record = replace(record, error="", lacks_picture=False)
+        if record.image is None and any(preprocess):
+            return record  # its error is that it has no picture
         return room_for(record, names, overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
 
     def requests(records: Iterable[Record]) -> Iterator[tuple[Record, tuple[bytes | None, str]]]:

@@ -56,6 +56,11 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
             folders = [place for place in places if is_remote(place) or os.path.isdir(place or os.curdir)]
             write_set_gallery(folder, join(folder, GALLERY), images=[*config.images, *folders])
     code = exit_code_of_run(missing, own_names, done, failed_share, most=config.max_error_rate, unit="picture")
+    names = expect_run(folder)["columns"]
+    sound = sum(marker["rows"] - marker["failed"] for marker in done)
+    if code == 0 and sound and config.max_error_rate < 1 and not any(_count(done, name) for name in names):
+        say(f"none of {sound:,} records has got a text in {', '.join(names)}")
+        code = 3
     if code == 0 and config.push_to_hub and is_complete:
         push(folder, config.push_to_hub)
         say(f"uploaded to the data set {config.push_to_hub}")
@@ -66,12 +71,17 @@ def _say_totals(folder: str, config: GenerateConfig, markers: Sequence[Mapping[s
     pictures, failed = (sum(marker[name] for marker in markers) for name in ("rows", "failed"))
     counts = []
     for column in expect_run(folder)["columns"]:
-        count = sum(marker["captions"].get(column, 0) for marker in markers)
+        count = _count(markers, column)
         counts.append(f"{count:,} {'tags' if is_tags(column) else 'captions'} in {column}")
     say(
         f"{folder}: {', '.join(counts)} of {pictures:,} pictures, {failed:,} without "
         f"({failed / max(pictures, 1):.1%}), in {len(markers):,} {config.format} shards"
     )
+
+
+def _count(markers: Sequence[Mapping[str, Any]], column: str) -> int:
+    """Return how many texts the shards have in the column."""
+    return sum(marker["captions"].get(column, 0) for marker in markers)
 
 
 def repeated_captions(markers: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -331,6 +331,23 @@ def test_text_embeddings_of_other_captions_are_an_error_unless_they_may_go(
     assert run(configure(captions_only=True, output=tmp_path / "apart")) == 0
 
 
+def test_a_record_of_a_reinforced_set_without_its_picture_says_so(captioner, make_tar, configure, tmp_path, capsys):
+    """And not that its text embeddings, which the new captions would not have, are in the way."""
+    make_tar("00000", [None], npz=npz("image_emb", "text_emb"), syn__json=b'{"syn_text_x": ["a dog"]}')
+    assert run(configure()) == 3
+    assert "100.0% of the pictures failed" in (printed := capsys.readouterr().out)
+    assert "the first one: missing picture" in printed
+
+
+def test_a_run_whose_instruction_fits_no_record_does_not_end_well(make_tar, pictures, configure, tmp_path, capsys):
+    """Its records are sound, because they have captions of an earlier run."""
+    make_tar("00000", pictures(2), txt=b"", syn__json=b'{"syn_text_x": ["a red dog"]}')
+    assert run(configure(model="rules:negatives", on_degenerate="drop")) == 3
+    assert "none of 2 records has got a text in neg_text_rules" in capsys.readouterr().out
+    instruction = {"instruction": "{{ syn_text_x }}", "output": tmp_path / "made"}
+    assert run(configure(model="rules:negatives", on_degenerate="drop", **instruction)) == 0
+
+
 @pytest.mark.parametrize("format, suffix", [("webdataset", "tar"), ("jsonl", "jsonl"), ("parquet", "parquet")])
 def test_captions_only_are_joined_with_their_pictures_later(
     captioner, make_tar, pictures, configure, tmp_path, capsys, format, suffix
