@@ -30,6 +30,7 @@ from generate.runs.manifest import (
 from generate.runs.out_of_memory import with_halved_batches
 from generate.runs.processes import launch, own_rank
 from generate.runs.protocol import Loaded, Pace, processes_wanted, workers_wanted
+from generate.runs.set_card import write_set_card
 from generate.runs.start import begin, prepare
 from generate.runs.workers import Workers
 from imagetext.apart import ANOTHER
@@ -42,6 +43,11 @@ from imagetext.sources import check_table_flags, read_samples
 from imagetext.stores import join
 
 DEFAULT_SIZE = 224  # side of views without a teacher
+# The settings that decide what the records hold.
+DECIDING = {
+    *("input", "teacher", "views", "size", "crop_area", "columns", "embeddings", "convert", "seed"),
+    "text_from_synthetic",
+}
 
 
 def run(config: ReinforceConfig, rank: Rank | None = None, on_begun: Callable[[], None] | None = None) -> int:
@@ -244,6 +250,10 @@ def finish(config: ReinforceConfig, rank: Rank = Rank(), shards: Sequence[Shard]
             "the official trainer needs a synthetic caption of every record, and stops at the first record without one"
         )
     failed_share = share_failed(done)
-    if config.report and markers.keys() >= set(names):
-        write_report(config.output, list(expect_run(config.output)["teachers"].values()))
+    if markers.keys() >= set(names):
+        settings = config.model_dump(mode="json", include=DECIDING, exclude_defaults=True)
+        title = f"Records of {', '.join(config.input)}, with augmented views and embeddings"
+        write_set_card(config.output, "reinforce", title, [markers[name] for name in names], settings)
+        if config.report:
+            write_report(config.output, list(expect_run(config.output)["teachers"].values()))
     return exit_code_of_run(missing, own_names, done, failed_share, most=config.max_error_rate, unit="record")

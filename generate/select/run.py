@@ -30,6 +30,7 @@ from generate.runs.manifest import (
 )
 from generate.runs.processes import launch, own_rank
 from generate.runs.protocol import Loaded, Pace, processes_wanted
+from generate.runs.set_card import write_set_card
 from generate.runs.start import begin, first_names, prepare
 from generate.select.choose import Chosen, choose
 from generate.select.config import ORIGINALS, SelectConfig
@@ -304,6 +305,9 @@ def finish(config: SelectConfig, rank: Rank = Rank(), shards: Sequence[Shard] = 
     say(*(f"  {count:,} captions are left out: {kind}" for kind, count in left_out.most_common()))
     if None not in markers.values():
         list_rejected(config.output, list(markers))
+        settings = config.model_dump(mode="json", include=DECIDING | {"input"}, exclude_defaults=True)
+        title = f"Records of {', '.join(config.input)}, chosen by their captions"
+        write_set_card(config.output, "select", title, [*filter(None, markers.values())], settings)
         if rejected:
             say(f"the reason of each record: {join(config.output, ALL_REJECTED)}")
     if missing:

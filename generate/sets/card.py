@@ -9,9 +9,11 @@ from typing import Any
 from diversity.measures.accumulate import CaptionAccumulator
 from diversity.measures.catalogue import DEGENERATE, DISTINCT, DIV, LENGTH
 from generate.runs.manifest import expect_run
+from generate.runs.set_card import front_matter
 from generate.sets.repeats import Repeats
 from imagetext import cards
 from imagetext.columns import is_other_column, is_tags
+from imagetext.shards import SUFFIXES
 from imagetext.sources import read_records
 from imagetext.stores import join
 
@@ -39,7 +41,7 @@ def write_card(folder: str, inputs: Sequence[str], markers: Sequence[Mapping[str
         cards.write_card(
             folder,
             Path(__file__).parent / "templates" / "card.md",
-            front=_front_matter(title, run, rows),
+            front=front_matter(title, rows, f"*{SUFFIXES[run['format']]}"),
             settings=settings,
             groups=settings,
             captioners=", ".join(captioners),
@@ -83,26 +85,6 @@ def _settings(columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str
 def _columns_of_fields(settings: Mapping[str, Any]) -> Collection[str]:
     """Return the columns that the fields of JSON answers go to."""
     return settings.get("task", {}).get("fields", {}).values()
-
-
-def _front_matter(title: str, run: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    size_categories = (
-        ("n<1K", 1e3),
-        ("1K<n<10K", 1e4),
-        ("10K<n<100K", 1e5),
-        ("100K<n<1M", 1e6),
-        ("1M<n<10M", 1e7),
-        ("10M<n<100M", 1e8),
-        ("100M<n<1B", 1e9),
-    )
-    suffix = {"webdataset": "tar"}.get(run["format"], run["format"])
-    return {
-        "pretty_name": title,
-        "task_categories": ["image-to-text"],
-        "tags": ["image-captioning", "synthetic-captions", "capsmith"],
-        "size_categories": [next((name for name, end in size_categories if rows < end), "n>1B")],
-        "configs": [{"config_name": "default", "data_files": f"*.{suffix}"}],
-    }
 
 
 def _spread(

@@ -9,10 +9,11 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from generate.runs.config import Folder
 from generate.runs.manifest import RULES, check_own, write_run
+from generate.runs.set_card import write_set_card
 from imagetext.lock import FolderLock
 from imagetext.readers.table_flags import TableFlags
 from imagetext.sets.join import On, join, parse_text_from
-from imagetext.shards import Format, read_shards
+from imagetext.shards import Format, read_markers, read_shards
 from imagetext.shown import say
 from imagetext.sources import check_table_flags, read_samples
 
@@ -35,7 +36,7 @@ class JoinConfig(TableFlags):
     captions: list[str] = Field(
         [],
         description="captions to join: a folder that capsmith generate wrote, records, or a published set (laclip:…, "
-        "vecap:…, hq-clip:…, recap:…); repeatable",
+        "vecap:…, hq-clip:…, recap:…); repeatable; required without --text-from",
     )
     on: On = Field(
         "uid", description="what pictures and captions are matched by: uid, key, hash of the bytes, URL or path"
@@ -44,7 +45,7 @@ class JoinConfig(TableFlags):
     format: Format = Field("webdataset", description="file format of the records")
     text_from: Annotated[str, AfterValidator(_check_text_from)] | None = Field(
         None,
-        description="COLUMN:p, to write a caption of this column as `txt` with probability p, and else the first "
+        description="COLUMN:p: write a caption of this column as `txt` with probability p, and otherwise the first "
         "original caption",
     )
     replace_columns: bool = Field(
@@ -92,6 +93,10 @@ def run(config: JoinConfig) -> int:
             seed=config.seed,
             begin=lambda: write_run(config.output, fingerprint, names),
         )
+    settings = config.model_dump(mode="json", exclude={"output", "format"}, exclude_defaults=True)
+    title = f"Pictures of {', '.join(config.input)}, joined with captions"
+    markers = read_markers(config.output)
+    write_set_card(config.output, "join", title, [markers[name] for name in names], settings)
     say(
         f"{config.output}: {joined.matched:,} pictures with captions joined on {config.on}, "
         f"{joined.unmatched:,} without any to join, {joined.duplicate:,} with several that differ"

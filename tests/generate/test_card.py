@@ -1,7 +1,9 @@
 """The card of a set: its header, its numbers, what it does not show; and the upload."""
 
 import json
+from pathlib import Path
 
+import datasets
 import pytest
 import yaml
 from markdown_it import MarkdownIt
@@ -9,7 +11,17 @@ from markdown_it import MarkdownIt
 import generate.sets.card
 from captioners.base import Caption, Captioned
 from generate.captions.run import run
+from generate.reinforce.config import ReinforceConfig
+from generate.reinforce.run import run as reinforce
+from generate.select.config import SelectConfig
+from generate.select.run import run as select
+from generate.sets.join import JoinConfig
+from generate.sets.join import run as join
+from imagetext.sample import Record
+from imagetext.shards import ShardWriter
 from imagetext.sources import read_records
+
+X = "syn_text_x"
 
 LICENCES = ["CC BY 4.0", "CC BY 4.0", "", "CC BY 4.0"]
 
@@ -163,6 +175,31 @@ def test_the_measured_records_are_some_of_three_shards(
     run(configure())
     assert [path[-9:] for path in paths_read] == ["00000.tar", "00002.tar", "00004.tar"]
     assert "| syn\\_text\\_fake | 9 |" in card(tmp_path / "out")[1]
+
+
+@pytest.mark.parametrize("format", ["webdataset", "jsonl", "parquet"])
+def test_sets_that_are_made_of_others_are_read_by_the_name_of_their_folder(tmp_path, picture, format):
+    """And their list of rejected records is not."""
+    for name in ("00000", "r-1", "a [b]"):
+        with ShardWriter(tmp_path / "in", name) as writer:
+            for number in range(3):
+                texts, scores = ("a red dog",), {"similarity": [number / 10]}
+                writer.write(Record(f"k{number}", picture(number), ("alt",), columns={X: texts}, scores={X: scores}))
+    chosen, joined, reinforced = (str(tmp_path / name) for name in ("chosen", "joined", "reinforced"))
+    source = [f"{tmp_path}/in/*.tar"]
+    assert select(SelectConfig(input=source, output=chosen, format=format, where="similarity > 0.05")) == 0
+    patterns = [f"{name}.{format.replace('webdataset', 'tar')}" for name in ("[0-9]*", "a [[]b]", "r-[0-9]*")]
+    assert card(Path(chosen))[0]["configs"] == [{"config_name": "default", "data_files": patterns}]
+    options = {"captions": source, "replace_columns": True}
+    assert join(JoinConfig(input=[chosen], output=joined, format=format, **options)) == 0
+    options = {"embeddings": "none", "views": 2, "device": "cpu", "num_workers": 0}
+    assert reinforce(ReinforceConfig(input=[chosen], output=reinforced, format=format, **options)) == 0
+    for folder in (chosen, joined, reinforced):
+        _, body = card(Path(folder))
+        assert "6 records in 3" in body
+        # The views of reinforced records are lists of mixed types, which `datasets` does not read from tars.
+        if folder != reinforced or format != "webdataset":
+            assert len(datasets.load_dataset(folder, split="train", cache_dir=str(tmp_path / "cache"))) == 6
 
 
 @pytest.mark.parametrize("name", ["set", "https://huggingface.co/me/set", "me/set/"])

@@ -25,6 +25,7 @@ from generate.reinforce.run import Reinforcing, run
 from generate.reinforce.teachers import Teacher, load_teacher
 from generate.runs.manifest import RUN
 from generate.sets import verify
+from imagetext.cards import CARD
 from imagetext.reinforced.embeddings import pack, unpack
 from imagetext.reinforced.views import decode_stored, read_views, replay
 from imagetext.sources import read_records
@@ -362,7 +363,7 @@ def test_the_bytes_depend_on_neither_workers_nor_other_shards(make_records, pict
         run(configure(max_error_rate=0.5, input=[str(tmp_path / "in" / "00001.tar")], output=tmp_path / "alone")) == 0
     )
     assert files(tmp_path / "out") == files(tmp_path / "two")
-    alone = {name: data for name, data in files(tmp_path / "alone").items() if name != RUN}
+    alone = {name: data for name, data in files(tmp_path / "alone").items() if name not in (RUN, CARD)}
     assert alone.items() <= files(tmp_path / "out").items()
     assert run(configure(max_error_rate=0.5, seed=1, output=tmp_path / "other")) == 0
     assert files(tmp_path / "out")["00000.tar"] != files(tmp_path / "other")["00000.tar"]
@@ -385,9 +386,9 @@ def test_a_run_that_is_killed_anywhere_resumes_to_the_same_bytes(make_records, p
     assert done.returncode == 0, done.stderr
     [(written, resumed)] = json.loads(done.stdout.splitlines()[-1]).values()
     ends = [f"{name}.{end}" for name in ("00000", "00001") for end in ("tar", "done.json")]
-    assert set(written) == {"run.json", "config.json", *ends}
-    # run.json, config.json; for each shard its records, file and marker: 2 + (2 + 2) + (1 + 2) steps
-    assert resumed == [True] * 9
+    assert set(written) == {"run.json", "config.json", "README.md", *ends}
+    # run.json, config.json; for each shard its records, file and marker; the card: 2 + (2 + 2) + (1 + 2) + 1 steps
+    assert resumed == [True] * 10
 
 
 def test_processes_share_the_shards_of_a_run(make_records, pictures, configure, fake_teachers, tmp_path, files):
