@@ -37,8 +37,8 @@ class QuickstartConfig(BaseModel):
     samples_seen: int = Field(90_000, gt=0, description="captions seen in fine-tuning")
     train_pictures: int = Field(12_000, gt=0, description="curated pictures to fine-tune on")
     held_out_pictures: int = Field(100, ge=SHOWN_PICTURES, description="pictures to caption, none of them seen before")
-    device: str | None = Field(None, description="cpu, cuda, …; the best there is unless given")
-    seed: int = Field(0, ge=0, description="of the pictures, the fine-tuning and the captions")
+    device: str | None = Field(None, description="cpu, cuda, … (default: the best device of this machine)")
+    seed: int = Field(0, ge=0, description="seed of the pictures, the fine-tuning and the captions")
     overwrite: bool = Field(False, description="start anew in a folder that holds an earlier quickstart")
 
 

@@ -24,7 +24,10 @@ class SamplingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     num_captions: int = Field(default=5, ge=1, description="captions per picture; greedy allows only 1")
-    strategy: Literal["sample", "greedy", "beam"] = Field(default="sample", description="how the next token is chosen")
+    strategy: Literal["sample", "greedy", "beam"] = Field(
+        default="sample",
+        description="how the next token is chosen: drawn at random, the most probable one, or by beam search",
+    )
     max_length: int | None = Field(
         default=None,
         ge=3,
@@ -38,7 +41,7 @@ class SamplingConfig(BaseModel):
         default=0.9,
         gt=0,
         le=1,
-        description="sample only from the most probable tokens whose probabilities sum to this",
+        description="sample only from the most probable tokens that together have this probability",
     )
     top_k: int | None = Field(
         default=None, ge=1, description="sample only from this many of the most probable tokens (default: all)"
@@ -54,7 +57,7 @@ class SamplingConfig(BaseModel):
     )
     num_beams: int = Field(default=1, ge=1, description="number of beams, for strategy beam")
     num_beam_groups: int = Field(
-        default=1, ge=1, description="number of groups of beams, which diversity_penalty makes differ"
+        default=1, ge=1, description="number of groups of beams; --diversity-penalty makes the groups differ"
     )
     diversity_penalty: float = Field(
         default=0.0,
@@ -63,7 +66,7 @@ class SamplingConfig(BaseModel):
         description="penalty on tokens that an earlier group of beams chose at the same step",
     )
     length_penalty: float = Field(
-        default=1.0, allow_inf_nan=False, description="beams are ranked by log-probability / length ** length_penalty"
+        default=1.0, allow_inf_nan=False, description="beams are ranked by log-probability / length ** this"
     )
     prefix: str = Field(default="", description="text that every caption starts with (local captioners only)")
     answer: Literal["text", "line", "json"] = Field(

@@ -231,7 +231,9 @@ def find_weights(folder: Path) -> Path | None:
         if len(files) == 1:
             return files[0]
         if files:
-            raise ValueError(f"{folder}: which of these are the weights? {', '.join(path.name for path in files)}")
+            raise ValueError(
+                f"{folder}: may hold its weights in {' or '.join(path.name for path in files)}; leave one there"
+            )
     return None
 
 

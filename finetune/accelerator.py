@@ -34,9 +34,11 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
 def check_processes(config: TrainingConfig, processes: int) -> None:
     """Raise ValueError if this number of processes is not the configured one, or does not suit batch or --shard."""
     if config.num_processes not in (None, processes):
-        raise ValueError(f"--num-processes {config.num_processes}: the launcher started {processes}")
+        raise ValueError(
+            f"--num-processes {config.num_processes}: the launcher started {processes}; leave the flag out"
+        )
     if config.shard and processes == 1:
-        raise ValueError("--shard: there is one process, and sharding needs at least two")
+        raise ValueError("--shard: needs at least two processes, and there is one")
     accumulation(config, processes)
 
 

@@ -237,7 +237,9 @@ class _Readable(Dataset):
             return self.pictures[item]
         except (OSError, ValueError) as error:
             key = self.pictures.identities[item[0]].key
-            raise UnreadablePicture(f"{key}: could be used when the run began, but can no longer: {error}") from error
+            raise UnreadablePicture(
+                f"{key}: could be read when the run began, and cannot be read now: {error}"
+            ) from error
 
 
 def _ignore_signals(_: int) -> None:

@@ -51,8 +51,8 @@ class Checkpoints:
             return
         if names := non_finite(state["model"]):
             raise ValueError(
-                f"after step {step} weights are not finite, {names[0]} among them: lower --learning-rate or raise "
-                "--warmup, and start again; no checkpoint is written of such weights"
+                f"after step {step}, some weights are not finite, such as {names[0]}, so no checkpoint is written; "
+                "lower --learning-rate or raise --warmup, and start again"
             )
         check_lock(self.output)
         with (

@@ -21,7 +21,7 @@ def parse_count(value: object) -> object:
 def check_held_out(specs: list[str], trained_on: list[str]) -> list[str]:
     """Return the inputs of held-out pictures; raises ValueError if one of them is trained on, too."""
     if both := [spec for spec in specs if spec in trained_on]:
-        raise ValueError(f"{', '.join(both)} is --input, too, and held-out pictures are not trained on")
+        raise ValueError(f"{', '.join(both)} is also named by --input, and pictures to validate on are not trained on")
     return specs
 
 

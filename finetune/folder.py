@@ -81,8 +81,8 @@ def check_output(config: TrainingConfig) -> None:
         raise ValueError(f"--output {output}: you have no right to write there")
     if config.overwrite and (output / BEFORE).exists() and _models_within(config):
         raise ValueError(
-            f"--output {output}: the model to start from is kept for the unfinished run in this folder; "
-            "finish that run, by the same command without --overwrite, or give another --output"
+            f"--output {output}: holds an unfinished run, which still needs the model that you start from; finish "
+            "that run with its command, without --overwrite, or give another --output"
         )
     record = read_record(config) if record_path.name in present else {}
     if record and not config.overwrite and (Checkpoints(output).paths() or is_finished(output)):

@@ -44,7 +44,7 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
     state = PartialState(cpu=device == "cpu", timeout=WAIT)  # uses the current GPU, which choose_device has set
     if state.num_processes != rank.count:
         raise ValueError(
-            f"the launcher started {rank.count} processes, and {state.num_processes} of them found each other"
+            f"the launcher started {rank.count} processes, but only {state.num_processes} of them found each other"
         )
     with FolderLock(config.output):
         with state.main_process_first():

@@ -34,7 +34,7 @@ def explain_not_finite(forward: Any, parts: Sequence[Batch], *, rate: float, dty
         wrong = [single.keys[0] for single in singles if non_finite(forward(single.images, single.tokens))]
     if 0 < len(wrong) < len(singles):
         pictures = _first_few(wrong)
-        return f"Only for {pictures} are the model's outputs not finite: check these pictures and their captions."
+        return f"The model's outputs are not finite for {pictures} alone: check these pictures and their captions."
     overflow = " fp16 cannot hold numbers above 65,504; bf16 and fp32 can." if dtype == "fp16" else ""
     finding = (
         "The model's outputs are not finite for any picture"

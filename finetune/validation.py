@@ -180,9 +180,9 @@ def collapse_warning(scores: dict[str, float], human: dict[str, float]) -> str:
     if share < max(COLLAPSE_SHARE, COLLAPSE_TIMES * human_share) or share * scores["pictures"] < COLLAPSE_PICTURES:
         return ""
     return (
-        f"One same caption for {share:.0%} of {scores['pictures']} held-out pictures (human captions: "
-        f"{human_share:.0%}): the captioner does not look at the pictures. In the first steps from random weights "
-        "this is normal and goes away. Otherwise check:\n"
+        f"{share:.0%} of {scores['pictures']} held-out pictures get the same caption (of the human captions, "
+        f"{human_share:.0%} are the same): the captioner does not look at the pictures. In the first steps from "
+        "random weights this is normal and goes away. Otherwise check:\n"
         "- the weights at the start: random weights (--from-scratch), and weights of an open_clip run without "
         "--pretrained or with a partly loaded checkpoint, give every picture the same caption (open_clip issues #797, "
         "#751)\n"

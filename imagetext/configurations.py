@@ -124,7 +124,7 @@ def _add_flag(
     if help == argparse.SUPPRESS:
         return
     if "metavar" in settings:  # the value of a list[str] is a str, and the flag may be repeated
-        settings["metavar"] = re.sub(r"^(?:list|tuple)\[(\w+).*\]$", r"\1", settings["metavar"]).lower()
+        settings["metavar"] = re.sub(r"^(?:list|tuple)\[(\{.*\}|\w+).*\]$", r"\1", settings["metavar"]).lower()
         settings["metavar"] = re.sub(r"^dict\[.*\]$", "name=value", settings["metavar"])
     group = required_flags if help.endswith("(required)") else options
     if not names[0].startswith("-"):  # a positional argument; if it is missing, validation reports it

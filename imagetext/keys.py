@@ -77,4 +77,4 @@ class SeenKeys:
         if self.changes <= self.MAX_WARNINGS:
             logger.warning(message, self.shard, *values)
         if self.changes == self.MAX_WARNINGS + 1:
-            logger.warning("%s: more keys are seen twice, or too long", self.shard)
+            logger.warning("%s: further keys that are seen twice or too long are not listed", self.shard)

@@ -177,8 +177,8 @@ class LMCaptioner:
         room = self.context_length - rules.max_length + 2
         if length > room:
             return (
-                f"the prompt has {length:,} tokens, but of the {self.context_length:,} positions of {self.name},"
-                f" captions of up to {rules.max_length:,} tokens (max_length) leave only {max(0, room):,}"
+                f"the prompt has {length:,} tokens, but only {max(0, room):,} of the {self.context_length:,} "
+                f"positions of {self.name} are left beside captions of up to {rules.max_length:,} tokens (max_length)"
             )
         return ""
 

@@ -294,7 +294,7 @@ class Connection:
         limit = self.config.max_requests
         if limit is not None and self.made >= limit:
             raise self.give_up(
-                f"--max-requests {limit:,} are made; the same command with a higher number continues", load.Spent
+                f"--max-requests {limit:,}: all are made; the same command with a higher number continues", load.Spent
             )
         self.made += 1
 

@@ -223,7 +223,7 @@ def _difference_notes(columns: ComparedColumns, rows: JoinedRows) -> list[str]:
     in_captioners = has_captions[: len(columns.names)].any(axis=0)  # (P,) in a column that is not the references
     if repeated := int((rows.occurrence_of_picture[in_captioners] > 0).sum()):
         notes.append(
-            f"Keys that come again with the same column: {repeated:,}; each time they count as another picture."
+            f"Keys that occur again in the same column: {repeated:,}; each of them counts as another picture."
         )
     if references and (only := int((has_captions[-1] & ~in_captioners).sum())):
         notes.append(f"Pictures of {references} that are in no other column: {only:,}.")

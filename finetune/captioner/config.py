@@ -161,9 +161,8 @@ class FinetuneConfig(TrainingConfig):
     hold_out: int = Field(
         default=500,
         ge=0,
-        description="number of --input pictures to hold out for validation, at most a twentieth of them; with "
-        "--eval-input, the largest number of its pictures that are used (0: all); 0 without --eval-input: no "
-        "validation",
+        description="number of pictures to validate on. Without --eval-input they are held out of --input, at most a "
+        "twentieth of it (0: no validation); with --eval-input, at most this many of its pictures are used (0: all)",
     )
     validate_every: Annotated[int, BeforeValidator(parse_count)] | None = Field(
         default=None,

@@ -193,7 +193,7 @@ class VLMForward(nn.Module):
 def _check_adapter_settings(name: str, lora: Any, config: FinetuneConfig) -> None:
     """Raise ValueError if settings differ from those of the model's existing adapters; `lora` is their LoraConfig."""
     problems = [
-        f"--lora-{setting} {value}: {name} has adapters of {setting} {existing}"
+        f"--lora-{setting} {value}: {name} has adapters of {setting} {existing}, which stays as it is"
         for setting, value, existing in (
             ("rank", config.lora_rank, lora.r),
             ("alpha", config.lora_alpha, lora.lora_alpha),
@@ -203,8 +203,8 @@ def _check_adapter_settings(name: str, lora: Any, config: FinetuneConfig) -> Non
     ]
     if config.lora_targets:
         problems.append(
-            f"--lora-targets {' '.join(config.lora_targets)}: {name} has adapters already, which cannot be moved to "
-            "other layers"
+            f"--lora-targets {' '.join(config.lora_targets)}: {name} already has adapters, which cannot be moved "
+            "to other layers"
         )
     if problems:
         raise ValueError("; ".join(problems))

@@ -64,8 +64,8 @@ def held_out_pictures(
     if not count:
         if config.hold_out:
             tell(
-                f"no validation: at most a twentieth of --input is held out, and it has only {len(pictures):,} "
-                "pictures; --eval-input names pictures to validate on"
+                f"no validation: --input has only {len(pictures):,} pictures, and at most a twentieth of them is held "
+                "out; name pictures to validate on with --eval-input"
             )
         return None
     samples = pictures.hold_out(count, config.seed)

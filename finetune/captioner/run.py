@@ -212,8 +212,8 @@ def check_drawn(pictures: CaptionedPictures) -> None:
     for weight, count in zip(*np.unique(pictures.weights, return_counts=True), strict=True):
         if round(weight * count) == 0:
             raise ValueError(
-                f"--weights {weight:g}: none of its {count:,} pictures would be trained on; {1 / count:.2g} has one "
-                "in each pass"
+                f"--weights {weight:g}: is so small that none of the {count:,} pictures of this input would be "
+                f"trained on; {1 / count:.2g} would take one of them in each pass"
             )
 
 

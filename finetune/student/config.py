@@ -118,8 +118,8 @@ class StudentConfig(TrainingConfig):
         None,
         gt=0,
         description="number of records that a device processes at a time; a smaller number saves memory and does not "
-        "change the result, because gradients are accumulated, except in models with batch normalisation, which is "
-        "over these records (default: all of its records of a step)",
+        "change the result, because gradients are accumulated; models with batch normalisation are an exception, "
+        "because they normalise over these records (default: all of its records of a step)",
     )
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(

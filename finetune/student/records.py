@@ -106,7 +106,7 @@ class ReinforcedPictures(TrainingPictures):
         self.rejects, self.failed_before = found.rejects, found.failed_before
         if not self.records:
             unusable = first_of(self.rejects + self.failed_before)
-            raise ValueError(f"--input: no record that a student can be trained on{unusable}")
+            raise ValueError(f"--input: holds no record that a student can be trained on{unusable}")
         if lacking := sorted(self.kinds.keys() - found.kinds):
             raise ValueError(f"--single-text {config.single_text:g}: {self._missing_texts(lacking[0])}, in any record")
         self._check_negatives(found.columns)

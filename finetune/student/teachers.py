@@ -49,12 +49,12 @@ def read_teachers(shards: Sequence[Shard], config: StudentConfig) -> Teachers | 
     path, first = next(iter(teachers_by_path.items()))
     if differing := [other for other, teachers in teachers_by_path.items() if teachers != first]:
         other = differing[0]
-        raise ValueError(f"{other} and {path} name other teachers: {teachers_by_path[other]} and {first}")
+        raise ValueError(f"{other} and {path} name different teachers: {teachers_by_path[other]} and {first}")
     names = [name for name, _, _ in first]
     dimensions = [dimension for _, dimension, _ in first]
     scales = config.logit_scale or [scale for _, _, scale in first]
     if dimensions and config.teacher_dimension not in ([], dimensions):
-        raise ValueError(f"--teacher-dimension: {config.teacher_dimension}, and {path} has {dimensions}")
+        raise ValueError(f"--teacher-dimension: {config.teacher_dimension}, but {path} says {dimensions}")
     dimensions = dimensions or config.teacher_dimension
     if not dimensions or not scales:
         raise ValueError(
@@ -85,6 +85,6 @@ def check_texts(shards: Sequence[Shard]) -> None:
             wrong.append(folder)
     if wrong:
         raise ValueError(
-            f"--input: {', '.join(wrong)}: made with --text-from-synthetic, and only tars on this machine tell which "
-            "caption was used; copy them here, or train with --text-weight 0"
+            f"--input: {', '.join(wrong)}: was made with --text-from-synthetic, and only tars on this machine tell "
+            "which caption was used; copy them here, or train with --text-weight 0"
         )

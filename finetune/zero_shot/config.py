@@ -92,8 +92,8 @@ class ZeroShotConfig(TableFlags):
     def _check_combinations(self) -> Self:
         if self.hierarchy and self.templates == "name":
             raise ValueError(
-                "--hierarchy: a model counts as unsure if templates disagree, and --templates name is a single "
-                "template"
+                "--hierarchy: needs several templates, because a model is unsure where they disagree, and "
+                "--templates name is a single one"
             )
         if self.column and not self.support:
             raise ValueError("--column: is a setting of --support, which is not given")

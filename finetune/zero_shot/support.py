@@ -87,7 +87,8 @@ def read_descriptions(shots: Sequence[Shot], columns: Sequence[str]) -> dict[str
     }
     if empty := [column for column, texts in descriptions.items() if not any(map(any, texts))]:
         raise ValueError(
-            f"--column {', '.join(empty)}: no picture of --support has any; there are {', '.join(synthetic) or 'none'}"
+            f"--column {', '.join(empty)}: no picture of --support has captions in it; there are "
+            f"{', '.join(synthetic) or 'none'}"
         )
     return descriptions
 

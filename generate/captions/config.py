@@ -231,8 +231,8 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
     dry_run: bool = Field(False, description="list the input and load the captioners, but write nothing")
     export_by_class: str | None = Field(
         None,
-        description="local folder for the captions in IDEA's format: one file a class, with a picture and a caption "
-        "in each line",
+        description="local folder for the captions in IDEA's format: one file for each class, with a picture and a "
+        "caption in each line",
     )
     max_error_rate: float = Field(
         0.1, ge=0, le=1, description="share of pictures that may fail; if more fail, the exit code is 3"
@@ -324,7 +324,7 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
         if self.export_by_class and not self.label:
             problems.append("--export-by-class: needs --label, which says where the classes are")
         if self.columns and self.column and not any(column.column == self.column for column in self.columns):
-            problems.append(f"--column {self.column}: each of the columns in the list has a name of its own")
+            problems.append(f"--column {self.column}: is the name of no column in the list; name each column there")
         if self.text_model and not self.columns:
             problems.append("--text-model: is for a recipe with several columns; name the captioner by --model")
         if problems:

@@ -35,7 +35,9 @@ class Gate(BaseModel):
         default=2, ge=0, le=100, description="how often a refused caption is drawn again; only with --strategy sample"
     )
     on_degenerate: Literal["drop", "keep"] = Field(
-        default="drop", description="captions still refused after all redraws: drop them, or keep them with flags"
+        default="drop",
+        description="what happens to captions that are still refused after all redraws: drop leaves them out, keep "
+        "writes them with flags",
     )
     max_words: int | None = Field(default=None, gt=0, description="refuse captions with more words")
     max_clip_tokens: int | None = Field(
@@ -49,13 +51,13 @@ class Gate(BaseModel):
     keep_facts: bool = Field(
         default=False,
         description="refuse captions with numbers, colours or names that are not in the text they were written from; "
-        "for English",
+        "for English captions",
     )
     min_overlap: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="refuse negatives that keep a smaller share of the true caption's words, so that little changes",
+        description="refuse negatives that keep less than this share (0 to 1) of the true caption's words",
     )
 
 

@@ -103,7 +103,7 @@ def _why_none_is_instructed(task: Task, shard: Shard) -> str:
             except ValueError as error:
                 fields = ", ".join(f"json.{name}" for name in record.meta)
                 reason = reason or (
-                    f"{error}; none of the first {RECORDS_LOOKED_AT} records of the input can be asked so; "
+                    f"{error}, and so it is for all of the first {RECORDS_LOOKED_AT} records of the input; "
                     f"{record.key} has {fields}"
                 )
     return reason

@@ -35,8 +35,8 @@ class Overlap:
     def lines(self) -> list[str]:
         """Return a sentence for each pair of columns with captions."""
         return [
-            f"  {first} and {second}: {self.same[first, second] / most:.1%} of a picture's captions in one are in the "
-            "other, too, to the letter"
+            f"  {first} and {second}: {self.same[first, second] / most:.1%} of a picture's captions in one are also "
+            "in the other, letter for letter"
             for (first, second), most in self.most.items()
             if most
         ]

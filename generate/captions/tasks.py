@@ -102,7 +102,7 @@ class TaskConfig(BaseModel):
         "source => target for each pair; a .jsonl file with source and target; or any input with several captions a "
         "picture",
     )
-    num_examples: int = Field(3, ge=1, le=100, description="pairs of captions to draw for each record")
+    num_examples: int = Field(3, ge=1, le=100, description="pairs of captions to draw from --examples for each record")
     text_only: bool = Field(False, description="send the instruction to the captioner without the picture")
     fields: Annotated[dict[str, str], BeforeValidator(_as_mapping), AfterValidator(_check_fields)] = Field(
         {}, description="FIELD=COLUMN: write this field of a JSON answer to this column; repeatable"

@@ -27,9 +27,9 @@ class ReinforceConfig(RunConfig, TableFlags):
     )
     views: int = Field(30, gt=0, description="augmented views to draw of each picture")
     size: int | None = Field(
-        None, gt=0, description="side of a view in pixels (default: what the teacher with the largest pictures takes)"
+        None, gt=0, description="side of a view in pixels (default: the largest that a teacher takes)"
     )
-    crop_area: float = Field(0.08, gt=0, le=1, description="least share of a picture's area that a view shows")
+    crop_area: float = Field(0.08, gt=0, le=1, description="smallest share of a picture's area that a view shows")
     columns: Annotated[str, AfterValidator(check_pattern)] = Field(
         "^syn_text", description="caption columns to embed: a regular expression for the beginning of their names"
     )
@@ -40,8 +40,8 @@ class ReinforceConfig(RunConfig, TableFlags):
     )
     convert: bool = Field(
         False,
-        description="convert records that are reinforced already from the older layout to the newer one, which needs "
-        "no teacher",
+        description="convert records that are already reinforced, from the older layout of embeddings to the newer "
+        "one; needs no teacher",
     )
     seed: int = Field(0, ge=0, lt=2**64, description="random seed for the views, used with each record's key")
     dtype: Literal["fp32", "bf16", "fp16"] | None = Field(

@@ -60,8 +60,8 @@ class RunConfig(BaseModel):
     )
     retry_failed: bool = Field(
         False,
-        description="make those shards again in which records failed for a reason that may pass (a missing file, a "
-        "server); an old shard stays until its new one is complete",
+        description="make the shards again in which records failed for a reason that may be gone now (a missing file, "
+        "a server); an old shard stays until its new one is complete",
     )
     device: str | None = Field(None, description="cpu, cuda, … (default: the best that this machine has)")
     num_processes: int | None = Field(

@@ -115,7 +115,7 @@ def shards_to_do(
 
 def _difference(shard: Shard, marker: Mapping[str, Any]) -> str:
     if _identity(marker["input"]) == _identity(input_of(shard)):
-        return f"{shard.path}: has other bytes than when {marker['file']} was written, with the same size and time"
+        return f"{shard.path}: its bytes have changed since {marker['file']} was written, with the same size and time"
     difference = f"{shard.path}: {marker['input']} when {marker['file']} was written, {input_of(shard)} now"
     if is_text_table(shard):
         difference += "; add new rows at the end of a table, or in another file beside it"

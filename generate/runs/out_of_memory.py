@@ -27,5 +27,7 @@ def with_halved_batches(
                 raise
         sizes = [max(1, size // 2) for size in sizes]
         pace.counts = counts_before
-        logger.warning("shard %s: out of memory, begun anew with %s %s", shard.name, ", ".join(map(str, sizes)), unit)
+        logger.warning(
+            "shard %s: memory ran out, so it is begun anew with %s %s", shard.name, ", ".join(map(str, sizes)), unit
+        )
         torch.cuda.empty_cache()  # does nothing without a GPU

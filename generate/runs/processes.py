@@ -38,8 +38,8 @@ def own_rank(config: RunConfig) -> Rank:
     flags = [flag for flag, is_given in needs_one_process.items() if is_given]
     if rank.count > 1 and flags:
         raise ValueError(
-            f"{', '.join(flags)}: a launcher has started this process as number {rank.number} of {rank.count}, and "
-            "none of them can begin the run anew or start other processes"
+            f"{', '.join(flags)}: cannot be used under a launcher, which has started this process as number "
+            f"{rank.number} of {rank.count}; none of them can begin the run anew or start other processes"
         )
     return rank
 

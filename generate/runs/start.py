@@ -177,7 +177,7 @@ def check_file_names(folder: str, to_write: Sequence[str], files: Mapping[str, E
             foreign.append(file)
     if foreign:
         raise ValueError(
-            f"output {folder}: {first_names(foreign)}: would be overwritten, and is no file of this run; move it, "
+            f"output {folder}: {first_names(foreign)}: is not a file of this run and would be overwritten; move it, "
             "or give another folder"
         )
 
@@ -193,9 +193,9 @@ def _changes(earlier: EarlierRun, shards: Sequence[Shard], gone: Mapping[str, Se
     for name, pictures in gone.items():
         yield f"{len(pictures):,} pictures of shard {name} are not there any more: {first_names(pictures)}"
     if not gone.keys().isdisjoint(earlier.markers):
-        yield "whether other pictures of these shards, or their texts, have changed since, is not checked"
+        yield "it is not checked whether other pictures of these shards, or their texts, have changed since"
     for name in earlier.damaged:
-        yield f"{name}: its bytes are not those that its marker gives the hash of; it is made again"
+        yield f"{name}: its bytes do not match the hash in its marker, so it is made again"
 
 
 def first_names(names: Sequence[str]) -> str:

@@ -53,7 +53,7 @@ class SelectConfig(RunConfig, TableFlags):
         None,
         gt=0,
         le=1,
-        description="share of the input's records to keep at most: those whose best caption has the greatest --by",
+        description="keep at most this share of the input's records: those whose best caption has the greatest --by",
     )
     by: Source = Field(
         "similarity", description="value by which captions are ranked, a numeric expression; 0 to rank at random"
@@ -61,10 +61,10 @@ class SelectConfig(RunConfig, TableFlags):
     max_per_caption: int | None = Field(
         None,
         gt=0,
-        description="most records in which captions with the same words are kept: those with the greatest --by",
+        description="keep captions with the same words in at most this many records: those with the greatest --by",
     )
     max_per_class: int | None = Field(
-        None, gt=0, description="most records of one class to keep: those with the greatest --by"
+        None, gt=0, description="keep at most this many records of one class: those with the greatest --by"
     )
     column: list[Annotated[str, AfterValidator(_check_column)]] = Field(
         [],

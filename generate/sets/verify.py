@@ -50,7 +50,7 @@ class VerifyConfig(BaseModel):
         "folder; repeatable",
     )
     most_repeated: float = Field(
-        0.05, gt=0, le=1, description="share of the pictures; a caption that at least so many have is a problem"
+        0.05, gt=0, le=1, description="a caption that at least this share of the pictures have is a problem"
     )
 
 
@@ -86,12 +86,14 @@ def run(config: VerifyConfig) -> int:
             repeats.setdefault(column, Repeats()).merge(shard_repeats)
     problems += repeated_keys(keys)
     problems += [
-        f"{name}: is no shard of this set, whose shard of that name is {file}; remove it, or readers of all files of "
-        "its format read it, too"
+        f"{name}: is not a shard of this set, whose shard of that name is {file}; remove it, because readers of all "
+        "files of its format would read it"
         for name, file in files_in_other_formats(names, file_of_marker)
     ]
     unmarked = unmarked_shards(names)
-    problems += [f"{name}: has no marker; the command that made the set makes it again" for name in unmarked]
+    problems += [
+        f"{name}: has no marker; run the command that made the set again, which makes it anew" for name in unmarked
+    ]
     present = {name.removesuffix(MARKER) for name in markers} | {os.path.splitext(name)[0] for name in unmarked}
     problems += missing_shards(read_shards(config.folder), present)
     problems += _repeated_captions(repeats, config.most_repeated)
@@ -219,7 +221,7 @@ def read_shard(
     if size != marker["size"]:
         problems.append(f"{name}: {size:,} bytes, its marker says {marker['size']:,}")
     elif digest != marker["sha256"]:
-        problems.append(f"{name}: its bytes are not those that its marker gives the hash of")
+        problems.append(f"{name}: its bytes do not match the hash in its marker")
     keys, embedded, repeats, counts = [], 0, {}, Counter()
     try:
         for record in read_records(path, images, check=decode) if marker["rows"] else ():
@@ -338,7 +340,7 @@ def missing_shards(names: Sequence[str] | None, present: Collection[str]) -> lis
     names: of all shards of the run; None where an earlier version began it and does not name them.
     """
     missing = [
-        f"{name}: is missing: it failed or was not begun; the command that made the set makes it"
+        f"{name}: is missing: it failed or was not begun; run the command that made the set again"
         for name in names or ()
         if name not in present
     ]

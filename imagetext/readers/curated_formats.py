@@ -42,7 +42,7 @@ def _coco(path: str, split: str, kind: str) -> list[Row]:
         else:
             texts.append(text.strip())
     if unused:
-        logger.warning("%s: %s annotations are left out, which have no text, or no picture", path, f"{unused:,}")
+        logger.warning("%s: %s annotations without a text or a picture are left out", path, f"{unused:,}")
     rows = []
     for image in document["images"]:
         licence = licences.get(image.get("license"), "")
@@ -62,7 +62,7 @@ def without_canned(annotations: Sequence[Any], path: str) -> list[Any]:
     """The annotations without VizWiz's ready-made sentence on bad pictures. A warning says how many were left out."""
     described = [annotation for annotation in annotations if not _is_canned(annotation)]
     if removed := len(annotations) - len(described):
-        logger.warning("%s: %s captions are left out, which only say that the picture is bad", path, f"{removed:,}")
+        logger.warning("%s: %s captions that only say that the picture is bad are left out", path, f"{removed:,}")
     return described
 
 

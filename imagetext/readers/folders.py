@@ -213,7 +213,12 @@ def list_folder(folder: str, images: tuple[str, ...] = (), captions: Collection[
     pictures_in_folder, used = _picture_rows(folder, pictures, files, beside=beside)
     if unused := [path for path in files if path not in used and path not in metadata]:
         by_suffix = _count_by_suffix(unused)
-        logger.warning("%s: %d files are no pictures and belong to none: %s", folder, len(unused), by_suffix)
+        logger.warning(
+            "%s: %d files are ignored, because they are no pictures and belong to none: %s",
+            folder,
+            len(unused),
+            by_suffix,
+        )
     return sorted(pictures_in_folder + rows, key=lambda row: row.source)
 
 

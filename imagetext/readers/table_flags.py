@@ -36,17 +36,17 @@ class TableFlags(BaseModel):
 
     images: Annotated[list[str], BeforeValidator(_as_list)] = Field(
         default=[],
-        description="folder, or s3://…, that holds the pictures of tables, caption sets and metadata, and from which "
-        "their paths start; repeatable (default: the folder of the file)",
+        description="folder (also s3://…) that holds the pictures which tables, caption sets and metadata name; their "
+        "paths start from it; repeatable (default: the folder of the file)",
     )
     image_column: str | None = Field(
         default=None,
-        description="column of tables that holds the picture or its path (default: a usual name, as image or path)",
+        description="column of tables that holds the picture or its path (default: a usual name, such as image)",
     )
     caption_column: list[str] = Field(
         default=[],
         description="column of tables, or of a folder's metadata, that holds captions; repeatable (default: a usual "
-        "name, as captions or text)",
+        "name, such as captions or text)",
     )
     key: list[str] = Field(
         default=[],
@@ -55,7 +55,7 @@ class TableFlags(BaseModel):
     )
     group: bool = Field(
         default=True,
-        description="make one record of the rows of a table that have the same picture and a caption each",
+        description="if a table has a row for each caption, join the rows of the same picture into one record",
     )
 
     @property

@@ -79,8 +79,10 @@ def join(
     Raises ValueError for bad arguments and shards, ColumnClash as `room_for` does, StoreError if a store fails.
     """
     output, specs = plain_path(output), [columns] if isinstance(columns, str) else list(columns)
-    if text_from and (format != "webdataset" or not 0 <= text_from[1] <= 1):
-        raise ValueError(f"text_from: {text_from}: a probability, and only webdataset has a `txt`")
+    if text_from and format != "webdataset":
+        raise ValueError(f"--text-from: writes `txt`, which records in {format} do not have")
+    if text_from and not 0 <= text_from[1] <= 1:
+        raise ValueError(f"text_from: {text_from[1]} is no probability from 0 to 1")
     sources = read_samples(specs, distinct=False, check=False) if specs else []
     check_apart(
         output,

@@ -126,7 +126,7 @@ def test_safetensors_and_known_names_come_first(folder):
         (folder / name).touch()
     assert find_weights(folder).name == "open_clip_model.safetensors"
     (folder / "open_clip_model.safetensors").unlink()
-    with pytest.raises(ValueError, match="which of these are the weights. a.safetensors, b.safetensors"):
+    with pytest.raises(ValueError, match="may hold its weights in a.safetensors or b.safetensors"):
         find_weights(folder)
     (folder / "b.safetensors").unlink()
     assert find_weights(folder).name == "a.safetensors"

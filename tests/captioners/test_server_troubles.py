@@ -304,7 +304,7 @@ def generate(server, output, *more):
 def test_what_a_shard_was_answered_is_not_asked_for_again(serve, tmp_path, capsys):
     server, undisturbed = serve(), serve()
     assert generate(server, tmp_path / "out", "--max-requests", "8") == 1
-    assert "--max-requests 8 are made; the same command with a higher number continues" in capsys.readouterr().err
+    assert "--max-requests 8: all are made; the same command with a higher number continues" in capsys.readouterr().err
     assert len(server.requests) == 8 and (tmp_path / "out" / journal.FOLDER).exists()  # one of a blank picture
     (name,) = (tmp_path / "out" / journal.FOLDER).iterdir()
     name.write_bytes(name.read_bytes()[:-20])  # as a killed process leaves it

@@ -134,9 +134,7 @@ def test_a_key_that_comes_again_with_the_same_column_is_another_picture(write):
         ("1", {"syn_text_x": ("syn_text_x0",), "syn_text_y": ("syn_text_y0",)}),
         ("1", {"syn_text_x": ("syn_text_x1",), "syn_text_y": ("syn_text_y1",)}),
     ]
-    assert measured.notes == (
-        "Keys that come again with the same column: 1; each time they count as another picture.",
-    )
+    assert measured.notes == ("Keys that occur again in the same column: 1; each of them counts as another picture.",)
 
 
 def test_only_what_all_have_is_compared_and_the_rest_is_named(write):

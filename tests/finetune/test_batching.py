@@ -224,7 +224,7 @@ def test_a_picture_that_can_no_longer_be_read_is_named(content, reason, workers,
     path.unlink()
     if content:
         path.write_bytes(content)
-    message = f"lost: could be used when the run began, but can no longer: {reason}"
+    message = f"lost: could be read when the run began, and cannot be read now: {reason}"
     with closing(batches(order, workers)) as loader, pytest.raises(UnreadablePicture, match=f"^{message}") as error:
         next(loader)
     # `error` keeps torch's iterator alive, and Python would wait at its exit for processes that ignore SIGTERM

@@ -295,7 +295,7 @@ def test_a_model_that_lies_in_the_folder_is_kept_until_the_new_one_is_written(co
         train(onto, error=KeyboardInterrupt())
     assert getattr(with_current_paths(onto), name) == str(output / BEFORE)
     assert (output / BEFORE / "weights.safetensors").read_text() == "the old"
-    with pytest.raises(ValueError, match="the model to start from is kept for the unfinished run in this folder"):
+    with pytest.raises(ValueError, match="holds an unfinished run, which still needs the model that you start from"):
         check_output(onto)
     train(configure(**{name: str(output)}), finish="the new")
     assert (output / "weights.safetensors").read_text() == "the new" and not (output / BEFORE).exists()

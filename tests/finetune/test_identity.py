@@ -78,8 +78,8 @@ def test_too_few_pictures_to_hold_any_out_are_told_unless_none_was_asked_for(cap
         assert held_out_pictures(config, captioner, pictures, evaluation=None, tell=messages.append) is None
         assert len(pictures) == 19
     assert messages == [
-        "no validation: at most a twentieth of --input is held out, and it has only 19 pictures; --eval-input names "
-        "pictures to validate on"
+        "no validation: --input has only 19 pictures, and at most a twentieth of them is held out; name pictures to "
+        "validate on with --eval-input"
     ]
 
 
@@ -112,7 +112,9 @@ def test_what_is_held_out_by_the_user_is_not_trained_on(captioner):
     ],
 )
 def test_held_out_input_that_is_the_input_is_told(config):
-    with pytest.raises(ValidationError, match="b is --input, too, and held-out pictures are not trained on"):
+    with pytest.raises(
+        ValidationError, match="b is also named by --input, and pictures to validate on are not trained"
+    ):
         config(input=["a", "b"], eval_input=["c", "b"])
 
 

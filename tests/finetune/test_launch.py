@@ -55,7 +55,7 @@ def test_a_world_that_is_not_the_one_asked_for_is_refused_before_any_work(config
     with pytest.raises(ValueError, match="--num-processes 3: the launcher started 2"):
         run_in_ranks(configure(device="cpu", num_processes=3), None)
     monkeypatch.setattr("finetune.launch.PartialState", lambda **_: SimpleNamespace(num_processes=1))
-    with pytest.raises(ValueError, match="the launcher started 2 processes, and 1 of them found each other"):
+    with pytest.raises(ValueError, match="the launcher started 2 processes, but only 1 of them found each other"):
         run_in_ranks(configure(device="cpu"), None)
     assert not configure().output.exists()
 

@@ -151,7 +151,7 @@ def test_a_text_that_is_a_synthetic_caption_is_not_taken_for_an_original_where_i
     """Only tars have `txt` as a file; elsewhere its embedding would be used for the first original caption."""
     (tmp_path / "run.json").write_text(json.dumps({"fingerprint": {"text_from_synthetic": True}}))
     (tmp_path / "x.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match="made with --text-from-synthetic, and only tars on this machine"):
+    with pytest.raises(ValueError, match="was made with --text-from-synthetic, and only tars on this machine"):
         check_texts(read_samples(str(tmp_path / "x.jsonl")))
     check_texts(read_samples(write_set(tmp_path)))
     (tmp_path / "run.json").write_text(json.dumps({"fingerprint": {"text_from_synthetic": False}}))

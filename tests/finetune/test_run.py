@@ -130,7 +130,7 @@ def test_a_mix_takes_its_inputs_by_weight(tmp_path, capsys):
         run(settings(tmp_path / "run", input=mix, weights=[2.0]))
     run(settings(tmp_path / "other", input=mix, weights=[0.5, 2.0], hold_out=0))
     assert "1.6 passes over 50 pictures" in capsys.readouterr().out  # 64 of 20 + 20
-    message = "--weights 0.04: none of its 10 pictures would be trained on; 0.1 has one in each pass"
+    message = "--weights 0.04: is so small that none of the 10 pictures of this input would be trained on; 0.1 "
     with pytest.raises(ValueError, match=message):
         run(settings(tmp_path / "none", input=mix, weights=[1.0, 0.04], hold_out=0))
 

@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_names_step_and_pictures(tmp_path, monkeypatch
         (
             {},
             lambda pictures: pictures.update({"train2-000003": float("nan")}),
-            "step 1, .*\nOnly for train2-000003 are the model's outputs not finite: check these pictures",
+            "step 1, .*\nThe model's outputs are not finite for train2-000003 alone: check these pictures",
         ),
     ],
 )

@@ -90,7 +90,9 @@ def test_shots_are_drawn_by_key_and_none_is_asked_for():
 def test_descriptions_are_those_of_the_columns_asked_for():
     shots = [Shot(Record("a", b"", ("a cat",), {"syn_text_x": ("one", "two")}), 0, 0), Shot(Record("b", b""), 1, 0)]
     assert read_descriptions(shots, []) == {"captions": [("a cat",), ()], "syn_text_x": [("one", "two"), ()]}
-    with pytest.raises(ValueError, match="--column syn_text_y: no picture of --support has any; there are syn_text_x"):
+    with pytest.raises(
+        ValueError, match="syn_text_y: no picture of --support has captions in it; there are syn_text_x"
+    ):
         read_descriptions(shots, ["syn_text_y"])
     vectors = {"one": [1.0, 0.0], "two": [0.0, 1.0]}
     pictures = torch.tensor([[0.6, 0.8], [0.8, 0.6]])

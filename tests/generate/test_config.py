@@ -169,7 +169,7 @@ def test_a_name_that_no_column_of_the_list_takes_is_refused():
         "syn_text_a",
         "syn_text_x",
     ]
-    with pytest.raises(ValueError, match="--column syn_text_x: each of the columns in the list has a name of its own"):
+    with pytest.raises(ValueError, match="--column syn_text_x: is the name of no column in the list"):
         GenerateConfig(**NEEDED, column="syn_text_x", columns=columns[:1])
 
 

@@ -486,7 +486,7 @@ def test_columns_draw_by_their_names_and_what_they_share_is_told(
     captioner.caption = caption
     assert run(configure(columns=COLUMNS[:1] + [{"column": "syn_text_b"}], num_captions=3)) == 0
     assert {*columns} == {"syn_text_a", "syn_text_b"}
-    expected = "syn_text_a and syn_text_b: 66.7% of a picture's captions in one are in the other, too, to the letter"
+    expected = "syn_text_b: 66.7% of a picture's captions in one are also in the other, letter for letter"
     assert expected in capsys.readouterr().out
     assert read_marker(tmp_path / "out", "00001")["overlap"] == [["syn_text_a", "syn_text_b", 4, 6]]
 

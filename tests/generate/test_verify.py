@@ -63,7 +63,7 @@ def test_a_changed_byte_and_a_cut_are_found(finished_set, capsys):
     index = content.index(b"original 1") if path.suffix != ".parquet" else len(content) // 2
     path.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
     code, problems = verified(finished_set, capsys)
-    assert code == 1 and problems[0] == f"{path.name}: its bytes are not those that its marker gives the hash of"
+    assert code == 1 and problems[0] == f"{path.name}: its bytes do not match the hash in its marker"
     assert len(problems) == 1 or path.suffix == ".parquet"
     path.write_bytes(content[: len(content) * 2 // 3])
     code, problems = verified(finished_set, capsys)
@@ -107,7 +107,7 @@ def test_a_shard_of_an_earlier_run_in_another_format_is_found(finished_set, caps
     path.with_suffix(other).write_bytes(b"of an earlier run")
     code, [problem] = verified(finished_set, capsys)
     assert code == 1 and problem.startswith(
-        f"00000{other}: is no shard of this set, whose shard of that name is 00000."
+        f"00000{other}: is not a shard of this set, whose shard of that name is 00000."
     )
 
 
@@ -119,7 +119,7 @@ def test_a_set_with_a_failed_shard_or_with_none_is_not_whole(
     content = open(path, "rb").read()
     with open(path, "r+b") as file:
         file.truncate(1000)
-    message = "00001: is missing: it failed or was not begun; the command that made the set makes it"
+    message = "00001: is missing: it failed or was not begun; run the command that made the set again"
     assert generate(configure()) == 1 and verified(tmp_path / "out", capsys) == (1, [message])
     assert generate(configure(input=[path], output=tmp_path / "none")) == 1 and verified(
         tmp_path / "none", capsys
@@ -154,7 +154,7 @@ def test_a_joined_set_is_verified_and_shown(captioner, make_tar, pictures, confi
         join(JoinConfig(**options, output=tmp_path / "half"))
     assert verified(tmp_path / "half", capsys) == (
         1,
-        ["00001: is missing: it failed or was not begun; the command that made the set makes it"],
+        ["00001: is missing: it failed or was not begun; run the command that made the set again"],
     )
     with pytest.raises(ValueError, match="holds a run of capsmith generate, and this is capsmith join"):
         join(JoinConfig(**options, output=tmp_path / "apart"))
@@ -244,12 +244,11 @@ def reinforced(monkeypatch, tmp_path):
         config = {
             "input": [str(folder / f"*{shard(folder).suffix}")],
             "teacher": ["a", "b"],
-            "views": 3,
+            **({} if changes.get("convert") else {"views": 3, "size": 16}),
             "output": tmp_path / "new",
             "num_workers": 0,
             "device": "cpu",
             "max_error_rate": 1,
-            "size": 16,
             **changes,
         }
         assert reinforce(ReinforceConfig(**config)) == 0

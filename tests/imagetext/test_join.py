@@ -242,7 +242,7 @@ def test_join_refuses_bad_arguments(tmp_path, write_tar, picture):
     path = shard(tmp_path, write_tar, picture, numbers=range(1))
     with pytest.raises(ValueError, match="output .*: holds the shards"):
         join(read_samples(path), path, f"{tmp_path}/")
-    with pytest.raises(ValueError, match="text_from: .*only webdataset"):
+    with pytest.raises(ValueError, match="--text-from: writes `txt`, which records in"):
         join(read_samples(path), path, tmp_path / "out", format="jsonl", text_from=(X, 0.5))
     with pytest.raises(ValueError, match="no such file"):
         join(read_samples(path), str(tmp_path / "gone.tar"), tmp_path / "out")
