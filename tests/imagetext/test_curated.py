@@ -287,7 +287,7 @@ def test_vizwiz_captions_of_a_form_are_left_out_and_counted(tmp_path, images, wr
     )
     records = samples(f"coco:{path}", images("1.jpg", "2.jpg"))
     assert [sample.captions for sample in records] == [("A can.",), ()] and not any(sample.error for sample in records)
-    assert "2 captions are left out" in caplog.text
+    assert "2 captions that only say that the picture is bad are left out" in caplog.text
 
 
 def test_ids_of_coco_may_be_texts_or_numbers_and_a_bad_annotation_costs_only_itself(tmp_path, write, caplog):
@@ -304,7 +304,7 @@ def test_ids_of_coco_may_be_texts_or_numbers_and_a_bad_annotation_costs_only_its
         },
     )
     assert captions(f"coco:{path}") == {"1": ["A can."], "2": []}
-    assert "2 annotations are left out" in caplog.text
+    assert "2 annotations without a text or a picture are left out" in caplog.text
 
 
 def test_a_split_of_coco_without_annotations_has_pictures_without_captions(tmp_path, write):

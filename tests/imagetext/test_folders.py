@@ -221,7 +221,7 @@ def test_files_beside_a_picture(folder, picture, caplog):
         "error_message": None,
         "source_fields": {"sha256": "0", "width": 3},
     }
-    assert ["2 files are no pictures" in message and "2 .json" in message for message in caplog.messages] == [True]
+    assert ["2 files are ignored" in message and "2 .json" in message for message in caplog.messages] == [True]
 
 
 def test_a_device_or_a_pipe_is_no_file_of_captions(folder, picture, monkeypatch):
