@@ -310,8 +310,6 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
                 for name, field in ServerConfig.model_fields.items()
                 if getattr(self, name) != field.default
             ]
-        if not self.recipe:  # a flag may replace what a recipe's other settings are for
-            problems += _problems_of_unused_settings(configs)
         if self.text_from_synthetic and (self.captions_only or self.format != "webdataset"):
             without = "records of --captions-only" if self.captions_only else f"records in {self.format}"
             problems.append(f"--text-from-synthetic: writes `txt`, which {without} do not have")
@@ -336,23 +334,25 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
         """The configurations of all columns: the list, or this configuration itself where there is no list."""
         return self.columns or [self]
 
+    @property
+    def warnings_of_unused_settings(self) -> list[str]:
+        """Return a line for each setting that is given and has an effect on no column.
 
-def _problems_of_unused_settings(columns: Sequence[ColumnConfig]) -> list[str]:
-    """Return a line for each setting that is given and has an effect on no column.
-
-    Columns share the settings outside their list, so one that another column uses is no problem.
-    """
-    unused = [column.unused_settings for column in columns]
-    problems = {}
-    for column, reasons in zip(columns, unused):
-        for name, reason in reasons.items():
-            used = any(
-                getattr(other, name) == getattr(column, name) and name not in reasons_of_other
-                for other, reasons_of_other in zip(columns, unused)
-            )
-            if not used:
-                problems[name] = f"--{name.replace('_', '-')}: {reason}"
-    return list(problems.values())
+        Columns share the settings outside their list, so one that another column uses is left out, and with a recipe
+        all are: a flag may replace what its other settings are for.
+        """
+        columns = [] if self.recipe else self.column_configs
+        unused = [column.unused_settings for column in columns]
+        warnings = {}
+        for column, reasons in zip(columns, unused):
+            for name, reason in reasons.items():
+                is_used = any(
+                    getattr(other, name) == getattr(column, name) and name not in reasons_of_other
+                    for other, reasons_of_other in zip(columns, unused)
+                )
+                if not is_used:
+                    warnings[name] = f"--{name.replace('_', '-')} has no effect: it {reason}"
+        return list(warnings.values())
 
 
 def _build_column(common: Mapping[str, Any], entry: Mapping[str, Any]) -> ColumnConfig:

@@ -86,8 +86,10 @@ def _run(config: GenerateConfig, rank: Rank, on_begun: Callable[[], None] | None
         code = launch("generate", config.model_copy(update={"push_to_hub": None}), processes, job=job)
         was_never_begun = code and read_run(config.output) is None
         return code if code == 2 or was_never_begun else finish(config)
-    if not rank.number and (warning := warning_about_photographs(config, shards)):
-        say(warning)
+    if not rank.number:
+        for warning in (*config.warnings_of_unused_settings, warning_about_photographs(config, shards)):
+            if warning:
+                say(warning)
     work = Captioning(config)
     with engine_of(config, rank) as engine:
         prepared = prepare(work, engine, shards, rank=rank, on_begun=on_begun)

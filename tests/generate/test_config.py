@@ -122,22 +122,21 @@ REWRITE = {"instruction": "Rewrite: {{ text }}"}
         ({"model": "rules:negatives", "temperature": 0.5, "fallback": ["text"]}, ["temperature", "fallback"]),
         ({"fallback": ["text"]}, []),
         ({"num_examples": 5}, ["num_examples"]),
-        ({"text_from_synthetic": True, "format": "jsonl"}, ["text_from_synthetic"]),
-        ({"text_from_synthetic": True, "captions_only": True}, ["text_from_synthetic"]),
         ({"temperature": 0.7, "columns": [{"column": "syn_text_a"}, {"strategy": "greedy"}]}, []),
         ({"columns": [{"column": "syn_text_a"}, {"strategy": "greedy", "temperature": 0.7}]}, ["temperature"]),
         ({"recipe": "recaption", "strategy": "greedy"}, []),
     ],
 )
-def test_settings_without_effect_are_refused(settings, names):
+def test_settings_without_effect_are_told(settings, names):
     """Except those that another column uses, or that a recipe brings."""
-    problems = ""
-    try:
-        GenerateConfig(**NEEDED | settings)
-    except ValidationError as error:
-        problems = error.errors()[0]["msg"].removeprefix("Value error, ")
-    flags = [problem.partition(":")[0] for problem in problems.split("; ") if problem.startswith("--")]
-    assert flags == [f"--{name.replace('_', '-')}" for name in names], problems
+    warnings = GenerateConfig(**NEEDED | settings).warnings_of_unused_settings
+    assert [warning.split()[0] for warning in warnings] == [f"--{name.replace('_', '-')}" for name in names]
+
+
+@pytest.mark.parametrize("records", [{"format": "jsonl"}, {"captions_only": True}])
+def test_a_text_is_asked_for_only_where_records_have_one(records):
+    with pytest.raises(ValidationError, match="--text-from-synthetic: writes `txt`"):
+        GenerateConfig(**NEEDED | {"text_from_synthetic": True} | records)
 
 
 def test_every_problem_of_the_columns_is_told_with_its_place():
