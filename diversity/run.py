@@ -109,10 +109,12 @@ def _print(report: DiversityReport, folder: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    table.add_column("Captions", overflow="fold")
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("Captions", overflow="fold", min_width=len("Captions"))
     for measure in report.headline:
-        table.add_column(f"{measure.label} {measure.arrow}".strip(), justify="right", min_width=len(measure.label))
+        header = [*measure.label.split(), measure.arrow]
+        width = max(map(len, [*header, *map(measure.text, report.rows.values())]))
+        table.add_column("\n".join(header).strip(), justify="right", min_width=width)
     for name, row in report.rows.items():
         table.add_row(
             Text(on_line(report.labels[name])),
@@ -124,7 +126,7 @@ def _print(report: DiversityReport, folder: Path) -> None:
     for sentence in report.answer:
         console.print(Text(on_line(sentence)))
     console.print()
-    console.print(table)
+    console.print(table, crop=False)  # a narrow terminal never costs a column
     for note in report.notes:
         console.print(Text("\n" + on_line(note)))
     console.print(Text("\n" + on_line(f"Report: {folder / 'report.html'}")), soft_wrap=True)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from diversity import DiversityReport
 from diversity.config import DiversityConfig
+from diversity.measures.measure import PERCENT
 from diversity.run import run
 from imagetext import lock
 from imagetext.lock import FolderLock
@@ -65,6 +66,17 @@ def test_the_command_writes_a_report_and_does_so_again(records, tmp_path, capsys
     assert run(config) == 0
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
     assert "data:image/jpeg" in before["report.html"].decode()
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_the_printed_table_keeps_every_number_in_a_narrow_terminal(records, tmp_path, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run(DiversityConfig(input=[str(records)], output=tmp_path / "out")) == 0
+    rows = json.loads((tmp_path / "out/report.json").read_text())["columns"]
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    # the last column of the table is that of degenerate captions, and its name stands above it
+    assert sum(line.endswith(PERCENT) for line in printed) == len(rows)
+    assert any(line.endswith("Degenerate") for line in printed)
 
 
 @pytest.mark.parametrize("killed_at", ["report.json", "report.html"])
