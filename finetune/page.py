@@ -194,6 +194,8 @@ def _scale(axes: Axes, measure: Measure, trained: np.ndarray) -> None:
         return
     if measure in (LEARNING_RATE, GRADIENT_NORM):
         axes.set_ylim(0)
+    if axes.dataLim.height < 1e-12 > abs(axes.dataLim.y1):  # zeros, up to rounding, give the axis no scale
+        axes.set_ylim(0, 0.1)
     axes.yaxis.set_major_locator(MaxNLocator(TICKS, steps=STEPS))
     times, unit = (100, " %") if measure.unit == "percent" else (1, "")
     axes.yaxis.set_major_formatter(lambda value, _: f"{times * value:g}{unit}")

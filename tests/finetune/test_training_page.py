@@ -172,6 +172,12 @@ def test_degenerate_captions_are_marked(tmp_path):
     assert texts[position : position + 5] == ["a dog runs home", "a 2 2 2", "loop", "digits", "(empty)"]
 
 
+def test_a_measure_that_is_always_zero_has_an_axis_in_plain_numbers(tmp_path):
+    validations = [row | {"degenerate": 0.0, "human": {"degenerate": 0.0}} for row in VALIDATIONS]
+    page = page_of(tmp_path, validations=validations)
+    assert "10 %" in page and not re.search(r"e-\d+ %", page)
+
+
 def test_the_last_validations_warning_is_shown(tmp_path):
     warned = [VALIDATIONS[0] | {"warning": "One same caption for many"}, VALIDATIONS[1]]
     assert "One same caption for many" not in Reader(page_of(tmp_path, validations=warned)).texts
