@@ -241,16 +241,22 @@ def _rank_frequency(report: DiversityReport, columns: Sequence[PageColumn]) -> D
 
 
 def _draw(axes: Axes, curves: Curves, where: Mapping[PageColumn, np.ndarray]) -> None:
-    """Draw each curve, with its mark where it is farthest from the other curves, among the points in `where`."""
-    height = axes.yaxis.get_transform().transform  # from a value to its height on the axis, which may be logarithmic
+    """Draw each curve, with its mark where it is farthest from the other curves, among the points in `where`.
+
+    No mark covers another, unless a curve has no free point.
+    """
     for column, x, y in curves:
         axes.plot(x, y, color=column.colour, linewidth=1.9, linestyle=(0, (4, 2)) if column.human else "-")
-        gaps = []
-        for other, other_x, other_y in curves:
-            if other != column:
-                gaps.append(np.abs(height(y) - height(np.interp(x, other_x, other_y))))
-        gap = np.where(where[column], np.min(gaps, axis=0) if gaps else height(y), -np.inf)
-        farthest = int(gap.argmax())
+    height = axes.yaxis.get_transform().transform  # from a value to its height on the axis, which may be logarithmic
+    axes.autoscale_view()
+    marked: list[np.ndarray] = []  # where marks stand, in points
+    for column, x, y in curves:
+        gaps = [np.abs(height(y) - height(np.interp(x, *points))) for other, *points in curves if other != column]
+        gap = np.min(gaps, axis=0) if gaps else height(y)
+        places = 72 / axes.figure.dpi * axes.transData.transform(np.column_stack([x, y]))
+        free = np.all([np.hypot(*(places - mark).T) > BADGE for mark in marked], axis=0) & where[column]
+        farthest = int(np.where(free if free.any() else where[column], gap, -np.inf).argmax())
+        marked.append(places[farthest])
         _badge(axes, x[farthest], y[farthest], column=column)
 
 

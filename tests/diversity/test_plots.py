@@ -1,3 +1,4 @@
+import itertools
 import re
 from dataclasses import replace
 
@@ -128,6 +129,19 @@ def test_marks_of_curves_stand_apart_on_their_curves(made_up_report, axes_by_tit
         assert len(np.unique(places, axis=0)) == 4
         curves = [line.get_xydata() for line in axes.lines if len(line.get_xdata()) > 1]
         assert all(any(np.isclose(curve, place).all(axis=1).any() for curve in curves) for place in places)
+
+
+def test_no_mark_covers_another_where_a_dozen_curves_lie_together(made_up_report, axes_by_title):
+    report = made_up_report(tuple("abcdefghijkl"))
+    for number, row in enumerate(report.rows.values()):
+        row |= {"words": 4000, "rank_frequency": [[rank, 500 // rank + number % 2] for rank in range(1, 300)]}
+        row["length_histogram"] = {length: 100 - abs(length - 30) + number % 3 for length in range(60)}
+    for title in ("Length", "Rank and frequency"):
+        axes = axes_by_title(report)[title]
+        axes.figure.canvas.draw()
+        places = 72 / axes.figure.dpi * axes.transData.transform(list(marks(axes).values()))
+        distances = [np.hypot(*(one - other)) for one, other in itertools.combinations(places, 2)]
+        assert min(distances) > 0.8 * plots.BADGE  # the room for the numbers of the axes is not known before
 
 
 def test_the_ink_is_the_page_s_and_ids_are_only_those_used(made_up_report):
