@@ -14,10 +14,10 @@ from imagetext.sources import read_samples
 
 def with_similar_captions(record: Record, column: str, threshold: float) -> Record:
     """Return the record with those captions of the column whose similarity reaches the threshold, and their scores."""
-    if record.error or column not in record.columns:
+    if record.error:
         return record
-    scores = record.scores[column]
-    indices = [index for index, similarity in enumerate(scores["similarity"]) if similarity >= threshold]
+    scores = record.scores.get(column, {})
+    indices = [index for index, similarity in enumerate(scores.get("similarity", ())) if similarity >= threshold]
     captions = tuple(record.columns[column][index] for index in indices)
     if not captions:
         return replace(record, error=f"no caption of {column} has a similarity of {threshold}")
@@ -26,10 +26,15 @@ def with_similar_captions(record: Record, column: str, threshold: float) -> Reco
 
 
 def main(pattern: str, column: str, threshold: str, output: str) -> None:
+    records = kept = 0
     for shard in read_samples(pattern):
         with ShardWriter(output, shard.name, columns=[column]) as writer:
             for record in shard:
-                writer.write(with_similar_captions(record, column, float(threshold)))
+                result = with_similar_captions(record, column, float(threshold))
+                writer.write(result)
+                records += 1
+                kept += not result.error
+    print(f"{kept:,} of {records:,} pictures have captions of {column} left")
 
 
 if __name__ == "__main__":

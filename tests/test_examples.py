@@ -105,14 +105,17 @@ def test_a_worse_captioner_fails_and_a_better_one_does_not(tmp_path, pictures):
     assert judge(pattern, "syn_text_true", "syn_text_wrong") == 1
 
 
-def test_captions_that_are_unlike_their_picture_go_and_rows_stay(tmp_path, pictures):
+def test_captions_that_are_unlike_their_picture_go_and_rows_stay(tmp_path, pictures, capsys):
     pattern = write(tmp_path / "before", pictures[:3], syn_text_a=lambda number, record: record.captions[:2])
     load("keep_alike.py").main(pattern, "syn_text_a", "0.5", str(tmp_path / "after"))
     after = list(read_records(f"{tmp_path}/after/*.tar"))
     assert [record.columns["syn_text_a"] for record in after] == [record.captions[1:2] for record in pictures[:3]]
     assert [record.scores["syn_text_a"]["similarity"] for record in after] == [[0.9]] * 3
-    load("keep_alike.py").main(pattern, "syn_text_a", "0.95", str(tmp_path / "none"))
-    assert [bool(record.error) for record in read_records(f"{tmp_path}/none/*.tar")] == [True] * 3
+    assert "3 of 3 pictures have captions of syn_text_a left" in capsys.readouterr().out
+    for column, threshold in (("syn_text_a", "0.95"), ("syn_text_not_there", "0.5")):
+        load("keep_alike.py").main(pattern, column, threshold, str(tmp_path / column))
+        assert [bool(record.error) for record in read_records(f"{tmp_path}/{column}/*.tar")] == [True] * 3
+        assert f"0 of 3 pictures have captions of {column} left" in capsys.readouterr().out
 
 
 def test_a_captioner_teaches_itself(tmp_path, pictures, monkeypatch):
