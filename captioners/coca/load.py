@@ -38,7 +38,10 @@ def load_coca(
     if from_scratch:
         source = dataclasses.replace(source, weights=None)
     elif source.weights is None:
-        raise ValueError(f"{name}: it has no weights, and random ones would give the same caption for every picture")
+        raise ValueError(
+            f"{name}: it has no weights, and random ones would give the same caption for every picture; an "
+            "architecture of open_clip gets its weights by --pretrained TAG_OR_FILE"
+        )
     state = {} if source.weights is None else read_weights(source.weights)
     if context is not None:
         model_cfg, state = extend_context(source.model_cfg, state, context)
