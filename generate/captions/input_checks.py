@@ -122,7 +122,7 @@ def warning_about_photographs(config: GenerateConfig, shards: Sequence[Shard]) -
             first = next(iter(shard.samples), None)
             if first is not None and "scene" not in first.meta:
                 return (
-                    f"{names[0]} knows only the drawn shapes of scenes:…, and {first.key} is no such picture, so its "
-                    f"captions will mean nothing. For photographs, use --model {FOR_PHOTOGRAPHS}"
+                    f"{names[0]} knows only drawn shapes like those of scenes:…; if {first.key} shows anything else, "
+                    f"its captions will mean nothing. For photographs, use --model {FOR_PHOTOGRAPHS}"
                 )
     return ""

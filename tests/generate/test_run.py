@@ -84,7 +84,7 @@ def test_the_built_in_captioner_says_that_it_knows_drawn_shapes_alone(tmp_path, 
         return warning_about_photographs(config, read_samples(config.input))
 
     assert told("scenes:val,n=2") == told(str(drawn_picture)) == told(str(photographs), model="some/other") == ""
-    assert "coca_tiny knows only the drawn shapes" in told(str(drawn_picture), str(photographs))
+    assert "coca_tiny knows only drawn shapes" in told(str(drawn_picture), str(photographs))
     assert "--model coca_ViT-L-14 --pretrained mscoco_finetuned_laion2b_s13b_b90k" in told(str(photographs))
 
 
