@@ -12,7 +12,6 @@ from generate.select.settle import FATES, KEPT, ScoreHistogram, SettledLimits
 from imagetext.pages import render_page
 
 TEMPLATE = Path(__file__).parent / "templates" / "select.html"
-STYLE = diversity_page.TEMPLATE.with_suffix(".css")  # shared by all reports
 COLOUR_OF: dict[str, str] = dict(
     zip(FATES, (COLOURS[2], REFERENCE_COLOUR, COLOURS[3], COLOURS[4], COLOURS[1], COLOURS[7], COLOURS[5]), strict=True)
 )
@@ -27,7 +26,7 @@ def render(config: SelectConfig, settled: SettledLimits, histogram: ScoreHistogr
     ]
     return render_page(
         TEMPLATE,
-        style=Markup(STYLE.read_text(encoding="utf-8")),
+        diversity_page.TEMPLATE.parent,  # has the style of all reports
         answer=summary(config, settled, histogram)[0],
         by=config.by,
         where=config.where,

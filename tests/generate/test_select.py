@@ -250,6 +250,7 @@ def test_a_dry_run_leaves_a_page_and_the_run_may_follow(drawn_set, drawing, tmp_
     threshold = printed.partition("threshold of similarity is ")[2].partition("\n")[0]
     assert "20 of 80 records are kept (25.0%)" in printed and f"threshold {threshold}" in page
     assert "<dd>not flags</dd>" in page and "<dt>Of one caption</dt><dd>1,234 records at most</dd>" in page
+    assert "--paper:" in page and "{%" not in page  # the colours of all pages, and no template left in it
     assert run(config) == 0 and (tmp_path / "out" / "select.html").exists()
     assert len(list(read_records(str(tmp_path / "out")))) == 20
 
