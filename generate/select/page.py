@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator
 
 from diversity.page import page as diversity_page
 from diversity.page.plots import COLOURS, INK, REFERENCE_COLOUR, plot, svg
@@ -100,6 +101,7 @@ def _figure(config: SelectConfig, settled: SettledLimits, histogram: ScoreHistog
             size=9,
         )
     axes.set_ylim(0, 1.12 * max(1, bottom.max()))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_xlabel(f"best {config.by[:60]} of a record's captions")
     axes.set_ylabel("records")
     return svg(figure, "Distribution of the records' scores")
