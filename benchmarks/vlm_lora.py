@@ -16,8 +16,10 @@ import argparse
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -42,20 +44,30 @@ RATE = 1e-3
 DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=CASES, default="lora-fp32")
+def read_flags(parser: argparse.ArgumentParser, cases: Iterable[str]) -> argparse.Namespace:
+    """The command's flags; the first case is the default."""
+    first, *_ = cases
+    parser.add_argument("--case", choices=cases, default=first)
     parser.add_argument("--batch", type=int, default=4, help="pictures per step")
     parser.add_argument("--steps", type=int, default=3, help="steps per turn")
     parser.add_argument("--repeats", type=int, default=3, help="number of turns")
-    args = parser.parse_args()
-    dtype, each = CASES[args.case]
-    count = args.steps * args.batch
+    return parser.parse_args()
+
+
+def pictures_with_captions(count: int, each: int, side: int) -> tuple[np.ndarray, list[list[str]]]:
+    """Random pixels (count, side, side, 3), and `each` captions of COCO for each picture."""
     annotated = json.loads((DATA / "coco1000.json").read_text(encoding="utf-8"))[:count]
     captions = [[" ".join(text.split()) for text in picture["references"][:each]] for picture in annotated]
-    pixels = torch.randint(
-        256, (count, SIDE, SIDE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    ).numpy()
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (count, side, side, 3), dtype=torch.uint8, generator=generator).numpy(), captions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args = read_flags(parser, CASES)
+    dtype, each = CASES[args.case]
+    count = args.steps * args.batch
+    pixels, captions = pictures_with_captions(count, each, SIDE)
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

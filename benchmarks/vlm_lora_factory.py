@@ -27,7 +27,7 @@ from PIL import Image
 
 from benchmarks.llava import SIDE, write_model
 from benchmarks.side_by_side import Peer, alternate, memory, peer_python, reset_peak
-from benchmarks.vlm_lora import DATA, RATE, OurTraining, make_batches, make_config
+from benchmarks.vlm_lora import RATE, OurTraining, make_batches, make_config, pictures_with_captions, read_flags
 from captioners.vlm.load import load_vlm
 from finetune.optimizer import learning_rate
 
@@ -42,18 +42,10 @@ CASES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=CASES, default="factory-fp32")
-    parser.add_argument("--batch", type=int, default=4, help="pictures per step")
-    parser.add_argument("--steps", type=int, default=3, help="steps per turn")
-    parser.add_argument("--repeats", type=int, default=3, help="number of turns")
-    args = parser.parse_args()
+    args = read_flags(parser, CASES)
     dtype, each = CASES[args.case]
     count = args.steps * args.batch
-    annotated = json.loads((DATA / "coco1000.json").read_text(encoding="utf-8"))[:count]
-    captions = [[" ".join(text.split()) for text in picture["references"][:each]] for picture in annotated]
-    pixels = torch.randint(
-        256, (count, SIDE, SIDE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    ).numpy()
+    pixels, captions = pictures_with_captions(count, each, SIDE)
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

@@ -251,7 +251,11 @@ def _draw(axes: Axes, curves: Curves, where: Mapping[PageColumn, np.ndarray]) ->
     axes.autoscale_view()
     marked: list[np.ndarray] = []  # where marks stand, in points
     for column, x, y in curves:
-        gaps = [np.abs(height(y) - height(np.interp(x, *points))) for other, *points in curves if other != column]
+        gaps = [
+            np.abs(height(y) - height(np.interp(x, other_x, other_y)))
+            for other, other_x, other_y in curves
+            if other != column
+        ]
         gap = np.min(gaps, axis=0) if gaps else height(y)
         places = 72 / axes.figure.dpi * axes.transData.transform(np.column_stack([x, y]))
         free = np.all([np.hypot(*(places - mark).T) > BADGE for mark in marked], axis=0) & where[column]

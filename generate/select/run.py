@@ -166,7 +166,7 @@ class Selecting:
         """
         folder = self.config.output
         earlier_inputs = earlier.over
-        names = sorted(earlier_inputs | inputs)
+        names = sorted({*earlier_inputs, *inputs})
         if changed := [name for name in names if earlier_inputs.get(name) != inputs.get(name)]:
             raise ValueError(
                 f"output {folder}: --top and limits were settled over other inputs: {first_names(changed)}; give "
