@@ -16,7 +16,7 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -44,37 +44,36 @@ RATE = 1e-3
 DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data"))
 
 
-def read_flags(parser: argparse.ArgumentParser, cases: Iterable[str]) -> argparse.Namespace:
-    """The command's flags; the first case is the default."""
-    first, *_ = cases
-    parser.add_argument("--case", choices=cases, default=first)
+def read_flags(description: str, cases: Mapping[str, tuple[str, int]]) -> argparse.Namespace:
+    """The command's flags, with `dtype` and `each` (captions of a picture) of its case. The first case is the default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=cases, default=next(iter(cases)))
     parser.add_argument("--batch", type=int, default=4, help="pictures per step")
     parser.add_argument("--steps", type=int, default=3, help="steps per turn")
     parser.add_argument("--repeats", type=int, default=3, help="number of turns")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.dtype, args.each = cases[args.case]
+    return args
 
 
-def pictures_with_captions(count: int, each: int, side: int) -> tuple[np.ndarray, list[list[str]]]:
-    """Random pixels (count, side, side, 3), and `each` captions of COCO for each picture."""
+def pictures_with_captions(args: argparse.Namespace, side: int) -> tuple[np.ndarray, list[list[str]]]:
+    """Random pixels (pictures of a turn, side, side, 3), and captions of COCO for each picture."""
+    count = args.batch * args.steps
     annotated = json.loads((DATA / "coco1000.json").read_text(encoding="utf-8"))[:count]
-    captions = [[" ".join(text.split()) for text in picture["references"][:each]] for picture in annotated]
+    captions = [[" ".join(text.split()) for text in picture["references"][: args.each]] for picture in annotated]
     generator = torch.Generator().manual_seed(0)
     return torch.randint(256, (count, side, side, 3), dtype=torch.uint8, generator=generator).numpy(), captions
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args = read_flags(parser, CASES)
-    dtype, each = CASES[args.case]
-    count = args.steps * args.batch
-    pixels, captions = pictures_with_captions(count, each, SIDE)
-
+    args = read_flags(__doc__, CASES)
+    pixels, captions = pictures_with_captions(args, SIDE)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         write_model(folder / "model", [caption for texts in captions for caption in texts])
         captioner = load_vlm(folder / "model")
         targets = captioner.language_layers()
-        config = make_config(folder, dtype, batch=args.batch, each=each, count=count)
+        config = make_config(folder, args)
         training = OurTraining(captioner, config, make_batches(captioner, pixels, captions, size=args.batch))
         torch.save({"pixels": torch.from_numpy(pixels), "adapters": training.adapters}, folder / "data.pt")
         options = {
@@ -83,10 +82,10 @@ def main() -> None:
             "output": str(folder / "trl"),
             "prompt": captioner.family.render_template(True)[0].replace("\1", captioner.instruction),
             "captions": [captioner.prompt.lead + text for texts in captions for text in texts],
-            "rows": args.batch * each,
-            "each": each,
+            "rows": args.batch * args.each,
+            "each": args.each,
             "end": captioner.tokenizer.convert_ids_to_tokens(captioner.end_id),
-            "bf16": dtype == "bf16",
+            "bf16": args.dtype == "bf16",
             "targets": targets,
             "rates": [RATE * learning_rate(step, args.steps, config.warmup) for step in range(args.steps)],
             "weight_decay": config.weight_decay,
@@ -96,13 +95,14 @@ def main() -> None:
             cost, peer_cost = alternate(training.run, peer, args.repeats)
             theirs = peer.ask("losses")["losses"]
     gap = max(abs(a - b) / b for a, b in zip(training.losses, theirs, strict=True))
+    samples = args.steps * args.batch * args.each
     print(
         json.dumps(
             {
                 "case": args.case,
                 "ratio": round(peer_cost.seconds / cost.seconds, 2),
-                "samples_per_s": round(count * each / cost.seconds, 3),
-                "peer_samples_per_s": round(count * each / peer_cost.seconds, 3),
+                "samples_per_s": round(samples / cost.seconds, 3),
+                "peer_samples_per_s": round(samples / peer_cost.seconds, 3),
                 "peak_mb": round(cost.peak / 1e6),
                 "peer_peak_mb": round(peer_cost.peak / 1e6),
                 "loss_gap": float(f"{gap:.2g}"),
@@ -111,16 +111,15 @@ def main() -> None:
     )
 
 
-def make_config(folder: Path, dtype: str, *, batch: int, each: int, count: int) -> FinetuneConfig:
-    """Our configuration: `batch` pictures a step of `count` in all, with `each` captions of a picture."""
+def make_config(folder: Path, args: argparse.Namespace) -> FinetuneConfig:
     return FinetuneConfig(
         input=["-"],
         model="-",
         output=folder,
-        batch_size=batch,
-        captions_per_image=each,
-        dtype=dtype,
-        samples_seen=count * each,
+        batch_size=args.batch,
+        captions_per_image=args.each,
+        dtype=args.dtype,
+        samples_seen=args.steps * args.batch * args.each,
         learning_rate=RATE,
         device="cpu",
         lora_rank=16,

@@ -16,7 +16,6 @@ Seconds are processor seconds of all threads, so that other work on the machine 
 is the steadiest.
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -41,17 +40,13 @@ CASES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args = read_flags(parser, CASES)
-    dtype, each = CASES[args.case]
-    count = args.steps * args.batch
-    pixels, captions = pictures_with_captions(count, each, SIDE)
-
+    args = read_flags(__doc__, CASES)
+    pixels, captions = pictures_with_captions(args, SIDE)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         write_model(folder / "model", [caption for texts in captions for caption in texts])
         captioner = load_vlm(folder / "model")
-        config = make_config(folder, dtype, batch=args.batch, each=each, count=count)
+        config = make_config(folder, args)
         training = OurTraining(captioner, config, make_batches(captioner, pixels, captions, size=args.batch))
         torch.save(training.adapters, folder / "adapters.pt")
         write_rows(folder / "rows", pixels, captions, captioner.instruction, first=args.batch)
@@ -68,7 +63,7 @@ def main() -> None:
                 "lora_rank": config.lora_rank,
                 "lora_alpha": 2 * config.lora_rank,
                 "lora_dropout": 0.0,
-                "per_device_train_batch_size": args.batch * each,
+                "per_device_train_batch_size": args.batch * args.each,
                 "gradient_accumulation_steps": 1,
                 "max_steps": args.steps + 1,  # the first warms up
                 "weight_decay": config.weight_decay,
@@ -77,7 +72,7 @@ def main() -> None:
                 "adam_epsilon": 1e-6,
                 "disable_gradient_checkpointing": True,
                 "disable_shuffling": True,
-                "bf16": dtype == "bf16",
+                "bf16": args.dtype == "bf16",
                 "use_cpu": True,
                 "logging_steps": 1,
                 "save_strategy": "no",
@@ -97,13 +92,14 @@ def main() -> None:
             cost, peer_cost = alternate(training.run, peer, args.repeats, clock=time.process_time)
             theirs = peer.ask("losses")["losses"]
     gap = max(abs(a - b) / b for a, b in zip(training.losses, theirs, strict=True))
+    samples = args.steps * args.batch * args.each
     print(
         json.dumps(
             {
                 "case": args.case,
                 "ratio": round(peer_cost.seconds / cost.seconds, 2),
-                "samples_per_processor_s": round(count * each / cost.seconds, 3),
-                "peer_samples_per_processor_s": round(count * each / peer_cost.seconds, 3),
+                "samples_per_processor_s": round(samples / cost.seconds, 3),
+                "peer_samples_per_processor_s": round(samples / peer_cost.seconds, 3),
                 "peak_mb": round(peak / 1e6),
                 "peer_peak_mb": round(peer_cost.peak / 1e6),
                 "loss_gap": float(f"{gap:.2g}"),
