@@ -45,7 +45,7 @@ DATA = Path(os.environ.get("CAPSMITH_DATA", "../shared/data"))
 
 
 def read_flags(description: str, cases: Mapping[str, tuple[str, int]]) -> argparse.Namespace:
-    """The command's flags, with `dtype` and `each` (captions of a picture) of its case. The first case is the default."""
+    """The flags, with `dtype` and `each` (captions of a picture) of the case; the first case is the default."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=cases, default=next(iter(cases)))
     parser.add_argument("--batch", type=int, default=4, help="pictures per step")
