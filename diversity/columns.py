@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HUMAN = "captions"  # the column of a record's original captions
+MOST_CAPTIONS = 100  # captions of a picture that are compared; time and memory of some measures grow with its square
 
 
 @dataclass

@@ -56,7 +56,7 @@ def score_captions(
 
     All sequences hold one entry per picture, in the same order. Columns are compared on the pictures for which all
     columns and the references have captions. Of each picture equally many captions of each column are compared: as
-    many as its shortest column has, chosen by the seed.
+    many as its shortest column has, at most `columns.MOST_CAPTIONS`, chosen by the seed.
 
     scenes: descriptions of built-in pictures, whose facts are then checked. truncated: which captions a length limit
     cut. keys: names of the pictures in the examples. images: encoded pictures for the examples and for `clip`.

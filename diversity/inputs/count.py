@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diversity.columns import ComparedPicture
+from diversity.columns import MOST_CAPTIONS, ComparedPicture
 from diversity.inputs.index import (
     NO_REFERENCES,
     ComparedColumns,
@@ -275,16 +275,24 @@ def _compared_pictures(
                 if len(captions) < count:
                     raise ValueError(f"{task.piece.path}: changed while it was read")
                 if name == compared.references:
+                    captions, marks = _drawn(captions, marks, MOST_CAPTIONS, picture=picture, column=name, seed=seed)
                     picture.references = captions
-                if len(captions) > count:
-                    position = order_key(name_hash(key, seed=seed), occurrence)
-                    chosen = choose(len(captions), count, order_key=position, column=name)
-                    captions = tuple(captions[index] for index in chosen)
-                    marks = tuple(marks[index] for index in chosen) if marks else ()
+                captions, marks = _drawn(captions, marks, count, picture=picture, column=name, seed=seed)
                 picture.captions[name] = captions
                 if marks:
                     picture.truncated[name] = marks
         yield picture, sampled
+
+
+def _drawn(
+    captions: tuple[str, ...], marks: tuple[bool, ...], most: int, *, picture: ComparedPicture, column: str, seed: int
+) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+    """Return at most `most` of a picture's captions in a column, drawn by the seed, with their marks if there are any."""
+    if len(captions) <= most:
+        return captions, marks
+    position = order_key(name_hash(picture.key, seed=seed), picture.occurrence)
+    chosen = choose(len(captions), most, order_key=position, column=column)
+    return tuple(captions[index] for index in chosen), tuple(marks[index] for index in chosen) if marks else ()
 
 
 def choose(captions: int, count: int, order_key: int, column: str) -> list[int]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diversity.columns import HUMAN
+from diversity.columns import HUMAN, MOST_CAPTIONS
 from diversity.inputs.join import JoinedRows, join, joined_by_number, number_of
 from diversity.inputs.kept import KeptPiece, Space
 from diversity.inputs.records import Piece, captions_of, scene_of, truncated_of
@@ -235,11 +235,12 @@ def _difference_notes(columns: ComparedColumns, rows: JoinedRows) -> list[str]:
             f"every column: {lacking}."
         )
     counts = rows.counts[: len(columns.names), rows.common].astype(np.int64)  # (C, pictures compared)
-    least = counts.min(axis=0)
+    least = np.minimum(counts.min(axis=0), MOST_CAPTIONS)
     surplus = (counts - least).sum(axis=1)
     if surplus.any():
         notes.append(
-            "Each picture counts with as many captions as its shortest column has, drawn with the seed: "
+            f"Each picture counts with as many captions as its shortest column has, at most {MOST_CAPTIONS}, drawn "
+            "with the seed: "
             + ", ".join(f"{name} has {extra:,} more" for name, extra in zip(columns.columns, surplus) if extra)
             + "."
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diversity.columns import MOST_CAPTIONS
 from diversity.inputs.sample import order_keys
 
 _ROW = re.compile(r"-[0-9]{9}\Z")  # the end of a key that says which row of a table a picture was
@@ -51,7 +52,7 @@ def join(keys: np.ndarray, counts: np.ndarray, references: int | None) -> Joined
         row_of_picture[column, picture_of_row[rows]] = rows
     common = np.all(counts_of_picture > 0, axis=0)
     compared_counts = np.zeros_like(counts)
-    least = counts_of_picture[columns][:, common].min(axis=0, initial=np.iinfo(counts.dtype).max)
+    least = counts_of_picture[columns][:, common].min(axis=0, initial=MOST_CAPTIONS)
     for column in range(len(counts)):
         compared_counts[column, row_of_picture[column, common]] = np.minimum(counts_of_picture[column, common], least)
     return JoinedRows(

@@ -152,10 +152,22 @@ def test_only_what_all_have_is_compared_and_the_rest_is_named(write):
         "Pictures of captions that are in no other column: 2.",
         "Compared on 1 of 3 pictures, those that have a caption in every column: syn_text_y lacks 1, captions lacks "
         "1.",
-        "Each picture counts with as many captions as its shortest column has, drawn with the seed: syn_text_x has 2 "
-        "more.",
+        "Each picture counts with as many captions as its shortest column has, at most 100, drawn with the seed: "
+        "syn_text_x has 2 more.",
     )
     assert {row["captions"] for row in results(measured).values()} == {1}
+
+
+def test_a_picture_of_very_many_captions_counts_with_a_hundred(write):
+    """Some measures compare each two captions of a picture."""
+    rows = [
+        {"key": "1", "syn_text_x": [f"a dog {number}" for number in range(5000)]},
+        {"key": "2", "syn_text_x": ["a"]},
+    ]
+    measured = count_columns([write("r.jsonl", rows)])
+    assert results(measured)["syn_text_x"]["captions"] == 101
+    assert [len(picture.captions["syn_text_x"]) for picture in measured.sample.pictures] in ([100, 1], [1, 100])
+    assert "at most 100, drawn with the seed: syn_text_x has 4,900 more." in measured.notes[-1]
 
 
 def test_failures_of_several_files_are_one_note(write):
