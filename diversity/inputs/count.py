@@ -287,7 +287,7 @@ def _compared_pictures(
 def _drawn(
     captions: tuple[str, ...], marks: tuple[bool, ...], most: int, *, picture: ComparedPicture, column: str, seed: int
 ) -> tuple[tuple[str, ...], tuple[bool, ...]]:
-    """Return at most `most` of a picture's captions in a column, drawn by the seed, with their marks if there are any."""
+    """Return at most `most` of a picture's captions in a column, drawn by the seed, with their marks, if any."""
     if len(captions) <= most:
         return captions, marks
     position = order_key(name_hash(picture.key, seed=seed), picture.occurrence)
