@@ -14,7 +14,7 @@ MARKER = ".done.json"
 INDEX = "markers.json.gz"
 FEW = 500  # so many markers are read in a few seconds without the index
 ROOM = 1024  # bytes of the index for each marker, beside the marker itself
-FIELDS = {"file": str, "size": int, "sha256": str, "rows": int, "failed": int, "captions": dict, "input": dict}
+FIELDS = {"file": str, "size": int, "sha256": str | None, "rows": int, "failed": int, "captions": dict, "input": dict}
 
 Marker = dict[str, Any]
 

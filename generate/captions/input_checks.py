@@ -103,8 +103,8 @@ def _why_none_is_instructed(task: Task, shard: Shard) -> str:
             except ValueError as error:
                 fields = ", ".join(f"json.{name}" for name in record.meta)
                 reason = reason or (
-                    f"{error}, and so it is for all of the first {RECORDS_LOOKED_AT} records of the input; "
-                    f"{record.key} has {fields}"
+                    f"none of the first {RECORDS_LOOKED_AT} records of the input has what the instruction reads: "
+                    f"{error}; {record.key} has {fields}"
                 )
     return reason
 

@@ -47,6 +47,7 @@ class AnswerReader:
 
     columns: the columns that one answer writes: one for each field of JSON, else a single one.
     from_words_alone: whether the captioner is not shown the picture.
+    is_plain: whether the captioner takes no instructions, and so wraps nothing round its captions.
     """
 
     columns: tuple[str, ...]
@@ -54,6 +55,7 @@ class AnswerReader:
     fields: Mapping[str, str]
     gate: Gate
     from_words_alone: bool = False
+    is_plain: bool = False
 
     def judge_all(self, captions: Sequence[Caption], instructed: Instructed) -> list[JudgedAnswer]:
         """Return the answers to one request, each judged beside those before it."""
@@ -84,13 +86,9 @@ class AnswerReader:
         return _without_lone_duplicates(result)
 
     def judge(self, caption: Caption, siblings: Sequence[JudgedAnswer], instructed: Instructed) -> JudgedAnswer:
-        """Return the answer, judged beside the other answers to its request.
-
-        A caption without an instruction is not searched for what a model wraps round its answers.
-        """
-        is_plain_caption = instructed.instruction is None and self.answer == "text"
+        """Return the answer, judged beside the other answers to its request."""
         try:
-            if is_plain_caption:
+            if self.is_plain and self.answer == "text":
                 answer = Answer({"": (caption.text,)})
             else:
                 answer = read_answer(caption.text, self.answer, self.fields)

@@ -42,6 +42,7 @@ class SettledColumn:
             self.task.fields,
             gate=self.gate,
             from_words_alone=not self.looks,
+            is_plain=not self.captioner.takes_instruction,
         )
 
     @property

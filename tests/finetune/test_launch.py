@@ -75,7 +75,7 @@ def test_fp16_on_a_cpu_is_refused_before_any_work(configure):
 def test_one_process_has_no_parts_to_shard(tmp_path, started):
     started(())
     config, needed = SETTINGS["finetune"]
-    with pytest.raises(ValueError, match="--shard: there is one process"):
+    with pytest.raises(ValueError, match="--shard: needs at least two processes, and there is one"):
         run_in_ranks(config(**needed, output=tmp_path / "run", device="cpu", shard=True), None)
 
 

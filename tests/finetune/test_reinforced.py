@@ -387,14 +387,14 @@ def test_scales_and_dimensions_must_be_as_many_as_teachers(tmp_path):
     spec = write_set(tmp_path)
     with pytest.raises(ValueError, match=r"--logit-scale: 1 \(70\) for 2 teachers \(teacher_1, teacher_2\)"):
         teachers_of(spec, logit_scale=[70])
-    with pytest.raises(ValueError, match=r"--teacher-dimension: \[2, 3\], and .*config.json has \[3, 2\]"):
+    with pytest.raises(ValueError, match=r"--teacher-dimension: \[2, 3\], but .*config.json says \[3, 2\]"):
         teachers_of(spec, teacher_dimension=[2, 3])
 
 
 def test_sets_of_other_teachers_are_not_mixed(tmp_path):
     first, other = write_set(tmp_path / "one"), write_set(tmp_path / "other")
     write_config(tmp_path / "other", scales=(50.0, 30.0))
-    with pytest.raises(ValueError, match="other/config.json and .*one/config.json name other teachers"):
+    with pytest.raises(ValueError, match="other/config.json and .*one/config.json name different teachers"):
         teachers_of([first, other])
 
 

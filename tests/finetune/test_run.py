@@ -297,7 +297,7 @@ def test_no_token_is_told_before_any_work(tmp_path, monkeypatch):
         ({"eval_input": ["nowhere.tar"]}, "nowhere.tar: no such file"),
         ({"weights": [1, 2]}, "--weights: 2 for 1 inputs"),
         ({"device_batch_size": 3}, "--batch-size 8 is not a multiple of 1 processes times 3"),
-        ({"shard": True}, "--shard: there is one process"),
+        ({"shard": True}, "--shard: needs at least two processes, and there is one"),
     ],
 )
 def test_what_is_wrong_is_told_before_any_picture_is_read_and_nothing_is_left(changes, message, tmp_path, monkeypatch):

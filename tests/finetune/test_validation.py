@@ -147,7 +147,8 @@ def test_collapse_is_a_share_far_above_the_human_one(share, pictures, human, war
     warning = collapse_warning({"same_caption": share, "pictures": pictures}, {"same_caption": human})
     assert bool(warning) == warns
     if warns:
-        assert f"{share:.0%} of {pictures} held-out pictures (human captions: {human:.0%})" in warning
+        assert f"{share:.0%} of {pictures} held-out pictures get the same caption" in warning
+        assert f"(of the human captions, {human:.0%} are the same)" in warning
         for check in ("--learning-rate", "--caption-weight", "--from-scratch", "--pretrained", "#797", "#751", "data"):
             assert check in warning
 

@@ -262,7 +262,7 @@ def test_the_command_says_what_the_hierarchy_does(tmp_path, capsys):
         str(tmp_path / "edges"),
     ]
     assert capsmith.main([*flags, "--templates", "name", "--output", str(tmp_path / "out")]) == 2
-    assert "--templates name is a single template" in capsys.readouterr().err
+    assert "--templates name is a single one" in capsys.readouterr().err
     assert capsmith.main([*flags, "--templates", str(tmp_path / "templates"), "--output", str(tmp_path / "out")]) == 0
     report = json.loads((tmp_path / "out" / "zero_shot.json").read_text())
     unsure = report["models"]["coca_tiny"]["unsure"]

@@ -371,7 +371,7 @@ def test_overwrite_removes_what_run_json_and_markers_name_and_nothing_else(
     assert run(configure(**options, output=tmp_path / "fresh")) == 0
     assert files(out) == {**files(tmp_path / "fresh"), **theirs} and not (out / f"00002.images{UNFINISHED}").exists()
     make_tar("00007", pictures(1))
-    with pytest.raises(ValueError, match=f"00007.{suffix}: would be overwritten, and is no file of this run"):
+    with pytest.raises(ValueError, match=f"00007.{suffix}: is not a file of this run and would be overwritten"):
         run(configure(format=format, seed=1))
     assert files(out) == {**files(tmp_path / "fresh"), **theirs}
 

@@ -173,5 +173,5 @@ def test_a_process_of_a_launcher_neither_begins_anew_nor_starts_others(
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     for wrong in ({"overwrite": True}, {"num_processes": 2}):
-        with pytest.raises(ValueError, match="a launcher has started this process as number 0 of 2"):
+        with pytest.raises(ValueError, match="which has started this process as number 0 of 2"):
             run(configure(**wrong))
