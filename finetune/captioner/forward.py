@@ -52,8 +52,7 @@ class CoCaForward(nn.Module):
         super().__init__()
         self.captioner, self.model, self.pad_id = captioner, captioner.model, captioner.pad_id
         self.weights = {"caption": config.caption_weight, "contrastive": config.contrastive_weight}
-        if config.freeze_image:
-            self.model.visual.requires_grad_(False)
+        self.model.visual.requires_grad_(not config.freeze_image)
         self.model.set_grad_checkpointing(config.grad_checkpointing)
         self.model.train()
         self.depth = coca_depth(self.model)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import open_clip
@@ -15,7 +14,6 @@ import pytest
 import torch
 
 import capsmith
-import captioners
 import finetune.captioner.run
 import finetune.trainer
 from captioners.load import load_captioner
@@ -103,19 +101,6 @@ def test_a_stopped_run_resumes_to_the_same_weights_and_log(tmp_path, monkeypatch
         assert log(tmp_path / name) == log(tmp_path / "whole")
         resumed, expected = weights(tmp_path / name), weights(tmp_path / "whole")
         assert all(torch.equal(resumed[name], expected[name]) for name in resumed)
-
-
-@pytest.mark.parametrize("freeze_image", [False, True])
-def test_weights_that_open_clip_keeps_fixed_stay_fixed(tmp_path, freeze_image):
-    """The picture positions of coca_tiny are sines and cosines, which are not trained."""
-    captioner = load_captioner("coca_tiny")
-    training_forward(captioner, settings(tmp_path / "run", freeze_image=freeze_image))
-    reference = open_clip.create_model(f"local-dir:{Path(captioners.__file__).parent}/models/coca_tiny")
-    fixed = {name for name, weight in reference.named_parameters() if not weight.requires_grad}
-    assert fixed == {"visual.positional_embedding"}
-    if freeze_image:
-        fixed |= {name for name, _ in reference.named_parameters() if name.startswith("visual.")}
-    assert {name for name, weight in captioner.model.named_parameters() if not weight.requires_grad} == fixed
 
 
 @pytest.mark.parametrize("given, used", [(None, "torch"), ("onednn", "onednn")])
