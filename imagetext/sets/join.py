@@ -7,8 +7,10 @@ import posixpath
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 from imagetext.apart import ANOTHER, check_apart
@@ -84,17 +86,7 @@ def join(
     if text_from and not 0 <= text_from[1] <= 1:
         raise ValueError(f"text_from: {text_from[1]} is no probability from 0 to 1")
     sources = read_samples(specs, distinct=False, check=False) if specs else []
-    check_apart(
-        output,
-        [shard.path for shard in (*shards, *sources)],
-        f"{ANOTHER}: everything in the pictures' shards is copied there, too",
-    )
-    formats = {marker.get("format", format) for marker in read_markers(output).values()}
-    if others := sorted(formats - {format}):
-        raise ValueError(
-            f"output {output}: holds shards in the format {', '.join(others)}, which would stay beside those in "
-            f"{format}; give another folder"
-        )
+    _check_output(output, format, [shard.path for shard in (*shards, *sources)])
     stamps = [[shard.name, dict(shard.stamp), sample_hash(shard.path)] for shard in sources]
     settings = {
         "columns": hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest(),
@@ -107,56 +99,65 @@ def join(
     }
     begin()
     to_do, counts = _shards_to_do(shards, output, settings)
-    first_unmatched = first_captions = None
-    with tempfile.TemporaryDirectory() as folder:
-        index = _Index(
-            os.path.join(folder, "columns.sqlite"),
-            on,
-            overwrite=overwrite,
-            drop_text_embeddings=drop_text_embeddings,
-            expected=bool(specs),
-        )
-        if to_do:
-            index.add(sources)
-            first_captions = index.first_picture()
-            if specs and not index.names:
-                raise ValueError(
-                    f"{', '.join(specs)}: no record has captions to join; their columns are called syn_text_… (or "
-                    "neg_text_…, tags_… or neg_tags_…, for texts that are no true captions), so rename yours"
-                )
-        for shard in Progress(to_do, desc="joining", unit="shard", disable=not to_do):
+    if not to_do:
+        return JoinCounts(**counts, unlike=(None, None))
+    room = partial(room_for, overwrite=overwrite, drop_text_embeddings=drop_text_embeddings)
+    with tempfile.TemporaryDirectory() as folder, closing(_Index(folder, on, room, expected=bool(specs))) as index:
+        index.add(sources)
+        if specs and not index.names:
+            raise ValueError(
+                f"{', '.join(specs)}: no record has captions to join; their columns are called syn_text_… (or "
+                "neg_text_…, tags_… or neg_tags_…, for texts that are no true captions), so rename yours"
+            )
+        for shard in Progress(to_do, desc="joining", unit="shard"):
             sample = sample_hash(shard.path)  # before reading, so that the next run notices a change during it
             with ShardWriter(
                 output, shard.name, format=format, columns=index.names, input=_input(shard, settings)
             ) as writer:
-                outcomes: Counter[str] = Counter(matched=0, unmatched=0, duplicate=0, drawable=0)
-                for record in shard:
-                    joined, outcome = index.joined(record)
-                    text = drawn_text(joined, *text_from, seed=seed) if text_from else None
-                    if text not in (None, joined.first_text()):
-                        joined = room_for(joined, (), new_text=True, drop_text_embeddings=drop_text_embeddings)
-                    writer.write(joined, text)
-                    outcomes[outcome] += 1
-                    outcomes["drawable"] += text_from is not None and bool(joined.columns.get(text_from[0]))
-                    if outcome == "unmatched":
-                        first_unmatched = first_unmatched or name_of(record, on)
+                outcomes = _write_joined(shard, writer, index, text_from, seed)
                 writer.info |= {"joined": dict(outcomes), "input_sample": sample}
             counts.update(outcomes)
-        index.close()
-    return JoinCounts(
-        matched=counts["matched"],
-        unmatched=counts["unmatched"],
-        duplicate=counts["duplicate"],
-        drawable=counts["drawable"],
-        unlike=(first_unmatched, first_captions),
-    )
+        return JoinCounts(**counts, unlike=(index.first_unmatched, index.first_picture()))
+
+
+def _check_output(output: str, format: Format, inputs: Sequence[str]) -> None:
+    """Raise ValueError if the output folder is among the inputs, or holds shards in another format."""
+    check_apart(output, inputs, f"{ANOTHER}: everything in the pictures' shards is copied there, too")
+    formats = {marker.get("format", format) for marker in read_markers(output).values()}
+    if others := sorted(formats - {format}):
+        raise ValueError(
+            f"output {output}: holds shards in the format {', '.join(others)}, which would stay beside those in "
+            f"{format}; give another folder"
+        )
+
+
+def _write_joined(
+    records: Iterable[Record], writer: ShardWriter, index: "_Index", text_from: tuple[str, float] | None, seed: int
+) -> Counter[str]:
+    """Write the records of a shard with their captions; return the counts for `JoinCounts`."""
+    counts = _no_counts()
+    for record in records:
+        joined, outcome = index.joined(record)
+        text = drawn_text(joined, *text_from, seed=seed) if text_from else None
+        if text not in (None, joined.first_text()):
+            joined = index.room(joined, (), new_text=True)
+        writer.write(joined, text)
+        counts[outcome] += 1
+        if outcome == "unmatched":
+            index.first_unmatched = index.first_unmatched or name_of(record, index.on)
+        counts["drawable"] += text_from is not None and bool(joined.columns.get(text_from[0]))
+    return counts
+
+
+def _no_counts() -> Counter[str]:
+    return Counter(matched=0, unmatched=0, duplicate=0, drawable=0)
 
 
 def _shards_to_do(
     shards: Sequence[Shard], output: str, settings: Mapping[str, Any]
 ) -> tuple[list[Shard], Counter[str]]:
     """The shards that are not joined yet, and the counts of all finished shards together."""
-    to_do, counts = [], Counter[str]()
+    to_do, counts = [], _no_counts()
     for shard in shards:
         marker = read_marker(output, shard.name) or {}
         is_same_input = marker.get("input") == _input(shard, settings)
@@ -208,14 +209,16 @@ def name_of(record: Record, on: On) -> str | None:
 class _Index:
     """The columns of many records, by the name of the picture, in a temporary SQLite file.
 
-    expected: whether columns are joined at all. overwrite, drop_text_embeddings: as in `room_for`.
+    room: `room_for` with its flags. expected: whether columns are joined at all.
+    first_unmatched: the name of the first picture without captions.
     """
 
-    def __init__(self, path: str, on: On, *, overwrite: bool, drop_text_embeddings: bool, expected: bool):
+    def __init__(self, folder: str, on: On, room: Callable[..., Record], *, expected: bool):
         self.on: On = on
-        self.overwrite, self.drop_text_embeddings, self.expected = overwrite, drop_text_embeddings, expected
+        self.room, self.expected = room, expected
         self.names: list[str] = []
-        self.database = sqlite3.connect(path, isolation_level=None)
+        self.first_unmatched: str | None = None
+        self.database = sqlite3.connect(os.path.join(folder, "columns.sqlite"), isolation_level=None)
         self.database.executescript("""
             PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
             CREATE TABLE captions (picture TEXT, name TEXT, key TEXT, texts TEXT, scores TEXT, differ INTEGER,
@@ -269,9 +272,7 @@ class _Index:
         else:
             outcome = "matched" if columns else "unmatched"
         if columns:
-            record = room_for(
-                record, columns, overwrite=self.overwrite, drop_text_embeddings=self.drop_text_embeddings
-            )
+            record = self.room(record, columns)
             record = replace(record, columns={**record.columns, **columns}, scores={**record.scores, **scores})
         if not has_captions(_columns(record), record.captions, self.names):
             cause = "several that differ"
