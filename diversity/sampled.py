@@ -67,11 +67,8 @@ def sample_scores(
     columns = [*names, *([references] if references else [])]
     groups = {column: [picture.captions[column] for picture in pictures] for column in columns}
     document_frequency = _document_frequency(pictures, groups, references)
-    human = [picture.references for picture in pictures[:semantic_pictures]]
-    agreement = Agreement(human) if references else None
+    first = _FirstPictures(pictures[:semantic_pictures], columns, references)
     scores: dict[str, Scores] = {}
-    signs: dict[str, Scores] = {}
-    rows: dict[str, dict[str, Any]] = {}
     caption_scores: dict[str, dict[str, list[np.ndarray]]] = {}
     for column in Progress(columns, desc="scoring the sample", unit="column", delay=2):
         scores[column], caption_scores[column] = _scores_of_all(pictures, column, groups[column], document_frequency)
@@ -79,39 +76,29 @@ def sample_scores(
             scores[column]["word_coverage"] = word_coverage(
                 groups[column], [picture.references for picture in pictures]
             )
-        if agreement:
-            first_groups = groups[column][:semantic_pictures]
-            agreed = agreement.score(first_groups, themselves=column == references)
-            caption_scores[column]["cider_d"], signs[column] = agreed.captions, agreed.signs
-            overlap, bleu_4 = agreement.overlap(first_groups, themselves=column == references)
-            scores[column] |= {
-                score: _padded(values, len(pictures)) for score, values in (agreed.pictures | overlap).items()
-            }
-        else:
-            signs[column] = _order_signs(groups[column][:semantic_pictures])
-        rows[column] = {score: mean(scores[column][score]) for score in SAMPLED if score in scores[column]}
-        rows[column] |= {"bleu_4": bleu_4} if agreement else {}
-    by_model = _ModelScores(pictures[:semantic_pictures], columns, references)
+        first.add_words(column)
     missing = "no embedder was chosen" if embedder == "none" else "no embedder is installed"
     notes = [] if name else [f"What captions mean is not measured, because {missing}; {HOW_TO_GET}."]
     if meaning:
-        by_model.add_meaning(meaning, rows)
+        first.add_meaning(meaning)
     if model:
-        notes += by_model.add_clip(model, rows, caption_scores)
-    for column, model_scores in by_model.scores.items():
-        scores[column] |= {score: _padded(values, len(pictures)) for score, values in model_scores.items()}
-        signs[column] |= by_model.signs[column]
-        signs[column] = {sign: _padded(values, len(pictures)) for sign, values in signs[column].items()}
+        notes += first.add_clip(model)
+    rows: dict[str, dict[str, Any]] = {}
+    for column in columns:
+        scores[column] |= _all_padded(first.scores[column], len(pictures))
+        caption_scores[column] |= first.caption_scores[column]
+        rows[column] = {score: mean(scores[column][score]) for score in SAMPLED if score in scores[column]}
+        rows[column] |= first.rows[column]
     return Sampled(
         scores=scores,
-        signs=signs,
+        signs={column: _all_padded(signs, len(pictures)) for column, signs in first.signs.items()},
         caption_scores=caption_scores,
         rows=rows,
         notes=tuple(notes),
         settings={
             "embedder": name,
             "clip": clip,
-            "semantic_pictures": len(by_model.pictures) if name or clip else 0,
+            "semantic_pictures": len(first.pictures) if name or clip else 0,
         },
     )
 
@@ -143,34 +130,48 @@ def _scores_of_all(
     return scores, caption_scores
 
 
-class _ModelScores:
-    """The scores that a model has to compute, on the first pictures of the sample."""
+class _FirstPictures:
+    """The scores that take long to compute, and are computed for the first pictures of the sample only."""
 
     def __init__(self, pictures: Sequence[ComparedPicture], columns: Sequence[str], references: str | None):
         self.pictures, self.human = pictures, references
         self.columns = {name: [picture.captions[name] for picture in pictures] for name in columns}
         self.references = [picture.references for picture in pictures] if references else None
+        self.agreement = Agreement(self.references) if self.references is not None else None
         self.scores: dict[str, Scores] = {name: {} for name in columns}
         self.signs: dict[str, Scores] = {name: {} for name in columns}
+        self.caption_scores: dict[str, dict[str, list[np.ndarray]]] = {name: {} for name in columns}
+        self.rows: dict[str, dict[str, Any]] = {name: {} for name in columns}
 
-    def add_meaning(self, embedder: Embedder, rows: Mapping[str, dict[str, Any]]) -> None:
-        """Add the spread in meaning and the coverage of the references to the scores and the rows."""
+    def add_words(self, name: str) -> None:
+        """Add the agreement of a column with the human captions or, where there are none, its order of words."""
+        groups = self.columns[name]
+        if self.agreement is None:
+            self.signs[name] = _order_signs(groups)
+            return
+        agreed = self.agreement.score(groups, themselves=name == self.human)
+        overlap, bleu_4 = self.agreement.overlap(groups, themselves=name == self.human)
+        self.scores[name] = agreed.pictures | overlap
+        self.signs[name] = agreed.signs
+        self.caption_scores[name]["cider_d"] = agreed.captions
+        self.rows[name]["bleu_4"] = bleu_4
+
+    def add_meaning(self, embedder: Embedder) -> None:
+        """Add the spread in meaning and the coverage of the references."""
         for name, semantic in semantic_scores(embedder, self.columns, self.references, human=self.human).items():
             self.scores[name] |= semantic.pictures
             self.signs[name] |= semantic.signs
-            rows[name]["semantic"] = semantic.row
+            self.rows[name]["semantic"] = semantic.row
 
-    def add_clip(
-        self, model: OpenClip, rows: Mapping[str, dict[str, Any]], caption_scores: Mapping[str, dict[str, Any]]
-    ) -> Sequence[str]:
-        """Add CLIPScore and self-retrieval to the scores and the rows; return notes for the reader."""
+    def add_clip(self, model: OpenClip) -> Sequence[str]:
+        """Add CLIPScore and self-retrieval; return notes for the reader."""
         images = [picture.image for picture in self.pictures]
         scored, notes = clip_scores(model, images, self.columns, references=self.references, human=self.human)
         for name, clip in scored.items():
             self.scores[name] |= clip.pictures
-            caption_scores[name]["clip_score"] = clip.captions
             self.signs[name] |= clip.signs
-            rows[name]["clip"] = clip.row
+            self.caption_scores[name]["clip_score"] = clip.captions
+            self.rows[name]["clip"] = clip.row
         return notes
 
 
@@ -267,3 +268,7 @@ def _means(caption_scores: Sequence[np.ndarray], pictures: int) -> np.ndarray:
 def _padded(values: np.ndarray, pictures: int) -> np.ndarray:
     """Return the scores of the first pictures, followed by NaN for the other pictures (P,)."""
     return np.concatenate([values, np.full(pictures - len(values), np.nan)])
+
+
+def _all_padded(scores: Scores, pictures: int) -> Scores:
+    return {score: _padded(values, pictures) for score, values in scores.items()}
