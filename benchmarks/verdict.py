@@ -187,7 +187,7 @@ def bad_columns(column: Column, world: CaptionChanges) -> dict[str, Column]:
 
 
 def judge(sampled: Sampled, suspected: Sequence[Mapping[str, Any]], names: Sequence[str], seed: int) -> str | None:
-    """The winner among the columns `names`, chosen as `diversity.score.report` does it; None if there is no winner."""
+    """The winner among the columns `names`, chosen as `diversity.conclude` does it; None if there is no winner."""
     scores = {name: sampled.scores[name] for name in names}
     flat = estimates(
         {(name, score): values for name, by_score in scores.items() for score, values in by_score.items()}, seed

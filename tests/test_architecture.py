@@ -61,7 +61,7 @@ FOLDERS = {  # the other folders of its room that each folder may import; a room
 ENTRIES = {
     "imagetext": {"sources", "shards"},
     "captioners": {"load"},
-    "diversity": {"run", "score", "sampled", "notes", "examples", "report", "metric"},
+    "diversity": {"run", "score", "sampled", "conclude", "notes", "examples", "report", "metric"},
     "generate": set(),
     "finetune": set(),
 }  # the entry files of each room, which may import its folders
