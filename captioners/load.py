@@ -14,6 +14,16 @@ from captioners.weights import DTYPES
 
 logger = logging.getLogger(__name__)
 
+RULES, SERVER = "rules, which have no weights", "a server's model"
+LANGUAGE, VISION_LANGUAGE, COCA = "a language model", "a vision-language model", "a CoCa"
+OPTIONS = {  # what can be set for each kind of captioner
+    RULES: (),
+    SERVER: (),
+    LANGUAGE: (),
+    VISION_LANGUAGE: ("base",),
+    COCA: ("pretrained", "from_scratch", "context", "image_size"),
+}
+
 
 def load_captioner(
     name: str,
@@ -56,6 +66,7 @@ def load_captioner(
         raise ValueError(f"device {device!r} is not the current GPU: call torch.cuda.set_device({device!r}) before")
     if from_scratch and pretrained is not None:
         raise ValueError(f"pretrained={pretrained!r} contradicts from_scratch")
+    kind = _kind_of(name, is_coca=pretrained is not None or from_scratch)
     options = {
         "pretrained": pretrained,
         "from_scratch": from_scratch or None,
@@ -63,32 +74,24 @@ def load_captioner(
         "image_size": image_size,
         "base": base,
     }
-    used_options = ", ".join(option for option, value in options.items() if value is not None)
-    if name == NEGATIVES:
-        if used_options:
-            raise ValueError(f"{name}: {used_options}: cannot be set, because rules have no weights")
+    if wrong := [option for option, value in options.items() if value is not None and option not in OPTIONS[kind]]:
+        raise ValueError(f"{name}: {', '.join(wrong)}: cannot be set for {kind}")
+    if kind == RULES:
         return NegativeRules()
-    if name.startswith("openai:"):
+    if kind == SERVER:
         from captioners.server.captioner import load_server  # late: it imports aiohttp
 
-        if used_options:
-            raise ValueError(f"{name}: {used_options}: cannot be set for a server's model")
         return load_server(name, server, pictures=pictures)
     if device.startswith("cuda") and (lacks := triton_lacks()):
         logger.warning("%s: captions are drawn without Triton's kernels, which takes several times as long", lacks)
-    if pretrained is None and not from_scratch and is_transformers(name):
-        from captioners.lm.load import is_language_model, load_lm  # late: they import transformers and peft
-        from captioners.vlm.load import load_vlm
+    if kind == LANGUAGE:
+        from captioners.lm.load import load_lm  # late: it imports transformers and peft
 
-        if context is not None or image_size is not None:
-            raise ValueError(f"{name}: {used_options}: context and image_size can be set for a CoCa only")
-        if is_language_model(name):
-            if base is not None:
-                raise ValueError(f"{name}: base {base} is only for adapters of vision-language models")
-            return load_lm(name, device=device, dtype=dtype)
+        return load_lm(name, device=device, dtype=dtype)
+    if kind == VISION_LANGUAGE:
+        from captioners.vlm.load import load_vlm  # late: it imports transformers and peft
+
         return load_vlm(name, base=base, device=device, dtype=dtype)
-    if base is not None:
-        raise ValueError(f"{name}: base {base} is only for adapters of vision-language models")
     from captioners.coca.load import load_coca  # late: it imports open_clip
 
     return load_coca(
@@ -101,3 +104,16 @@ def load_captioner(
         dtype=dtype,
         products=products,
     )
+
+
+def _kind_of(name: str, *, is_coca: bool) -> str:
+    """The kind of captioner that a name stands for. is_coca: it is a CoCa if it is a model's name at all."""
+    if name == NEGATIVES:
+        return RULES
+    if name.startswith("openai:"):
+        return SERVER
+    if is_coca or not is_transformers(name):
+        return COCA
+    from captioners.lm.load import is_language_model  # late: it imports transformers and peft
+
+    return LANGUAGE if is_language_model(name) else VISION_LANGUAGE

@@ -144,7 +144,7 @@ def test_what_rules_cannot_do_is_told():
     for options, similarity in (({"strategy": "greedy"}, False), ({}, True)):
         with pytest.raises(ValueError, match="rules:negatives: .*rules"):
             RULES.check(SamplingConfig(**options), similarity=similarity)
-    with pytest.raises(ValueError, match="rules have no weights"):
+    with pytest.raises(ValueError, match="pretrained: cannot be set for rules, which have no weights"):
         load_captioner("rules:negatives", "x")
     (result,) = RULES.caption([Request("a", None)], SamplingConfig())
     assert result.error
