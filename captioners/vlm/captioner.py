@@ -84,12 +84,7 @@ class VLMCaptioner:
         self.tokenizer = processor.tokenizer
         self.instruction = self.family.instruction if instruction is None else instruction
         self.preprocess: Callable[[Image.Image], Tensor] = self.family.preprocess()
-        wide_shape, high_shape = (
-            attempt(
-                f"{source}: its processor cannot process a picture", self.preprocess, Image.new("RGB", size)
-            ).shape[1:]
-            for size in ((64, 32), (32, 64))
-        )
+        problems = attempt(f"{source}: its processor cannot process a picture", self._aspect_problems)
         self._prompts = functools.lru_cache(self.family.prompt)
         self.prompt = attempt(
             f"{source}: its processor cannot make a prompt of {self.instruction!r}",
@@ -104,16 +99,10 @@ class VLMCaptioner:
         self.positions = min(window, text_config.max_position_embeddings)
         positions_left = self.positions - len(self.prompt.ids)
         unused_ids = [id for id in self.special.not_ends if id != self.family.image_token_id()]
-        problems = []
         if not self.end_ids:
             problems.append("no eos_token_id in its generation config")
         if not unused_ids:
             problems.append("its tokenizer has no special tokens except those for pictures and ends")
-        if wide_shape != high_shape and not isinstance(self.family, OwnAspect):
-            problems.append(
-                "its processor keeps the aspect of pictures, which this family does not support: it makes"
-                f" {tuple(wide_shape)} and {tuple(high_shape)} of a wide and a high picture"
-            )
         if positions_left < 2:
             problems.append(
                 f"the prompt leaves {positions_left} of the {self.positions} positions"
@@ -126,6 +115,15 @@ class VLMCaptioner:
         self.answer_end = after[0] if after and after[0] in self.end_ids else self.end_id
         self.context_length, self.vocabulary = min(positions_left + 1, CONTEXT), text_config.vocab_size
         self.description = self._describe(source)
+
+    def _aspect_problems(self) -> list[str]:
+        wide, high = (tuple(self.preprocess(Image.new("RGB", size)).shape[1:]) for size in ((64, 32), (32, 64)))
+        if wide == high or isinstance(self.family, OwnAspect):
+            return []
+        return [
+            "its processor keeps the aspect of pictures, which this family does not support: it makes"
+            f" {wide} and {high} of a wide and a high picture"
+        ]
 
     def check(self, sampling: SamplingConfig, *, similarity: bool = False) -> None:
         """Raise ValueError if the captioner does not support the sampling, or if similarity is requested."""
