@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 MODEL, NAME = "coca_tiny", "coca_tiny_curated"
 BEFORE, AFTER, HUMAN = f"syn_text_{MODEL}", f"syn_text_{NAME}", "captions"
 SHOWN_PICTURES = 5  # whose captions are printed
-CAPTIONER = "captioner"  # its folder
+CAPTIONER, PRETRAINED, RECORDS, REPORT = "captioner", "records_pretrained", "records", "report"  # folders
 LEARNING_RATE, BATCH_SIZE = 1e-3, 32
 VALIDATIONS = 4  # in fine-tuning, beside the one at its start
 NEXT = (  # the same three jobs on the reader's own pictures
@@ -60,6 +61,21 @@ def run(config: QuickstartConfig) -> int:
 
 
 def _run(config: QuickstartConfig) -> int:
+    steps, times = _steps(config), []
+    for number, (title, command) in enumerate(steps.items(), 1):
+        say("", f"[{number}/{len(steps)}] {title}")
+        start = time.monotonic()
+        if code := command():
+            return code
+        times.append(f"  {_minutes(time.monotonic() - start)}  {title}")
+    _summarise(config.output)
+    say("", "How long each part took, in minutes and seconds:", *times)
+    say("", "Next, with pictures of your own, of which captions.csv has a few hundred captions:", *NEXT)
+    return 0
+
+
+def _steps(config: QuickstartConfig) -> dict[str, Callable[[], int]]:
+    """The commands in their order, by what they do."""
     from diversity.config import DiversityConfig
     from diversity.run import run as score
     from finetune.captioner.config import FinetuneConfig
@@ -67,8 +83,7 @@ def _run(config: QuickstartConfig) -> int:
     from generate.captions.config import GenerateConfig
     from generate.captions.run import run as generate
 
-    captioner, records, report = (config.output / name for name in (CAPTIONER, "records", "report"))
-    pretrained_records = config.output / "records_pretrained"
+    captioner, pretrained_records, records = (config.output / name for name in (CAPTIONER, PRETRAINED, RECORDS))
     train = f"scenes:train,n={config.train_pictures},level=2,seed={config.seed}"
     held_out = f"scenes:test,n={config.held_out_pictures},level=2,seed={config.seed}"
     common: dict[str, Any] = {"seed": config.seed, "overwrite": config.overwrite, "device": config.device}
@@ -96,38 +111,25 @@ def _run(config: QuickstartConfig) -> int:
         **common,
     )
     score_config = DiversityConfig(
-        input=[str(records / "*.tar")], column=[BEFORE, AFTER], output=report, device=config.device
+        input=[str(records / "*.tar")], column=[BEFORE, AFTER], output=config.output / REPORT, device=config.device
     )
-    steps = (
-        (
-            f"fine-tune {MODEL} on curated captions of {config.train_pictures:,} pictures",
-            partial(finetune, finetune_config),
+    return {
+        f"fine-tune {MODEL} on curated captions of {config.train_pictures:,} pictures": partial(
+            finetune, finetune_config
         ),
-        (
-            f"caption {config.held_out_pictures:,} held-out pictures with {MODEL} as it was",
-            partial(generate, before_config),
+        f"caption {config.held_out_pictures:,} held-out pictures with {MODEL} as it was": partial(
+            generate, before_config
         ),
-        (f"caption them with {NAME}, into records", partial(generate, after_config)),
-        ("score the captions, before and after, beside the human ones", partial(score, score_config)),
-    )
-    times = []
-    for number, (title, command) in enumerate(steps, 1):
-        say("", f"[{number}/{len(steps)}] {title}")
-        start = time.monotonic()
-        if code := command():
-            return code
-        times.append(f"  {_minutes(time.monotonic() - start)}  {title}")
-    _summarise(config.output, report, records)
-    say("", "How long each part took, in minutes and seconds:", *times)
-    say("", "Next, with pictures of your own, of which captions.csv has a few hundred captions:", *NEXT)
-    return 0
+        f"caption them with {NAME}, into records": partial(generate, after_config),
+        "score the captions, before and after, beside the human ones": partial(score, score_config),
+    }
 
 
-def _summarise(output: Path, report: Path, records_folder: Path) -> None:
+def _summarise(output: Path) -> None:
     from generate.sets.gallery import Card, Line, write_gallery
     from imagetext.sources import read_records
 
-    records = list(read_records(str(records_folder / "*.tar")))
+    records = list(read_records(str(output / RECORDS / "*.tar")))
     columns = {"human": HUMAN, "before": BEFORE, "after": AFTER}
     cards = [
         Card(record.key, record.image, {name: list(map(Line, texts)) for name, texts in _captions(record).items()})
@@ -144,15 +146,15 @@ def _summarise(output: Path, report: Path, records_folder: Path) -> None:
         say(f"  {record.key}")
         for name, captions in _captions(record).items():
             say(f"    {name:7}{captions[0]}")
-    scores = json.loads((report / "report.json").read_text(encoding="utf-8"))["columns"]
+    scores = json.loads((output / REPORT / "report.json").read_text(encoding="utf-8"))["columns"]
     say("", "Facts that captions state, and are true; main facts of a picture that some caption states:")
     for name, column in columns.items():
         say(f"    {name:7}{_facts_line(scores[column]['facts'])}")
     say(
         "",
         f"Captioner   {output / CAPTIONER}",
-        f"Records     {records_folder}",
-        f"Report      {report / 'report.html'}",
+        f"Records     {output / RECORDS}",
+        f"Report      {output / REPORT / 'report.html'}",
         f"Gallery     {output / 'gallery.html'}",
     )
 
