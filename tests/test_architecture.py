@@ -59,7 +59,7 @@ FOLDERS = {  # the other folders of its room that each folder may import; a room
     "finetune": {"captioner": set(), "zero_shot": set(), "student": {"captioner", "zero_shot"}},
 }
 ENTRIES = {
-    "imagetext": {"sources", "shards"},
+    "imagetext": {"sources", "patterns", "shards"},
     "captioners": {"load"},
     "diversity": {"run", "score", "sampled", "conclude", "notes", "examples", "report", "metric"},
     "generate": set(),

@@ -35,6 +35,7 @@ from diversity.inputs.records import (
     text_pieces,
 )
 from imagetext.fields import CAPTION_COLUMNS
+from imagetext.patterns import named_files
 from imagetext.picture_files import named_folders, one_error
 from imagetext.readers.curated import KINDS
 from imagetext.readers.published import KINDS as PUBLISHED
@@ -43,7 +44,7 @@ from imagetext.readers.suffixes import TABLE_SUFFIXES, not_an_input, split_suffi
 from imagetext.readers.table_flags import Columns
 from imagetext.readers.tables import is_text_with_header
 from imagetext.sample import Record
-from imagetext.sources import named_files, read_samples
+from imagetext.sources import read_samples
 from imagetext.stores import Entry, entry, plain_path
 
 DOCUMENTS = (".txt", ".json")
