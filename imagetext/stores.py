@@ -234,9 +234,6 @@ class StoreFile(io.RawIOBase):
         self.position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}[whence]
         return self.position
 
-    def tell(self) -> int:
-        return self.position
-
     def readable(self) -> bool:
         return True
 

@@ -32,9 +32,6 @@ class Unpacked(io.RawIOBase):
             ahead -= count
         return self.position
 
-    def tell(self) -> int:
-        return self.position
-
     def readable(self) -> bool:
         return True
 
