@@ -5,7 +5,8 @@ from contextlib import suppress
 from itertools import islice
 
 from captioners.resolve import is_transformers, shipped_models
-from generate.captions.config import ColumnConfig, GenerateConfig
+from generate.captions.column import ColumnConfig
+from generate.captions.config import GenerateConfig
 from generate.captions.tasks import Task
 from imagetext.readers.labels import IMAGENET, Labels, imagenet_ids, keys_of_unique_names, read_class_names
 from imagetext.readers.table_columns import Need

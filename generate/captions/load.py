@@ -13,7 +13,8 @@ from captioners.machine import free_memory
 from captioners.ranks import processes_here
 from captioners.rules.negatives import NEGATIVES
 from captioners.server.config import ServerConfig
-from generate.captions.config import ColumnConfig, GenerateConfig
+from generate.captions.column import ColumnConfig
+from generate.captions.config import GenerateConfig
 from generate.captions.settled_column import SettledColumn
 from generate.captions.tasks import Task, problems_of_order
 from imagetext.shards import check_column
