@@ -13,7 +13,8 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from generate.captions.examples import SHIPPED, Pair, draw_pairs, hash_of_pairs, read_pairs
-from generate.captions.templates import Template, Texts, bounded
+from generate.captions.sandbox import Texts, bounded
+from generate.captions.templates import Template
 from imagetext import limits
 from imagetext.columns import is_tags
 from imagetext.fields import readable

@@ -9,7 +9,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from diversity.words.tokens import words
-from generate.captions.templates import Expression, bounded
+from generate.captions.sandbox import bounded
+from generate.captions.templates import Expression
 from generate.select.config import ORIGINALS, SelectConfig
 from imagetext.columns import is_caption_column
 from imagetext.hashes import name_hash
