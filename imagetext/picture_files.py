@@ -14,7 +14,6 @@ import hashlib
 import os
 import posixpath
 import re
-import shlex
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,11 +25,10 @@ from urllib.parse import unquote
 
 from imagetext import limits
 from imagetext.fields import well_formed
+from imagetext.problems import LeadsOutside
 from imagetext.stores import LIBRARIES, StoreError, filesystem, is_remote, join, plain_path, read_bytes
 
 LONGEST = 4096  # characters of a path
-FLAGS = 8  # flags that one message names
-PROBLEMS = 100  # problems that are reported, one on each line
 OF_ROWS = (  # errors of one row's path, not of the whole input
     errno.ENOENT,
     errno.ENOTDIR,
@@ -47,23 +45,6 @@ _URL = re.compile(rf"(?!({'|'.join(LIBRARIES)}|file)://)[a-zA-Z][a-zA-Z0-9+.-]*:
 
 class Outside(ValueError):
     """A path that leads out of the folders of a set's pictures."""
-
-
-class LeadsOutside(ValueError):
-    """Pictures of one or several inputs lead out of the folders that the user named.
-
-    first: what is wrong in the first input. count: how many pictures lead out. folders: where those pictures lie.
-    inputs: how many inputs have such pictures.
-    """
-
-    def __init__(self, first: str, count: int, folders: Sequence[str], inputs: int = 1):
-        super().__init__(first, count, folders, inputs)  # all arguments, so that the error can be pickled
-        self.first, self.count, self.folders, self.inputs = first, count, dict.fromkeys(folders), inputs
-
-    def __str__(self) -> str:
-        others = f"; together with {self.inputs - 1:,} other inputs, {self.count:,} do" if self.inputs > 1 else ""
-        flags = " ".join(f"--images {shlex.quote(folder)}" for folder in [*self.folders][:FLAGS])
-        return f"{self.first}{others}; if these files may be read, add {flags}, or a folder above"
 
 
 class NotAFile(ValueError):
@@ -217,24 +198,6 @@ def check_inside(
 def _may_be_at(path: str, picture: PictureReference, folders: PictureFolders) -> bool:
     """Whether a picture may be read at a path: inside, or anywhere on this machine if its record has a hash."""
     return folders.hold(_real_or_empty(path), picture.ours) or bool(picture.sha256) and not is_remote(path)
-
-
-def one_error(problems: Iterable[str | Exception]) -> ValueError:
-    """Join all problems into one error, each once. All LeadsOutside are joined into one of its lines."""
-    problems = list(problems)
-    outside = [problem for problem in problems if isinstance(problem, LeadsOutside)]
-    others = list(dict.fromkeys(str(problem) for problem in problems if not isinstance(problem, LeadsOutside)))
-    if len(others) > PROBLEMS:
-        others[PROBLEMS:] = [f"and {len(others) - PROBLEMS:,} more problems"]
-    if not outside:
-        return ValueError("\n".join(others))
-    together = LeadsOutside(
-        outside[0].first,
-        sum(problem.count for problem in outside),
-        [*chain.from_iterable(problem.folders for problem in outside)],
-        inputs=sum(problem.inputs for problem in outside),
-    )
-    return ValueError("\n".join([*others, str(together)])) if others else together
 
 
 def _folder_inside(folders: PictureFolders, folder: str, ours: bool) -> str:

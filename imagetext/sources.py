@@ -11,7 +11,8 @@ from typing import Any
 from imagetext import limits
 from imagetext.fields import CAPTION_COLUMNS, json_object
 from imagetext.patterns import named_files
-from imagetext.picture_files import named_folders, one_error
+from imagetext.picture_files import named_folders
+from imagetext.problems import one_error
 from imagetext.readers.compressed_tables import CompressedRows
 from imagetext.readers.curated import KINDS, curated_pieces, kinds_like
 from imagetext.readers.folders import FolderRows, list_folder

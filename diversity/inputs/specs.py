@@ -36,7 +36,8 @@ from diversity.inputs.records import (
 )
 from imagetext.fields import CAPTION_COLUMNS
 from imagetext.patterns import named_files
-from imagetext.picture_files import named_folders, one_error
+from imagetext.picture_files import named_folders
+from imagetext.problems import one_error
 from imagetext.readers.curated import KINDS
 from imagetext.readers.published import KINDS as PUBLISHED
 from imagetext.readers.row_records import IMAGE_COLUMNS

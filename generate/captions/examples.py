@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from imagetext import limits
 from imagetext.fields import json_object, lines_of, readable
 from imagetext.hashes import name_hash
-from imagetext.picture_files import one_error
+from imagetext.problems import one_error
 from imagetext.sources import read_samples
 from imagetext.stores import entry, open_file, read_bytes
 

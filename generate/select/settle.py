@@ -26,7 +26,7 @@ from pydantic import BaseModel, ValidationError
 from generate.select.config import SelectConfig
 from generate.select.judge import Judge, JudgedCaption, Lacking, class_of, text_hash, tie_of
 from imagetext.hashes import name_hash
-from imagetext.picture_files import one_error
+from imagetext.problems import one_error
 from imagetext.sample import Record, Shard
 from imagetext.shown import Progress
 from imagetext.stores import StoreError

@@ -22,7 +22,7 @@ from imagetext.columns import is_tags
 from imagetext.fields import json_object
 from imagetext.hashes import file_hash, name_hash
 from imagetext.marker_index import usable_marker
-from imagetext.picture_files import LeadsOutside
+from imagetext.problems import LeadsOutside
 from imagetext.sample import Record, decode_image
 from imagetext.shards import MARKER, RUN, SUFFIXES, read_shards
 from imagetext.shown import Progress, say

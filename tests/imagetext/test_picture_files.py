@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imagetext import picture_files
+from imagetext import picture_files, problems
 from imagetext.picture_files import PictureFolders, PictureReader, PictureReference, check_inside, read_picture
 from imagetext.read_ahead import in_order
 from imagetext.readers.table_flags import Columns
@@ -205,7 +205,7 @@ def test_all_tables_are_told_of_in_one_error(place):
         read_samples([*paths, str(place / "gone.csv")])
     gone, outside = str(caught.value).splitlines()
     assert "no such file" in gone and outside.startswith(f"{paths[0]}: 3 of its rows lead outside")
-    assert "together with 8 other inputs, 27 do" in outside and outside.count("--images") == picture_files.FLAGS
+    assert "together with 8 other inputs, 27 do" in outside and outside.count("--images") == problems.FLAGS
 
 
 def test_a_folder_whose_name_begins_alike_is_another(place):
