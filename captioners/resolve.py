@@ -250,28 +250,30 @@ def check_coca(model_cfg: Mapping[str, Any], where: str) -> None:
     if "embed_dim" not in model_cfg:
         problems.append("embed_dim is missing")
     if not problems:
+        problems = _number_problems(model_cfg["embed_dim"], sections)
+    if not problems:
         problems = _tower_problems(model_cfg["embed_dim"], **sections)
     if problems:
         raise ValueError(f"{where}: not a CoCa that can caption: " + "; ".join(problems))
 
 
-def _tower_problems(embed_dim: int, vision_cfg: Mapping, text_cfg: Mapping, multimodal_cfg: Mapping) -> Sequence[str]:
-    numbers = [("embed_dim", embed_dim)]
-    sections = (("vision_cfg", vision_cfg), ("text_cfg", text_cfg), ("multimodal_cfg", multimodal_cfg))
-    for section, cfg in sections:
+def _number_problems(embed_dim: Any, sections: Mapping[str, Mapping]) -> list[str]:
+    numbers = {"embed_dim": embed_dim}
+    for section, cfg in sections.items():
         for key in ("width", "layers", "heads", "vocab_size", "context_length", "patch_size"):
             if key in cfg and not isinstance(cfg[key], list):
-                numbers.append((f"{section}.{key}", cfg[key]))
-    problems = [
+                numbers[f"{section}.{key}"] = cfg[key]
+    return [
         f"{name} is {value!r}, but must be an integer of at least 1"
-        for name, value in numbers
+        for name, value in numbers.items()
         if type(value) is not int or value < 1
     ]
-    if problems:
-        return problems
+
+
+def _tower_problems(embed_dim: int, vision_cfg: Mapping, text_cfg: Mapping, multimodal_cfg: Mapping) -> list[str]:
     if text_cfg.get("hf_model_name"):
-        problems.append(f"text_cfg.hf_model_name is {text_cfg['hf_model_name']}, whose text tower is not causal")
-        return problems
+        return [f"text_cfg.hf_model_name is {text_cfg['hf_model_name']}, whose text tower is not causal"]
+    problems = []
     if text_cfg.get("no_causal_mask"):
         problems.append("text_cfg.no_causal_mask is set: the text tower is not causal")
     for section, cfg in (("vision_cfg", vision_cfg), ("text_cfg", text_cfg)):
