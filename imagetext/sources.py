@@ -15,7 +15,8 @@ from imagetext.picture_files import named_folders
 from imagetext.problems import one_error
 from imagetext.readers.compressed_tables import CompressedRows
 from imagetext.readers.curated import KINDS, curated_pieces, kinds_like
-from imagetext.readers.folders import FolderRows, list_folder
+from imagetext.readers.folder_rows import FolderRows
+from imagetext.readers.folders import list_folder
 from imagetext.readers.hub import HubRows, hub_pieces
 from imagetext.readers.labels import Labels
 from imagetext.readers.published import KINDS as PUBLISHED

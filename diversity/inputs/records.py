@@ -12,7 +12,7 @@ from imagetext import limits
 from imagetext.fields import json_value, loose_texts, well_formed
 from imagetext.readers.compressed_tables import CompressedRows
 from imagetext.readers.curated_formats import without_canned
-from imagetext.readers.folders import FolderRows
+from imagetext.readers.folder_rows import FolderRows
 from imagetext.readers.row_records import KEY_COLUMNS, RowSelection
 from imagetext.readers.suffixes import split_suffix
 from imagetext.readers.table_flags import Columns

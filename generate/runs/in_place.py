@@ -8,7 +8,7 @@ from itertools import chain, groupby
 from typing import Any
 
 from imagetext.outputs import write_file
-from imagetext.readers.folders import FolderRows
+from imagetext.readers.folder_rows import FolderRows
 from imagetext.readers.row_records import with_unique_keys
 from imagetext.readers.table_pieces import ROWS_PER_SHARD, TableRows
 from imagetext.sample import Record, Shard

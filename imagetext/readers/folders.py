@@ -1,4 +1,4 @@
-"""Read a folder of pictures, with captions and fields from metadata files or from files beside each picture.
+"""List the pictures of a folder, with captions and fields from metadata files or from files beside each picture.
 
 | file | content |
 |---|---|
@@ -10,47 +10,26 @@ Files with other suffixes are pictures if their first bytes are those of a pictu
 of these.
 """
 
-import hashlib
-import json
 import logging
 import os
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any
 
 from imagetext import limits
-from imagetext.fields import (
-    CAPTION_COLUMNS,
-    json_fields,
-    lines_of,
-    readable,
-    sort_fields,
-    take_captions,
-    well_formed,
-)
-from imagetext.picture_files import (
-    NotAFile,
-    Outside,
-    PictureFolders,
-    PictureReader,
-    PictureReference,
-    check_inside,
-    read_regular,
-    real_path,
-    with_other_case,
-    with_slashes,
-)
+from imagetext.fields import CAPTION_COLUMNS, take_captions
+from imagetext.picture_files import PictureFolders, check_inside, real_path, with_other_case, with_slashes
 from imagetext.read_ahead import in_order
-from imagetext.readers.row_records import Row, with_picture, with_unique_keys
+from imagetext.readers.folder_rows import FolderRow, reference, relative
+from imagetext.readers.row_records import Row
 from imagetext.readers.suffixes import PICTURE_SUFFIXES
 from imagetext.readers.table_columns import with_lists
 from imagetext.readers.tables import split_rows
-from imagetext.sample import Record, is_picture
-from imagetext.stores import StoreError, entries, files_below, is_remote, join, read_bytes, read_head
+from imagetext.sample import is_picture
+from imagetext.stores import StoreError, entries, files_below, is_remote, join, read_head
 
 logger = logging.getLogger(__name__)
 
@@ -61,107 +40,6 @@ TEXTS = (".txt", ".caption")  # in order of preference
 # raw files of cameras, which look like TIFF, but hold only a small preview; they are not read
 RAW = (".arw", ".cr2", ".dng", ".nef", ".nrw", ".orf", ".pef", ".rw2", ".srw")
 NAMED = 20  # suffixes that a warning names
-
-
-@dataclass(frozen=True)
-class FolderRow:
-    """One picture file, or one row of metadata that names no file."""
-
-    key: str
-    path: str
-    source: str  # the path relative to the folder
-    captions: tuple[str, ...]  # from metadata
-    meta: dict[str, Any]
-    error: str = ""
-    text: str = ""  # the path of the caption file beside the picture, if there is one
-    fields: str = ""  # the path of the JSON file beside the picture, if there is one
-    stamps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # size and version of these files, by path
-
-
-@dataclass(frozen=True)
-class FolderRows:
-    """Records of some of a folder's pictures, read when iterated."""
-
-    folder: str
-    rows: tuple[FolderRow, ...]
-    images: tuple[str, ...] = ()  # further folders in which pictures may lie
-
-    def __iter__(self) -> Iterator[Record]:
-        return self.records(range(len(self.rows)))
-
-    def records(self, pictures: Collection[int]) -> Iterator[Record]:
-        """Yield all records; those of these numbers have their pictures."""
-        reader = PictureReader(PictureFolders(self.folder, self.images, is_input=True))
-        return with_unique_keys(self._read(pictures, reader), self.folder)
-
-    def _read(self, pictures: Collection[int], reader: PictureReader) -> Iterator[Record]:
-        yield from in_order(
-            (is_remote(row.path), partial(_record, row, reader, with_image=number in pictures))
-            for number, row in enumerate(self.rows)
-        )
-        reader.check()
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def stamp(self) -> dict[str, Any]:
-        """A stamp that changes with the pictures and the files beside them.
-
-        Their size in bytes, the time of the latest change, and a hash of all names, sizes, versions and metadata.
-        """
-        stamps, listing = [], hashlib.sha256()
-        for row in self.rows:
-            for path, stamp in row.stamps.items():
-                stamps.append(stamp)
-                parts = (_relative(path, self.folder), *stamp.values())
-                listing.update(os.fsencode("".join(f"{part}\0" for part in parts)))
-            listing.update(json.dumps([row.captions, row.meta, row.error], default=str).encode())
-        times = [stamp["mtime_ns"] for stamp in stamps if "mtime_ns" in stamp]
-        return {
-            "size": sum(stamp["size"] for stamp in stamps),
-            **({"mtime_ns": max(times)} if times else {}),
-            "listing": listing.hexdigest()[:16],
-        }
-
-
-def _record(row: FolderRow, reader: PictureReader, *, with_image: bool) -> Record:
-    meta = {"uid": row.key, "source": row.source}
-    if row.error:
-        return Record(row.key, None, meta=meta, error=well_formed(row.error))
-    try:
-        fields = {**json_fields(read_inside(row.fields, reader.folders) or b"{}"), **row.meta}
-        lines = lines_of(readable(read_inside(row.text, reader.folders), row.text))
-    except Outside as problem:
-        return Record(row.key, None, meta=meta, error=well_formed(str(problem)))
-    texts = row.captions or tuple(filter(None, map(str.strip, lines)))
-    captions, columns, scores, error, others = sort_fields(fields, texts, picture=True)
-    if others.get("uid") in (None, ""):
-        others["uid"] = row.key
-    record = Record(
-        row.key, None, captions=captions, columns=columns, scores=scores, meta={**meta, **others}, error=error
-    )
-    return with_picture(record, _reference(row.path), row.source, reader=reader) if with_image else record
-
-
-def _reference(path: str) -> PictureReference:
-    return PictureReference(path if "://" in path else os.path.abspath(path))
-
-
-def read_inside(path: str, folders: PictureFolders) -> bytes:
-    """The first limits.TEXT bytes of a file; b"" if there is none, or its link is broken.
-
-    Raises Outside if it lies in none of the folders.
-    """
-    if not path:
-        return b""
-    try:
-        if is_remote(path):
-            return read_bytes(path, limits.TEXT)
-        if not folders.hold(real := real_path(path)):
-            raise Outside(f"a file outside the set, in no folder of --images: {os.path.basename(path)!r}")
-        return read_regular(real, limits.TEXT, cut=True)
-    except (FileNotFoundError, NotAFile):
-        return b""
 
 
 def list_folder(folder: str, images: tuple[str, ...] = (), captions: Collection[str] = ()) -> list[FolderRow]:
@@ -184,7 +62,7 @@ def list_folder(folder: str, images: tuple[str, ...] = (), captions: Collection[
 
     files = {file.path: file.stamp for file in files_below(folder, enters)}
     links += [path for path in files if os.path.islink(path) and os.path.isfile(path)]  # not links to devices
-    check_inside(folder, ((None, _reference(path)) for path in links), folders, what="links")
+    check_inside(folder, ((None, reference(path)) for path in links), folders, what="links")
     metadata = {
         path: rows
         for path in files
@@ -203,7 +81,7 @@ def list_folder(folder: str, images: tuple[str, ...] = (), captions: Collection[
     for path, metadata_rows in metadata.items():
         rows += _add_metadata(path, metadata_rows, pictures, captions, spelling=spelling, folder=folder)
     elsewhere = [path for path in pictures if path not in files]
-    check_inside(folder, ((None, _reference(path)) for path in elsewhere), folders, what="pictures in metadata")
+    check_inside(folder, ((None, reference(path)) for path in elsewhere), folders, what="pictures in metadata")
     files |= {path: file.stamp for path, file in entries(elsewhere).items() if file}
     beside = _files_beside(
         path
@@ -230,7 +108,7 @@ def _picture_rows(
     beside: Mapping[str, Mapping[str, str]],
 ) -> tuple[list[FolderRow], set[str]]:
     """The rows of pictures with the files beside them, and the paths of all files that these rows use."""
-    names = {path: _relative(path, folder) for path in pictures}
+    names = {path: relative(path, folder) for path in pictures}
     stems = Counter(os.path.splitext(name)[0] for name in names.values())
     rows, used = [], {*pictures}
     for path, name in names.items():
@@ -304,10 +182,6 @@ def _composed(path: str) -> str:
     return unicodedata.normalize("NFC", path)
 
 
-def _relative(path: str, folder: str) -> str:
-    return os.path.relpath(path, folder).replace(os.sep, "/")
-
-
 # ---- metadata ------------------------------------------------------------------------------------------------------
 
 
@@ -353,7 +227,7 @@ def _add_metadata(
         value = fields.pop(column) if column else None
         if not isinstance(value, str) or not value:
             place = f"{path}:{number + 1}"
-            source = _relative(place, folder)
+            source = relative(place, folder)
             reason = row if isinstance(row, ValueError) else "expected an object with a file_name"
             error = f"{source}: {reason}"
             yield FolderRow(f"metadata-{number:09d}", place, source=source, captions=(), meta={}, error=error)

@@ -45,7 +45,7 @@ from imagetext.fields import json_object, json_value, loose_texts, well_formed
 from imagetext.keys import text_of
 from imagetext.picture_files import PictureFolders, real_path, short
 from imagetext.read_ahead import in_order
-from imagetext.readers.folders import read_inside
+from imagetext.readers.folder_rows import read_inside
 from imagetext.readers.json_values import object_pairs
 from imagetext.readers.row_records import RowSelection
 from imagetext.readers.suffixes import TAR_SUFFIXES, split_suffix

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imagetext.readers.folders import FolderRows, list_folder
+from imagetext.readers.folder_rows import FolderRows
+from imagetext.readers.folders import list_folder
 from imagetext.readers.table_flags import Columns
 from imagetext.sources import read_samples
 
