@@ -354,19 +354,9 @@ def test_a_rooms_value_error_exits_2_and_others_are_not_hidden(monkeypatch, caps
 
 
 def test_python_m_capsmith_is_the_same_program_and_reports_without_a_traceback(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "capsmith",
-        "generate",
-        "--input",
-        str(tmp_path / "nowhere.tar"),
-        "--model",
-        "coca_tiny",
-        "--output",
-        str(tmp_path / "out"),
-    ]
+    options = ["--input", str(tmp_path / "nowhere.jsonl"), "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "capsmith", "diversity", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "Traceback" not in done.stderr and "nowhere.tar" in done.stderr
+    assert "Traceback" not in done.stderr and "nowhere.jsonl" in done.stderr
     assert not (tmp_path / "out").exists()
