@@ -4,7 +4,7 @@ Scores and embeddings stay with their captions.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -69,28 +69,26 @@ def _within_limits(
     """Return the captions, with a reason for each that a limit excludes; and the reason if one excludes the record."""
     if judge.config.max_per_caption:
         best = best_by_text([caption for caption in judged if not caption.reason])
-        excluded = {text for text, score in best.items() if not settled.of_captions.passes(text, score, tie)}
-        judged = [
-            caption._replace(reason="max-per-caption")
-            if excluded and not caption.reason and text_hash(caption.text) in excluded
-            else caption
-            for caption in judged
-        ]
+        if excluded := {text for text, score in best.items() if not settled.of_captions.passes(text, score, tie)}:
+            judged = _excluded(judged, "max-per-caption", lambda caption: text_hash(caption.text) in excluded)
     scores = [caption.score for caption in judged if not caption.reason]
     name = class_of(record)
     if scores and judge.config.max_per_class and name is not None:
         if not settled.of_classes.passes(class_hash(name), max(scores), tie):
             most = judge.config.max_per_class
             return [*judged], f"{most:,} records of the class {name!r} have a better score than {max(scores):.4g}"
-    threshold = settled.threshold
-    if threshold:
-        judged = [
-            caption._replace(reason="top")
-            if not caption.reason and not threshold.passes(caption.score, tie)
-            else caption
-            for caption in judged
-        ]
+    if threshold := settled.threshold:
+        judged = _excluded(judged, "top", lambda caption: not threshold.passes(caption.score, tie))
     return [*judged], ""
+
+
+def _excluded(
+    judged: Sequence[JudgedCaption], reason: str, excludes: Callable[[JudgedCaption], bool]
+) -> list[JudgedCaption]:
+    """Return the captions, with this reason for each that has none yet and is to be excluded."""
+    return [
+        caption._replace(reason=reason) if not caption.reason and excludes(caption) else caption for caption in judged
+    ]
 
 
 def _why_none(judged: Sequence[JudgedCaption], judge: Judge, settled: SettledLimits) -> tuple[str, str]:
