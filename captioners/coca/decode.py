@@ -30,21 +30,20 @@ class Decoding:
         self.tower, self.decoder, self.limit = model.text, model.text_decoder, limit
         self.linear = linear_by(products)
         self.cross = [self._cross_keys_values(block, image_tokens) for block in self.decoder.cross_attn]
-        self.text_caches, self.decoder_caches = (
-            [
-                KeyValueCache(
-                    *image_tokens.new_zeros(2, len(image_tokens), heads, limit, image_tokens.shape[-1] // heads)
-                )
-                for heads in (block.attn.num_heads for block in blocks)
-            ]
-            for blocks in (self.tower.transformer.resblocks, self.decoder.resblocks)
-        )
-        pictures = torch.arange(len(image_tokens), device=image_tokens.device)
-        self.lengths = torch.zeros_like(pictures)  # tokens fed to each row (R,)
+        pictures, _, width = image_tokens.shape
+
+        def empty_cache(block: Block) -> KeyValueCache:
+            shape = (pictures, block.attn.num_heads, limit, width // block.attn.num_heads)
+            return KeyValueCache(*image_tokens.new_zeros(2, *shape))
+
+        self.text_caches = list(map(empty_cache, self.tower.transformer.resblocks))
+        self.decoder_caches = list(map(empty_cache, self.decoder.resblocks))
+        rows = torch.arange(pictures, device=image_tokens.device)  # one for each picture
+        self.lengths = torch.zeros_like(rows)  # tokens fed to each row (R,)
         self.longest = 0  # an upper bound of the lengths, known without waiting for a GPU
         # added to the text tower's attention scores (R, limit + 1)
-        self.pad_mask = image_tokens.new_zeros(len(image_tokens), limit + 1)
-        self._assign_rows(pictures)
+        self.pad_mask = image_tokens.new_zeros(pictures, limit + 1)
+        self._assign_rows(rows)
 
     def extend(self, tokens: Tensor) -> Tensor:
         """Feed tokens (R, n); return the logits (R, n, V) of the token that follows each."""
