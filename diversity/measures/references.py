@@ -95,8 +95,9 @@ class CiderD:
         for text in texts:
             others, other_norms = self.weigh(tuple(text))
             shared = [0.0] * 4
-            for ngram in weights.keys() & others.keys():
-                shared[len(ngram) - 1] += min(weights[ngram], others[ngram]) * others[ngram]
+            for ngram, weight in weights.items():  # not a set, whose order and so whose sum changes from run to run
+                if ngram in others:
+                    shared[len(ngram) - 1] += min(weight, others[ngram]) * others[ngram]
             cosines = [
                 part / (norm * other_norm) for part, norm, other_norm in zip(shared, norms, other_norms) if part
             ]

@@ -81,6 +81,24 @@ def test_cider_d_in_closed_form():
     np.testing.assert_allclose(ours, [0, 10 / 4 * 2 * share * math.exp(-1 / 72)])
 
 
+def test_every_run_gives_the_same_cider_d_to_the_last_digit():
+    """The order of a set of texts is different in each process."""
+    code = (
+        "from diversity.measures.references import CiderD\n"
+        "texts = [[f'w{i % 7} w{i % 11} w{i % 5} w{i % 13} w{i % 3}'.split()] for i in range(90)]\n"
+        "cider = CiderD(texts)\n"
+        "print([cider.score(text + other, [other]) for [text], [other] in zip(texts, texts[1:])])"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in "12"
+    }
+    assert len(printed) == 1
+
+
 def test_words_not_marks_or_case_are_compared():
     references = [["A cat on the mat."], ["two dogs, running over sand"]]
     assert reference_scores(["a cat on the MAT", "Two dogs running over sand!"], references)[
