@@ -59,7 +59,7 @@ def answer(
         _noise(evidence),
         _not_told_apart(evidence, len(differences)),
         _mix(evidence, mixes, measures),
-        _compared_with_people(evidence, references),
+        _compared_with_people(evidence, references, pictures),
         _unknown(evidence, pictures),
         STUDENT,
     )
@@ -76,20 +76,6 @@ def _ahead_in(evidence: Evidence, winner: str, others: Sequence[str]) -> str:
         if any(ahead):
             ahead_of_some.append(measure.label)
     return listed(ahead_of_all) if ahead_of_all else " or ".join(ahead_of_some)
-
-
-def _better_in(evidence: Evidence, leader: str, others: Sequence[str]) -> str:
-    """Say which of the others are clearly better than the leader in some measure; "" if none is."""
-    better_in = {
-        other: [measure.label for measure in evidence.decisive if evidence.better(measure, other, leader) > 0]
-        for other in others
-    }
-    better = [other for other, measures in better_in.items() if measures]
-    if not better:
-        return ""
-    measures = dict.fromkeys(label for other in better for label in better_in[other])
-    who = "which" if len(others) == 1 else f"of which {evidence.names(better)}"
-    return f", {who} {'is' if len(better) == 1 else 'are'} clearly better in {' or '.join(measures)}"
 
 
 def _best(evidence: Evidence) -> str:
@@ -144,18 +130,30 @@ def _no_winner(evidence: Evidence, leader: str) -> str:
             f"No captioner is clearly best by {EVIDENCE_WORDS[verdict.evidence]}: {evidence.labels[leader]} is ahead, "
             f"but these pictures are too few to rule out that {verdict.doubts[leader][0].words}."
         )
-    names = [
-        evidence.labels[other]
-        + (" (suspect)" if other in verdict.suspects else "")
-        + (" (the same captions)" if evidence.are_same(leader, other) else "")
-        + (f" (much longer captions, which {evidence.axes[0].label} punishes)" if other in verdict.longer else "")
-        for other in verdict.not_behind
-    ]
+
+    def name(other: str) -> str:
+        remarks = {
+            "suspect": other in verdict.suspects,
+            "the same captions": evidence.are_same(leader, other),
+            f"much longer captions, which {evidence.axes[0].label} punishes": other in verdict.longer,
+        }
+        return evidence.labels[other] + "".join(f" ({remark})" for remark, holds in remarks.items() if holds)
+
+    undecided, better, better_in = [], [], {}
+    for other in verdict.not_behind:
+        labels = [measure.label for measure in evidence.decisive if evidence.better(measure, other, leader) > 0]
+        better_in |= dict.fromkeys(labels)
+        (better if labels else undecided).append(name(other))
+    reasons = []
+    if undecided:
+        reasons.append(f"is not clearly ahead of {listed(undecided)}")
+    if better:
+        are = "is" if len(better) == 1 else "are"
+        reasons.append(f"{listed(better)} {are} clearly better in {' or '.join(better_in)}")
     among = " of those that are not suspect" if verdict.suspects else ""
     return (
         f"No captioner is clearly best by {EVIDENCE_WORDS[verdict.evidence]}: {evidence.labels[leader]} has the "
-        f"highest {evidence.axes[0].label}{among}, but is not clearly ahead of {listed(names)}"
-        f"{_better_in(evidence, leader, verdict.not_behind)}."
+        f"highest {evidence.axes[0].label}{among}, but {', and '.join(reasons)}."
     )
 
 
@@ -264,18 +262,26 @@ def _mix(evidence: Evidence, mixes: Mixes | None, measures: Mapping[str, Measure
     )
 
 
-def _compared_with_people(evidence: Evidence, references: str | None) -> str:
-    """Say how far the first captioners are from the human captions."""
+def _compared_with_people(evidence: Evidence, references: str | None, pictures: int) -> str:
+    """Say how far the first captioners are from the human captions, if at least half of the pictures tell."""
     if references is None:
         return "No human captions are compared, so it is not known how much spread such pictures call for."
-    figures = []
+    figures, telling = [], 0
     for column in evidence.first:
-        changes = [evidence.change(measure, column, references) for measure in evidence.axes]
-        if text := " and ".join(filter(None, changes)):
-            figures.append(f"{evidence.labels[column]} {text}")
+        changes = []
+        for measure in evidence.axes:
+            difference = evidence.differences.get((measure.score, column, references))
+            if difference is None:
+                continue
+            telling = max(telling, difference.pictures)
+            if 2 * difference.pictures >= pictures:
+                changes.append(evidence.change(measure, column, references))
+        if changes:
+            figures.append(f"{evidence.labels[column]} {' and '.join(changes)}")
     if not figures:
+        few = f"Only {telling} of {pictures} pictures" if telling else "No picture"
         return (
-            "No picture tells how far these captioners are from the human captions: that needs at least two human "
+            f"{few} can tell how far these captioners are from the human captions: that needs at least two human "
             "captions of a picture."
         )
     return f"Against the human captions: {'; '.join(figures)}."

@@ -35,6 +35,7 @@ class Difference(NamedTuple):
     measure: str
     first: str
     second: str
+    pictures: int  # that have the score in both columns
     estimate: Estimate
     p: float  # see `differences`
     p_holm: float
@@ -108,7 +109,13 @@ def differences(
     p = _sign_flip_p(np.column_stack([pairs[key] for key in intervals]), seed)
     p_holm = holm(p)
     return tuple(
-        Difference(*key, estimate=estimate, p=float(p[index]), p_holm=float(p_holm[index]))
+        Difference(
+            *key,
+            pictures=int((~np.isnan(pairs[key])).sum()),
+            estimate=estimate,
+            p=float(p[index]),
+            p_holm=float(p_holm[index]),
+        )
         for index, (key, estimate) in enumerate(intervals.items())
     )
 

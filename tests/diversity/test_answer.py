@@ -34,12 +34,13 @@ def sentences(
     intervals = {
         name: {score: flat[name, score] for score in of if (name, score) in flat} for name, of in column_scores.items()
     }
-    measured = [score for score in (fidelity, spread) if score]
+    decisive = (fidelity,) if isinstance(fidelity, str) else fidelity
+    measured = [score for score in (*decisive, spread) if score]
     pairs = differences(column_scores, measured, 0)
     captioners = [name for name in column_scores if name != references]
     verdict = decide(
-        EVIDENCE[fidelity],
-        [MEASURES[fidelity]],
+        EVIDENCE[decisive[0]],
+        [MEASURES[score] for score in decisive],
         spread and MEASURES[spread],
         names=captioners,
         intervals=intervals,
@@ -123,7 +124,7 @@ def test_the_first_sentence_names_measures_that_show_it_for_all_others_else_for_
 
     def named_measures(**ahead):
         pairs = [
-            Difference(score, "best", other, estimate=Estimate(0.2, 0.1, 0.3), p=0.5, p_holm=0.001)
+            Difference(score, "best", other, pictures=99, estimate=Estimate(0.2, 0.1, 0.3), p=0.5, p_holm=0.001)
             for other, of in ahead.items()
             for score in of
         ]
@@ -164,6 +165,18 @@ def test_nobody_is_best_where_the_first_two_may_be_alike():
     assert sentences(column_scores)[0].endswith(("but is not clearly ahead of a.", "but is not clearly ahead of b."))
 
 
+def test_nobody_is_best_where_another_is_better_in_another_figure():
+    column_scores = scores(np.random.default_rng(1), 100, short=(0.7, 0.6), long=(0.5, 0.6), other=(0.7, 0.6))
+    for name, level in (("short", 0.4), ("long", 0.6), ("other", 0.4)):
+        column_scores[name]["found_clip"] = np.random.default_rng(2).normal(level, 0.05, 100)
+    first = sentences(column_scores, fidelity=("clip_score", "found_clip"))[0]
+    leader, undecided = ("short", "other") if " short has" in first else ("other", "short")
+    assert first.endswith(
+        f": {leader} has the highest CLIPScore, but is not clearly ahead of {undecided}, and long is clearly better "
+        f"in {MEASURES['found_clip'].label}."
+    )
+
+
 def test_nobody_is_best_where_only_form_is_known_and_what_to_add_is_said():
     column_scores = {name: {"degenerate": np.full(60, share)} for name, share in (("clean", 0.0), ("noisy", 0.9))}
     first = sentences(column_scores, fidelity="degenerate", spread=None)[0]
@@ -175,8 +188,8 @@ def test_suspects_are_named_with_reasons_and_never_best(three):
         three, references="human", suspects={"good": (Suspicion("filler", "it ends with the same words"),)}
     )
     assert (
-        "poor has the highest CLIPScore of those that are not suspect, but is not clearly ahead of good (suspect), "
-        "which is clearly better in CLIPScore." in result[0]
+        "poor has the highest CLIPScore of those that are not suspect, but good (suspect) is clearly better in "
+        "CLIPScore." in result[0]
     )
     assert result[1] == "Suspect, and therefore never named best: good, because it ends with the same words."
     everybody = dict.fromkeys(("good", "poor", "wild"), (Suspicion("filler", "it ends with the same words"),))
@@ -253,7 +266,7 @@ def test_many_open_pairs_are_counted():
 
 
 def test_an_interval_without_zero_that_is_not_enough_among_many_says_so():
-    pair = Difference("clip_score", "a", "b", estimate=Estimate(0.02, 0.001, 0.039), p=0.04, p_holm=0.4)
+    pair = Difference("clip_score", "a", "b", pictures=60, estimate=Estimate(0.02, 0.001, 0.039), p=0.04, p_holm=0.4)
     intervals = {name: {"clip_score": Estimate(0.7, 0.69, 0.71)} for name in "ab"}
     result = answer(
         labels={"a": "a", "b": "b"},
@@ -393,4 +406,16 @@ def test_undefined_fidelity_is_left_out_of_the_figures():
     assert "Div-2" in human
     assert "CLIPScore" not in human
     column_scores["human"]["div_2"] = column_scores["human"]["clip_score"]
-    assert only_sentence(sentences(column_scores, references="human"), "No picture tells how far")
+    assert only_sentence(sentences(column_scores, references="human"), "No picture can tell how far")
+
+
+@pytest.mark.parametrize(("of_people", "is_compared"), [(1, False), (29, False), (30, True)])
+def test_few_pictures_do_not_tell_the_distance_to_people(of_people, is_compared):
+    column_scores = scores(np.random.default_rng(9), 60, a=(0.7, 0.6), human=(0.7, 0.8))
+    for values in column_scores["human"].values():
+        values[of_people:] = np.nan
+    result = sentences(column_scores, references="human")
+    if is_compared:
+        assert only_sentence(result, "Against the human captions")
+    else:
+        assert only_sentence(result, f"Only {of_people} of 60 pictures can tell how far")

@@ -149,9 +149,9 @@ def test_all_pairs_where_both_are_defined():
         "c": {"s": np.array([nan, 1, nan]), "t": np.full(3, nan)},
     }
     result = differences(scores, ["s", "t"], 0)
-    assert [(d.measure, d.first, d.second, d.estimate.mean) for d in result] == [
-        ("s", "a", "b", 1),
-        ("s", "a", "c", 1),
+    assert [(d.measure, d.first, d.second, d.pictures, d.estimate.mean) for d in result] == [
+        ("s", "a", "b", 1, 1),
+        ("s", "a", "c", 1, 1),
     ]
     assert differences({"a": scores["a"]}, ["s"], 0) == ()
 
@@ -168,5 +168,8 @@ def test_holm_by_hand():
 )
 def test_a_difference_is_certain_by_test_and_interval(low, high, p_holm, sign):
     assert (
-        Difference("s", "a", "b", estimate=Estimate((low + high) / 2, low, high), p=p_holm, p_holm=p_holm).sign == sign
+        Difference(
+            "s", "a", "b", pictures=9, estimate=Estimate((low + high) / 2, low, high), p=p_holm, p_holm=p_holm
+        ).sign
+        == sign
     )

@@ -194,7 +194,13 @@ def test_the_better_column_of_a_difference_is_named(made_up_report, no_plots):
     def difference(score, first_less_second, p):
         ends = sorted((first_less_second * 0.5, first_less_second * 1.5))
         return Difference(
-            score, "syn_text_one", "syn_text_other", estimate=Estimate(first_less_second, *ends), p=p, p_holm=p
+            score,
+            "syn_text_one",
+            "syn_text_other",
+            pictures=9,
+            estimate=Estimate(first_less_second, *ends),
+            p=p,
+            p_holm=p,
         )
 
     report = made_up_report(
@@ -226,7 +232,7 @@ def test_intervals_are_drawn_to_scale(made_up_report, no_plots):
     estimates = [Estimate(0.2, 0.1, 0.4), Estimate(-0.2, -0.3, 0.0)]
     report = made_up_report(
         differences=tuple(
-            Difference("div_2", "syn_text_one", other, estimate=estimate, p=0.5, p_holm=0.5)
+            Difference("div_2", "syn_text_one", other, pictures=9, estimate=estimate, p=0.5, p_holm=0.5)
             for other, estimate in zip(("syn_text_other", "syn_text_noise"), estimates, strict=True)
         )
     )

@@ -54,7 +54,7 @@ def test_json_has_the_answer_and_every_comparison():
     content = json.loads(score_captions({"one": ONE, "other": OTHER}, references=HUMAN).to_json())
     assert content["answer"] and content["fidelity"] == "cider_d" and content["spread"] == "self_cider"
     assert set(content["intervals"]["one"]["div_2"]) == {"mean", "low", "high"}
-    assert set(content["differences"][0]) == {"measure", "first", "second", "estimate", "p", "p_holm"}
+    assert set(content["differences"][0]) == {"measure", "first", "second", "pictures", "estimate", "p", "p_holm"}
     assert [step["columns"] for step in content["mixes"]["steps"]] == [
         [content["mixes"]["best"]],
         ["one", "other"],

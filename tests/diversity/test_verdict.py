@@ -20,6 +20,7 @@ def difference(measure, first, second, mean, certain=True):
         measure.score,
         first,
         second,
+        pictures=200,
         estimate=Estimate(mean, mean - 0.05, mean + 0.05),
         p=0.5,
         p_holm=0.001 if certain else 0.5,
