@@ -21,6 +21,7 @@ from captioners.machine import free_cores
 from captioners.ranks import processes_here
 from finetune.identity import Identity
 from finetune.interrupts import SIGNALS
+from imagetext.pools import FORK
 
 WIDTHS = 8  # on a GPU, captions are padded to a multiple of this number of tokens
 CHECKED = 64  # number of pictures that are checked together when they are first read
@@ -199,6 +200,7 @@ def batches(order: BatchOrder, num_workers: int, *, pin_memory: bool = False) ->
         _Readable(order.pictures),
         batch_sampler=order,
         num_workers=num_workers,
+        multiprocessing_context=FORK if num_workers else None,
         pin_memory=pin_memory,
         collate_fn=order.pictures.collate,
         worker_init_fn=_ignore_signals,

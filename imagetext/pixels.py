@@ -1,10 +1,10 @@
 """A common limit for the pixels that are decoded at the same time: a large picture waits until others are done."""
 
-import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from imagetext import limits
+from imagetext.pools import FORK
 from imagetext.sample import open_image
 
 
@@ -21,7 +21,7 @@ class Pixels:
 
     def __init__(self, ranks: int = 1) -> None:
         self.shares = max(limits.IN_FLIGHT // ranks, min(limits.IN_FLIGHT, limits.PIXELS)) // self.SHARE
-        self.turn, self.free = multiprocessing.Lock(), multiprocessing.Semaphore(self.shares)
+        self.turn, self.free = FORK.Lock(), FORK.Semaphore(self.shares)
 
     @contextmanager
     def held(self, encoded: bytes | None) -> Iterator[None]:

@@ -1,9 +1,13 @@
 """A pool of processes in which a killed process makes the calls fail, at whatever moment it is killed."""
 
+import multiprocessing
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, TypeVar
 
+# A forked process has the models, tables and pictures of this one without a copy, and starts at once. Since 3.14,
+# Python does not fork unless it is told.
+FORK = multiprocessing.get_context("fork")
 LOOK = 1.0  # seconds between checks whether the processes are alive
 
 Result = TypeVar("Result")

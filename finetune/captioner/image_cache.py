@@ -21,6 +21,7 @@ from captioners.coca.forward import encode_images
 from finetune.batching import collate
 from finetune.captioner.pictures import CaptionedPictures
 from imagetext.outputs import to_disk, write_file
+from imagetext.pools import FORK
 from imagetext.shown import Progress, say
 
 DONE = "done.json"
@@ -107,6 +108,7 @@ def _encode(
         pictures,
         batch_sampler=batches,
         num_workers=num_workers,
+        multiprocessing_context=FORK if num_workers else None,
         pin_memory=accelerator.device.type == "cuda",
         collate_fn=partial(collate, pad_id=captioner.pad_id),
     )

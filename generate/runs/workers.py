@@ -22,7 +22,7 @@ from torch import Tensor
 
 from captioners.ranks import processes_here
 from imagetext.pixels import Pixels
-from imagetext.pools import Pool
+from imagetext.pools import FORK, Pool
 from imagetext.sample import Record
 from imagetext.stops import become_worker
 
@@ -144,9 +144,7 @@ class Workers(Generic[Kept, Sent, Made]):
 
     def _start(self) -> None:
         if self.count:
-            self._processes = Pool(
-                self.count, initializer=_begin_worker, initargs=(self.prepare, Pixels(processes_here()))
-            )
+            self._processes = Pool(self.count, FORK, _begin_worker, initargs=(self.prepare, Pixels(processes_here())))
             self._processes.submit(abs, 0)  # starts all of them
 
     def _prepare(self, message: list[Sent]) -> Callable[[], list[Made]]:
