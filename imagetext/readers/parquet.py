@@ -122,7 +122,10 @@ def usual_names(schema: pa.Schema, unchanged: Collection[str | None] = ()) -> li
     picture = next((name for name in OF_BYTES if name in with_bytes), "")
     if not picture and not any(name in IMAGE_COLUMNS for name in names):
         picture = next(iter(structs), "")
-    renamed = {picture: "image", "__key__": "key", "txt": "text"}
+    # As in a tar, `txt` comes before the captions in `json`, except in a record of ours, which has all captions there.
+    in_json = json_names(schema)
+    text = "captions" if in_json and "captions" not in in_json else "text"
+    renamed = {picture: "image", "__key__": "key", "txt": text}
     usual = []
     for name in names:
         new_name = name if name in unchanged else renamed.get(name, name)

@@ -375,13 +375,15 @@ def test_pictures_of_parquet_as_bytes(tmp_path, picture):
 
 
 def test_captions_in_the_json_of_webdatasets_shards_in_parquet(tmp_path, picture):
-    """The Hub makes such Parquet of tars that have no `txt`."""
+    """The Hub makes such Parquet of tars. In a tar, too, `txt` comes before captions in `json`."""
     fields = {"caption": "a dog", "long": "a dog on a lawn", "filename": "a.jpg"}
     rows = {"__key__": ["k"], "jpg": [{"bytes": picture(), "path": None}], "json": [fields]}
     for name, added, columns, expected in (
         ("a", {}, Columns(), "a dog"),
         ("b", {}, Columns(captions=("long",)), "a dog on a lawn"),
         ("c", {"txt": ["alt"]}, Columns(captions=("long",)), "a dog on a lawn"),
+        ("d", {"txt": ["alt"]}, Columns(), "alt"),
+        ("e", {"txt": [None]}, Columns(), "a dog"),
     ):
         pq.write_table(pa.table(rows | added), tmp_path / f"{name}.parquet")
         (record,) = read(tmp_path / f"{name}.parquet", columns=columns, needs=("pictures", "captions"))
