@@ -34,5 +34,6 @@ IN_FLIGHT = 2 * PIXELS  # pixels of all pictures that the workers of a process d
 CHUNKS = 100_000  # chunks of a PNG
 SCANS = 100  # scans of a progressive JPEG, as libjpeg-turbo's tools advise; encoders write about ten
 INSTRUCTION = 1 << 16  # characters of an instruction, of its template, and of each value that is inserted into it
+PRINTED = 1 << 16  # characters of a list of dictionaries in Python's notation
 TEMPLATE_NODES = 2_000  # parts of a template
 TEMPLATE_STEPS = 100_000  # parts of loops that are run while one template is rendered

@@ -1,12 +1,15 @@
 """Rows that are conversations about a picture, in the forms of LLaVA, ShareGPT, LLaMA-Factory and The Cauldron.
 
-They have a list of turns in the field `conversations`, `messages` or `texts`; a table may have it as JSON in a cell.
+They have a list of turns in the field `conversations`, `messages` or `texts`. A table may have it in a cell, as JSON
+or as Python or NumPy prints it.
 """
 
+import ast
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from imagetext import limits
 from imagetext.fields import json_value
 
 CHATS = ("conversations", "messages", "texts")
@@ -58,13 +61,26 @@ def _speaker(turn: Mapping[str, Any]) -> Any:
 
 
 def _mappings(items: Any) -> list[Mapping[str, Any]]:
-    """The mappings in a list, which may be written as JSON; [] for any other value."""
+    """The mappings in a list, which may be written as text; [] for any other value."""
     if isinstance(items, str) and items.startswith("[{"):
         try:
             items = json_value(items)
         except ValueError:
-            return []
+            items = _printed(items)
     return [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
+
+
+def _printed(text: str) -> Any:
+    """The list that Python or NumPy prints as this text; None for any other text.
+
+    NumPy writes no commas between dictionaries.
+    """
+    if len(text) > limits.PRINTED:
+        return None
+    try:
+        return ast.literal_eval(re.sub(r"\}\s+(?=\{')", "}, ", text))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: too deep
+        return None
 
 
 def _text(content: Any) -> str:

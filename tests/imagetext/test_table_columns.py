@@ -6,6 +6,7 @@ import io
 import json
 import random
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -273,6 +274,12 @@ def chat(*turns):
         ({"images": ["0.jpg"], "prompt": "?", "completion": "a disc"}, ("a disc",)),
         ({"image": "0.jpg", "conversations": json.dumps(chat(("human", "?"), ("gpt", "a disc")))}, ("a disc",)),
         ({"image": "0.jpg", "conversations": '[{"from": "gpt", "value": "a'}, ()),
+        ({"image": "0.jpg", "conversations": str(chat(("human", "?"), ("gpt", "it's a disc")))}, ("it's a disc",)),
+        (
+            {"image": "0.jpg", "conversations": str(np.array(chat(("human", "?" * 70), ("gpt", "a\ndisc"))))},
+            ("a\ndisc",),
+        ),
+        ({"image": "0.jpg", "conversations": "[{" + "-" * 60_000}, ()),
         (
             {
                 "images": ["0.jpg"],
