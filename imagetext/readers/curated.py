@@ -14,6 +14,7 @@ The pictures are in a separate folder.
 | textcaps | TextCaps_0.1_*.json | five |
 | localized-narratives | Localized Narratives' JSON lines, one for each narrative | its narratives |
 | flickr | Flickr8k.token.txt, results_20130124.token | five |
+| redcaps | RedCaps' annotations of a subreddit, abandoned_2017.json | one |
 
 Other sets can be read as tables: captions.txt of Flickr8k and results.csv of Flickr30k, as Kaggle has them; BLIP's
 files of the Karpathy splits, LLaVA's and ShareGPT4V's.
@@ -199,6 +200,7 @@ def kinds_like(path: str) -> str:
     for kind, marks in (
         ("textcaps", (b'"data"', b'"image_id"')),
         ("karpathy", (b'"images"', b'"sentences"')),
+        ("redcaps", (b'"annotations"', b'"subreddit"')),
         ("coco", (b'"images"', b'"file_name"', b'"id"')),
         ("coco", (b'"annotations"', b'"image_id"')),
     ):

@@ -112,6 +112,19 @@ def _flickr(path: str, split: str, kind: str) -> list[Row]:
     return [{"key": os.path.splitext(name)[0], "image": name, "captions": texts} for name, texts in captions.items()]
 
 
+def _redcaps(path: str, split: str, kind: str) -> list[Row]:
+    """Read annotations of RedCaps, whose downloader puts the pictures of each subreddit into a folder of its own."""
+    return [
+        {
+            "key": row["image_id"],
+            "image": f"{row['subreddit']}/{row['image_id']}.jpg",
+            "captions": [row["caption"]],
+            "url": row.get("url"),
+        }
+        for row in _load(path)["annotations"]
+    ]
+
+
 def _dci(path: str, split: str, kind: str) -> list[Row]:
     if (folder := entry(path)) is None or not folder.is_folder:
         raise ValueError("expected the folder of annotations")
@@ -211,6 +224,7 @@ LOADED: Mapping[str, Callable[[str, str, str], list[Row]]] = {
     "karpathy": _karpathy,
     "textcaps": _textcaps,
     "flickr": _flickr,
+    "redcaps": _redcaps,
     **dict.fromkeys(("dci-short", "dci-extended", "dci-complete"), _dci),
 }
 CONVERTED: Mapping[str, Callable[[Row, str], Row | None]] = {

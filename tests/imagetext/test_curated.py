@@ -272,6 +272,20 @@ def test_flickr_token_files_are_read(tmp_path, images):
         read_samples(f"flickr:{path}")
 
 
+def test_redcaps_is_read(tmp_path, picture, write):
+    row = {"image_id": "7qw8w8", "url": "https://i.redd.it/x.jpg", "raw_caption": "A barn [OC]", "caption": "a barn"}
+    path = write(
+        tmp_path / "abandoned_2017.json",
+        {"info": {"version": "1.0"}, "annotations": [{**row, "subreddit": "abandoned", "score": 3}]},
+    )
+    (tmp_path / "images" / "abandoned").mkdir(parents=True)
+    (tmp_path / "images" / "abandoned" / "7qw8w8.jpg").write_bytes(picture())
+    (record,) = samples(f"redcaps:{path}", tmp_path / "images")
+    assert (record.key, record.image, record.captions) == ("7qw8w8", picture(), ("a barn",))
+    with pytest.raises(ValueError, match="did you mean redcaps:.*abandoned_2017.json"):
+        read_samples(str(path))
+
+
 def test_vizwiz_captions_of_a_form_are_left_out_and_counted(tmp_path, images, write, caplog):
     canned = "Quality issues are too severe to recognize visual content."
     path = write(
