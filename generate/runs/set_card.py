@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from imagetext import cards
+from imagetext.shards import dataset_features
+from imagetext.sources import read_records
+from imagetext.stores import join
 
 SIZES = (
     ("n<1K", 1e3),
@@ -41,16 +44,39 @@ def write_set_card(
         cards.write_card(
             folder,
             Path(__file__).parent / "templates" / "set.md",
-            front=front_matter(title, rows, patterns_of(files)),
+            front=front_matter(title, rows, patterns_of(files)) | reinforced_columns(folder, markers),
             settings=settings,
             title=title,
             command=command,
             rows=rows,
             failed=failed,
             files=len(markers),
-            first=(files or [""])[0],
             format=markers[0]["format"] if markers else "",
         )
+
+
+def reinforced_columns(folder: str, markers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The part of a card's header that states the columns of reinforced tars, which `datasets` cannot find out.
+
+    {} for all other sets.
+    """
+    tars = [marker for marker in markers if marker["format"] == "webdataset" and marker["rows"] > marker["failed"]]
+    if not tars:
+        return {}
+    record = next(read_records(join(folder, tars[0]["file"]), check=False))
+    if "paug.json" not in record.members:
+        return {}
+    from datasets import Json
+    from datasets.info import DatasetInfo, DatasetInfosDict
+    from huggingface_hub import DatasetCardData
+
+    columns = list(dict.fromkeys(name for marker in markers for name in marker["captions"]))
+    embeddings: Any = next((name for name in ("npz", "pth.gz") if name in record.members), None)
+    features = dataset_features(columns, similarity=True, embeddings=embeddings)
+    features["paug.json"] = Json()
+    card = DatasetCardData()
+    DatasetInfosDict(default=DatasetInfo(features=features)).to_dataset_card_data(card)
+    return {"dataset_info": card["dataset_info"]}
 
 
 def patterns_of(files: Sequence[str]) -> list[str]:

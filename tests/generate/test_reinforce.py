@@ -10,6 +10,7 @@ import tarfile
 import threading
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -293,6 +294,9 @@ def test_a_second_reinforcement_leaves_nothing_of_the_first(
         [] if kind == "none" else [f"00000_000.{kind}"]
     )
     assert b"old" not in files.values() and len(json.loads(files["00000_000.paug.json"])["param_aug"]) == 3
+    (row,) = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(row["paug.json"]["param_aug"]) == 3
+    assert kind == "none" or len(row[kind]["image_emb"]) == 3
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
