@@ -46,7 +46,7 @@ class JoinConfig(TableFlags):
     text_from: Annotated[str, AfterValidator(_check_text_from)] | None = Field(
         None,
         description="COLUMN:p: write a caption of this column as `txt` with probability p, and otherwise the first "
-        "original caption",
+        "original caption; make this the last step, because other commands write the original caption again",
     )
     replace_columns: bool = Field(
         False,
