@@ -90,7 +90,8 @@ def reading_of(
             needs, pictures=bool(has_pictures), captions=bool(has_captions), either=bool(may_have_either)
         )
     if problems:
-        present = f"it has {', '.join(map(repr, names)) or 'none'}{_advice(path, names)}"
+        advice = "" if pictures else _advice(path, names)
+        present = f"it has {', '.join(map(repr, names)) or 'none'}{advice}"
         raise ValueError(f"{path}: {'; '.join(problems)}; {present}")
     moved = columns.captions or ((text,) if text and text not in CAPTION_COLUMNS else ())
     reading = TableReading(
@@ -194,7 +195,7 @@ def _is_record(row: Row) -> bool:
 
 
 def _advice(path: str, names: Collection[str]) -> str:
-    """Advice for a table without what is needed, by its columns, as the end of a message."""
+    """Advice for a table without pictures, by its columns, as the end of a message."""
     stem = os.path.splitext(path)[0]
     if {"url", "status", "key"} <= set(names):
         return f"; this is img2dataset's list of a shard, whose pictures are in {stem}.tar or in the folder {stem}"

@@ -147,6 +147,7 @@ def test_of_several_columns_of_captions_none_is_guessed(table, caplog):
     "name, text, needs, message",
     [
         ("t.csv", "image,n\n0.jpg,1\n", ("captions",), "no column of captions.*it has 'image', 'n'"),
+        ("t.csv", "image,url\n0.jpg,http://x/y.jpg\n", ("captions",), "it has 'image', 'url'$"),
         ("t.jsonl", '{"caption": "a", "n": 1}\n', ("pictures",), "no column of pictures.*it has 'caption', 'n'"),
         (
             "00000.csv",
