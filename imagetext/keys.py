@@ -42,6 +42,8 @@ def text_of(name: Any) -> str:
 
     A whole number is written without a fraction: other tools store the numbers of a column as 1.0 if one is missing.
     """
+    if isinstance(name, bytes):
+        return name.decode("utf-8", "backslashreplace")
     return str(int(name) if isinstance(name, float) and name.is_integer() else name)
 
 

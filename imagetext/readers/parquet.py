@@ -282,7 +282,12 @@ def scattered_rows(
     """
     with _opened(path) as opened:
         columns = _columns_read(opened.schema, selection, reading, pictures=True)
-        with_bytes = {name: columns.pop(name) for name in byte_columns(opened.schema) if name in columns}
+        texts = reading.text_columns if reading else ()
+        with_bytes = {
+            name: columns.pop(name)
+            for name in byte_columns(opened.schema)
+            if name in columns and columns[name] not in texts
+        }
         strict = selection is None
         rows, size = {}, 0
         for number, row in _numbered_rows(opened, sorted(numbers), columns, strict=strict):

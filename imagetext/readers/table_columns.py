@@ -41,10 +41,15 @@ class TableReading(NamedTuple):
     group_by: str = ""
 
     @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that captions and keys are read from."""
+        return tuple(filter(None, (*self.captions, self.text, self.key)))
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The columns that captions, keys and names of pictures are read from."""
         picture = self.image if self.group_by in ("image", BYTES) else self.group_by
-        return tuple(filter(None, (*self.captions, self.text, self.key, picture)))
+        return tuple(filter(None, (*self.text_columns, picture)))
 
 
 def reading_of(
@@ -214,10 +219,14 @@ def _advice(path: str, names: Collection[str]) -> str:
 def usual_row(row: Row, reading: TableReading, selected: Collection[str] = ()) -> Row | ValueError:
     """Give a row the usual names: picture in `image`, captions in a column of a usual name, key in `key`.
 
-    Returns what is wrong with the row, if anything. Changes the row. Texts that spell a list become lists.
+    Returns what is wrong with the row, if anything. Changes the row. Texts that spell a list become lists. Captions
+    and keys in bytes become texts, because some programs do not mark texts in Parquet as such.
 
     selected: columns that also stay under their own names.
     """
+    for name in reading.text_columns:
+        if isinstance(value := row.get(name), bytes):
+            row[name] = value.decode("utf-8", "replace")
     with_lists(row, (*reading.lists, *selected) if selected else reading.lists)
     if reading.key is not None and row.get(reading.key) not in (None, ""):
         key = text_of(row[reading.key])

@@ -189,6 +189,20 @@ def test_what_a_table_lacks_is_one_error_before_any_work(table, name, text, need
         read_samples(table(name, text), columns=Columns("foto" if needs == ("either",) else None), needs=needs)
 
 
+@pytest.mark.parametrize("images", [["0.jpg", "1.jpg", "0.jpg"], ["0.jpg", "0.jpg", "1.jpg"]])
+@pytest.mark.parametrize("name", ["caption", "alt"])
+def test_texts_in_parquet_may_be_bytes(table, tmp_path, picture, images, name):
+    """Programs that do not mark texts as such write them so, and webdataset without a decoder yields them so."""
+    table("t.csv", "")
+    keys = [image.encode() for image in images]
+    pq.write_table(pa.table({"image": images, "key": keys, name: [b"one", b"two", b"three"]}), tmp_path / "t.parquet")
+    records = read(str(tmp_path / "t.parquet"), Columns(captions=() if name == "caption" else (name,)))
+    texts = {
+        image: tuple(text for text, of in zip(("one", "two", "three"), images) if of == image) for image in images
+    }
+    assert {record.key: record.captions for record in records} == texts
+
+
 # ---- lists, chats --------------------------------------------------------------------------------------------------
 
 
