@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imagetext import limits
-from imagetext.fields import json_value
+from imagetext.fields import CAPTION_COLUMNS, captions_in, json_value
 
 CHATS = ("conversations", "messages", "texts")
 ASSISTANTS = ("gpt", "assistant", "model", "bot", "chatgpt")
@@ -21,6 +21,16 @@ def answer_in(row: Mapping[str, Any]) -> list[str]:
     """The answer of a conversation, as a list. A conversation of several answers has none that is surely a caption."""
     answers = [answer for name in CHATS for answer in answers_of(row.get(name))]
     return answers if len(answers) == 1 else []
+
+
+def answer_in_fields(fields: Mapping[str, Any]) -> list[str]:
+    """The answer of a conversation in a sample's metadata, as a list, if no field has captions.
+
+    A list of turns may also be all of its `json`, as Megatron's tools write LLaVA's sets.
+    """
+    if any(captions_in(fields.get(name)) for name in CAPTION_COLUMNS):
+        return []
+    return answer_in({"messages": fields["json"]} if is_chat(fields.get("json")) else fields)
 
 
 def answers_of(turns: Any) -> list[str]:

@@ -20,6 +20,7 @@ from imagetext.picture_files import (
     real_path,
 )
 from imagetext.read_ahead import in_order
+from imagetext.readers.chats import answer_in_fields
 from imagetext.readers.row_records import with_picture, with_unique_keys
 from imagetext.sample import Record
 from imagetext.stores import is_remote, read_bytes
@@ -95,7 +96,7 @@ def _record(row: FolderRow, reader: PictureReader, *, with_image: bool) -> Recor
         lines = lines_of(readable(read_inside(row.text, reader.folders), row.text))
     except Outside as problem:
         return Record(row.key, None, meta=meta, error=well_formed(str(problem)))
-    texts = row.captions or tuple(filter(None, map(str.strip, lines)))
+    texts = row.captions or tuple(filter(None, map(str.strip, lines))) or answer_in_fields(fields)
     captions, columns, scores, error, others = sort_fields(fields, texts, picture=True)
     if others.get("uid") in (None, ""):
         others["uid"] = row.key

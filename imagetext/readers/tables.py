@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from imagetext import limits
 from imagetext.picture_files import PictureFolders, PictureReference, check_inside
+from imagetext.readers.chats import CHATS
 from imagetext.readers.compressed_tables import CompressedRows, settled_layout, unpacked
 from imagetext.readers.parquet import (
     byte_columns,
@@ -193,7 +194,8 @@ def _parquet_pieces(
     if columns is not None:
         names = usual_names(schema, columns.names)
         # As in a tar, captions in `json` count if there are no others, or if the user names them.
-        wanted = {*columns.captions, *(() if any(usual_name(name) in CAPTIONS for name in names) else CAPTIONS)}
+        has_captions = any(usual_name(name) in CAPTIONS for name in names)
+        wanted = {*columns.captions, *(() if has_captions else (*CAPTIONS, *CHATS))}
         names += [name for name in json_names(schema) if name in wanted and name not in names]
         if len(pictures := picture_columns(schema)) > 1 and not columns.image and "image" not in schema.names:
             warn_of_several(path, "pictures", "--image-column", candidates=pictures)

@@ -15,6 +15,7 @@ from imagetext import limits
 from imagetext.columns import is_caption_column
 from imagetext.fields import is_ours, json_fields, loose_texts, readable, sort_fields, well_formed
 from imagetext.keys import SeenKeys, decode_key
+from imagetext.readers.chats import answer_in_fields
 from imagetext.readers.row_records import caption_columns
 from imagetext.readers.suffixes import PICTURE_SUFFIXES
 from imagetext.readers.tar_members import Member, read_members
@@ -191,7 +192,7 @@ def _record(path: str, name: str, key: str, *, files: Files) -> Record:
     picture = "jpg" if is_ours(fields) and fields["error"] else _picture_suffix(contents, errors)
     image = contents.pop(picture, None) if picture else None
     captions, other_columns, scores, earlier_error, others = sort_fields(
-        fields, [text] if text else (), picture=image is not None
+        fields, [text] if text else answer_in_fields(fields), picture=image is not None
     )
     if earlier_error:  # the captions of a failed record are in `json`, where other readers ignore them
         for field, value in others.items():

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from imagetext.readers.suffixes import TABLE_SUFFIXES, TAR_SUFFIXES
@@ -293,3 +295,27 @@ def test_flags_for_tables_are_refused_where_no_input_is_one(tmp_path, picture, w
     (tmp_path / "pictures" / "metadata.csv").write_text("file_name,words\n1.jpg,a cat\n")
     captions = Columns(captions=("words",))
     check_table_flags(read_samples(inputs, columns=captions), captions)
+
+
+def test_the_answer_of_a_conversation_is_a_caption_in_tars_folders_and_parquet_too(tmp_path, picture, write_tar):
+    """Megatron's tools write LLaVA's sets as tars whose `json` is the list of turns."""
+    turns = [{"from": "human", "value": "<image>\nDescribe it."}, {"from": "gpt", "value": "a disc"}]
+    asked = json.dumps({"conversations": turns}).encode()
+    files = [("0.json", json.dumps(turns).encode()), ("1.json", asked), ("2.json", asked), ("2.txt", b"a text")]
+    files.append(("3.json", json.dumps({"conversations": turns, "caption": "a caption"}).encode()))
+    files.append(("4.json", json.dumps({"conversations": 2 * turns}).encode()))
+    files = sorted([*files, *((f"{number}.jpg", picture(number)) for number in range(5))])
+    (tmp_path / "folder").mkdir()
+    for name, data in files:
+        (tmp_path / "folder" / name).write_bytes(data)
+    expected = [("a disc",), ("a disc",), ("a text",), ("a caption",), ()]
+    for spec in (write_tar(tmp_path / "t.tar", files), str(tmp_path / "folder")):
+        assert [record.captions for record in read_records(spec)] == expected
+    (tmp_path / "with metadata").mkdir()
+    (tmp_path / "with metadata" / "0.jpg").write_bytes(picture())
+    row = json.dumps({"file_name": "0.jpg", "conversations": turns})
+    (tmp_path / "with metadata" / "metadata.jsonl").write_text(row)
+    pq.write_table(pa.table({"jpg": [picture()], "json": [{"conversations": turns}]}), tmp_path / "t.parquet")
+    for name in ("with metadata", "t.parquet"):
+        (shard,) = read_samples(str(tmp_path / name), needs=("pictures", "captions"))
+        assert [record.captions for record in shard] == [("a disc",)]
