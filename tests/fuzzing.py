@@ -24,6 +24,7 @@ def problems(script: Path, count: int, folder: Path) -> dict[int, str]:
     """The problems with the first `count` inputs, by number; if an input ends the child, a new child continues."""
     by_number: dict[int, str] = {}
     environment = {**os.environ, "PYTHONPATH": str(Path(capsmith.__file__).parent), "OMP_NUM_THREADS": "1"}
+    environment["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # Arrow's own pool reserves a GB that it may never use
     first = 0
     while first < count:
         done = subprocess.run(
