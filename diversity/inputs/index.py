@@ -239,9 +239,9 @@ def _difference_notes(columns: ComparedColumns, rows: JoinedRows) -> list[str]:
     surplus = (counts - least).sum(axis=1)
     if surplus.any():
         notes.append(
-            f"Each picture counts with as many captions as its shortest column has, at most {MOST_CAPTIONS}, drawn "
-            "with the seed: "
-            + ", ".join(f"{name} has {extra:,} more" for name, extra in zip(columns.columns, surplus) if extra)
+            "Of each picture, every column counts with the same number of captions: as many as the column with the "
+            f"fewest has, at most {MOST_CAPTIONS}. Captions that were left out at random: "
+            + ", ".join(f"{extra:,} of {name}" for name, extra in zip(columns.columns, surplus) if extra)
             + "."
         )
     if references and (fewer := int((rows.counts[-1, rows.common] < least).sum())):

@@ -1,6 +1,6 @@
 """Write the sentences that open a report: the best captioner, suspect ones, the best mix, and what is not known."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import combinations
 
 from diversity.measures.measure import Measure
@@ -52,14 +52,16 @@ def answer(
         verdict=verdict,
         same=same,
     )
+    less_faithful = _less_faithful(evidence)
+    compared = {column for column, other in list(less_faithful.items())[:MAX_LISTED] if other == references}
     sentences = (
         _best(evidence),
         _suspects(evidence),
         _figures(evidence, pictures),
-        _noise(evidence),
+        _noise(evidence, less_faithful),
         _not_told_apart(evidence, len(differences)),
         _mix(evidence, mixes, measures),
-        _compared_with_people(evidence, references, pictures),
+        _compared_with_people(evidence, references, compared, pictures),
         _unknown(evidence, pictures),
         STUDENT,
     )
@@ -176,15 +178,15 @@ def _figures(evidence: Evidence, pictures: int) -> str:
     return f"{figures}, over {pictures} pictures; 95 % intervals in brackets."
 
 
-def _noise(evidence: Evidence) -> str:
-    """Warn of captioners with clearly more spread and clearly lower fidelity than another column.
+def _less_faithful(evidence: Evidence) -> dict[str, str]:
+    """The captioners with clearly more spread and clearly lower fidelity than other columns.
 
-    Each is compared with the most faithful of these other columns.
+    Each has the most faithful of these other columns.
     """
+    compared_with: dict[str, str] = {}
     if len(evidence.axes) < 2:
-        return ""
+        return compared_with
     fidelity, spread = evidence.axes
-    compared_with = {}
     for column in evidence.verdict.ranking:
         others = [
             other
@@ -194,8 +196,14 @@ def _noise(evidence: Evidence) -> str:
         if others:
             means = {other: evidence.intervals[other][fidelity.score].mean for other in others}
             compared_with[column] = max(others, key=lambda other: fidelity.direction * means[other])
+    return compared_with
+
+
+def _noise(evidence: Evidence, compared_with: Mapping[str, str]) -> str:
+    """Warn of captioners whose spread comes with lower fidelity."""
     if not compared_with:
         return ""
+    fidelity, spread = evidence.axes
     figures = "; ".join(
         f"{evidence.labels[column]} against {evidence.labels[other]}: {evidence.change(spread, column, other)}, "
         f"but {evidence.change(fidelity, column, other)}"
@@ -262,12 +270,18 @@ def _mix(evidence: Evidence, mixes: Mixes | None, measures: Mapping[str, Measure
     )
 
 
-def _compared_with_people(evidence: Evidence, references: str | None, pictures: int) -> str:
-    """Say how far the first captioners are from the human captions, if at least half of the pictures tell."""
+def _compared_with_people(evidence: Evidence, references: str | None, compared: Set[str], pictures: int) -> str:
+    """Say how far the first captioners are from the human captions, except those compared with them before.
+
+    A figure is given if at least half of the pictures have it.
+    """
     if references is None:
         return "No human captions are compared, so it is not known how much spread such pictures call for."
+    columns = [column for column in evidence.first if column not in compared]
+    if not columns:
+        return ""
     figures, telling = [], 0
-    for column in evidence.first:
+    for column in columns:
         changes = []
         for measure in evidence.axes:
             difference = evidence.differences.get((measure.score, column, references))

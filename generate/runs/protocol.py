@@ -68,11 +68,12 @@ class Pace(Stopwatch):
         return self.pictures / self.seconds
 
     def __str__(self) -> str:
-        captions = f"{self.captions / self.seconds:.1f} captions/s, " if self.captions else ""
-        return (
-            f"{self.pictures_per_second:.1f} pictures/s, {captions}the model waited "
-            f"{self.waited / (self.busy or self.seconds):.0%} of the time; {self.failed:,} failed"
-        )
+        rates = [f"{self.pictures_per_second:.1f} pictures/s"]
+        if self.captions:
+            rates.append(f"{self.captions / self.seconds:.1f} captions/s")
+        if self.waited:  # only captioning measures it
+            rates.append(f"the model waited {self.waited / (self.busy or self.seconds):.0%} of the time")
+        return f"{', '.join(rates)}; {self.failed:,} failed"
 
 
 class Loaded(NamedTuple):

@@ -171,7 +171,7 @@ def check_first_records(shards: Sequence[Shard], config: SelectConfig) -> list[s
             scores,
             fields,
             class_count=class_count,
-            records=f"of the first {record_count} records that are looked at",
+            records=f"of the first {record_count} records",
         )
     if caption_count and len(unranked) == caption_count:
         raise ValueError(
@@ -201,18 +201,18 @@ def _check(
             continue  # a dry run shows it as far as it is there
         if missing := sorted(expression.needed - {*CAPTION_NAMES, *RECORD_NAMES} - scores):
             problem = (
-                f"--{field}: {expression.source}: names {', '.join(missing)}, which no caption {records} has; there "
-                f"is {', '.join((*sorted(scores), *CAPTION_NAMES, *RECORD_NAMES))}, and other fields of a record are "
-                "json.x"
+                f"--{field} {expression.source!r} names {', '.join(missing)}, which no caption {records} has. It may "
+                f"name {', '.join((*sorted(scores), *CAPTION_NAMES, *RECORD_NAMES))}, and json.x for a field x of the "
+                "record"
             )
             if "similarity" in missing:
-                problem += "; capsmith generate --similarity scores captions"
+                problem += "; `capsmith generate --similarity` writes similarities"
             if field == "by":
                 problem += "; to choose at random, use --by 0"
             problems.append(problem)
         if missing := sorted(expression.fields - fields):
             problems.append(
-                f"--{field}: {expression.source}: names {', '.join(f'json.{name}' for name in missing)}, and none "
+                f"--{field} {expression.source!r} names {', '.join(f'json.{name}' for name in missing)}, but none "
                 f"{records} has this field; they have {', '.join(sorted(fields))}"
             )
     if config.needs_class and not class_count:

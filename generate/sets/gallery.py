@@ -36,7 +36,7 @@ class GalleryConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: CliPositionalArg[Folder] = Field(
-        description="folder of a set that capsmith generate, join or select wrote"
+        description="folder of a set that capsmith generate, reinforce, join or select wrote"
     )
     pictures: int = Field(60, gt=0, description="pictures to draw; each adds about 30 kB to the page")
     seed: int = Field(0, ge=0, description="random seed for the choice of pictures")

@@ -97,13 +97,20 @@ def run(config: JoinConfig) -> int:
     title = f"Pictures of {', '.join(config.input)}, joined with captions"
     markers = read_markers(config.output)
     write_set_card(config.output, "join", title, [markers[name] for name in names], settings)
-    say(
-        f"{config.output}: {joined.matched:,} pictures with captions joined on {config.on}, "
-        f"{joined.unmatched:,} without any to join, {joined.duplicate:,} with several that differ"
-    )
+    if config.captions:
+        say(
+            f"{config.output}: {joined.matched:,} pictures with captions joined on {config.on}, "
+            f"{joined.unmatched:,} without any to join, {joined.duplicate:,} with several that differ"
+        )
     if config.text_from and not joined.drawable:
         say(f"--text-from {config.text_from}: no record has captions in this column, so no `txt` was drawn")
         return 1
+    if config.text_from:
+        column, probability = parse_text_from(config.text_from)
+        say(
+            f"{config.output}: {joined.drawable:,} records have captions in {column}; their `txt` is one of these "
+            f"with probability {probability:g}, and always if they have no original caption"
+        )
     if not config.captions or joined.matched:
         return 0
     picture, caption = joined.unlike

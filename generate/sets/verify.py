@@ -50,7 +50,10 @@ class VerifyConfig(BaseModel):
         "folder; repeatable",
     )
     most_repeated: float = Field(
-        0.05, gt=0, le=1, description="a caption that at least this share of the pictures have is a problem"
+        0.05,
+        gt=0,
+        le=1,
+        description="a caption that at least this share of the pictures, and at least three, have is a problem",
     )
 
 

@@ -46,7 +46,7 @@ def list_folder(folder: str, images: tuple[str, ...] = (), captions: Collection[
     """Return all pictures in a folder and its subfolders, and all that its metadata files name, sorted by path.
 
     Hidden files and folders are ignored. The key of a picture is its path in the folder without the suffix, or with it
-    if two pictures differ only in their suffix. A warning names files that are no pictures and belong to none.
+    if two pictures differ only in their suffix. A warning names files that are no pictures and have the name of none.
 
     captions: columns of metadata that hold captions (default, also for rows without these: the usual columns).
 
@@ -92,7 +92,7 @@ def list_folder(folder: str, images: tuple[str, ...] = (), captions: Collection[
     if unused := [path for path in files if path not in used and path not in metadata]:
         by_suffix = _count_by_suffix(unused)
         logger.warning(
-            "%s: %d files are ignored, because they are no pictures and belong to none: %s",
+            "%s: %d files are ignored, because they are no pictures and have the name of none: %s",
             folder,
             len(unused),
             by_suffix,

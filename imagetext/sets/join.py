@@ -183,10 +183,13 @@ def parse_text_from(text: str) -> tuple[str, float]:
 
 
 def drawn_text(record: Record, column: str, probability: float, *, seed: int = 0) -> str | None:
-    """Draw a caption of the column (uniformly) with this probability, otherwise None. Depends on seed and key only."""
+    """Draw a caption of the column (uniformly) with this probability, otherwise None. Depends on seed and key only.
+
+    A record without an original text always gets one: a trainer that reads `txt` would skip its picture.
+    """
     digest = hashlib.sha256(f"{seed}\0{record.key}".encode()).digest()
     texts = [text for text in record.columns.get(column, ()) if text.strip()]
-    if not texts or int.from_bytes(digest[:8]) >= probability * 2**64:
+    if not texts or (record.first_text() and int.from_bytes(digest[:8]) >= probability * 2**64):
         return None
     return texts[int.from_bytes(digest[8:16]) % len(texts)]
 

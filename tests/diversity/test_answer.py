@@ -222,8 +222,17 @@ def test_spread_that_costs_fidelity_is_called_possible_noise(three):
     assert "wild against human" in warning  # the most faithful of those that it is compared with
     assert "higher" in warning
     assert "lower" in warning
+    assert not any("wild" in text for text in sentences(three, references="human") if text.startswith("Against the"))
     calm = {name: three[name] for name in ("good", "poor", "human")}
     assert not any("noise" in sentence for sentence in sentences(calm, references="human"))
+
+
+def test_one_noisy_column_is_compared_with_people_once():
+    """Its figures against the human captions stand in the warning, and were given once more behind it."""
+    column_scores = scores(np.random.default_rng(3), 100, only=(0.4, 0.95), human=(0.8, 0.7))
+    result = sentences(column_scores, references="human")
+    assert only_sentence(result, "The spread of only comes")
+    assert not any(sentence.startswith("Against the human captions") for sentence in result)
 
 
 def test_where_lower_is_better_more_degenerate_captions_are_the_noise():

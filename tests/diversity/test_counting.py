@@ -152,8 +152,8 @@ def test_only_what_all_have_is_compared_and_the_rest_is_named(write):
         "Pictures of captions that are in no other column: 2.",
         "Compared on 1 of 3 pictures, those that have a caption in every column: syn_text_y lacks 1, captions lacks "
         "1.",
-        "Each picture counts with as many captions as its shortest column has, at most 100, drawn with the seed: "
-        "syn_text_x has 2 more.",
+        "Of each picture, every column counts with the same number of captions: as many as the column with the fewest "
+        "has, at most 100. Captions that were left out at random: 2 of syn_text_x.",
     )
     assert {row["captions"] for row in results(measured).values()} == {1}
 
@@ -167,7 +167,7 @@ def test_a_picture_of_very_many_captions_counts_with_a_hundred(write):
     measured = count_columns([write("r.jsonl", rows)])
     assert results(measured)["syn_text_x"]["captions"] == 101
     assert [len(picture.captions["syn_text_x"]) for picture in measured.sample.pictures] in ([100, 1], [1, 100])
-    assert "at most 100, drawn with the seed: syn_text_x has 4,900 more." in measured.notes[-1]
+    assert "at most 100. Captions that were left out at random: 4,900 of syn_text_x." in measured.notes[-1]
 
 
 def test_failures_of_several_files_are_one_note(write):

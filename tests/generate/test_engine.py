@@ -19,6 +19,7 @@ from generate.captions.load import fitting_batch_size, load_columns
 from generate.captions.preview import count_pictures
 from generate.captions.run import run
 from generate.runs.manifest import CARD, RUN
+from generate.runs.protocol import Pace
 from generate.sets.join import JoinConfig
 from generate.sets.join import run as join
 from imagetext.shards import read_marker
@@ -302,6 +303,13 @@ def test_the_pace_is_told(captioner, make_tar, pictures, configure, capsys):
     assert re.search(
         r"[\d.]+ pictures/s, [\d.]+ captions/s, the model waited \d+% of the time; 0 failed", capsys.readouterr().out
     )
+
+
+def test_the_pace_of_a_command_without_a_model_tells_no_waiting():
+    """`select` and `reinforce` said that the model waited 0 % of the time."""
+    pace = Pace()
+    pace.count(failed=False)
+    assert re.fullmatch(r"[\d.]+ pictures/s; 0 failed", str(pace))
 
 
 def test_a_column_that_is_there_already_is_an_error(captioner, make_tar, pictures, configure):

@@ -299,9 +299,9 @@ def test_a_shard_of_which_nothing_stays_is_empty_and_does_not_disturb(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"where": "simlarity > 0.2"}, "--where: simlarity > 0.2: names simlarity, which no caption"),
-        ({"top": 0.5, "by": "json.x + aesthetic"}, "--by: json.x + aesthetic: names aesthetic"),
-        ({"where": "json.x > 1 and json['My y'] > 1"}, "names json.My y, json.x, and none of the first"),
+        ({"where": "simlarity > 0.2"}, "--where 'simlarity > 0.2' names simlarity, which no caption"),
+        ({"top": 0.5, "by": "json.x + aesthetic"}, "--by 'json.x + aesthetic' names aesthetic"),
+        ({"where": "json.x > 1 and json['My y'] > 1"}, "names json.My y, json.x, but none of the first"),
         ({"top": 0.5, "column": ["syn_text_z"]}, "--column: syn_text_z: none of the first"),
         ({"top": 0.001}, "--top 0.001: keeps none of 80 records"),
         ({"where": "label == 'a'", "label": "nowhere"}, "--label nowhere: the first 20 records have none"),

@@ -175,7 +175,7 @@ def test_pictures_are_known_by_their_bytes_and_all_else_is_named(folder, picture
     assert all(sample.image for sample in records)
     by_bytes, others = caplog.messages
     assert "4 files are pictures by their bytes" in by_bytes and "1 .jpg_large (photo.jpg_large)" in by_bytes
-    assert "8 files are ignored, because they are no pictures and belong to none: 2 .psd (x.psd), " in others
+    assert "8 files are ignored, because they are no pictures and have the name of none: 2 .psd (x.psd), " in others
     assert all(
         f"1 {name}" in others
         for name in (".dng", ".svg", ".txt (B.txt)", "no suffix (empty)", ".json (data.json)", ".md")

@@ -252,7 +252,7 @@ def test_join_refuses_bad_arguments(tmp_path, write_tar, picture):
         join(read_samples(path), str(table), tmp_path / "out")
 
 
-def test_a_column_of_texts_that_no_record_has_is_told(tmp_path, write_tar, picture):
+def test_a_column_of_texts_that_no_record_has_is_told(tmp_path, write_tar, picture, capsys):
     path = shard(tmp_path, write_tar, picture, numbers=range(2), syn={X: ["of it"]})
     for column, drawable in ((X, 2), ("syn_text_y", 0)):
         for _ in range(2):  # the second time, nothing is left to do
@@ -260,6 +260,9 @@ def test_a_column_of_texts_that_no_record_has_is_told(tmp_path, write_tar, pictu
             assert counts.drawable == drawable
         config = JoinConfig(input=[path], text_from=f"{column}:0.5", output=f"{tmp_path}/{column}-of-command")
         assert run(config) == (0 if drawable else 1)
+        told = capsys.readouterr().out
+        assert "2 records have captions in" in told if drawable else "no record has captions in this column" in told
+        assert "joined on" not in told  # "0 pictures with captions joined" looked like a failure
 
 
 def test_shards_of_two_formats_do_not_come_into_one_folder(tmp_path, write_tar, picture):
@@ -295,7 +298,8 @@ def test_text_from_a_column():
     for text in ("syn_text_x", "syn_text_x:2", "syn_text_x:nan", "syn_text_x:", ":0.5", "text:0.5"):
         with pytest.raises(ValueError):
             parse_text_from(text)
-    records = [Record(f"k{number}", None, columns={X: ("a", " ", "b", "c")}) for number in range(3000)]
+    columns = {X: ("a", " ", "b", "c")}
+    records = [Record(f"k{number}", None, captions=("alt",), columns=columns) for number in range(3000)]
     texts = [drawn_text(record, X, 0.3) for record in records]
     assert (
         texts
@@ -309,6 +313,8 @@ def test_text_from_a_column():
     assert {drawn_text(record, X, 0.0) for record in records} == {None}
     assert {drawn_text(record, X, 1.0) for record in records} == {"a", "b", "c"}
     assert drawn_text(records[0], Y, 1.0) is None
+    # A record without an original text would have none, and open_clip's trainer would skip its picture.
+    assert all(drawn_text(replace(record, captions=()), X, 0.3) for record in records[:20])
 
 
 def test_txt_of_the_joined_shards(tmp_path, write_tar, picture):
