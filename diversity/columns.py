@@ -32,8 +32,7 @@ def labels(names: Iterable[str], references: str | None = None) -> dict[str, str
     Where two labels would be equal, the full names are used.
     """
     names = list(names)
-    human = references if references in names else HUMAN
-    short = {name: "human" if name == human else name.removeprefix("syn_text_") for name in names}
+    short = {name: "human" if name == references else name.removeprefix("syn_text_") for name in names}
     if len(set(short.values())) == len(short):
         return short
     full = {name: name for name in names}

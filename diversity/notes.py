@@ -80,7 +80,7 @@ def _collapse_notes(counted: Counted, rows: Mapping[str, Mapping[str, Any]]) -> 
             continue
         caption = find_caption([picture.captions[name] for picture in counted.sample.pictures], commonest)
         notes.append(
-            f"{labels(rows)[name]}: one caption stands for {100 * share:.0f} % of the pictures"
+            f"{labels(rows, counted.references)[name]}: one caption stands for {100 * share:.0f} % of the pictures"
             + (f": “{caption}”" if caption else "")
         )
     return notes

@@ -98,7 +98,7 @@ def clip_scores(
             row={**{score: mean(values) for score, values in by_picture.items()}, "pool": len(pool), "cut": cut},
             signs=signs,
         )
-    return scores_of, _notes(clip, scores_of, columns, pool=len(pool), reasons=reasons)
+    return scores_of, _notes(clip, scores_of, columns, human=human, pool=len(pool), reasons=reasons)
 
 
 def embed_images(clip: OpenClip, images: Sequence[bytes | None]) -> tuple[np.ndarray, list[str]]:
@@ -218,11 +218,12 @@ def _notes(
     scores: Mapping[str, ClipScores],
     columns: Mapping[str, Groups],
     *,
+    human: str | None,
     pool: int,
     reasons: Sequence[str],
 ) -> tuple[str, ...]:
     """Return notes on the scores: undecoded pictures, a small pool, cut captions, self-scoring."""
-    notes, label_of = [], labels(columns)
+    notes, label_of = [], labels(columns, human)
     if reasons:
         notes.append(f"{len(reasons):,} pictures do not decode and have no CLIPScore, e.g.: {reasons[0]}")
     if pool < POOL:

@@ -68,6 +68,13 @@ def test_the_command_writes_a_report_and_does_so_again(records, tmp_path, capsys
     assert "data:image/jpeg" in before["report.html"].decode()
 
 
+def test_a_compared_column_called_captions_is_not_called_human(records, tmp_path, capsys):
+    """In a table of another captioner, `captions` may hold what a machine wrote; only references are human."""
+    assert run(DiversityConfig(input=[str(records)], column=["captions"], output=tmp_path / "out")) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("captions has ") and "human " not in text.replace("human captions", "")
+
+
 @pytest.mark.parametrize("columns", ["40", "80"])
 def test_the_printed_table_keeps_every_number_in_a_narrow_terminal(records, tmp_path, capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
