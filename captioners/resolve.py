@@ -61,9 +61,10 @@ def resolve(name: str, pretrained: str | None = None) -> CaptionerSource:
         return _from_folder(path.parent, str(path), weights=path)
     if repository := _hub_repository(name):
         return _from_hub(repository)
+    built_in = [model for model in shipped_models() if _from_folder(SHIPPED / model, model).weights]
     coca = [model for model in open_clip.list_models() if "coca" in model]
     raise ValueError(
-        f"no captioner {name!r}: it is not a built-in captioner ({', '.join(shipped_models())}), not an open_clip"
+        f"no captioner {name!r}: it is not a built-in captioner ({', '.join(built_in)}), not an open_clip"
         f" architecture ({', '.join(coca)}), not a file or folder, and not the org/name of a hub repository"
     )
 

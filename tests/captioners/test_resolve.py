@@ -135,7 +135,7 @@ def test_safetensors_and_known_names_come_first(folder):
 
 
 def test_an_unknown_name_says_what_was_looked_for():
-    with pytest.raises(ValueError, match=r"no captioner 'coca_huge'.*coca_small.*coca_ViT-B-32"):
+    with pytest.raises(ValueError, match=r"no captioner 'coca_huge'.*coca_tiny.*coca_ViT-B-32"):
         resolve("coca_huge")
 
 
