@@ -23,7 +23,7 @@ LEARNING_RATE, BATCH_SIZE = 1e-3, 32
 VALIDATIONS = 4  # in fine-tuning, beside the one at its start
 NEXT = (  # the same three jobs on the reader's own pictures
     "capsmith finetune --model coca_ViT-B-32 --pretrained laion2b_s13b_b90k --input captions.csv "
-    "--output runs/captioner",
+    "--samples-seen 20k --output runs/captioner",
     "capsmith generate --model runs/captioner --input pictures/ --output runs/captioned",
     "capsmith diversity --input 'runs/captioned/*.tar' --output runs/report",
 )
