@@ -56,7 +56,7 @@ def gallery(argv: Sequence[str]) -> int:
 
 
 def join(argv: Sequence[str]) -> int:
-    """copy captions that were written without pictures into the shards of those pictures"""
+    """put captions from elsewhere into the shards of their pictures"""
     from generate.sets.join import JoinConfig
 
     config = parse("join", JoinConfig, argv)
@@ -106,7 +106,7 @@ def zero_shot(argv: Sequence[str]) -> int:
 
 
 def diversity(argv: Sequence[str]) -> int:
-    """measure how diverse, long and sound captions are"""
+    """compare captioners by their captions: how faithful and how diverse these are"""
     from diversity.config import DiversityConfig
 
     config = parse("diversity", DiversityConfig, argv)

@@ -28,7 +28,7 @@ class ColumnConfig(SamplingConfig, TaskConfig, Gate, ServerConfig):
         None,
         description="captioner: coca_tiny, an open_clip architecture, a folder, a file, or org/name on the Hugging "
         "Face Hub (captioner, vision-language model or language model); rules:negatives; or a model of a server, "
-        "openai:http://host:port#model",
+        "openai:http://host:port#model; required, unless the --config file lists columns",
     )
     prompt: str | None = Field(
         None,
