@@ -140,11 +140,11 @@ class GenerateConfig(RunConfig, ColumnConfig, TableFlags):
                 if not built[-1].model:
                     problems.append(f"columns[{number}]: has no model, nor is one given outside the list (--model)")
             except ValidationError as error:
-                problems += [
-                    f"columns[{number}].{'.'.join(map(str, detail['loc']))}: {detail['input']!r}: "
-                    f"{detail['msg'].removeprefix('Value error, ')}"
-                    for detail in error.errors()
-                ]
+                for detail in error.errors():
+                    field = "".join(f".{part}" for part in detail["loc"])
+                    value = f"{detail['input']!r}: " if field else ""  # else it is the whole column
+                    message = detail["msg"].removeprefix("Value error, ")
+                    problems.append(f"columns[{number}]{field}: {value}{message}")
         if not columns and "model" in info.data and not info.data["model"]:
             problems.append("--model: required")
         names = Counter(entry["column"] for entry in entries if isinstance(entry.get("column"), str))

@@ -184,3 +184,9 @@ def test_a_prompt_is_what_it_meant_and_told_of(model, name, caplog):
     assert GenerateConfig(**needed, model=model, prompt="") == GenerateConfig(**needed, model=model)
     with pytest.raises(ValueError, match=f"prompt: is the old name of {name}, and both are given"):
         GenerateConfig(**needed, model=model, prompt="A dog", **{name: "A cat"})
+
+
+def test_a_problem_of_a_whole_column_does_not_print_all_its_fields():
+    columns = [{"model": "rules:negatives", "column": "syn_text_a", "instruction": "one of many fields"}]
+    with pytest.raises(ValidationError, match=r"columns\[0\]: column: syn_text_a: rules:negatives writes negatives"):
+        GenerateConfig(input=["a.tar"], output="out", columns=columns)
