@@ -59,8 +59,7 @@ class Labels:
             others = [*first.members, *(name for name in first.meta if name not in ("uid", "source"))]
             hint = f"; --label may be {' or '.join(map(repr, others))}" if self.place == FOLDER and others else ""
             raise ValueError(
-                f"{shard.path}: --label {self.place}: the first {len(looked_at)} records have none; "
-                f"{first.error}{hint}"
+                f"{shard.path}: --label {self.place}: the first {len(looked_at)} records have {first.error}{hint}"
             )
 
     def _value(self, record: Record) -> str | None:

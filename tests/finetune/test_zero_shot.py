@@ -282,7 +282,7 @@ def test_what_is_wrong_is_said_before_any_model_is_asked(scenes, tmp_path, capsy
         (["--input", single.parent], "all pictures are of one class, 'cat'; at least two classes are needed"),
         (
             ["--input", tmp_path / "few"],
-            "--label folder: the first 1 records have none; no label: 'a' lies in no folder",
+            "--label folder: the first 1 records have no label: 'a' lies in no folder",
         ),
         (
             ["--input", single.parent, "--class-names", tmp_path / "names"],

@@ -304,7 +304,7 @@ def test_a_shard_of_which_nothing_stays_is_empty_and_does_not_disturb(tmp_path):
         ({"where": "json.x > 1 and json['My y'] > 1"}, "names json.My y, json.x, but none of the first"),
         ({"top": 0.5, "column": ["syn_text_z"]}, "--column: syn_text_z: none of the first"),
         ({"top": 0.001}, "--top 0.001: keeps none of 80 records"),
-        ({"where": "label == 'a'", "label": "nowhere"}, "--label nowhere: the first 20 records have none"),
+        ({"where": "label == 'a'", "label": "nowhere"}, "--label nowhere: the first 20 records have no label: "),
     ],
 )
 def test_what_the_input_lacks_is_told_before_anything_is_written(drawn_set, tmp_path, options, message):
