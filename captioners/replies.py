@@ -41,6 +41,7 @@ _SPACES = re.compile(r"(?<=[a-z])Ġ|(?<!\w)Ġ\w+(?:\s+Ġ\w+){2}")
 
 _MARKS = ("<", "[", "seq", "SEQ", "Seq", "▁", "Ġ")  # every match of SPECIAL_TOKEN or _SPACES contains one of these
 _THINK = "(?:think|thinking|thought|reasoning)"
+_OPEN_THOUGHTS = re.compile(rf"<({_THINK})>\s*\Z")
 _THOUGHTS_END = re.compile(rf"</{_THINK}>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>", re.IGNORECASE)
 _THOUGHTS_START = re.compile(rf"\s*(?:<{_THINK}>|\[THINK\]|◁think▷|<\|channel\|>analysis)", re.IGNORECASE)
 # The token for an unknown word. It is not removed, or a caption that lost a word would look complete.
@@ -228,6 +229,11 @@ def bare_reply(text: str) -> Reply:
     if bare != text:
         cut += ("tokens",)
     return Reply(bare, cut)
+
+
+def with_closed_thoughts(prompt: str) -> str:
+    """Return the prompt; if it ends where thoughts begin, they are closed, so that the reply is the answer itself."""
+    return _OPEN_THOUGHTS.sub(r"<\1>\n\n</\1>\n\n", prompt)
 
 
 def sound(text: str) -> str:

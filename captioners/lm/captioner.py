@@ -23,6 +23,7 @@ from captioners.decoding.search import caption_valid_requests, evaluating, searc
 from captioners.decoding.special_tokens import SpecialTokens, Tokenizer, end_ids
 from captioners.decoding.stops import Stops, closing_tokens
 from captioners.lm.decode import begin_rows, read_head, stretches
+from captioners.replies import with_closed_thoughts
 from captioners.safe_reading import attempt, in_bounds
 
 CONTEXT = 256  # maximum tokens of a caption, if the sampling sets no max_length
@@ -235,6 +236,7 @@ class LMCaptioner:
                 render([question, answer], **options),
             ]
         )
+        text = with_closed_thoughts(text)
         before, _, after = text.partition(QUESTION)
         if text.count(QUESTION) != 1:
             raise ValueError(f"it contains the question {text.count(QUESTION)} times, but must contain it once")

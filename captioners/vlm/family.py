@@ -18,6 +18,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from captioners.decoding.cache import CACHE
 from captioners.decoding.special_tokens import end_ids
+from captioners.replies import with_closed_thoughts
 from captioners.safe_reading import in_bounds
 from captioners.vlm.pictures import Preprocess
 
@@ -107,6 +108,7 @@ class Llava:
         answer = {"role": "assistant", "content": [{"type": "text", "text": CAPTION_MARK}]}
         render = self.processor.apply_chat_template
         text, chat = in_bounds(lambda: [render([question], add_generation_prompt=True), render([question, answer])])
+        text = with_closed_thoughts(text)
         before_caption, _, tail = chat.partition(CAPTION_MARK)
         lead = before_caption.removeprefix(text) if before_caption.startswith(text) else ""
         return text, lead, tail

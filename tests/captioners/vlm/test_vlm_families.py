@@ -73,6 +73,14 @@ def test_after_the_template_a_caption_is_what_the_template_would_make_it(copy_of
     assert text.removeprefix("<s>") + "\n" == expected and expected.endswith("<|im_end|>\n")
 
 
+def test_thoughts_that_a_template_begins_are_closed_before_the_caption(copy_of):
+    folder = copy_of("qwen3_vl")
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if add_generation_prompt %}<think>\n{% endif %}")
+    captioner = load_vlm(folder)
+    assert captioner.tokenizer.decode(captioner.prompt.ids).endswith("<think>\n\n</think>\n\n")
+
+
 @pytest.mark.parametrize("tail, end", [(" </s>", "</s>"), ("!", "</s>"), ("<end_of_utterance>", "</s>")])
 def test_without_an_end_in_the_template_a_caption_ends_with_the_tokenizers(tail, end, copy_of):
     """The last tail is a special token that ends no caption of this model."""
