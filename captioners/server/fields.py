@@ -107,6 +107,8 @@ def fields_of(
     more: additional fields; null removes a field.
     """
     content: str | list = request.instruction or INSTRUCTION
+    if sampling.answer == "json" and "json" not in content.lower():
+        content += "\nAnswer in JSON."  # without the word, OpenAI, DeepSeek and others refuse json_object
     if request.picture is not None:
         url = "data:image/jpeg;base64," + base64.b64encode(request.picture.numpy().tobytes()).decode("ascii")
         content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": content}]

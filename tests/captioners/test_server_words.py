@@ -29,7 +29,7 @@ def sends_json(server, **answers):
     """Makes the server answer an instruction with the text of that name."""
 
     def complete(request, question):
-        text = answers.get(question.decode("utf-8", "replace"), "a plain answer")
+        text = answers.get(question.decode("utf-8", "replace").partition("\n")[0], "a plain answer")
         return 200, {"choices": [{"message": {"content": text}}] * request.get("n", 1)}
 
     server.complete = complete
@@ -87,12 +87,34 @@ def test_a_schema_is_sent_where_the_server_takes_it_then_json_then_nothing(serve
     sampling = ONE.model_copy(update={"answer": "json", "json_schema": json.dumps(SCHEMA)})
     captioner = load_captioner(server.model)
     assert texts(captioner.caption(words(1), sampling)) == {"key/0": [answer]}
-    [request] = server.seen(b"dog?")
+    [request] = server.seen(b"dog?\nAnswer in JSON.")
     sent = request.get("response_format")
     if takes == "json_schema":
         assert sent["json_schema"]["schema"] == SCHEMA and sent["json_schema"]["strict"]
     assert (sent or {}).get("type") == takes
     assert request["logprobs"]  # nothing else was given up
+
+
+@pytest.mark.parametrize("instruction", ["dog?", "dog? In JSON!", None])
+def test_json_is_named_in_each_request_for_it_as_some_servers_demand(server, instruction):
+    demand = "Prompt must contain the word 'json' in some form to use 'response_format' of type 'json_object'."
+
+    def spoil(request, words):
+        if request and request.get("response_format", {}).get("type") == "json_schema":
+            return 400, {"error": {"message": "This response_format type is unavailable now"}}
+        if request and "response_format" in request and "json" not in str(request["messages"]).lower():
+            return 400, {"error": {"message": demand}}
+
+    server.spoil = spoil
+    sampling = ONE.model_copy(update={"answer": "json", "json_schema": json.dumps(SCHEMA)})
+    requests = pictures(1) if instruction is None else [Request("key/0", None, instruction)]
+    [result] = captions(server.model, sampling, requests=requests)
+    assert result.captions and not result.error
+    request, _ = server.requests[-1]
+    assert request["response_format"] == {"type": "json_object"}
+    content = request["messages"][0]["content"]
+    words = content if isinstance(content, str) else content[1]["text"]
+    assert words.lower().count("json") == 1
 
 
 def test_json_and_lines_come_as_they_were_said_and_text_without_what_is_round_it(server):
