@@ -71,9 +71,11 @@ REASONS: Mapping[str, Reason] = {
         ),
     ),
     "refusal": Reason(
-        "an assistant's answer instead of a caption: that it cannot or will not do it, or that it got no picture",
+        "an assistant's answer instead of a caption: that it cannot or will not do it, that it got no picture, or "
+        "what it thinks about the request",
         (
             "I'm sorry, but I can't describe this image.",
+            "Okay, the user wants me to describe this picture.",
             "Please upload the picture again.",
             "对不起，我无法查看图片。",
         ),

@@ -1,4 +1,4 @@
-"""Find answers of an assistant that are no captions, in the languages in which assistants answer.
+"""Find answers of an assistant that are no captions, in the languages in which assistants answer, and its thoughts.
 
 Each rule is a hint and a pattern, for text in lower case with straight apostrophes. Every text that matches the
 pattern has a chunk that matches the hint, so the pattern is tried on few texts. No rule may match what people say
@@ -47,6 +47,7 @@ _WORDS = (
 )
 _WRITE = "(?:re-?write|rephrase|paraphrase|reword|generate|combine|merge|fuse)"
 _ASK = "(?:provide|upload|share|attach|send)"
+_SO = r"^\W*(?:(?:okay|ok|alright|all right|hmm+|so|well|now|first|got it|right)\W+){0,3}"  # how thoughts begin
 
 _RULES = {
     "sorry": (
@@ -114,6 +115,15 @@ _RULES = {
         r"\bmy\b|\bi\b|\bknow\b",
         r"\bmy (?:guidelines|programming|policy|policies|training)\b|\bi(?:'d| would) be (?:happy|glad) to"
         r"|\bi hope (?:this|that|it) helps\b|\blet me know (?:if|whether)\b",
+    ),
+    "thinks": (
+        r"\buser\b|\bi\b|\bwe\b|\blet\b",
+        rf"{_SO}the user (?:wants|asks|asked|is asking|has (?:asked|given|provided)|needs|gave|provided|would like)\b"
+        rf"|{_SO}let(?:'s| me| us) (?:(?:see|think)\b(?:[.,:;]| about| how| what)|(?:start|begin) (?:by|with)\b"
+        rf"|tackle\b|break (?:it|this|that) down|look at (?:the|this) {_PICTURE})"
+        rf"|{_SO}(?:i|we)(?:'ll| will| should| must| (?:need|have|am asked|are asked) to) (?:\w+ )?"
+        rf"(?:(?:{_WRITE}|describe|caption) (?:\w+ ){{0,3}}(?:{_PICTURE}|{_WORDS})"
+        r"|(?:write|create|produce|provide|come up with) (?:\w+ ){0,4}(?:captions?|descriptions?|sentences?))\b",
     ),
     "german": (
         r"leid\b|kann\b|\blage\b|darf\b|entschuldig|bitte\b|\bkein|\bki\b|sprachmodell",

@@ -239,6 +239,8 @@ yeşil alanda koşan at
 हाथ में हाथ डाले दो लोग | लोग साथ साथ चल रहे हैं | orang-orang berjalan di jalan
 Visitors in Ġgantija temple | Ġorġ fil-Ġnien ta' Malta | a man <john@example.com> on a card | List<string> on a screen
 a weekendSeq logo
+Let's see the world, a travel poster | the user interface of a phone | We need to talk about Kevin, a film poster
+I will make you a picture frame | I have to write a poem about a photograph of my dog | Well, let's go to the beach
 New York New York hotel in Las Vegas | a Girls Girls Girls neon sign | a poster of Tora! Tora! Tora! in a cinema
 a cartoon dog barking: woof woof woof | Tick tock tick tock, an old clock | a beep beep beep sound in a comic
 rooms 1, 2, 3, 4, 5, 6, 7, 8, 9 | in 4 mm, 5 mm, 6 mm, 8 mm, 10 mm, 12 mm, 14 mm, 16 mm, 18 mm and 20 mm
@@ -291,6 +293,9 @@ BAD = {
         Describe this image in one sentence. | Write a caption for this image. | What is in this image?
         system You are a helpful assistant. user Describe it. assistant A dog.""",
     "refusal": """
+        Okay, the user wants me to describe this picture. | Hmm, the user asked for a caption about a red bicycle.
+        Got it, let's look at the picture. A dog runs on a beach. | So, let's see. The image shows a dog.
+        First, I need to rewrite the caption in other words. | We need to produce one sentence. The caption: a dog.
         "I'm sorry, but I can't describe this." | Caption: "Sorry, I cannot see it." | I can't describe "a dog".
         I’m sorry, but I can’t help with identifying people. | As an AI, I cannot see pictures.
         Sorry, I can't do that.
