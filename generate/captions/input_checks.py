@@ -54,6 +54,19 @@ def may_look(column: ColumnConfig) -> bool:
     return not is_language_model(column.captioner)
 
 
+def check_instructions(config: GenerateConfig) -> None:
+    """Check that a captioner that is not shown the picture is told something of the record.
+
+    Raises: ValueError that names an instruction that would be the same for all records, as of "Rewrite {text}".
+    """
+    for column in config.column_configs:
+        if column.instruction is not None and column.task.names <= {"examples"} and not may_look(column):
+            raise ValueError(
+                f"instruction: {column.instruction.strip()!r} is the same for every record, and no picture is sent; "
+                "write {{ text }} where the record's caption should stand"
+            )
+
+
 def check_columns_read(config: GenerateConfig, shards: Sequence[Shard]) -> None:
     """Check that each column that is read is written by this run or is in one of the input's first records.
 

@@ -14,6 +14,7 @@ from generate.captions.fingerprint import fingerprint
 from generate.captions.input_checks import (
     check_columns_read,
     check_fields_read,
+    check_instructions,
     labels_of,
     needs_of,
     warning_about_photographs,
@@ -73,6 +74,7 @@ def run(config: GenerateConfig, rank: Rank | None = None, on_begun: Callable[[],
 def _run(config: GenerateConfig, rank: Rank, on_begun: Callable[[], None] | None, *, job: str = "") -> int:
     """Do the run. job: the job that has locked the output folder."""
     _check_before_reading(config)
+    check_instructions(config)
     all_shards = read_samples(
         config.input, config.images, labels=labels_of(config), columns=config.table, needs=needs_of(config)
     )

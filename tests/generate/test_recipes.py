@@ -311,6 +311,7 @@ def test_what_a_captioner_cannot_be_asked_is_told_before_any_work(folder, loaded
     for options, problem in [
         ({"model": "w"}, "w needs one; give it with --instruction"),
         ({"model": "m", "text_only": True}, "m needs one; give it with --instruction"),
+        ({"model": "m", "text_only": True, "instruction": "Rewrite {text}"}, "'Rewrite {text}' is the same for every"),
         ({"model": "coca", "instruction": "{{ text }}"}, "coca takes none"),
         ({"model": "coca", "text_only": True}, "coca needs a picture"),
         (
