@@ -39,7 +39,7 @@ class LMCaptioner:
     The prompt takes the place of the start token; it counts neither for token limits nor for logit processors. Names
     of special tokens are removed from instructions, because these may contain text that is not trusted. A prompt is
     never truncated: if it leaves no room for a caption, the request's result is an error. Of the model's generation
-    config, only the end tokens are used.
+    config, only the end tokens are used; the special token that a chat template puts after an answer is another one.
 
     context_length: the model's number of positions.
     start_id: a special token that no caption contains.
@@ -61,8 +61,15 @@ class LMCaptioner:
     ):
         self.model, self.tokenizer, self.name, self.weights_sha256 = model, tokenizer, name, weights_sha256
         self.batch_size, self.vocabulary = 32, model.config.get_text_config().vocab_size
+        self.chats = tokenizer.chat_template is not None
+        self._before, self._after, self._lead, tail = "", "", " ", ""
+        if self.chats:
+            self._before, self._after, self._lead, tail = attempt(f"{source}: its chat template", self._template)
         configured = model.generation_config.eos_token_id
         self.end_ids = end_ids(tokenizer, tokenizer.eos_token_id if configured is None else configured)
+        # Where a base model was taught to chat, its generation config may lack the token that ends an answer.
+        after_answer = tokenizer(tail.strip(), add_special_tokens=False)["input_ids"][:1]
+        self.end_ids += [id for id in after_answer if id in SpecialTokens(tokenizer, self.end_ids).not_ends]
         self.special = SpecialTokens(tokenizer, self.end_ids)
         self.special_ids = self.special.ids
         self.context_length = positions(model.config)
@@ -77,10 +84,6 @@ class LMCaptioner:
             raise ValueError(f"{source}: " + "; ".join(problems))
         self.end_id = self.end_ids[0]
         self.start_id = next(iter(self.special.not_ends), self.end_id)
-        self.chats = tokenizer.chat_template is not None
-        self._before, self._after, self._lead = "", "", " "
-        if self.chats:
-            self._before, self._after, self._lead = attempt(f"{source}: its chat template", self._template)
         self.description = self._describe(source)
 
     @property
@@ -222,8 +225,8 @@ class LMCaptioner:
         """The vocabulary for llguidance."""
         return json_words(self.tokenizer, self.vocabulary, self.end_id)
 
-    def _template(self) -> tuple[str, str, str]:
-        """The chat template's text before a question, after a question, and directly before an answer.
+    def _template(self) -> tuple[str, str, str, str]:
+        """The chat template's text before a question, after a question, directly before an answer, and after it.
 
         The template is a program from the model's folder, so it runs within bounds and never gets an instruction.
         """
@@ -240,9 +243,9 @@ class LMCaptioner:
         before, _, after = text.partition(QUESTION)
         if text.count(QUESTION) != 1:
             raise ValueError(f"it contains the question {text.count(QUESTION)} times, but must contain it once")
-        before_answer = chat.partition(ANSWER)[0]
+        before_answer, _, tail = chat.partition(ANSWER)
         lead = before_answer.removeprefix(text) if before_answer.startswith(text) else ""
-        return before, after, lead
+        return before, after, lead, tail
 
     def _describe(self, source: str) -> str:
         """The lines about the model that are printed before a run."""

@@ -87,6 +87,11 @@ def test_a_chat_model_is_asked_by_its_template_and_no_text_can_speak_in_its_plac
     assert [forged.count(id) for id in (5, 6, END)] == [theirs.count(id) for id in (5, 6, END)]
 
 
+def test_the_token_that_a_template_puts_after_an_answer_ends_it(captioner_of):
+    captioner, chatting = captioner_of("llama"), captioner_of("llama", chat=True)
+    assert chatting.end_ids == [*captioner.end_ids, chatting.tokenizer.convert_tokens_to_ids("<|im_end|>")]
+
+
 def test_thoughts_that_a_template_begins_are_closed_before_the_answer(tmp_path):
     folder = save(
         tmp_path / "thinks", "llama", chat=CHAT.replace("assistant:{% endif %}", "assistant\n<think>\n{% endif %}")
