@@ -77,9 +77,11 @@ def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) 
     """Load the model and its tokenizer.
 
     random: allow random weights for a source that has no weights.
-    Raises: ValueError that says why open_clip cannot load the model.
+    Raises: ValueError that says why open_clip cannot load the model, or that some of its weights are not finite.
     """
     import open_clip  # late: it imports torch
+
+    from captioners.weights import check_finite
 
     has_own_config = ":" in source.name  # a folder or a hub repository, not an architecture of open_clip
     try:
@@ -98,6 +100,7 @@ def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) 
             load_weights=load_weights,
             require_pretrained=not random,
         )
+        check_finite(model, source.name)
         preprocessing(model.visual.preprocess_cfg)(Image.new("RGB", (32, 32)))
         return model, open_clip.get_tokenizer(source.name)
     except Exception as error:  # open_clip, huggingface_hub and torch raise errors of many types

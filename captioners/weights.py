@@ -1,14 +1,14 @@
-"""Weights of models: their dtypes, reading files of tensors safely, comparing and hashing them."""
+"""Weights of models: their dtypes, reading files of tensors safely, comparing, checking and hashing them."""
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from imagetext.shown import reason
@@ -16,7 +16,7 @@ from imagetext.shown import reason
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Keys under which trainers store the weights, in order of preference: averaged weights first.
 WITHIN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
-LISTED = 3  # most differences of one kind in one part of a model that are listed singly
+LISTED = 3  # most names, and differences of one kind in one part of a model, that are listed singly
 ENDS = 2**20  # bytes at the start, and at the end, of a file that `folder_sha256` reads
 PREFIXES = ("module.", "model.")  # added to names by DistributedDataParallel, and by Lightning and others
 
@@ -82,7 +82,7 @@ def _without_prefixes(key: str) -> str:
 
 
 def differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Describe how tensors differ from the expected ones in names and shapes.
+    """Describe how tensors differ from the expected ones in names, shapes, and whether their numbers are integers.
 
     Returns a line for each difference, but one line for all differences of a kind and part if there are many.
     """
@@ -94,6 +94,8 @@ def differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
             problems["of another shape", _part(key)].append(
                 f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}"
             )
+        elif value.is_floating_point() and not state[key].is_floating_point():
+            problems["of another dtype", _part(key)].append(f"{key} has dtype {state[key].dtype}, not {value.dtype}")
     for key in state:
         if key not in expected:
             problems["unexpected", _part(key)].append(f"unexpected {key}")
@@ -120,6 +122,26 @@ def fit_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
         else value
         for key, value in state.items()
     }
+
+
+def non_finite(weights: Mapping[str, Any]) -> list[str]:
+    """The names of the tensors that hold a number that is not finite."""
+    return [
+        name
+        for name, weight in weights.items()
+        if isinstance(weight, Tensor) and weight.is_floating_point() and not bool(torch.isfinite(weight).all())
+    ]
+
+
+def check_finite(model: nn.Module, where: str | Path) -> None:
+    """Raise ValueError if a model has weights that are not finite, as after a training that went wrong."""
+    if names := non_finite(dict(model.named_parameters())):
+        raise ValueError(f"{where}: {len(names)} of its weights hold numbers that are not finite: {first_few(names)}")
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first of these names, and how many more there are."""
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:

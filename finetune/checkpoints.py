@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
+from captioners.weights import non_finite
 from imagetext.fields import json_object
 from imagetext.lock import check_lock
 from imagetext.outputs import UNFINISHED, whole_file, write_file
@@ -130,15 +130,6 @@ def _read(path: Path) -> dict[str, Any]:
     if names := non_finite(state["model"]):
         raise ValueError(f"its weights are not finite: {names[0]}")
     return state
-
-
-def non_finite(weights: Mapping[str, Any]) -> list[str]:
-    """Return the names of the tensors that hold a number that is not finite."""
-    return [
-        name
-        for name, weight in weights.items()
-        if isinstance(weight, Tensor) and weight.is_floating_point() and not bool(torch.isfinite(weight).all())
-    ]
 
 
 @contextmanager

@@ -17,7 +17,15 @@ from captioners.coca.products import Products, choose_products
 from captioners.lean_open_clip import without_compiler
 from captioners.resolve import CaptionerSource, resolve
 from captioners.safe_reading import attempt, check_numbers
-from captioners.weights import DTYPES, WithoutDrawing, differences, fit_shapes, read_weights, state_sha256
+from captioners.weights import (
+    DTYPES,
+    WithoutDrawing,
+    check_finite,
+    differences,
+    fit_shapes,
+    read_weights,
+    state_sha256,
+)
 
 PATCH_POSITIONS = "visual.positional_embedding"  # (1 + patches, W), the CLS token's is the first
 
@@ -61,6 +69,7 @@ def load_coca(
         model.load_state_dict(state)
     sha256 = state_sha256(model.state_dict())
     model = model.to(device=device, dtype=DTYPES[dtype]).eval()
+    check_finite(model, source.weights or name)
     if device != "cpu" or dtype != "fp32":  # there are no float32 products on a CPU
         return CoCaCaptioner(model, source, weights_sha256=sha256, products=products or "onednn")
     library, reason = (products, "") if products else choose_products(model)

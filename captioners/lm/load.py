@@ -17,7 +17,7 @@ from captioners.pretrained import base_model_name, folder_of, load_model, move, 
 from captioners.resolve import SMALL_FILES
 from captioners.safe_reading import attempt
 from captioners.vlm.families import FAMILIES
-from captioners.weights import DTYPES, state_sha256
+from captioners.weights import DTYPES, check_finite, state_sha256
 
 # Logits that are computed in another order must differ by less than this share of their spread, in float32 and in half
 # precision.
@@ -58,6 +58,7 @@ def load_lm(name: str | os.PathLike, *, device: str = "cpu", dtype: str = "fp32"
     )
     sha256 = state_sha256(model.state_dict())
     move(model, device, DTYPES[dtype])
+    check_finite(model, name)
     captioner = LMCaptioner(model, tokenizer, name=column_name(Path(name).name), weights_sha256=sha256, source=name)
     attempt(f"{name}: its captions cannot be decoded side by side in a batch", check_rows, model)
     return captioner

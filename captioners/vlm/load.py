@@ -27,7 +27,7 @@ from captioners.resolve import SMALL_FILES
 from captioners.safe_reading import PICTURES, attempt, check_numbers
 from captioners.vlm.captioner import ADAPTER, OURS, VLMCaptioner
 from captioners.vlm.families import FAMILIES, QwenVL
-from captioners.weights import DTYPES, differences, folder_sha256, state_sha256
+from captioners.weights import DTYPES, check_finite, differences, folder_sha256, state_sha256
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -80,6 +80,7 @@ def load_vlm(
     sha256 = state_sha256(model.state_dict())
     if not four_bit:
         move(model, device, DTYPES[dtype] if dtype else None)
+    check_finite(model, name)
     return VLMCaptioner(
         model.eval(),
         processor,

@@ -26,7 +26,6 @@ from finetune.folder import read_record, run_folder, with_current_paths, with_se
 from finetune.hub import push
 from finetune.launch import describe, run_in_ranks, say_once
 from finetune.long_captions import length_warning
-from finetune.not_finite import check_weights
 from finetune.page import PAGE, write_training_page
 from finetune.rejects import check_rejects, report_rejects
 from finetune.trainer import Trainer
@@ -73,7 +72,6 @@ def train(config: FinetuneConfig, state: PartialState) -> None:
     check_table_flags(all_shards, config.table)
     check_apart(config.output, [shard.path for shard in all_shards])
     captioner = load(with_current_paths(with_settled(config)), state.device)
-    check_weights(captioner.model, f"--model {config.model}")
     name = config.name or captioner.name
     say_once(state, *captioner.description.split("\n"))
     if isinstance(captioner, CoCaCaptioner):

@@ -10,7 +10,6 @@ from finetune.card import write_student_card
 from finetune.folder import run_folder, with_current_paths, write_finished
 from finetune.identity import HeldOutRecords, find_duplicates
 from finetune.launch import describe, run_in_ranks, say_once
-from finetune.not_finite import check_weights
 from finetune.page import PAGE
 from finetune.rejects import check_rejects, report_rejects
 from finetune.student.classes import SCORES as CLASS_SCORES
@@ -49,7 +48,6 @@ def train(config: StudentConfig, state: PartialState) -> None:
         check_texts(shards)
     paths = with_current_paths(config)
     student = load_student(paths.student, paths.pretrained)
-    check_weights(student.model, f"--student {config.student}")
     held_out, unusable = [], []
     if eval_shards:
         held_out, unusable = usable_records(itertools.chain.from_iterable(eval_shards), quiet=quiet)

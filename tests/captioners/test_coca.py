@@ -212,6 +212,17 @@ def test_weights_that_do_not_fit_are_all_listed(saved):
         assert part in str(caught.value)
 
 
+def test_weights_that_are_integers_or_not_finite_are_named(saved):
+    path = saved / "open_clip_model.safetensors"
+    weights = load_file(path)
+    save_file(weights | {"text.ln_final.bias": weights["text.ln_final.bias"].to(torch.int16)}, path)
+    with pytest.raises(ValueError, match=f"{path}: .*\n  text.ln_final.bias has dtype torch.int16, not torch.float32"):
+        load_captioner(str(saved))
+    save_file(weights | {"text.ln_final.bias": torch.full_like(weights["text.ln_final.bias"], torch.nan)}, path)
+    with pytest.raises(ValueError, match=f"{path}: 1 of its weights hold numbers that are not finite: text.ln"):
+        load_captioner(str(saved))
+
+
 def test_many_weights_that_do_not_fit_are_summed_up_by_the_part_of_the_model(saved):
     path = saved / "open_clip_model.safetensors"
     weights = {name: weight for name, weight in load_file(path).items() if not name.startswith("text_decoder")}
@@ -385,7 +396,16 @@ def test_preprocessing_is_open_clips(saved, size, preprocess):
 
 
 @pytest.mark.parametrize(
-    "preprocess", [{"mode": "CMYK"}, {"mean": ["a", "b", "c"]}, {"mean": 3}, {"interpolation": ["a"]}], ids=str
+    "preprocess",
+    [
+        {"mode": "CMYK"},
+        {"mean": ["a", "b", "c"]},
+        {"mean": 3},
+        {"mean": [[0.5], [0.5], [0.5]], "std": [[0.5], [0.5], [0.5]]},
+        {"mean": [], "std": []},
+        {"interpolation": ["a"]},
+    ],
+    ids=str,
 )
 def test_a_preprocessing_that_will_not_do_is_named(saved, preprocess):
     path = saved / "open_clip_config.json"

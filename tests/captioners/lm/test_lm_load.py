@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import transformers as hf
+from safetensors.torch import load_file, save_file
 
 from captioners.base import SamplingConfig
 from captioners.decoding.continuing import steps_wait
@@ -16,6 +17,13 @@ from captioners.load import load_captioner
 from ..tape import tapes  # noqa: F401
 from ..vlm.models import edit, make_tokenizer, scramble
 from .models import CHAT, FAMILIES, save
+
+
+def spoil(path):
+    """Write NaN into one of a file's weights."""
+    weights = load_file(path)
+    next(iter(weights.values())).view(-1)[0] = torch.nan
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def test_a_folder_is_known_by_its_config(captioner_of):
@@ -45,8 +53,9 @@ def test_weights_in_another_dtype_are_the_same_model(tmp_path, captioner_of):
         ),
         (lambda folder: (folder / "chat_template.jinja").write_text("no question"), "0 times"),
         (lambda folder: edit(folder / "config.json", lambda config: config.update(model_type="mamba")), "."),
+        (lambda folder: spoil(folder / "model.safetensors"), "model: 1 of its weights hold numbers that are not"),
     ],
-    ids=["weights", "tokenizer", "config", "endless template", "template", "another kind"],
+    ids=["weights", "tokenizer", "config", "endless template", "template", "another kind", "NaN"],
 )
 def test_broken_folders_are_refused(tmp_path, change, message, monkeypatch):
     monkeypatch.setattr("captioners.safe_reading.SECONDS", 1)

@@ -145,6 +145,15 @@ def test_a_weight_that_is_missing_is_named(copy_of):
     )
 
 
+def test_weights_that_are_not_finite_are_named(copy_of):
+    folder = copy_of("blip")
+    weights = load_file(folder / "model.safetensors")
+    weights["vision_model.post_layernorm.bias"][0] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"{folder}: 1 of its weights hold numbers that are not finite: vision_model"):
+        load_vlm(folder)
+
+
 class Harmful:
     def __reduce__(self):
         return (open, ("harm", "w"))
