@@ -273,8 +273,10 @@ def _preprocessing(
     cfg: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in merged.items()}
     transform: Any = image_transform_v2(PreprocessCfg(**cfg), is_train=False)
     *resize_steps, _to_tensor, _normalize = transform.transforms
-    mean_and_std = torch.tensor([cfg["mean"], cfg["std"]])[..., None, None]
-    return cfg, mean_and_std, Compose([*resize_steps, PILToTensor()])
+    mean_and_std = torch.tensor([cfg["mean"], cfg["std"]])
+    if mean_and_std.shape != (2, 3):
+        raise ValueError(f"mean {cfg['mean']} and std {cfg['std']} are not three numbers each")
+    return cfg, mean_and_std[..., None, None], Compose([*resize_steps, PILToTensor()])
 
 
 class _SlotRows:
