@@ -21,4 +21,7 @@ def main(pattern: str, old_column: str, new_column: str) -> int:
 if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit(__doc__)
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except ValueError as error:
+        sys.exit(f"error: {error}")

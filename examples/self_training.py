@@ -18,6 +18,7 @@ from generate.captions.config import GenerateConfig
 from generate.captions.run import run as generate
 from generate.select.config import SelectConfig
 from generate.select.run import run as select
+from imagetext.stops import exit_code, signals_as_interrupts
 
 COLUMN = "syn_text_self"
 CAPTIONING = {"num_captions": 3, "similarity": True}
@@ -72,5 +73,12 @@ if __name__ == "__main__":
     if len(sys.argv) not in (5, 6):
         sys.exit(__doc__)
     *inputs, rounds = sys.argv[1:] if len(sys.argv) == 6 else [*sys.argv[1:], "3"]
-    for folder in self_train(*inputs, rounds=int(rounds)):
-        print(f"captioner: {folder}")
+    try:
+        with signals_as_interrupts():
+            for folder in self_train(*inputs, rounds=int(rounds)):
+                print(f"captioner: {folder}")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt as stop:
+        print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(exit_code(stop))

@@ -41,6 +41,19 @@ def test_without_arguments_a_script_says_how_it_is_used(name):
     assert done.returncode == 1 and f"{name} " in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("is_it_better.py", ("scenes:train,n=4", "syn_text_a", "syn_text_b"), "no captions in 'syn_text_a'"),
+        ("self_training.py", ("scenes:train,n=4", "nowhere/*.tar", "coca_tiny", "out"), "nothing matches nowhere"),
+    ],
+)
+def test_a_mistake_is_told_in_a_sentence(name, arguments, message, tmp_path):
+    command = [sys.executable, EXAMPLES / name, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 @pytest.fixture
 def pictures() -> list:
     return [scene_sample(SceneSpec("train", 60), number) for number in range(60)]
