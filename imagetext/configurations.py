@@ -163,9 +163,13 @@ def read_config_file(path: str) -> tuple[dict[str, Any], list[str]]:
 
     try:
         text = read_bytes(path, limits.TEXT)
-        most = 2 * limits.YAML_VALUES  # events: the beginnings and ends of values
-        if sum(1 for _ in itertools.islice(yaml.parse(text, yaml.SafeLoader), most)) == most:
-            raise ValueError(f"holds more than {limits.YAML_VALUES:,} values")
+        depth = 0
+        for count, event in enumerate(yaml.parse(text, yaml.SafeLoader), 1):
+            if count == 2 * limits.YAML_VALUES:  # events: the beginnings and ends of values
+                raise ValueError(f"holds more than {limits.YAML_VALUES:,} values")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > limits.DEPTH:  # the time to read nested brackets grows with the square of their number
+                raise ValueError(f"is nested more than {limits.DEPTH} levels deep")
         loader = yaml.SafeLoader(text)
         if (node := loader.get_single_node()) is not None:
             check_yaml(node)

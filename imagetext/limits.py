@@ -22,7 +22,7 @@ BATCH = 1 << 28  # Parquet rows that are built together; texts of a table's rows
 PARQUET_TEXT = 1 << 26  # a text in the footer of a Parquet file
 
 # ---- limits in numbers
-DEPTH = 100  # levels of nested JSON objects and lists
+DEPTH = 100  # levels of nested objects and lists in JSON, and in a --config file
 BLANK_LINES = 1 << 21  # blank lines between two rows; spreadsheets write up to 2^20
 VALUES = 1 << 22  # values in a JSON row of more than a MiB; values in a column of lists of a Parquet row group
 DOCUMENT_VALUES = 1 << 24  # values in a JSON document that is read as a whole
