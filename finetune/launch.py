@@ -22,16 +22,20 @@ from finetune.config import Config, TrainingConfig
 from finetune.folder import check_output, is_done, remove_leftovers
 from finetune.trainer import Trainer
 from imagetext.lock import FolderLock
-from imagetext.shown import say
+from imagetext.shown import reason, say
 
 # How long the other processes wait for the main process, which may validate. If it dies, the launcher stops them.
 WAIT = timedelta(days=1)
+# In torch's errors if a process that prepares pictures, or another process of the training, has ended, as when memory
+# runs out.
+ENDED = ("DataLoader worker (pid", "gloo/transport")
 
 
 def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) -> int:
     """Train in the configured number of processes, unless the run is finished already; return the exit code.
 
-    The exit code is 0, or that of the processes that this process starts.
+    The exit code is 0, or that of the processes that this process starts. Raises OSError if another process of the
+    training ends early.
     """
     check_devices(config)
     check_trackers(config)
@@ -55,7 +59,12 @@ def run_in_ranks(config: Config, train: Callable[[Config, PartialState], None]) 
             say_once(state, f"{config.output} already holds the finished model of this run")
             return 0
         torch.manual_seed(config.seed)
-        train(config, state)
+        try:
+            train(config, state)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in ENDED):
+                raise
+            raise OSError(f"{reason(error).rstrip('.')}; the same command resumes from the last checkpoint") from error
     return 0
 
 

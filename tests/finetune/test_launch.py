@@ -92,6 +92,22 @@ def test_a_world_that_slurm_started_is_the_one_that_torch_sees(configure, starte
     assert states == {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), OSError),
+        (RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:544] Connection closed by peer"), OSError),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback"), RuntimeError),
+    ],
+)
+def test_a_process_that_dies_in_training_is_told_in_a_sentence_and_a_mistake_of_ours_is_not(configure, error, told):
+    def train(config, state):
+        raise error
+
+    with pytest.raises(told, match=r"\w; the same command resumes" if told is OSError else "Original Traceback"):
+        run_in_ranks(configure(device="cpu"), train)
+
+
 def test_a_rank_that_dies_is_named_with_the_way_on(configure, monkeypatch, capsys):
     failure = ProcessFailure(local_rank=1, pid=1, exitcode=-9, error_file="")
 
