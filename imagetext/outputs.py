@@ -37,13 +37,25 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     with _claimed(temporary) as handle:
         try:
             permissions = os.stat(handle).st_mode & 0o777
-            yield temporary
+            with naming(path):
+                yield temporary
             os.chmod(temporary, permissions)  # some libraries give permissions to the owner only
             to_disk(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     to_disk(path.parent)
+
+
+@contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """In the block, an error that names no file, as that of a full disk, gets this file's name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 @contextmanager
@@ -150,7 +162,8 @@ class Output:
         if is_remote(self.path):
             call_store(self.path, partial(self._file.write, data))
         else:
-            self._file.write(data)
+            with naming(self.path):
+                self._file.write(data)
         self._hash.update(data)
         self.size += len(data)
         return len(data)
@@ -164,9 +177,10 @@ class Output:
     def finish(self) -> None:
         """Put all data on the disk (for a file of this machine). An earlier file of that name still stays."""
         if not is_remote(self.path) and not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+            with naming(self.path):
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
 
     def commit(self) -> None:
         """Give the file its name.

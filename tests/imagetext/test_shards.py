@@ -283,7 +283,7 @@ def test_a_full_disk_leaves_no_shard(tmp_path, picture):
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
     os.symlink("/dev/full", tmp_path / f"00000.tar{UNFINISHED}")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/00000.tar'"):
         write(tmp_path, [good(str(number), picture(number)) for number in range(300)])
     assert os.listdir(tmp_path) == []
 
