@@ -51,7 +51,8 @@ class FolderLock:
     guest_of: the job of the run that this process works for. A guest sets no lock, and may write as long as that run
         has the lock.
 
-    Raises ValueError if another run has the folder, and LockLost if the run that a guest works for has ended.
+    Raises ValueError if the folder is a file, or another run has it, and LockLost if the run that a guest works for
+    has ended.
     """
 
     def __init__(self, folder: str | os.PathLike, guest_of: str = ""):
@@ -70,7 +71,10 @@ class FolderLock:
         if not is_remote(self.folder):
             folder = Path(self.folder)
             self.new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-            os.makedirs(folder, exist_ok=True)
+            try:
+                os.makedirs(folder, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise ValueError(f"output {self.folder}: is a file, or lies in one; give another folder") from error
         try:
             self._take()
         except NotImplementedError:

@@ -60,6 +60,13 @@ def test_the_lock_says_whose_it_is_and_goes_with_the_folders_that_it_made(tmp_pa
     assert os.listdir(tmp_path / "a") == ["kept"]
 
 
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_file_is_no_folder(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=f"output {tmp_path / place}: is a file, or lies in one"):
+        FolderLock(tmp_path / place).__enter__()
+
+
 def test_a_second_run_of_the_machine_is_refused_and_a_process_of_the_job_is_not(tmp_path):
     with FolderLock(tmp_path) as first:
         with pytest.raises(ValueError, match=f"process {os.getpid()} on .* writes here; wait for it to end"):
