@@ -9,7 +9,7 @@ from PIL import Image
 from captioners.vlm.load import load_vlm
 from captioners.vlm.pictures import original_size
 
-from .models import FAMILIES, OWN_ASPECT
+from .models import FAMILIES, OWN_ASPECT, edit
 
 
 @pytest.mark.parametrize("family", OWN_ASPECT)
@@ -79,6 +79,21 @@ def test_thoughts_that_a_template_begins_are_closed_before_the_caption(copy_of):
     template.write_text(template.read_text() + "{% if add_generation_prompt %}<think>\n{% endif %}")
     captioner = load_vlm(folder)
     assert captioner.tokenizer.decode(captioner.prompt.ids).endswith("<think>\n\n</think>\n\n")
+
+
+def test_a_caption_has_the_templates_tokens_where_the_tokenizer_begins_every_text_with_a_blank(copy_of):
+    """As LLaMA's tokenizers do, those of LLaVA 1.5: the template's own blank must not become a second one."""
+    folder = copy_of("llava")
+    edit(folder / "tokenizer.json", lambda content: content.update(normalizer={"type": "Prepend", "prepend": " "}))
+    captioner = load_vlm(folder)
+    answer = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": captioner.instruction}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "a red circle"}]},
+    ]
+    chat = captioner.processor.apply_chat_template(answer).replace("<image>", "<image>" * 16)
+    expected = captioner.tokenizer(chat)["input_ids"]
+    ids = [*captioner.prompt.ids, *captioner.encode_text_ids("a red circle")[1:]]
+    assert ids == expected[: len(ids)] and captioner.tokenizer.decode(expected[len(ids) :]).strip() == ""
 
 
 @pytest.mark.parametrize("tail, end", [(" </s>", "</s>"), ("!", "</s>"), ("<end_of_utterance>", "</s>")])
