@@ -34,7 +34,6 @@ MODEL_CONFIG = {
         "head_width": 32,
         "patch_size": 8,
         "output_tokens": True,
-        "pos_embed_type": "sin_cos_2d",
     },
     "text_cfg": {
         "context_length": CONTEXT,
@@ -103,9 +102,10 @@ def write_tokenizer(folder: Path, scenes: int = 10_000) -> None:
     write_file(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
 
-def write_config(folder: Path) -> None:
-    """Write open_clip_config.json, which training from scratch needs."""
-    config = {"model_cfg": MODEL_CONFIG, "preprocess_cfg": PREPROCESS, "capsmith": {"name": "coca_tiny"}}
+def write_config(folder: Path, positions: str = "learnable") -> None:
+    """Write open_clip_config.json, which training from scratch needs. positions: of a picture, as open_clip has it."""
+    model_config = MODEL_CONFIG | {"vision_cfg": MODEL_CONFIG["vision_cfg"] | {"pos_embed_type": positions}}
+    config = {"model_cfg": model_config, "preprocess_cfg": PREPROCESS, "capsmith": {"name": "coca_tiny"}}
     write_file(folder / "open_clip_config.json", json.dumps(config, indent=2) + "\n")
 
 
@@ -127,7 +127,7 @@ def pretrain(folder: Path, work: Path, *, pictures: int, steps: int) -> None:
     """Train the captioner in the folder `work`, and write it into `folder`."""
     if not (folder / "tokenizer.json").exists():
         write_tokenizer(folder)
-    write_config(folder)
+    write_config(folder, "sin_cos_2d")  # only at the start: we train them, and open_clip would keep them fixed
     inputs = [
         f"scenes:train,n={pictures * thirds // 3},level={level},captions=alt" for level, thirds in ((1, 1), (2, 2))
     ]
@@ -147,6 +147,7 @@ def pretrain(folder: Path, work: Path, *, pictures: int, steps: int) -> None:
     weights = {name: weight.half() for name, weight in load_file(work / "open_clip_model.safetensors").items()}
     with whole_file(folder / "open_clip_model.safetensors") as temporary:
         save_file(weights, temporary)
+    write_config(folder)
 
 
 if __name__ == "__main__":

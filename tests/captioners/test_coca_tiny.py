@@ -37,6 +37,11 @@ def test_open_clip_loads_it_strictly():
     assert model.text.vocab_size == 1024
 
 
+def test_open_clip_trains_the_weights_that_we_train():
+    model = open_clip.create_model(f"local-dir:{FOLDER}")
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
 def test_ids_come_from_the_tokenizer(captioner, tokenizer):
     ids = tokenizer(["A red circle"])[0]
     inner = tokenizer.tokenizer
