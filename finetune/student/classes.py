@@ -76,7 +76,8 @@ class HeldOutClasses:
                 if usable:
                     pixels = torch.stack([picture.pixels[0] for picture in usable]).to(device)
                     features = model.encode_image(pixels, normalize=True).float()
-                    answers.append(nearest_classes(features, classes).classes.cpu())
+                    with torch.autocast(device.type, enabled=False):  # in half precision, many cosines would be equal
+                        answers.append(nearest_classes(features, classes).classes.cpu())
         if not answers:
             raise ValueError(f"--eval-classes: none of the {self.survey.pictures:,} pictures decodes")
         scores = accuracy(torch.cat(answers).numpy(), np.array(labels), len(class_indices))

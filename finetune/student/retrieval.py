@@ -139,7 +139,8 @@ def retrieval(student: Student, samples: Sequence[Record], negatives: str | None
             tokens = student.tokenizer(texts[start : start + BATCH]).to(device)
             text_parts.append(student.model.encode_text(tokens, normalize=True).float())
     image, text = torch.cat(image_parts), torch.cat(text_parts)
-    return recall(image, text[: len(captions)], right) | choice(image, text, pairs)
+    with torch.autocast(device.type, enabled=False):  # in half precision, many cosines would be equal
+        return recall(image, text[: len(captions)], right) | choice(image, text, pairs)
 
 
 def usable_records(samples: Iterable[Record], *, quiet: bool) -> tuple[list[Record], list[tuple[str, str]]]:

@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from finetune.student.classes import HeldOutClasses
+from finetune.student.config import StudentConfig
 from finetune.student.model import load_student
 from finetune.student.retrieval import choice, recall, retrieval, usable_records
 from imagetext.sample import Record, decode_image
@@ -72,6 +74,27 @@ def test_captions_of_the_same_words_are_one(tmp_path):
     assert asked == ["a dog", "a cat", "a bird"] and scores["image_to_text_r5"] == scores["text_to_image_r5"] == 1
     student.model.train()
     assert retrieval(student, samples) == scores and student.model.training
+
+
+def test_in_half_precision_features_are_still_compared_in_full(tmp_path):
+    """The cosines 0.9988 and 0.9999 are one number in bfloat16, in which a student may embed."""
+    for number, label in enumerate(("far", "near", "near", "near")):
+        (tmp_path / "set" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / label / f"{number}.png").write_bytes(picture(number))
+    texts = torch.tensor([0.05, 0.01])[:, None]
+    texts = torch.cat([texts.cos(), texts.sin()], dim=1)  # of far and near
+    student = load_student(write_student(tmp_path / "student"))
+    student.model.encode_image = lambda images, normalize: torch.tensor([[1.0, 0.0]]).expand(len(images), 2)
+    classes = HeldOutClasses(
+        StudentConfig(input=["x"], student="x", output="x", eval_classes=[str(tmp_path / "set")], templates="name"),
+        quiet=True,
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        student.model.encode_text = lambda tokens, normalize: texts
+        assert classes.scores(student)["zero_shot_top1"] == 0.75
+        student.model.encode_text = lambda tokens, normalize: texts.flip(0)
+        samples = [Record("a", picture(0), ("near",), {"neg_text_a": ("far",)})]
+        assert retrieval(student, samples, "^neg_text")["choice"] == 1
 
 
 def test_pictures_are_seen_as_open_clip_shows_them(tmp_path):
