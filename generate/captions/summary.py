@@ -13,14 +13,11 @@ from generate.runs.failures import exit_code_of_run, share_failed
 from generate.runs.manifest import GALLERY, expect_run, expect_shards, read_own_markers
 from generate.sets.card import push, write_card
 from generate.sets.gallery import write_set_gallery
-from generate.sets.repeats import Repeats
+from generate.sets.repeats import Repeats, repeated_captions
 from imagetext.columns import is_tags
 from imagetext.sample import Shard
 from imagetext.shown import say
 from imagetext.stores import is_remote, join, plain_path
-
-REPEATED_SHARE = 0.01  # a caption is reported if at least this share of the pictures has it
-MOST_REPEATED = 3  # captions of a column that are reported
 
 
 def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] = ()) -> int:
@@ -34,14 +31,15 @@ def finish(config: GenerateConfig, rank: Rank = Rank(), shards: Sequence[Shard] 
     is_complete = markers.keys() >= set(names)
     own_names = names if rank.count == 1 else [shard.name for shard in rank.share(shards)]
     missing = [name for name in own_names if name not in markers]
-    done = [markers[name] for name in own_names if name in markers]
+    done = [markers[name] for name in sorted(own_names) if name in markers]
     _say_totals(folder, config, done)
     failed_share = share_failed(done)
     overlap, refused = Overlap(), Refused()
     for marker in done:
         overlap.add(marker.get("overlap", ()))
         refused.add(marker.get("refused", {}))
-    for line in [*refused.lines(), *repeated_captions(done), *overlap.lines()]:
+    repeated = [f"  {line}" for line in repeated_captions(repeats_of(done))]
+    for line in [*refused.lines(), *repeated, *overlap.lines()]:
         say(line)
     if is_complete:
         all_markers = [markers[name] for name in names]
@@ -84,17 +82,10 @@ def _count(markers: Sequence[Mapping[str, Any]], column: str) -> int:
     return sum(marker["captions"].get(column, 0) for marker in markers)
 
 
-def repeated_captions(markers: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each caption that many pictures of the set have, by the shards' markers."""
+def repeats_of(markers: Iterable[Mapping[str, Any]]) -> dict[str, Repeats]:
+    """Return which captions the pictures of each column share, by the shards' markers."""
     columns: dict[str, Repeats] = {}
     for marker in markers:
         for name, state in marker["repeats"].items():
             columns.setdefault(name, Repeats()).merge(Repeats.of(state))
-    lines = []
-    for name, repeats in columns.items():
-        pictures = repeats.pictures
-        for caption, count in repeats.most(MOST_REPEATED):
-            if count > 2 and count >= REPEATED_SHARE * pictures:
-                share = count / pictures
-                lines.append(f"  {name}: at least {count:,} of {pictures:,} pictures ({share:.1%}) have {caption!r}")
-    return lines
+    return columns

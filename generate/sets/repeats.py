@@ -1,10 +1,12 @@
-"""Which captions many pictures share: counts that fit into a shard's marker and add up over shards."""
+"""Which captions many pictures share: counts that fit into a shard's marker and add up over shards, and a report."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 SIZE = 128  # captions whose counts are kept
+REPORTED = 3  # captions of a column that are reported
+REPORTED_SHARE = 0.01  # a caption is reported if at least this share of the pictures, and more than two, have it
 
 
 class Repeats:
@@ -28,6 +30,7 @@ class Repeats:
             self._shorten()
 
     def merge(self, other: Self) -> None:
+        other._shorten()  # as in a shard's marker, so that the bounds are the same without markers
         self.pictures += other.pictures
         self.absent += other.absent
         self.counts.update(other.counts)
@@ -56,3 +59,15 @@ class Repeats:
             least = sorted(self.counts.values(), reverse=True)[SIZE]
             self.counts = Counter({caption: count - least for caption, count in self.counts.items() if count > least})
             self.absent += least
+
+
+def repeated_captions(columns: Mapping[str, Repeats], least: float = REPORTED_SHARE) -> list[str]:
+    """Return a line for each of the commonest captions that at least this share of a column's pictures have."""
+    lines = []
+    for name, repeats in columns.items():
+        pictures = repeats.pictures
+        for caption, count in repeats.most(REPORTED):
+            if count > 2 and count >= least * pictures:
+                share = count / pictures
+                lines.append(f"{name}: at least {count:,} of {pictures:,} pictures ({share:.1%}) have {caption!r}")
+    return lines

@@ -16,7 +16,7 @@ from pydantic_settings import CliPositionalArg
 
 from generate.runs.config import Folder
 from generate.runs.manifest import ALL_REJECTED, CONFIG, expect_run
-from generate.sets.repeats import Repeats
+from generate.sets.repeats import Repeats, repeated_captions
 from imagetext import limits
 from imagetext.columns import is_tags
 from imagetext.fields import json_object
@@ -30,7 +30,6 @@ from imagetext.sources import read_records
 from imagetext.stores import join, listing, read_bytes
 
 PROBLEMS_PRINTED = 50
-MOST_COMMON = 3  # captions of a column that are printed
 # The length of a teacher's part may differ from 1 by this much: bfloat16 rounds each number by up to 0.4 %.
 LENGTH_TOLERANCE = 0.01
 
@@ -49,11 +48,12 @@ class VerifyConfig(BaseModel):
         description="folder, local or s3://…, with the pictures of a JSONL set, if they are not in the set's own "
         "folder; repeatable",
     )
-    most_repeated: float = Field(
-        0.05,
+    most_repeated: float | None = Field(
+        None,
         gt=0,
         le=1,
-        description="a caption that at least this share of the pictures, and at least three, have is a problem",
+        description="also count a caption as a problem if at least this share of the pictures have it; otherwise such "
+        "captions are only printed, because pictures that look alike share captions",
     )
 
 
@@ -99,7 +99,13 @@ def run(config: VerifyConfig) -> int:
     ]
     present = {name.removesuffix(MARKER) for name in markers} | {os.path.splitext(name)[0] for name in unmarked}
     problems += missing_shards(read_shards(config.folder), present)
-    problems += _repeated_captions(repeats, config.most_repeated)
+    for column_repeats in repeats.values():
+        column_repeats.pictures = rows  # with those that have no caption of the column, as `generate` counts them
+    too_common = repeated_captions(repeats, config.most_repeated) if config.most_repeated else []
+    for line in repeated_captions(repeats):
+        if line not in too_common:
+            say(line)
+    problems += too_common
     if reinforcement and reinforcement.member:
         share = embedded / max(rows, 1)
         say(f"{embedded:,} of {rows:,} records ({share:.1%}) have embeddings in {reinforcement.member}")
@@ -114,20 +120,6 @@ def _say_problems(problems: Sequence[str]) -> None:
         say(f"problem: {problem}")
     if len(problems) > PROBLEMS_PRINTED:
         say(f"and {len(problems) - PROBLEMS_PRINTED:,} more")
-
-
-def _repeated_captions(repeats: Mapping[str, Repeats], most: float) -> list[str]:
-    """Return a line for each caption of at least this share of the pictures; print other captions that repeat."""
-    problems = []
-    for name, column_repeats in repeats.items():
-        pictures = column_repeats.pictures
-        for caption, count in column_repeats.most(MOST_COMMON):
-            line = f"{name}: at least {count:,} of {pictures:,} pictures have {caption!r}"
-            if count > 2 and count >= most * pictures:
-                problems.append(line)
-            elif count > 1:
-                say(line)
-    return problems
 
 
 class Reinforcement(NamedTuple):
