@@ -1,9 +1,10 @@
 """Write the sentences that open a report: the best captioner, suspect ones, the best mix, and what is not known."""
 
+import re
 from collections.abc import Mapping, Sequence, Set
 from itertools import combinations
 
-from diversity.measures.measure import Measure
+from diversity.measures.measure import PERCENT, Measure
 from diversity.verdict.compare import Difference, Estimate
 from diversity.verdict.evidence import MAX_LISTED, Evidence, change_in_words, in_both_directions, listed
 from diversity.verdict.mixes import Mixes
@@ -11,6 +12,7 @@ from diversity.verdict.winner import Verdict
 
 STUDENT = "No figure here is shown to predict a student's accuracy."
 MAX_REASONS = 2  # reasons that the answer gives for a suspect captioner
+_SHARE = re.compile(rf"(\d+)(?={PERCENT})")  # in a reason
 FEW = 30  # intervals of fewer pictures than this are too narrow
 
 EVIDENCE_WORDS = {
@@ -160,11 +162,20 @@ def _no_winner(evidence: Evidence, leader: str) -> str:
 
 
 def _suspects(evidence: Evidence) -> str:
-    """Say which captioners are suspect, and why."""
-    suspects = []
+    """Say which captioners are suspect, and why; captioners whose reasons differ only in shares are named together."""
+    groups: dict[tuple[str, ...], tuple[list[str], list[list[str]]]] = {}  # words between shares -> columns and shares
     for column, reasons in evidence.verdict.suspects.items():
-        words = ", and ".join(reason.words for reason in reasons[:MAX_REASONS])
-        suspects.append(f"{evidence.labels[column]}, because {words}")
+        words = _SHARE.split(", and ".join(reason.words for reason in reasons[:MAX_REASONS]))
+        columns, shares = groups.setdefault(tuple(words[::2]), ([], []))
+        columns.append(column)
+        shares.append(words[1::2])
+    suspects = []
+    for (first, *others), (columns, shares) in groups.items():
+        lowest_to_highest = [
+            " to ".join(dict.fromkeys((min(values, key=int), max(values, key=int)))) for values in zip(*shares)
+        ]
+        words = first + "".join(map("".join, zip(lowest_to_highest, others)))
+        suspects.append(f"{evidence.names(columns)}, {'each ' if len(columns) > 1 else ''}because {words}")
     return f"Suspect, and therefore never named best: {'; '.join(suspects)}." if suspects else ""
 
 

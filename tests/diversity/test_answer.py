@@ -177,6 +177,18 @@ def test_nobody_is_best_where_another_is_better_in_another_figure():
     )
 
 
+def test_suspects_with_one_reason_are_named_together_with_their_shares(three):
+    def degenerate(share):
+        return (Suspicion("degenerate", f"{share}{PERCENT} of its captions are degenerate"),)
+
+    suspects = {"good": degenerate(100), "wild": (Suspicion("filler", "it ends so"),), "poor": degenerate(63)}
+    result = sentences(three, references="human", suspects=suspects)
+    assert result[1] == (
+        f"Suspect, and therefore never named best: good and poor, each because 63 to 100{PERCENT} of its captions are "
+        "degenerate; wild, because it ends so."
+    )
+
+
 def test_nobody_is_best_where_only_form_is_known_and_what_to_add_is_said():
     column_scores = {name: {"degenerate": np.full(60, share)} for name, share in (("clean", 0.0), ("noisy", 0.9))}
     first = sentences(column_scores, fidelity="degenerate", spread=None)[0]
