@@ -128,10 +128,16 @@ def check_table_flags(shards: Sequence[Shard], columns: Columns) -> None:
 
     shards: those of all inputs of a command, because its flags may be for one of them only.
     """
+    if problems := idle_table_flags([shard.samples for shard in shards], columns):
+        raise one_error(problems)
+
+
+def idle_table_flags(inputs: Sequence[Any], columns: Columns) -> list[str]:
+    """Return a line for each flag that names columns of tables, if none of the `Shard.samples` are of a table."""
     # A table that a run of capsmith wrote without records has an empty list.
-    if any(isinstance(shard.samples, TableRows | CompressedRows | HubRows | list) for shard in shards):
-        return
-    folders = [shard.samples for shard in shards if isinstance(shard.samples, FolderRows)]
+    if any(isinstance(samples, TableRows | CompressedRows | HubRows | list) for samples in inputs):
+        return []
+    folders = [samples for samples in inputs if isinstance(samples, FolderRows)]
     has_metadata = any(row.captions or row.meta for folder in folders for row in folder.rows)
     problems = []
     if columns.image:
@@ -143,8 +149,7 @@ def check_table_flags(shards: Sequence[Shard], columns: Columns) -> None:
         )
     if columns.keys:
         problems.append(f"--key {', '.join(columns.keys)}: there is no table in --input")
-    if problems:
-        raise one_error(problems)
+    return problems
 
 
 SplitTable = partial[list[TableRows | CompressedRows]]  # `split_table` with all arguments except the path

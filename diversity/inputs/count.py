@@ -7,7 +7,7 @@ R: rows of one piece   C: columns, the references last
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
@@ -37,6 +37,7 @@ from imagetext.fields import well_formed
 from imagetext.hashes import name_hash
 from imagetext.readers.table_flags import Columns
 from imagetext.sample import Record
+from imagetext.sources import idle_table_flags
 
 MANY = 100  # pieces that are worth a second process, which takes half a second to start
 ROWS_AT_ONCE = 1000  # rows of a piece that are counted together; bounds the memory
@@ -85,11 +86,13 @@ def count_columns(
     sources, files, references = open_sources(inputs, references, images, table=table, columns=columns)
     if output is not None:
         check_apart(output, [piece.path for source in sources for piece in source.pieces])
+    idle_flags = idle_table_flags([piece.samples for source in sources for piece in source.pieces], table)
     requested = RequestedColumns(tuple(columns), files, references)
     with TemporaryDirectory(prefix="capsmith-") as folder:
-        return _count(
+        counted = _count(
             sources, requested, workers=workers, seed=seed, size=size, keep_images=keep_images, folder=folder
         )
+    return replace(counted, notes=(*counted.notes, *(f"A flag has no effect: {flag}." for flag in idle_flags)))
 
 
 def count_captions(

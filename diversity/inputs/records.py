@@ -67,6 +67,7 @@ class Piece(NamedTuple):
     read: Callable[[Sequence[str] | None, Collection[int]], Iterator[Record]]
     lines: bool = False  # whether the keys are line numbers, which do not identify pictures
     by_path: bool = False  # whether the pictures are files in the folders of `--images`
+    samples: Any = None  # `Shard.samples`, for inputs that have them
 
 
 def shard_rows(shard: Shard, columns: Sequence[str] | None, images: Collection[int]) -> Iterator[Record]:
@@ -86,7 +87,7 @@ def table_pieces(
     """
     rows = split_rows(path, table, usual=(*KEYS, *columns), groups_of=ROWS)
     parts = with_folders(path, rows, folders or (), check=folders is not None)
-    return [Piece(path, partial(_table_rows, part), by_path=bool(folders)) for part in parts]
+    return [Piece(path, partial(_table_rows, part), by_path=bool(folders), samples=part) for part in parts]
 
 
 def _table_rows(

@@ -244,9 +244,13 @@ def file_pieces(
     """
     suffix = split_suffix(path)[1]
     is_folder = store_entry is not None and store_entry.is_folder
-    read_shards = partial(read_samples, path, folders, columns=table, check=folders is not None)
+
+    def pieces_of_shards() -> list[Piece]:
+        shards = read_samples(path, folders, columns=table, check=folders is not None)
+        return [Piece(shard.path, partial(shard_rows, shard), samples=shard.samples) for shard in shards]
+
     if _is_set(path) or is_folder or suffix == ".tar" or suffix == ".json" and not _is_document(path):
-        return [Piece(shard.path, partial(shard_rows, shard)) for shard in read_shards()]
+        return pieces_of_shards()
     if suffix not in SUFFIXES:
         raise not_an_input(path, f"{', '.join(SUFFIXES)} file or a folder of pictures", exists=bool(store_entry))
     if not store_entry:
@@ -258,7 +262,7 @@ def file_pieces(
     else:
         pieces = table_pieces(path, table, columns, folders=folders)
         # A table without rows is a mistake, unless a run wrote it: then it is a shard without records.
-        pieces = pieces or [Piece(shard.path, partial(shard_rows, shard)) for shard in read_shards()]
+        pieces = pieces or pieces_of_shards()
     if not pieces:
         raise ValueError(f"{path}: no rows")
     return pieces

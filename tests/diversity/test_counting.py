@@ -549,3 +549,14 @@ def test_rows_of_one_picture_are_its_captions(write):
         ]
     one_each = count_columns([write("a.jsonl", rows)], ["captions"], "none", table=Columns(group=False))
     assert one_each.pictures == 6
+
+
+def test_flags_for_tables_are_noted_where_no_input_is_one(tmp_path):
+    (tmp_path / "a.txt").write_text("a cat\na dog\n")
+    table = Columns("photo", (), ("id",))
+    assert count_columns([str(tmp_path / "a.txt")], table=table).notes == (
+        "A flag has no effect: --image-column photo: there is no table in --input.",
+        "A flag has no effect: --key id: there is no table in --input.",
+    )
+    (tmp_path / "b.csv").write_text("id,text\n1,a cat\n2,a dog\n")
+    assert count_columns([str(tmp_path / "b.csv")], ["text"], table=Columns(keys=("id",))).notes == ()
