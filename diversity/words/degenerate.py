@@ -14,7 +14,7 @@ from typing import NamedTuple
 from diversity.words.conversations import is_conversation
 from diversity.words.endings import MIN_WORDS, broken, ends_hanging, is_short
 from diversity.words.loops import looping, recurs
-from diversity.words.nonwords import LONGEST_NUMBER, has_nonwords, is_misread, senseless_numbers
+from diversity.words.nonwords import LONGEST_NUMBER, has_nonwords, is_misread, is_random, senseless_numbers
 from diversity.words.refusals import refuses
 from diversity.words.tokens import words
 
@@ -54,9 +54,15 @@ REASONS: Mapping[str, Reason] = {
         ("a 2 2 2 2", "photo 4 17 2019 of a dog", "order number 20190304221530 of the shop"),
     ),
     "nonwords": Reason(
-        "at least a third is not words but file names, web addresses or unreadable letters; or characters were "
-        "decoded wrongly",
-        ("IMG_20413.JPG photo", "a xkqrtz bfghjk", "a caf\ufffd by the sea", "a cafÃ© by the sea"),
+        "at least a third is not words but file names, web addresses or unreadable letters; or all letters seem to "
+        "be random; or characters were decoded wrongly",
+        (
+            "IMG_20413.JPG photo",
+            "a xkqrtz bfghjk",
+            "xkqj wvbz plmt",
+            "a caf\ufffd by the sea",
+            "a cafÃ© by the sea",
+        ),
     ),
     "markup": Reason(
         "special tokens of a model or of its chat template, or what else is left of a conversation with it: a prompt, "
@@ -100,7 +106,7 @@ def degenerate_reasons(
         "cut": truncated or ends_hanging(caption, caption_words),
         "broken": _counts(broken(caption, caption_words), caption_words),
         "digits": _counts(senseless_numbers(caption), caption_words),
-        "nonwords": has_nonwords(caption.lower(), caption_words) or is_misread(caption),
+        "nonwords": has_nonwords(caption.lower(), caption_words) or is_misread(caption) or is_random(caption),
         "markup": is_conversation(caption),
         "refusal": refuses(caption),
     }

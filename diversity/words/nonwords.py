@@ -1,4 +1,4 @@
-"""Find what is not words: senseless numbers, file names, unreadable letters, and wrongly decoded characters."""
+"""Find what is not words: senseless numbers, file names, random letters, and wrongly decoded characters."""
 
 import re
 from collections.abc import Sequence
@@ -70,6 +70,18 @@ _MISREAD = re.compile(
     rf"|(?:[à-ï][{_AFTER}{_TYPE}]{{2}}){{2}}|ð[\x9fŸ][{_AFTER}{_TYPE}]{{2}}"
     rf"|(?:[РС][{_CYRILLIC}]){{3}}"
 )
+# A word of ASCII letters that is too long for most abbreviations, and no name such as "iPhone".
+_PLAIN_WORD = re.compile(r"(?<![\w'])[A-Za-z][a-z]{3,}+(?!['\w])")
+# For each letter, ten times the logarithm of how much likelier it is among random letters than in words, less 0.5.
+# The values were fitted to frequent words of 28 languages, without their accents.
+_RANDOMNESS = dict(
+    zip(
+        "abcdefghijklmnopqrstuvwxyz",
+        (-14, 7, 3, 2, -14, 9, 6, 3, -10, 11, 4, -1, 5, -4, -13, 6, 29, -2, -2, -2, -5, 10, 9, 22, 1, 8),
+    )
+)
+RANDOM = 40  # sum of these values from which a caption of at least RANDOM_LETTERS is random
+RANDOM_LETTERS = 12
 _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uff61-\uff9f]{8,}")
 
 
@@ -86,6 +98,27 @@ def _is_misread_han(run: str) -> bool:
         if 3 * characters > 0.7 * len(encoded) > 0:  # such a character has three bytes in UTF-8
             return True
     return False
+
+
+def is_random(caption: str) -> bool:
+    """Return whether the words of a caption are random letters rather than words of a language."""
+    if not caption.isascii():
+        return False
+    letters, values = map(sum, zip((0, 0), *map(randomness, caption.split())))
+    return letters >= RANDOM_LETTERS and values >= RANDOM
+
+
+def randomness(chunk: str) -> tuple[int, int]:
+    """Return how many letters the words of a chunk have, and the sum of their values."""
+    return (_randomness_short if len(chunk) <= LONG_CHUNK else _randomness)(chunk)
+
+
+def _randomness(chunk: str) -> tuple[int, int]:
+    letters = "".join(_PLAIN_WORD.findall(chunk)).lower()
+    return len(letters), sum(map(_RANDOMNESS.__getitem__, letters))
+
+
+_randomness_short = lru_cache(maxsize=1 << 16)(_randomness)
 
 
 def has_nonwords(caption: str, caption_words: Sequence[str]) -> bool:

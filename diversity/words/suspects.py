@@ -13,7 +13,7 @@ from captioners.replies import holds_token
 from diversity.words.conversations import may_converse
 from diversity.words.endings import HANGING, HANGING_MARKS, LYING, MIN_WORDS
 from diversity.words.loops import MAX_LOOP
-from diversity.words.nonwords import UNDECODED, is_misread, is_nonsense
+from diversity.words.nonwords import RANDOM, UNDECODED, is_misread, is_nonsense, randomness
 from diversity.words.refusals import may_refuse
 from diversity.words.sentences import sentences
 from diversity.words.tokens import LONG_CHUNK, Tokens
@@ -84,6 +84,8 @@ def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
     )
     bad = np.bincount(caption[np.flatnonzero(traits & _IS_NONSENSE)], minlength=len(chunks))
     suspicious |= (bad > 0) & (3 * bad >= chunks)
+    values = np.array([randomness(chunk)[1] for chunk in tokens.chunks], np.int64)[tokens.chunk_ids]
+    suspicious |= np.bincount(caption, values, minlength=len(chunks)) >= RANDOM
     suspicious |= _may_recur(tokens, having(_HAS_SENTENCES))
     text = "".join(captions)
     for blank in "\0\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0":  # signs of wrong decoding that are white space, so in no chunk

@@ -217,6 +217,11 @@ an in ground swimming pool | a cake with the numbers 1 2 3 on it | a man looking
 a black and white and black and white dog | a sign saying sorry we are closed | a man watching something we can't see
 a chair, unable to be seen | a man given a cake | a poster with no text | no text is visible on the sign
 a comfortable room
+bmx trx gym | Wojciech Szczęsny | The five boxing wizards jump quickly | a Fnatic PC with AMD RX and GTX
+XKCD, QWERTZ und WKRP NBC CBS | kfc bbq wings xxl | mężczyzna w czarnym kapeluszu | Krzysztof jezdzi przez Szczecin
+kpmg hsbc bbc cnn fox | jvc tv vcr dvd vhs pvr | html css js php sql | crypt lynx myth gym | cable of 4 mm, 6 mm, 8 mm
+Mae ci gwyn yn cysgu | ib tug txiv neej zaum hauv tsev | Ixhoba laxoxa ngoqhankqalazo | qizil olma va yashil barglar
+pack my box with five dozen liquor jugs | liang ge nan hai zai jie shang | strč prst skrz krk
 a man with a sign that says "I'm sorry" | a screen with the message “Image not available”
 a mug that says "Sorry I'm late, I didn't want to come" | a board with the words "How can I help you today?"
 ein Schild mit der Aufschrift „Es tut mir leid“ | un cartel que dice «Lo siento»
@@ -280,6 +285,7 @@ BAD = {
     "nonwords": "DSCN4711 | img-20190304-wa0001.jpg | a ghtrw kjzxc | zzz grrrrrr | ein MÃ¤dchen im Garten | "
     "itâ€™s a dog | Р–РµРЅС‰РёРЅР° СЃ СЃРѕР±Р°РєРѕР№"
     " | ä¸\x80å\x8fªç\x8b\x97 | à¤\x8fà¤\x95 à¤\x86à¤¦à¤®à¥\x80 | two\x07 men in a boat | 锟斤拷锟斤拷锟斤拷"
+    " | xkqj wvbz plmt | Vgxq puqwo kzmd xewuhj | qwjf zxcv uiop"
     r" | \u200b a dog on a couch | a caf\xc3\xa9 by the sea",
     "markup": "a dog<|im_end|> | <s> a dog | a <UNK> on a table | [INST] a dog [/INST] | a dog<end_of_turn> | "
     "a dog <｜end▁of▁sentence｜>"
