@@ -253,6 +253,9 @@ a shelf with row 1, row 2, row 3 and row 4 | 6 of 7, 7 of 7
 a clock reading 10 10 30 | a bus on routes 3 5 9 | a bingo card with 5 17 33 48 62 | a sign that says 0 5 0 2
 a card with 4000 1234 5678 9010 on it | a barcode with 5 012345 678900 below it | pi is 3.14159265358979 on a board
 a plate with the number "20190304221530"
+a box that the cat is sitting in | the table that two dogs lie on | a bench which he sits on
+a bird that the boy is looking at | the bowl that they eat from | this is what the man is working with
+a beach with waves that people are looking at
 The dog I came with. | Something you can look forward to. | A plate to eat from. | a lens of 50 mm, f/2.8, 1/200 s
 A sign for the band The The | A sign that says No No No | A child shouts "No, no, no!" | a cat named "The"
 Caption: a dog on a sofa | Question mark: a sign on a wall
@@ -276,6 +279,7 @@ BAD = {
         एक आदमी कार में कार में कार में
         A cat is sitting on a large bed. A cat is sitting on a small bed.""",
     "cut": """a cat sitting on | a dog running down a | two men in hats and | a bird that is standing next to
+        a box that is sitting in | a dog that a man is walking with a | a man that is looking at
         ein Hund sitzt auf einem
         Ein Mann und eine | Un chien est sur une | Muž stojí na | un perro en la | a bowl of fruit; | 一只狗，
         a dog with " | A cat sits. The | a house with the sign "The | A Man Standing on The | He runs to the.
