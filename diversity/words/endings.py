@@ -75,9 +75,8 @@ def languages_of(caption_words: Sequence[str]) -> list[str]:
 
 def is_short(caption_words: Sequence[str]) -> bool:
     """Return whether there are too few words; in languages other than English one or two long words are enough."""
-    return len(caption_words) < MIN_WORDS and (
-        "en" in languages_of(caption_words) or sum(map(len, caption_words)) < LONG_ENOUGH
-    )
+    letters = sum(len(word) for word in caption_words if not word.isdecimal())
+    return len(caption_words) < MIN_WORDS and ("en" in languages_of(caption_words) or letters < LONG_ENOUGH)
 
 
 HANGING_MARKS = (*",;:-–—(&/", *"、，：；（「『،؛")

@@ -51,7 +51,11 @@ def _is_sensible(numbers: Sequence[str]) -> bool:
     )
 
 
-UNDECODED = re.compile(r"[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}")
+# Also what is left of JSON, of HTML, and of tokenizers: "\\n", "&amp;", "⁇", "##ing".
+UNDECODED = re.compile(
+    r"[\ufffd\u2047\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\\"|\\n(?![a-z])"
+    r"|&(?:#x?[0-9a-fA-F]{2,6}|amp|nbsp|quot|apos|lt|gt);|(?<!\S)##[a-z]"
+)
 _SUSPICIOUS = re.compile(r"[.:\d]\w|://|([a-z])\1\1|[bcdfghjklmnpqrstvwxz]{5}")
 _ADDRESS = re.compile(
     r"(?:https?://|www\.)\S|\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|pdf|html?)\b"

@@ -72,6 +72,7 @@ def test_a_good_caption_is_not_degenerate(caption):
         ("a\x00b red dog", ("nonwords",)),
         ("zzzzz", ("short", "nonwords")),
         ("!?", ("empty",)),
+        ("20190304_112233", ("short",)),
         ("\ud800", ("empty",)),
     ],
 )
@@ -217,6 +218,7 @@ an in ground swimming pool | a cake with the numbers 1 2 3 on it | a man looking
 a black and white and black and white dog | a sign saying sorry we are closed | a man watching something we can't see
 a chair, unable to be seen | a man given a cake | a poster with no text | no text is visible on the sign
 a comfortable room
+a folder C:\\new on a screen | Smith & Sons; AT&T | a song in C## on a sheet | order ##1 on a slip
 bmx trx gym | Wojciech Szczęsny | The five boxing wizards jump quickly | a Fnatic PC with AMD RX and GTX
 XKCD, QWERTZ und WKRP NBC CBS | kfc bbq wings xxl | mężczyzna w czarnym kapeluszu | Krzysztof jezdzi przez Szczecin
 kpmg hsbc bbc cnn fox | jvc tv vcr dvd vhs pvr | html css js php sql | crypt lynx myth gym | cable of 4 mm, 6 mm, 8 mm
@@ -289,6 +291,8 @@ BAD = {
     "nonwords": "DSCN4711 | img-20190304-wa0001.jpg | a ghtrw kjzxc | zzz grrrrrr | ein MÃ¤dchen im Garten | "
     "itâ€™s a dog | Р–РµРЅС‰РёРЅР° СЃ СЃРѕР±Р°РєРѕР№"
     " | ä¸\x80å\x8fªç\x8b\x97 | à¤\x8fà¤\x95 à¤\x86à¤¦à¤®à¥\x80 | two\x07 men in a boat | 锟斤拷锟斤拷锟斤拷"
+    " | &nbsp;&nbsp;a cat | black &amp; white dogs on a rug | cat&#39;s toy on a table | walk##ing ##ing a dog | a ⁇ on a rug"
+    r" | \n A cat on a rug | A cat.\n\nThe cat is black. | a sign with \"stop\" on it"
     " | xkqj wvbz plmt | Vgxq puqwo kzmd xewuhj | qwjf zxcv uiop"
     r" | \u200b a dog on a couch | a caf\xc3\xa9 by the sea",
     "markup": "a dog<|im_end|> | <s> a dog | a <UNK> on a table | [INST] a dog [/INST] | a dog<end_of_turn> | "
