@@ -12,22 +12,27 @@ _REMAINS = re.compile(
     r"\A```|\A[\[\s]*\{\s*(?:\"[^\"{}]{1,40}\"|'[^'{}]{1,40}')\s*:"
     # turns
     r"|\A\W*(?:assistant|gpt)\s?:|(?-i:\bASSISTANT:)|\A\W*(?:user|human)\s?:.*\bassistant\s?:"
-    r"|\A\W*(?:question|q)\s?:.*\b(?:answer|a)\s?:"
+    r"|\A\W*(?:question|q)\s?:.*\b(?:answer|a)\s?:|[.!?]\s(?:user|human)\s?:|[.!?]\squestion\s?:.*\banswer\s?:"
     r"|##\s?(?:instruction|response|human|user|assistant)\s?:|\bim_(?:start|end)\b"
     r"|\byou are an? (?:\w+ ){0,2}assistant\b"
-    # the first words of an answer, after others than `opens_reply` knows
+    # boxes of things in the picture, as [12, 34, 56, 78]
+    r"|\[\s?\d+(?:\.\d+)?(?:,\s?\d+(?:\.\d+)?){3}\s?\]"
+    # the first words of an answer, after others than `opens_reply` knows; a label or heading in Markdown
+    r"|\A\W*(?:sure|certainly|absolutely|of course|okay|ok)[,.!] i(?:'d| would|'ll| will| can)\b"
+    r"|\A(?:#{2,6}\s|\*\*[^*:]{1,60}(?::\*\*|\*\*:))"
+    rf"|\b{_PICTURE} you(?:'ve| have)? (?:provided|uploaded|sent|shared|attached|gave)\b"
     r"|\A[^.:]{0,60}\bhere(?:'s| is) (?:an?|the|your) (?:[\w-]+ ){0,4}(?:caption|description)\b[^.:]{0,60}:"
     # prompts
     rf"|\A\W*(?:please )?(?:describe|caption) (?:this|the) {_PICTURE}\b"
     r"|\A\W*(?:please )?(?:write|generate)(?: me)? an? (?:\w+ ){0,3}(?:caption|description)\b"
-    rf"|\A\W*what (?:is|do you see)(?: shown)? in (?:this|the) {_PICTURE}\b",
+    rf"|\A\W*what (?:(?:is|do you see)(?: shown)? in|does) (?:this|the) {_PICTURE}\b",
     re.IGNORECASE,
 )
 # Every text in which something is left has a chunk that matches this.
 _HINT = re.compile(
-    r"```|(?<!\d)[:：](?!\d)|im_|assistant"
+    r"```|(?<!\d)[:：](?!\d)|im_|assistant|\[(?:\d|\Z)|\A##|\Ayou(?:'ve)?\Z"
     r"|\A\W*(?:describe|caption|please|write|generate|(?-i:What))\Z"
-    r"|\A\W*(?:sure|certainly|absolutely|okay|ok|thing|natürlich|sûr|supuesto|jistě|конечно|当然)[,.!，。！]|course[!！]",
+    r"|\A\W*(?:sure|certainly|absolutely|okay|ok|thing|natürlich|sûr|supuesto|jistě|конечно|当然)[,.!，。！]|course[,.!！]",
     re.IGNORECASE,
 )
 

@@ -70,15 +70,16 @@ _RULES = {
     ),
     "no picture": (
         r"\bno\b|\bnot\b|(?:did|could|ca|have|has|is)n't\b|cannot|unavailable|failed|missing"
-        r"|violat|policy|policies|quality",
+        r"|violat|policy|policies|quality|describe",
         rf"(?:{_WHOLE}\b(?:an|the|this|your|no) |^\W*(?:error\W+)?){_PICTURE} (?:\w+ ){{0,3}}"
         rf"(?:not (?:been )?|could ?n[o']t be |can(?: ?not|'t) be |failed to ){_GIVEN}"
         rf"|\bno {_PICTURE} (?:\w+ ){{0,3}}{_GIVEN}\b(?! (?:on|in|at|by)\b)|\b{_PICTURE} did ?n[o']t load"
-        rf"|{_WHOLE}\b{_PICTURE} (?:currently )?(?:is |are )?(?:currently )?"
+        rf"|{_WHOLE}\b{_PICTURE} (?:currently )?(?:is |are |(?:appears?|seems?) to be )?(?:currently )?"
         rf"(?:not (?:available|found)|unavailable|missing{_NOT_MISSING})\b"
         rf"|(?:\b(?:not|no)|n't) (?:\w+ ){{0,4}}{_PICTURE} (?:attached|provided|uploaded)"
         rf"|\bno {_PICTURE} to (?:describe|caption)\b"
-        rf"|\bno (?:{_PICTURE} )?(?:description|caption|alt[- ]text) available\b"
+        rf"|\bno (?:{_PICTURE} )?(?:description|caption|alt[- ]text) available\b|^\W*no alternative text\b"
+        rf"|^\W*(?:the|this) {_PICTURE} (?:is|seems|appears) (?:\w+ ){{0,4}}to (?:describe|caption)\b"
         r"|\b(?:image|content|request)\b.{0,80} violat\w+ |\bcontent polic(?:y|ies)|quality issues are too severe",
     ),
     "asks": (
@@ -153,7 +154,7 @@ _RULES = {
         r"извините|к сожалению|\bя не (?:могу|вижу)|как языковая модель|пожалуйста, (?:загруз|предостав)",
     ),
     "chinese": (
-        r"对不起|對不起|抱歉|遗憾|无法|無法|不能|收到|看到|提供|上传|发送|人工智能|语言模型|失败",
+        r"对不起|對不起|抱歉|遗憾|无法|無法|不能|收到|看到|看不到|提供|上传|发送|人工智能|语言模型|失败",
         r"对不起|對不起|抱歉|很遗憾|我(?:无法|無法|不能|看不到|没有看到)|(?:未|没有)(?:收到|提供)"
         r"|(?:作为|我(?:只)?是)[^。，]{0,6}(?:人工智能|语言模型)"
         r"|请(?:重新)?(?:提供|上传|发送)|(?:无法|不能)(?:识别|描述|查看|显示|提供|协助|处理|完成|生成)|图片(?:无法|加载失败|未上传)",

@@ -219,6 +219,8 @@ a black and white and black and white dog | a sign saying sorry we are closed | 
 a chair, unable to be seen | a man given a cake | a poster with no text | no text is visible on the sign
 a comfortable room
 a folder C:\\new on a screen | Smith & Sons; AT&T | a song in C## on a sheet | order ##1 on a slip
+a song list [1, 2, 3] on a wall | a range of [0, 1] | #2 pencil on a desk | a picture you can draw on
+A poster asks: Question: who? | a **NEW** bike for sale | Sure, I am in! reads a badge | What does the fox say? poster
 bmx trx gym | Wojciech Szczęsny | The five boxing wizards jump quickly | a Fnatic PC with AMD RX and GTX
 XKCD, QWERTZ und WKRP NBC CBS | kfc bbq wings xxl | mężczyzna w czarnym kapeluszu | Krzysztof jezdzi przez Szczecin
 kpmg hsbc bbc cnn fox | jvc tv vcr dvd vhs pvr | html css js php sql | crypt lynx myth gym | cable of 4 mm, 6 mm, 8 mm
@@ -291,7 +293,7 @@ BAD = {
     "nonwords": "DSCN4711 | img-20190304-wa0001.jpg | a ghtrw kjzxc | zzz grrrrrr | ein MÃ¤dchen im Garten | "
     "itâ€™s a dog | Р–РµРЅС‰РёРЅР° СЃ СЃРѕР±Р°РєРѕР№"
     " | ä¸\x80å\x8fªç\x8b\x97 | à¤\x8fà¤\x95 à¤\x86à¤¦à¤®à¥\x80 | two\x07 men in a boat | 锟斤拷锟斤拷锟斤拷"
-    " | &nbsp;&nbsp;a cat | black &amp; white dogs on a rug | cat&#39;s toy on a table | walk##ing ##ing a dog | a ⁇ on a rug"
+    " | &nbsp;&nbsp;a cat | black &amp; white dogs on a rug | cat&#39;s toy on a table | ##ing a dog | a ⁇ on a rug"
     r" | \n A cat on a rug | A cat.\n\nThe cat is black. | a sign with \"stop\" on it"
     " | xkqj wvbz plmt | Vgxq puqwo kzmd xewuhj | qwjf zxcv uiop"
     r" | \u200b a dog on a couch | a caf\xc3\xa9 by the sea",
@@ -305,6 +307,11 @@ BAD = {
         Here's a short caption: a dog | Voici une légende : un chien | Hier ist eine Beschreibung: ein Hund im Garten
         以下是图片的描述：一只狗在草地上 | The caption is: a red dog | Based on it, here is a caption: a red dog
         Describe this image in one sentence. | Write a caption for this image. | What is in this image?
+        A cat [0.12, 0.34, 0.56, 0.78] on a rug | a cat [12,34,56,78] | The cat [ 1, 2, 3, 4 ] sits.
+        **Caption:** A cat on a rug. | **Description**: a cat on a rug | ## Description A cat on a rug
+        A cat on a rug. User: What is it? Assistant: A cat. | A cat. Human: Thank you. | A cat. Question: Q? Answer: A
+        Sure, I can help with that! The image shows a cat. | Of course, I can do that. | What does this image describe?
+        Unfortunately, the image you provided is blank. | In the picture you've shared, a dog runs.
         system You are a helpful assistant. user Describe it. assistant A dog.""",
     "refusal": """
         Okay, the user wants me to describe this picture. | Hmm, the user asked for a caption about a red bicycle.
@@ -322,6 +329,8 @@ BAD = {
         Lo siento, no puedo ver la imagen. | Sinto muito, mas não consigo ver a imagem.
         Mi dispiace, non posso aiutarti.
         Bohužel nemohu zobrazit obrázek. | К сожалению, я не вижу изображения.
+        No alternative text description for this image | The image appears to be missing. | 我看不到图片
+        The image is too blurry to describe. | This picture seems to be too dark to describe.
         抱歉，我不能协助满足该请求。 | 请上传图片，我来帮您描述。
         I cannot rewrite this caption. | No caption was provided. | There is no text to rewrite.
         The given caption is incomplete.
