@@ -27,7 +27,7 @@ LIMITS, SELECTION, DRY_RUN = "limits.npz", "select.html", "dry_run.html"  # limi
 COMMAND_OF_FIELD = {"join": "join", "select": "select", "embedded_columns": "reinforce"}  # else generate
 # Values of the settings that a resumed run takes from `run.json`; the batch size is another one.
 TAKEN_OVER = {"dtype": ("fp32", "bf16", "fp16"), "products": ("torch", "onednn")}
-RULES = 4  # version of gate, draws and grouping; raised when a change in them changes what is written
+RULES = 5  # version of gate, draws and grouping; raised when a change in them changes what is written
 
 
 def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:

@@ -230,7 +230,7 @@ def test_run_json_holds_the_fingerprint_to_the_letter(captioner, make_tar, pictu
     written = json.loads((tmp_path / "out" / RUN).read_text())["fingerprint"]
     versions = written.pop("versions")
     assert written == {
-        "rules": 4,
+        "rules": 5,
         "columns": {
             "syn_text_fake": {
                 "captioner": "fake",

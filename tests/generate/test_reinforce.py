@@ -446,7 +446,7 @@ def test_a_run_that_an_earlier_version_began_is_refused_and_stays_as_it_is(
     assert run(configure()) == 0
     files_before = files(tmp_path / "out")
     written = json.loads(files_before["run.json"])["fingerprint"]
-    assert written.pop("rules") == 4
+    assert written.pop("rules") == 5
     (tmp_path / "out" / "run.json").write_text(
         json.dumps({"fingerprint": {**written, "versions": {"capsmith": "0.1"}}})
     )
