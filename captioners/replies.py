@@ -12,7 +12,7 @@ CUTS: Mapping[str, str] = {
     "fence": "a fence of three backticks, and the text outside it",
     "json": "the braces and field name of a JSON object with one string",
     "list": "bullets and numbers at the start of lines",
-    "markdown": "headings and emphasis",
+    "markdown": "headings, ruled lines and emphasis",
     "preamble": "a greeting, or words such as “Here is a caption:”",
     "rest": "text after the caption: further lines where one is requested, notes, offers to do more",
     "quotes": "quotation marks around the whole caption",
@@ -50,7 +50,7 @@ _END = re.compile(
     r"<[|｜](?:im_end|endoftext|eot_id|end|end[▁_]of[▁_]sentence)[|｜]>|</s>|<eos>|<end_of_turn>", re.IGNORECASE
 )
 _ROLE = re.compile(r"\s*(?:assistant\s*(?::|\n)|model\s*\n)", re.IGNORECASE)
-_HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]+", re.MULTILINE)
+_HEADING = re.compile(r"^[ \t]*(?:#{1,6}[ \t]+|(?:-{3,}|\*{3,}|_{3,})[ \t]*$)", re.MULTILINE)  # or a ruled line
 # "1." counts as a bullet only if an English sentence follows it, or "2." stands on a later line: "1. FC Köln" and
 # "1. Mai" are names.
 _BULLET = re.compile(
@@ -126,11 +126,11 @@ _PREAMBLE = re.compile(
 )
 _YES = (
     "sure|certainly|of course|absolutely|okay|ok|great|yes|natürlich|gerne|bien sûr|claro|por supuesto|certo|jistě"
-    "|конечно|当然|好的|はい"
+    "|конечно|当然(?:可以)?|好的|はい"
 )
 _GREETING = re.compile(
     rf"(?:{_YES})(?: thing)?\s*[,.!，。！、](?:[ \t]*\n\s*|\s*(?={_HERE}|{_PREAMBLE.pattern}))"
-    r"|(?:certainly|of course|natürlich|bien sûr|por supuesto|jistě|конечно|当然)\s*[!！]\s*"
+    r"|(?:certainly|of course|natürlich|bien sûr|por supuesto|jistě|конечно|当然(?:可以)?)\s*[!！]\s*"
     r"|(?:sure|certainly|of course|absolutely|okay|ok)(?: thing)?[!,.] "
     r"(?=(?-i:An?|The|This|There|Two|Three|Several|Some)\b)",
     re.IGNORECASE,
@@ -151,8 +151,8 @@ _OFFER = re.compile(
 # The start of a note on the caption, on a new line; everything from there on is removed.
 _NOTE = re.compile(
     r"\n\s*[(*_]*(?:(?:please )?note(?:\s*[:：]| that (?:i|this|the (?:caption|rewrit|original|description))\b)"
-    r"|explanation\s*:|reason(?:ing)?\s*:|changes(?: made)?\s*:|this (?:caption|version|rewrite|sentence"
-    r"|paraphrase)\b|i(?:['’]ve| have)? "
+    r"|explanation\s*:|word count\s*:|\d{1,3} words[).*_\s]*\Z|reason(?:ing)?\s*:|changes(?: made)?\s*:"
+    r"|this (?:caption|version|rewrite|sentence|paraphrase)\b|i(?:['’]ve| have)? "
     r"(?:changed|replaced|rewrote|rewritten|rephrased|kept|used|made|tried|combined|added|removed)\b)",
     re.IGNORECASE,
 )

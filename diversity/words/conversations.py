@@ -32,7 +32,7 @@ _REMAINS = re.compile(
 _HINT = re.compile(
     r"```|(?<!\d)[:：](?!\d)|im_|assistant|\[(?:\d|\Z)|\A##|\Ayou(?:'ve)?\Z"
     r"|\A\W*(?:describe|caption|please|write|generate|(?-i:What))\Z"
-    r"|\A\W*(?:sure|certainly|absolutely|okay|ok|thing|natürlich|sûr|supuesto|jistě|конечно|当然)[,.!，。！]|course[,.!！]",
+    r"|\A\W*(?:sure|certainly|absolutely|okay|ok|thing|natürlich|sûr|supuesto|jistě|конечно|当然(?:可以)?)[,.!，。！]|course[,.!！]",
     re.IGNORECASE,
 )
 

@@ -58,6 +58,12 @@ DOG = "A dog on grass."
         f"Aquí tienes una breve descripción de la imagen: {DOG}",
         f"Вот краткое описание изображения: {DOG}",
         f"好的，这是图片的描述：{DOG}",
+        f"当然可以！{DOG}",
+        f"当然可以，以下是图片的描述：{DOG}",
+        f"{DOG}\n\n---\n\nLet me know if you'd like another one!",
+        f"Here is a caption:\n\n---\n{DOG}\n---\nThis caption shows the mood.",
+        f"{DOG}\n\n*(4 words)*",
+        f"{DOG}\nWord count: 4",
         f"以下は画像の説明です：{DOG}",
         f"Popis obrázku: {DOG}",
         f"***{DOG}***",
@@ -121,6 +127,10 @@ def test_the_caption_is_what_is_left(reply):
 )
 def test_what_the_caption_says_stays(caption):
     assert clean_reply(caption) == caption
+
+
+def test_lines_that_begin_as_a_note_or_a_ruled_line_stay():
+    assert clean_reply("A poster.\n3 words are on it.\n--- A line.") == "A poster. 3 words are on it. --- A line."
 
 
 def test_plain_replies_are_read_as_all_others(monkeypatch):
