@@ -18,7 +18,8 @@ _REMAINS = re.compile(
     # boxes of things in the picture, as [12, 34, 56, 78]
     r"|\[\s?\d+(?:\.\d+)?(?:,\s?\d+(?:\.\d+)?){3}\s?\]"
     # the first words of an answer, after others than `opens_reply` knows; a label or heading in Markdown
-    r"|\A\W*(?:sure|certainly|absolutely|of course|okay|ok)[,.!] i(?:'d| would|'ll| will| can)\b"
+    r"|\A\W*(?:sure|certainly|absolutely|of course|okay|ok)[,.!] i(?:'d| would|(?:'ll| will| can)"
+    r" (?:help|describe|provide|do (?:that|this)))\b"
     r"|\A(?:#{2,6}\s|\*\*[^*:]{1,60}(?::\*\*|\*\*:))"
     rf"|\b{_PICTURE} you(?:'ve| have)? (?:provided|uploaded|sent|shared|attached|gave)\b"
     r"|\A[^.:]{0,60}\bhere(?:'s| is) (?:an?|the|your) (?:[\w-]+ ){0,4}(?:caption|description)\b[^.:]{0,60}:"

@@ -89,9 +89,11 @@ _OPEN_END = re.compile(rf"\b(?:(?:{'|'.join(LYING)}) on|in)\Z")  # cannot end an
 # Words that can end an English sentence with a word of _STRANDING.
 _STRANDED = frozenset("of with at from to into is are".split())
 _STRANDING = frozenset("that which who whom what where to being he she they i you we".split())
-# A clause with a subject of its own, after which a preposition may end the sentence without a mark, too.
+# A clause with a subject of its own, after which a preposition, or in a question "is", may end the sentence without a
+# mark, too.
 _WITH_SUBJECT = re.compile(
-    r"\b(?:that|which|whom?|what) (?:an?|the|his|her|its|their|my|your|our|two|people|he|she|it|they|i|you|we) "
+    r"\b(?:that|which|whom?|(what|where))"
+    r" (?:an?|the|his|her|its|their|my|your|our|two|people|he|she|it|they|i|you|we) "
 )
 _LEFT_BEHIND = frozenset("of with at from to into in on".split())
 # People may end a sentence of so many words with a comma instead of a full stop: one in a thousand German captions of
@@ -108,8 +110,9 @@ def ends_hanging(caption: str, caption_words: Sequence[str]) -> bool:
     if last not in HANGING and last != "on":
         return False
     languages = languages_of(before)
-    if "en" in languages and last in _LEFT_BEHIND and _WITH_SUBJECT.search(" ".join(before)):
-        return False  # "a box that the cat is sitting in"
+    if "en" in languages and (clause := _WITH_SUBJECT.search(" ".join(before))):
+        if last in _LEFT_BEHIND or clause[1] and last in ("is", "are", "was"):
+            return False  # "a box that the cat is sitting in", "Where the wild things are"
     if "en" in languages and _OPEN_END.search(text.lower()):
         return True
     if not any(last in LANGUAGES[name][0] for name in languages) and (languages or last in _ELSEWHERE):

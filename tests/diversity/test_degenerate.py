@@ -220,7 +220,7 @@ a chair, unable to be seen | a man given a cake | a poster with no text | no tex
 a comfortable room
 a folder C:\\new on a screen | Smith & Sons; AT&T | a song in C## on a sheet | order ##1 on a slip
 a song list [1, 2, 3] on a wall | a range of [0, 1] | #2 pencil on a desk | a picture you can draw on
-A poster asks: Question: who? | a **NEW** bike for sale | Sure, I am in! reads a badge | What does the fox say? poster
+A poster asks: Question: who? | a **NEW** bike for sale | Sure, I can! reads a badge | What does the fox say? poster
 bmx trx gym | Wojciech Szczęsny | The five boxing wizards jump quickly | a Fnatic PC with AMD RX and GTX
 XKCD, QWERTZ und WKRP NBC CBS | kfc bbq wings xxl | mężczyzna w czarnym kapeluszu | Krzysztof jezdzi przez Szczecin
 kpmg hsbc bbc cnn fox | jvc tv vcr dvd vhs pvr | html css js php sql | crypt lynx myth gym | cable of 4 mm, 6 mm, 8 mm
@@ -259,6 +259,7 @@ a card with 4000 1234 5678 9010 on it | a barcode with 5 012345 678900 below it 
 a plate with the number "20190304221530"
 a box that the cat is sitting in | the table that two dogs lie on | a bench which he sits on
 a bird that the boy is looking at | the bowl that they eat from | this is what the man is working with
+Where the wild things are | a phone that shows what the weather is
 a beach with waves that people are looking at
 The dog I came with. | Something you can look forward to. | A plate to eat from. | a lens of 50 mm, f/2.8, 1/200 s
 A sign for the band The The | A sign that says No No No | A child shouts "No, no, no!" | a cat named "The"
@@ -283,7 +284,7 @@ BAD = {
         एक आदमी कार में कार में कार में
         A cat is sitting on a large bed. A cat is sitting on a small bed.""",
     "cut": """a cat sitting on | a dog running down a | two men in hats and | a bird that is standing next to
-        a box that is sitting in | a dog that a man is walking with a | a man that is looking at
+        a box that is sitting in | a photo that the man is | a dog that a man is walking with a | a man that looks at
         ein Hund sitzt auf einem
         Ein Mann und eine | Un chien est sur une | Muž stojí na | un perro en la | a bowl of fruit; | 一只狗，
         a dog with " | A cat sits. The | a house with the sign "The | A Man Standing on The | He runs to the.
