@@ -12,7 +12,7 @@ _REMAINS = re.compile(
     r"\A```|\A[\[\s]*\{\s*(?:\"[^\"{}]{1,40}\"|'[^'{}]{1,40}')\s*:"
     # turns
     r"|\A\W*(?:assistant|gpt)\s?:|(?-i:\bASSISTANT:)|\A\W*(?:user|human)\s?:.*\bassistant\s?:"
-    r"|\A\W*(?:question|q)\s?:.*\b(?:answer|a)\s?:|[.!?]\s(?:user|human)\s?:|[.!?]\squestion\s?:.*\banswer\s?:"
+    r"|\A\W*(?:question|q)\s?:.*\b(?:answer|a)\s?:|[.!?]\s(?:user|human)\s?:|[.!?]\squestion\s?:[^:]*\banswer\s?:"
     r"|##\s?(?:instruction|response|human|user|assistant)\s?:|\bim_(?:start|end)\b"
     r"|\byou are an? (?:\w+ ){0,2}assistant\b"
     # boxes of things in the picture, as [12, 34, 56, 78]

@@ -192,6 +192,7 @@ N = 20_000  # characters: rules that took their number squared would take minute
         "ich kann " * (N // 9),
         "hand in hand in x " * (N // 18),
         "user: question: a " * (N // 18),
+        "a cat. question: a " * (N // 19),
         "it says 1 2 5 " * (N // 14),
         "<a" * (N // 2),
         "Ã©" * (N // 2),
