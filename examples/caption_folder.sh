@@ -14,4 +14,4 @@ capsmith generate --input "$pictures" --model "$model" --output "$output-look" -
 
 capsmith generate --input "$pictures" --model "$model" --output "$output" "$@"
 capsmith diversity --input "$output" --output "$output-report"
-capsmith verify "$output"
+capsmith verify "$output"    # last, because it ends with 1 if many pictures have the same caption

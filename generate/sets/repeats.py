@@ -6,7 +6,9 @@ from typing import Any, Self
 
 SIZE = 128  # captions whose counts are kept
 REPORTED = 3  # captions of a column that are reported
-REPORTED_SHARE = 0.01  # a caption is reported if at least this share of the pictures, and more than two, have it
+REPORTED_SHARE = 0.01  # a caption is reported if at least this share of the pictures, and at least ALIKE, have it
+ALIKE = 3
+COLLAPSED = 10  # pictures from which a caption that many share is a problem: fewer may well look alike
 
 
 class Repeats:
@@ -61,13 +63,16 @@ class Repeats:
             self.absent += least
 
 
-def repeated_captions(columns: Mapping[str, Repeats], least: float = REPORTED_SHARE) -> list[str]:
-    """Return a line for each of the commonest captions that at least this share of a column's pictures have."""
+def repeated_captions(
+    columns: Mapping[str, Repeats], least_share: float = REPORTED_SHARE, *, pictures: int = ALIKE
+) -> list[str]:
+    """Return a line for each of the commonest captions that this share of a column's pictures, and so many, have."""
     lines = []
     for name, repeats in columns.items():
-        pictures = repeats.pictures
         for caption, count in repeats.most(REPORTED):
-            if count > 2 and count >= least * pictures:
-                share = count / pictures
-                lines.append(f"{name}: at least {count:,} of {pictures:,} pictures ({share:.1%}) have {caption!r}")
+            share = count / repeats.pictures
+            if count >= pictures and share >= least_share:
+                lines.append(
+                    f"{name}: at least {count:,} of {repeats.pictures:,} pictures ({share:.1%}) have {caption!r}"
+                )
     return lines

@@ -16,7 +16,7 @@ from pydantic_settings import CliPositionalArg
 
 from generate.runs.config import Folder
 from generate.runs.manifest import ALL_REJECTED, CONFIG, expect_run
-from generate.sets.repeats import Repeats, repeated_captions
+from generate.sets.repeats import COLLAPSED, Repeats, repeated_captions
 from imagetext import limits
 from imagetext.columns import is_tags
 from imagetext.fields import json_object
@@ -48,12 +48,11 @@ class VerifyConfig(BaseModel):
         description="folder, local or s3://…, with the pictures of a JSONL set, if they are not in the set's own "
         "folder; repeatable",
     )
-    most_repeated: float | None = Field(
-        None,
+    most_repeated: float = Field(
+        0.05,
         gt=0,
         le=1,
-        description="also count a caption as a problem if at least this share of the pictures have it; otherwise such "
-        "captions are only printed, because pictures that look alike share captions",
+        description=f"a caption that at least this share of the pictures, and at least {COLLAPSED}, have is a problem",
     )
 
 
@@ -101,7 +100,7 @@ def run(config: VerifyConfig) -> int:
     problems += missing_shards(read_shards(config.folder), present)
     for column_repeats in repeats.values():
         column_repeats.pictures = rows  # with those that have no caption of the column, as `generate` counts them
-    too_common = repeated_captions(repeats, config.most_repeated) if config.most_repeated else []
+    too_common = repeated_captions(repeats, config.most_repeated, pictures=COLLAPSED)
     for line in repeated_captions(repeats):
         if line not in too_common:
             say(line)
