@@ -63,7 +63,7 @@ def reinforced_columns(folder: str, markers: Sequence[Mapping[str, Any]]) -> dic
     tars = [marker for marker in markers if marker["format"] == "webdataset" and marker["rows"] > marker["failed"]]
     if not tars:
         return {}
-    record = next(read_records(join(folder, tars[0]["file"]), check=False))
+    record = next(read_records(join(folder, tars[0]["file"]), check=False))  # failed records come last
     if "paug.json" not in record.members:
         return {}
     from datasets import Json
@@ -73,7 +73,7 @@ def reinforced_columns(folder: str, markers: Sequence[Mapping[str, Any]]) -> dic
     columns = list(dict.fromkeys(name for marker in markers for name in marker["captions"]))
     embeddings: Any = next((name for name in ("npz", "pth.gz") if name in record.members), None)
     features = dataset_features(columns, similarity=True, embeddings=embeddings)
-    features["paug.json"] = Json()
+    features.update({"paug.json": Json()})
     card = DatasetCardData()
     DatasetInfosDict(default=DatasetInfo(features=features)).to_dataset_card_data(card)
     return {"dataset_info": card["dataset_info"]}
