@@ -280,6 +280,8 @@ def _shards_in_info(path: str, split: SplitTable) -> list[Shard]:
             if split_suffix(name)[1] not in (*TAR_SUFFIXES, *TABLE_SUFFIXES):
                 raise ValueError(f"{name}: not a shard")
             shards += _shards_at(name, file, split)
+        except StoreError:
+            raise
         except (ValueError, OSError) as error:
             problems.append(f"{path}: lists {error}")
     if problems:

@@ -265,6 +265,15 @@ def test_a_look_that_fails_is_tried_again_and_is_then_no_mistake_of_the_command(
     assert not isinstance(caught.value, ValueError)
 
 
+def test_a_store_that_fails_at_a_listed_table_is_no_mistake_of_the_command(s3):
+    s3.put("t.jsonl", b'{"image": "a.jpg"}')
+    s3.put("info.json", b'{"lengths": {"t.jsonl": 1, "notes.md": 1}}')
+    s3.fail("GET", "t.jsonl", 503)
+    with pytest.raises(StoreError, match=f"{s3.root}/t.jsonl: .*in {ATTEMPTS} attempts") as caught:
+        read_samples(f"{s3.root}/info.json")
+    assert not isinstance(caught.value, ValueError)
+
+
 def test_a_look_that_is_refused_is_not_tried_again(s3, shard, monkeypatch):
     class NoCredentialsError(Exception):
         pass
