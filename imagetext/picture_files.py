@@ -11,6 +11,7 @@ because a file may have been replaced by a link since the first check.
 
 import errno
 import hashlib
+import logging
 import os
 import posixpath
 import re
@@ -27,6 +28,8 @@ from imagetext import limits
 from imagetext.fields import well_formed
 from imagetext.problems import LeadsOutside
 from imagetext.stores import LIBRARIES, StoreError, filesystem, is_remote, join, plain_path, read_bytes
+
+logger = logging.getLogger(__name__)
 
 LONGEST = 4096  # characters of a path
 OF_ROWS = (  # errors of one row's path, not of the whole input
@@ -159,7 +162,8 @@ def check_inside(
 ) -> None:
     """Raise LeadsOutside if pictures lead outside.
 
-    The message has their number, the first one, and the flag that allows them.
+    The message has their number, the first one, and the flag that allows them. If the path of the first row leads to a
+    file only from the current folder, a warning says so.
 
     place: the file or folder that names the pictures.
     pictures: each with the number of its row, counted from 0, or None. No picture is opened.
@@ -167,7 +171,9 @@ def check_inside(
     """
     folder_inside = lru_cache(1 << 12)(partial(_folder_inside, folders))
     count, first, others_inside = 0, (None, PictureReference("")), False
-    for number, picture in pictures:
+    for index, (number, picture) in enumerate(pictures):
+        if not index:
+            _warn_of_current_folder(place, picture, folders)
         begin = picture.name.rfind("/") + 1
         folder, name = folder_inside(picture.name[:begin], picture.ours), picture.name[begin:]
         # Quick for most pictures: their folder is inside, and the file is no link.
@@ -193,6 +199,20 @@ def check_inside(
         count,
         suggested,
     )
+
+
+def _warn_of_current_folder(place: str, picture: PictureReference, folders: PictureFolders) -> None:
+    """Warn if a path leads to a file only from the current folder."""
+    if not _may_exist(picture) or not os.path.isfile(picture.name):
+        return
+    if not any(is_remote(path) or os.path.exists(path) for path in folders.paths(picture)):
+        logger.warning(
+            "%s: paths of pictures start from %s, where %s is not; if they start from the current folder, add "
+            "--images .",
+            place,
+            folders,
+            short(picture.name),
+        )
 
 
 def _may_be_at(path: str, picture: PictureReference, folders: PictureFolders) -> bool:

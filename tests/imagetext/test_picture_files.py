@@ -185,6 +185,25 @@ def test_folders_that_flags_name(place, picture, monkeypatch):
     assert [record.image for record in read_samples("set/t.jsonl", ["out", "set"])[0]][0] == picture()
 
 
+@pytest.mark.parametrize("format", ["jsonl", "parquet", "coco", "llava"])
+def test_paths_that_start_from_the_current_folder(place, picture, format, monkeypatch, caplog):
+    monkeypatch.chdir(place)
+    path = Path(f"set/t.{format if format in ('jsonl', 'parquet') else 'json'}")
+    spec = table(path, ["set/a.jpg", "set/sub/b.jpg"], format)
+    (shard,) = read_samples(spec)
+    assert [record.image for record in shard] == [None, None]
+    assert caplog.messages == [
+        f"{path}: paths of pictures start from set, where 'set/a.jpg' is not; if they start from the current "
+        "folder, add --images ."
+    ]
+    caplog.clear()
+    (shard,) = read_samples(spec, ".")
+    assert [record.image for record in shard] == [picture()] * 2 and not caplog.messages
+    (place / "a.jpg").write_bytes(picture(1))
+    read_samples(table(Path("set/u.jsonl"), ["a.jpg", "gone.jpg"], "jsonl"))  # in the folder of the file, too
+    assert not caplog.messages
+
+
 def test_folders_that_do_not_exist_are_told_before_any_work(place, monkeypatch):
     read = partial(read_samples, table(place / "set/t.jsonl", ["a.jpg"], "jsonl"))
     missing = [str(place / "pics"), str(place / "set/a.jpg")]
