@@ -215,6 +215,8 @@ def captions_in(value: Any) -> tuple[str, ...]:
             return captions_in(named)
         by_language = all(LANGUAGE.fullmatch(str(name)) for name in value)
         return _captions_in_each(value.values()) if by_language else ()
+    if isinstance(value, list) and {*map(type, value)} == {tuple}:  # a map of Parquet, which Arrow gives as pairs
+        return captions_in({str(name): texts for name, texts in value})
     if isinstance(value, list | tuple):
         return _captions_in_each(item for item in value if not isinstance(item, list | tuple))
     return ()

@@ -14,6 +14,7 @@ from imagetext.fields import CAPTION_COLUMNS, captions_in
 from imagetext.keys import text_of
 from imagetext.readers.chats import CHATS, answer_in, answers_of, is_chat, picture_in, without_marks
 from imagetext.readers.row_records import IMAGE_COLUMNS, Row
+from imagetext.readers.suffixes import table_kind
 from imagetext.readers.table_flags import Columns
 from imagetext.readers.text_layout import usual_name
 
@@ -208,7 +209,7 @@ def _advice(path: str, names: Collection[str]) -> str:
         return f"; did you mean localized-narratives:{path}?"
     if {"url", "URL", "image_url"} & set(names):
         return "; pictures are not fetched from URLs: img2dataset does that"
-    if any(re.search(r"\.(jpe?g|png|webp)\b|https?://", name) for name in names):
+    if table_kind(path) != ".parquet" and any(re.search(r"\.(jpe?g|png|webp)\b|https?://", name) for name in names):
         return "; the first line is not a header, which a table needs"
     return ""
 
@@ -285,7 +286,8 @@ def _set_picture(row: dict[str, Any], reading: TableReading) -> ValueError | Non
     picture = row.pop(name)
     if isinstance(picture, str) and picture.startswith("[") and (texts := parse_list(picture)) is not None:
         picture = texts
-    if isinstance(picture, list | tuple):
+    # A list of numbers or of lists is a single picture, of a kind that is not read.
+    if isinstance(picture, list | tuple) and not any(isinstance(item, int | float | list) for item in picture[:1]):
         if len(picture) > 1:
             return ValueError(f"{name}: {len(picture)} pictures in one row, but captions are of a single picture")
         picture = picture[0] if picture else None

@@ -326,6 +326,25 @@ def test_several_pictures_in_a_row_are_no_picture(table):
     )
 
 
+def test_a_picture_as_a_list_of_numbers_is_not_several_pictures(tmp_path, picture):
+    pq.write_table(pa.table({"image": [[*picture(0)]], "caption": ["a disc"]}), tmp_path / "t.parquet")
+    (record,) = read(str(tmp_path / "t.parquet"))
+    assert record.error.startswith("image: expected a path or the bytes of a picture, got [255, 216,")
+    assert record.captions == ("a disc",)
+
+
+def test_a_map_of_parquet_holds_captions_by_language(tmp_path, picture):
+    captions = pa.array([{"en": "a disc", "fr": "un disque"}, {"first": "a disc"}], pa.map_(pa.string(), pa.string()))
+    pq.write_table(pa.table({"image": [picture(0), picture(1)], "captions": captions}), tmp_path / "t.parquet")
+    assert [record.captions for record in read(str(tmp_path / "t.parquet"))] == [("a disc", "un disque"), ()]
+
+
+def test_a_column_of_parquet_may_be_called_like_a_file(tmp_path, picture):
+    pq.write_table(pa.table({"img.jpg": [picture(0)], "caption": ["a disc"]}), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match="--image-column names it; it has 'img.jpg', 'caption'$"):
+        read(str(tmp_path / "t.parquet"), needs=("pictures",))
+
+
 # ---- rows of one picture -------------------------------------------------------------------------------------------
 
 ROWS = [(picture, f"caption {picture} {number}") for picture in range(8) for number in range(3)]
