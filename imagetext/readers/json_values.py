@@ -65,9 +65,11 @@ class _Window:
                 _, end = self.decode(text, begin)
             except json.JSONDecodeError as error:
                 line = self.line + error.lineno - 1
-                if len(text) - begin < limits.LINE and self.read_more():
+                is_long = len(text) - begin >= limits.LINE
+                if not is_long and self.read_more():
                     continue
-                raise ValueError(f"{self.path}: line {line:,}: not JSON: {error.msg}") from error
+                limit = f"; or it has more than the {limits.LINE:,} bytes that are read of a value" if is_long else ""
+                raise ValueError(f"{self.path}: line {line:,}: not JSON: {error.msg}{limit}") from error
             except (RecursionError, ValueError) as error:  # for example a number of too many digits
                 raise ValueError(f"{self.path}: line {self.current_line():,}: {error}") from error
             if end == len(text) and self.read_more():
