@@ -243,7 +243,7 @@ def _support(report: ZeroShotReport) -> str:
     if not support:
         return ""
     right = TOP1.written(support.top1[ALONE][support.most].mean)
-    sentence = f"With {support.most:,} labelled pictures of each class, {report.best} is right for {right}"
+    sentence = f"With up to {support.most:,} labelled pictures of each class, {report.best} is right for {right}"
     gains = support_gains(support)
     if not gains:
         return f"{sentence}."

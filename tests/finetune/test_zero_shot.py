@@ -175,7 +175,7 @@ def test_the_best_descriptions_are_named_where_they_are_shown_to_be():
 
     answer, page, verdict = report_of_right(captions=181, good=270)
     assert (
-        answer.startswith("With 4 labelled pictures of each class, a is right for 60.0")
+        answer.startswith("With up to 4 labelled pictures of each class, a is right for 60.0")
         and "good +30.0 points" in answer
     )
     assert answer.endswith("points. The descriptions in good are the best, clearly better than those in captions.")

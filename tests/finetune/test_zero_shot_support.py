@@ -141,5 +141,5 @@ def test_the_command_reports_accuracy_against_the_shots(tmp_path, capsys):
     assert [(difference["first"], difference["second"]) for difference in support["differences"]] == [
         (ALONE, "syn_text_x")
     ]
-    assert "With 3 labelled pictures of each class, coca_tiny is right for" in " ".join(report["answer"])
+    assert "With up to 3 labelled pictures of each class, coca_tiny is right for" in " ".join(report["answer"])
     assert "With a few labelled pictures" in (tmp_path / "out" / "zero_shot.html").read_text()
