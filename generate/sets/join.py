@@ -115,5 +115,6 @@ def run(config: JoinConfig) -> int:
         return 0
     picture, caption = joined.unlike
     examples = f": a picture has {picture!r} and captions have {caption!r}" if picture and caption else ""
-    say(f"Nothing was joined{examples}. Use --on to say what names a picture in both.")
+    tables = "; a table in --captions needs it in a column key, uid or id" if config.on in ("uid", "key") else ""
+    say(f"Nothing was joined{examples}. Use --on to say what names a picture in both{tables}.")
     return 1

@@ -403,6 +403,9 @@ def test_join_draws_texts_and_says_where_nothing_matched(captioner, make_tar, pi
         "Nothing was joined: a picture has '(.*)' and captions have '(.*)'. Use --on", capsys.readouterr().out
     )
     assert keys[1] in hashes[1] and keys[2] == hashes[0][0]
+    (tmp_path / "texts.csv").write_text("name,syn_text_x\n000000000,a dog\n")
+    assert join(JoinConfig(input=inputs["input"], captions=[str(tmp_path / "texts.csv")], output=tmp_path / "x")) == 1
+    assert "; a table in --captions needs it in a column key, uid or id." in capsys.readouterr().out
     with pytest.raises(ValueError, match="--captions: required, unless"):
         join(JoinConfig(input=inputs["input"], output=tmp_path / "none"))
     with pytest.raises(ValueError, match="is not COLUMN:p"):
