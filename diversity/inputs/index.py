@@ -18,6 +18,7 @@ from diversity.inputs.records import Piece, captions_of, scene_of, truncated_of
 from diversity.inputs.specs import InputSource, text_columns
 from imagetext.columns import is_caption_column
 from imagetext.hashes import name_hash
+from imagetext.picture_files import short
 
 NO_REFERENCES = "none"
 
@@ -205,9 +206,9 @@ def _describe_first_keys(sources: Sequence[InputSource]) -> str:
     keys = []
     for source in sources:
         for piece in source.pieces[:1]:
-            keys += [f"{row.key!r} in {source.spec}" for row in islice(piece.read((), ()), 1)]
+            keys += [f"{short(row.key)} in {source.spec}" for row in islice(piece.read((), ()), 1)]
     lines = any(piece.lines for source in sources for piece in source.pieces[:1])
-    hint = "--key names the column of a table that names the pictures"
+    hint = "--key names the column of a table that names the pictures; repeat it if tables have different ones"
     if lines:
         hint = (
             "lines of a text file are joined with lines of other text files only, by their order; to join them with "

@@ -347,6 +347,8 @@ def test_nothing_in_common_says_what_each_has(write):
         ValueError, match="_x has 1, syn_text_y has 1; first keys: 'p/1' in .*a.jsonl, 'q/2' in .*b.jsonl"
     ):
         count_columns([single, other])
+    with pytest.raises(ValueError, match=r"'x{116}\.\.\. in .*c.jsonl; --key .*; repeat it if tables have different"):
+        count_columns([single, write("c.jsonl", [{"key": "x" * 5000, "syn_text_y": "b"}])])
 
 
 def test_a_file_that_changes_on_the_way_is_an_error(write, monkeypatch):
