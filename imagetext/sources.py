@@ -314,11 +314,13 @@ def _published_stamp(rows: PublishedRows) -> Mapping[str, Any]:
 def _folder_shards(folder: str, images: tuple[str, ...], captions: tuple[str, ...]) -> list[Shard]:
     rows = list_folder(folder, images, captions)
     if not rows:
-        inputs = {(os.path.dirname(file.path), split_suffix(file.path)[1]) for file in files_below(folder)}
+        paths = [file.path for file in files_below(folder)]
+        # The suffix is shown as it is written, in capitals or not.
+        inputs = {(os.path.dirname(path), path[len(path) - len(split_suffix(path)[1]) :]) for path in paths}
         hints = [
             f"; for its {suffix} files give {join(place, f'*{suffix}')}"
             for place, suffix in sorted(inputs)
-            if suffix in (*TAR_SUFFIXES, *TABLE_SUFFIXES)
+            if suffix.lower() in (*TAR_SUFFIXES, *TABLE_SUFFIXES)
         ]
         if any(suffix == ".arrow" for _, suffix in inputs):
             hints.insert(0, f"; if `datasets` saved it, give datasets:{folder}")

@@ -275,9 +275,15 @@ def entries(paths: Iterable[str]) -> dict[str, Entry | None]:
 
 
 def matches(pattern: str) -> dict[str, Entry | None]:
-    """The files that match a pattern with `*`, `?`, `[...]` or `**`, sorted; None for a broken link."""
+    """The files that match a pattern with `*`, `?`, `[...]` or `**`, sorted; None for a broken link.
+
+    The brackets of a folder on this machine that exists are no pattern.
+    """
     if is_remote(pattern):
         return {file.path: file for file in _remote_entries(pattern, "glob")}
+    folder = os.path.dirname(pattern)
+    if os.path.isdir(folder):
+        pattern = glob.escape(folder) + pattern[len(folder) :]
     return {path: entry(path) for path in sorted(glob.glob(pattern, recursive=True))}
 
 

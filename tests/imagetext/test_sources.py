@@ -230,6 +230,18 @@ def test_several_files_with_colons_between_them(tmp_path, picture, write_tar):
     assert [shard.name for shard in read_samples(odd)] == ["a::b"]
 
 
+def test_brackets_of_a_folder_that_exists_are_no_pattern(tmp_path, picture, write_tar):
+    (tmp_path / "set [v2]").mkdir()
+    for number in range(3):
+        write_tar(tmp_path / f"set [v2]/{number}.TAR", [("a.jpg", picture(number))])
+    with pytest.raises(ValueError, match="no pictures in this folder; for its .TAR files give ") as caught:
+        read_samples(str(tmp_path / "set [v2]"))
+    advised = str(caught.value).rpartition(" give ")[2]
+    assert [shard.name for shard in read_samples(advised)] == ["0", "1", "2"]
+    for pattern in ("set [v2]/[12].TAR", "set [[]v2]/[12].TAR"):
+        assert [shard.name for shard in read_samples(f"{tmp_path}/{pattern}")] == ["1", "2"]
+
+
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_a_folder_that_a_run_of_ours_wrote_is_its_shards(tmp_path, picture, format):
     for name in ("0", "1"):
