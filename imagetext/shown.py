@@ -129,6 +129,11 @@ def _without(pattern: re.Pattern, text: str) -> str:
     return " ".join(sentence for sentence in re.split(r"(?<=[.!?:])\s+", text) if not pattern.search(sentence))
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things in words: 1 shard, 2 shards."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def in_markdown(value: object) -> str:
     """A value as Markdown that shows exactly its text, on one line, so that it stays in its cell of a table."""
     text = re.sub(r"([\\`*_\[\]<>#|~$&@])", r"\\\1", " ".join(on_line(str(value)).split()))

@@ -15,6 +15,7 @@ from generate.captions.settled_column import SettledColumn
 from imagetext.readers.tars import TarRows
 from imagetext.sample import Record, Shard
 from imagetext.shards import read_markers
+from imagetext.shown import counted
 
 if TYPE_CHECKING:  # this module imports aiohttp
     from captioners.server.captioner import ServerCaptioner
@@ -54,8 +55,8 @@ class Count(NamedTuple):
 
     def __str__(self) -> str:
         if self.pictures is None:
-            return f"pictures of unknown number in {self.shards:,} shards"
-        count = f"{self.pictures:,} pictures in {self.shards:,} shards"
+            return f"pictures of unknown number in {counted(self.shards, 'shard')}"
+        count = f"{counted(self.pictures, 'picture')} in {counted(self.shards, 'shard')}"
         return count if self.exact else f"about {count}, estimated by bytes"
 
 

@@ -16,7 +16,7 @@ from generate.sets.gallery import write_set_gallery
 from generate.sets.repeats import Repeats, repeated_captions
 from imagetext.columns import is_tags
 from imagetext.sample import Shard
-from imagetext.shown import say
+from imagetext.shown import counted, say
 from imagetext.stores import is_remote, join, plain_path
 
 
@@ -73,7 +73,7 @@ def _say_totals(folder: str, config: GenerateConfig, markers: Sequence[Mapping[s
         counts.append(f"{count:,} {'tags' if is_tags(column) else 'captions'} in {column}")
     say(
         f"{folder}: {', '.join(counts)} of {pictures:,} pictures, {failed:,} without "
-        f"({failed / max(pictures, 1):.1%}), in {len(markers):,} {config.format} shards"
+        f"({failed / max(pictures, 1):.1%}), in {counted(len(markers), f'{config.format} shard')}"
     )
 
 

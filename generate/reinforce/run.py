@@ -38,7 +38,7 @@ from imagetext.lock import FolderLock
 from imagetext.outputs import remove, write_file
 from imagetext.sample import Shard
 from imagetext.shards import ShardWriter, read_marker
-from imagetext.shown import say
+from imagetext.shown import counted, say
 from imagetext.sources import check_table_flags, read_samples
 from imagetext.stores import join
 
@@ -241,8 +241,8 @@ def finish(config: ReinforceConfig, rank: Rank = Rank(), shards: Sequence[Shard]
     done = [markers[name] for name in own_names if name in markers]
     records, failed = sum(marker["rows"] for marker in done), sum(marker["failed"] for marker in done)
     say(
-        f"{config.output}: {records:,} records, {failed:,} without views ({failed / max(records, 1):.1%}), "
-        f"in {len(done):,} {config.format} shards"
+        f"{config.output}: {counted(records, 'record')}, {failed:,} without views ({failed / max(records, 1):.1%}), "
+        f"in {counted(len(done), f'{config.format} shard')}"
     )
     if originals := sum(marker.get("originals_alone", 0) for marker in done):
         say(

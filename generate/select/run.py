@@ -46,7 +46,7 @@ from imagetext.outputs import Output, remove, write_file
 from imagetext.readers.labels import Labels, read_class_names
 from imagetext.sample import Shard
 from imagetext.shards import RUN, ShardWriter, read_shards
-from imagetext.shown import masked, say
+from imagetext.shown import counted, masked, say
 from imagetext.sources import check_table_flags, read_samples
 from imagetext.stores import join, open_file, read_bytes
 
@@ -298,8 +298,8 @@ def finish(config: SelectConfig, rank: Rank = Rank(), shards: Sequence[Shard] = 
     rejected = sum((Counter(marker["rejected"]) for marker in done), Counter[str]())
     left_out = sum((Counter(marker["captions_left_out"]) for marker in done), Counter[str]())
     say(
-        f"{config.output}: {counts['rows']:,} of {counts['read']:,} records are kept, in {len(done):,} "
-        f"{config.format} shards"
+        f"{config.output}: {counts['rows']:,} of {counts['read']:,} records are kept, in "
+        f"{counted(len(done), f'{config.format} shard')}"
     )
     say(*(f"  {count:,} records are left out: {kind}" for kind, count in rejected.most_common()))
     say(*(f"  {count:,} captions are left out: {kind}" for kind, count in left_out.most_common()))

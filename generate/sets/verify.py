@@ -25,7 +25,7 @@ from imagetext.marker_index import usable_marker
 from imagetext.problems import LeadsOutside
 from imagetext.sample import Record, decode_image
 from imagetext.shards import MARKER, RUN, SUFFIXES, read_shards
-from imagetext.shown import Progress, say
+from imagetext.shown import Progress, counted, say
 from imagetext.sources import read_records
 from imagetext.stores import join, listing, read_bytes
 
@@ -109,8 +109,8 @@ def run(config: VerifyConfig) -> int:
         share = embedded / max(rows, 1)
         say(f"{embedded:,} of {rows:,} records ({share:.1%}) have embeddings in {reinforcement.member}")
     _say_problems(problems)
-    verdict = f"{len(problems):,} problems" if problems else "all as the markers say"
-    say(f"{config.folder}: {rows:,} records in {len(markers):,} shards; {verdict}")
+    verdict = counted(len(problems), "problem") if problems else "all as the markers say"
+    say(f"{config.folder}: {counted(rows, 'record')} in {counted(len(markers), 'shard')}; {verdict}")
     return 1 if problems else 0
 
 

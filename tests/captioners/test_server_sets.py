@@ -289,7 +289,7 @@ def test_whole_sets_from_a_real_server(served, tmp_path, capsys):
     first, second = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert first == second
     assert capsmith.main(["verify", str(tmp_path / "one"), "--decode", "--most-repeated", "1"]) == 0
-    assert "8 records in 1 shards; all as the markers say" in capsys.readouterr().out
+    assert "8 records in 1 shard; all as the markers say" in capsys.readouterr().out
     records = list(read_records(str(tmp_path / "one" / "*.tar")))
     captions = [record.syn_text["syn_text_served"] for record in records]
     assert (

@@ -557,7 +557,7 @@ def test_the_length_of_an_input_is_known_or_estimated_from_its_bytes(make_tar, p
     listed = [replace(tars[0], samples=[0] * 1500), replace(tars[1], samples=[0] * 12)]
     assert str(count_pictures(listed)) == "1,512 pictures in 2 shards"
     assert 52 * 0.8 < count_pictures([tars[0], listed[1]]).pictures < 52 * 1.25
-    assert str(count_pictures([replace(tars[0], samples=iter(()))])) == "pictures of unknown number in 1 shards"
+    assert str(count_pictures([replace(tars[0], samples=iter(()))])) == "pictures of unknown number in 1 shard"
 
 
 def test_classes_are_written_where_they_are_asked_for(captioner, make_tar, pictures, configure, tmp_path):
