@@ -277,13 +277,13 @@ def entries(paths: Iterable[str]) -> dict[str, Entry | None]:
 def matches(pattern: str) -> dict[str, Entry | None]:
     """The files that match a pattern with `*`, `?`, `[...]` or `**`, sorted; None for a broken link.
 
-    The brackets of a folder on this machine that exists are no pattern.
+    The brackets of a folder that exists are no pattern.
     """
+    folder = os.path.dirname(pattern)
+    if glob.has_magic(folder) and entry(folder):
+        pattern = glob.escape(folder) + pattern[len(folder) :]
     if is_remote(pattern):
         return {file.path: file for file in _remote_entries(pattern, "glob")}
-    folder = os.path.dirname(pattern)
-    if os.path.isdir(folder):
-        pattern = glob.escape(folder) + pattern[len(folder) :]
     return {path: entry(path) for path in sorted(glob.glob(pattern, recursive=True))}
 
 

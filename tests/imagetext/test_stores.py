@@ -197,6 +197,13 @@ def test_many_named_files_are_looked_up_in_a_listing(s3):
         read_samples(f"{s3.root}/d/{{00000..{LISTED + 3:05d}}}.tar")
 
 
+def test_brackets_of_a_folder_that_exists_are_no_pattern(s3):
+    for name in ("set [v2]/0.tar", "set [v2]/1.tar", "set v/2.tar"):
+        s3.put(name, b"")
+    for pattern, names in (("set [v2]/*.tar", ["0", "1"]), ("set [v]/*.tar", ["2"]), ("set [[]v2]/[1].tar", ["1"])):
+        assert [shard.name for shard in read_samples(f"{s3.root}/{pattern}")] == names
+
+
 # ---- faults ------------------------------------------------------------------------------------------------------
 
 FAULTS = [403, 404, 500, 503, "cut", "less", "hang"]
