@@ -125,12 +125,13 @@ def fit_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
 
 
 def non_finite(weights: Mapping[str, Any]) -> list[str]:
-    """The names of the tensors that hold a number that is not finite."""
-    return [
-        name
-        for name, weight in weights.items()
-        if isinstance(weight, Tensor) and weight.is_floating_point() and not bool(torch.isfinite(weight).all())
-    ]
+    """The names of the tensors that hold a number that is not finite; those on the meta device hold none."""
+    names = []
+    for name, weight in weights.items():
+        holds_floats = isinstance(weight, Tensor) and weight.is_floating_point() and not weight.is_meta
+        if holds_floats and not bool(torch.isfinite(weight).all()):
+            names.append(name)
+    return names
 
 
 def check_finite(model: nn.Module, where: str | Path) -> None:

@@ -52,7 +52,7 @@ def member(name: str, data: bytes = b"", size: int | None = None, kind: bytes = 
 
 def pax(count: int, kind: bytes, name: str = "k") -> bytes:
     return member(
-        "pax", b"".join(b"%d %s%06d=v\n" % (12, name.encode(), number) for number in range(count)), kind=kind
+        "pax", b"".join(b"%d %s%06d=v\n" % (13, name.encode(), number) for number in range(count)), kind=kind
     )
 
 
