@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import psutil
 
-from imagetext.outputs import remove
+from imagetext.outputs import is_at, remove
 from imagetext.stores import ATTEMPTS, call_store, entry, filesystem, is_remote, join, plain_path
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class FolderLock:
         self.owner = {"job": self.job, "lock": uuid.uuid4().hex, **_this_process()}
         self.is_owner = False  # whether this process has set the lock file, and removes it in the end
         self.new_folders: list[Path] = []
+        self._opened: int | None = None  # of this machine: another folder of this name is not the same
         self.last_sign = time.time()
         self._ended = threading.Event()
         self._heartbeat = threading.Thread(target=self._beat, daemon=True)
@@ -73,6 +74,7 @@ class FolderLock:
             self.new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
             try:
                 os.makedirs(folder, exist_ok=True)
+                self._opened = os.open(folder, os.O_RDONLY)
             except (FileExistsError, NotADirectoryError) as error:
                 raise ValueError(f"output {self.folder}: is a file, or lies in one; give another folder") from error
         try:
@@ -83,7 +85,7 @@ class FolderLock:
             )
             return self
         except BaseException:
-            self._remove_new_folders()
+            self._leave_folder()
             raise
         _held.setdefault(self.folder, self)
         if not self.is_guest:
@@ -98,10 +100,10 @@ class FolderLock:
             del _held[self.folder]
         if self.is_owner and (_read(self.path) or {}).get("job") == self.job:
             remove(self.path)
-        self._remove_new_folders()
+        self._leave_folder()
 
     def check(self) -> None:
-        """Raise LockLost if another run has taken over the folder, or may have done so and ended since.
+        """Raise LockLost if another run has taken over the folder, or may have done so and ended since, or it is gone.
 
         A lock file that has disappeared is written again (not by a guest) if this process has given its signs of life.
         """
@@ -113,6 +115,8 @@ class FolderLock:
                 f"{self.folder}: this process was held up for {silence:.0f} seconds, and its lock is gone: another "
                 "run may have written here; the same command resumes"
             )
+        if owner is None and self._opened is not None and not is_at(self._opened, self.folder):
+            raise LockLost(f"{self.folder}: was removed while this run wrote there; the same command starts anew")
         if owner is None and _create(self.path, self.owner):
             self.is_owner = True
         elif owner is not None and owner.get("job") != self.job:
@@ -167,8 +171,10 @@ class FolderLock:
             except OSError as error:  # the next sign of life may succeed
                 logger.warning("%s: could not give a sign of life: %s", self.path, error)
 
-    def _remove_new_folders(self) -> None:
-        """Remove the folders that this lock has created, if they are empty."""
+    def _leave_folder(self) -> None:
+        """Close the folder, and remove the folders that this lock has created, if they are empty."""
+        if self._opened is not None:
+            os.close(self._opened)
         with suppress(OSError):
             for folder in self.new_folders:
                 folder.rmdir()

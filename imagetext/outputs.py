@@ -72,7 +72,7 @@ def _claimed(temporary: str | os.PathLike) -> Iterator[int]:
                 if time.monotonic() > deadline:
                     raise OSError(errno.EBUSY, "another process writes this file", os.fspath(temporary))
                 time.sleep(0.1)
-            elif _is_at(handle, temporary):
+            elif is_at(handle, temporary):
                 if not os.fstat(handle).st_size:
                     yield handle
                     return
@@ -94,8 +94,8 @@ def _locked(handle: int) -> bool:
     return True
 
 
-def _is_at(handle: int, path: str | os.PathLike) -> bool:
-    """Whether the open file is the file at the path."""
+def is_at(handle: int, path: str | os.PathLike) -> bool:
+    """Whether the open file or folder is the one at the path."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
@@ -191,7 +191,7 @@ class Output:
         if is_remote(self.path):
             call_store(self.path, self._complete)
         else:
-            if not _is_at(self._handle, self.path + UNFINISHED) or os.fstat(self._handle).st_size != self.size:
+            if not is_at(self._handle, self.path + UNFINISHED) or os.fstat(self._handle).st_size != self.size:
                 raise OSError(
                     f"{self.path}{UNFINISHED}: is not what was written there; another process has written it, too"
                 )
@@ -223,7 +223,7 @@ class Output:
         else:
             with suppress(OSError):  # a full disk, which has raised an error before
                 self._file.close()
-            if _is_at(self._handle, self.path + UNFINISHED):
+            if is_at(self._handle, self.path + UNFINISHED):
                 remove(self.path + UNFINISHED)
             self._claim.close()
 

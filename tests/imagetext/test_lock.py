@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -161,6 +162,16 @@ def test_a_lock_that_is_gone_is_set_anew_before_a_marker(tmp_path):
             writer.write(GOOD)
         assert owner(tmp_path)["job"] == first.job
     assert LOCK not in os.listdir(tmp_path)
+
+
+def test_a_run_whose_folder_was_removed_ends_and_leaves_nothing(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(LockLost, match=f"{folder}: was removed while this run wrote there"), FolderLock(folder):
+        (folder / "run.json").touch()
+        shutil.rmtree(folder)
+        with ShardWriter(folder, "00000") as writer:  # which makes the folder again
+            writer.write(GOOD)
+    assert not folder.exists()
 
 
 def test_a_guest_of_a_run_that_has_ended_sets_no_lock_and_leaves_nothing(tmp_path, monkeypatch):
