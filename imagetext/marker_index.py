@@ -14,19 +14,54 @@ MARKER = ".done.json"
 INDEX = "markers.json.gz"
 FEW = 500  # so many markers are read in a few seconds without the index
 ROOM = 1024  # bytes of the index for each marker, beside the marker itself
-FIELDS = {"file": str, "size": int, "sha256": str | None, "rows": int, "failed": int, "captions": dict, "input": dict}
+# The types of fields: a type, or those of an object's fields; ANY stands for all of its fields.
+ANY = "*"
+COUNTS = {ANY: int}
+REPEATS = {"pictures": int, "absent": int, "counts": COUNTS}
+FIELDS = {  # of every marker
+    "file": str,
+    "size": int,
+    "sha256": str | None,
+    "rows": int,
+    "failed": int,
+    "captions": COUNTS,
+    "input": dict,
+}
+FIELDS_OF_SOME = {
+    "passing": int,
+    "failed_before": int,
+    "first_reason": str,
+    "read": int,
+    "originals_alone": int,
+    "repeats": {ANY: REPEATS},
+    "licences": REPEATS,
+    "refused": {ANY: {"answers": int, "refused": int, "reasons": COUNTS}},
+    "overlap": list,
+    "rejected": COUNTS,
+    "captions_left_out": COUNTS,
+    "joined": COUNTS,
+}
 
 Marker = dict[str, Any]
 
 
 def usable_marker(marker: Any) -> bool:
-    """Return whether a value of JSON is a marker: it has the fields of every marker, and its file is beside it."""
+    """Return whether a value of JSON is a marker: its fields have their types, and its file is beside it."""
     return (
-        isinstance(marker, dict)
-        and all(isinstance(marker.get(name), kind) for name, kind in FIELDS.items())
+        _fits(marker, FIELDS)
+        and all(_fits(marker[name], kind) for name, kind in FIELDS_OF_SOME.items() if name in marker)
         and os.path.basename(marker["file"]) == marker["file"]
-        and all(isinstance(count, int) for count in marker["captions"].values())
     )
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Return whether a value has a type, or an object's fields have theirs."""
+    if not isinstance(kind, dict):
+        return isinstance(value, kind)
+    if not isinstance(value, dict):
+        return False
+    kinds = dict.fromkeys(value, kind[ANY]) if ANY in kind else kind
+    return all(_fits(value.get(name), field_kind) for name, field_kind in kinds.items())
 
 
 def read_index(folder: str | os.PathLike, files: Mapping[str, Entry]) -> dict[str, Marker]:

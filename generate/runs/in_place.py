@@ -20,7 +20,13 @@ PICTURES = "pictures.json"
 def read_pictures(folder: str | os.PathLike) -> dict[str, list[str]]:
     """Return the pictures of each shard of a run that is made of a folder of pictures; {} where there are none."""
     try:
-        return json.loads(read_bytes(path := join(os.fspath(folder), PICTURES)))
+        pictures = json.loads(read_bytes(path := join(os.fspath(folder), PICTURES)))
+        if not isinstance(pictures, dict):
+            raise ValueError("is no JSON object")
+        for name, sources in pictures.items():
+            if not isinstance(sources, list) or not all(isinstance(source, str) for source in sources):
+                raise ValueError(f"{name} is not a list of pictures")
+        return pictures
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:

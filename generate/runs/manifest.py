@@ -59,9 +59,12 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def _check_values(run: Mapping[str, Any], shards: Any) -> None:
-    """Raise ValueError if the names of the shards, or settings that are taken over, are none that a run writes."""
+    """Raise ValueError if the names of the shards, or settings that are read again, are none that a run writes."""
     if not isinstance(shards, list) or not all(isinstance(name, str) for name in shards):
         raise ValueError("shards is not a list of names")
+    for name in ("versions", "teachers"):
+        if not isinstance(run.get(name, {}), Mapping):
+            raise ValueError(f"{name} is {run[name]!r}")
     for fields in (run, *run["columns"].values()):
         for name, values in TAKEN_OVER.items():
             if fields.get(name, values[0]) not in values:

@@ -13,6 +13,7 @@ import capsmith
 import generate.captions.load
 import generate.runs.manifest
 from generate.captions.run import run
+from generate.runs.in_place import read_pictures
 from generate.runs.manifest import CARD, RUN, check_same, read_run, write_run
 from imagetext.shards import ShardWriter, read_marker
 from imagetext.sources import read_records
@@ -359,6 +360,8 @@ def test_drawn_pictures_are_what_their_spec_says(captioner, configure, tmp_path)
         ({"columns": {}, "batch_size": True}, [], "batch_size is True"),
         ({"columns": {}, "batch_size": -1}, [], "batch_size is -1"),
         ({"columns": {}, "dtype": "x"}, [], "dtype is 'x'"),
+        ({"columns": {}, "versions": ["0.2"]}, [], r"versions is \['0.2'\]"),
+        ({"columns": {}, "teachers": [{}]}, [], r"teachers is \[\{\}\]"),
         ({"columns": {}}, ["a", 1], "shards is not a list of names"),
         ({"columns": {}}, "a", "shards is not a list of names"),
     ],
@@ -367,3 +370,11 @@ def test_a_damaged_run_json_is_refused(tmp_path, run, shards, problem):
     (tmp_path / "run.json").write_text(json.dumps({"fingerprint": run, "shards": shards}))
     with pytest.raises(ValueError, match=f"its run.json is not one of ours: {problem}"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize("pictures", [{"a": 3}, {"a": "b.jpg"}, {"a": [3]}, ["a"], '{"a": ' * 5000])
+def test_a_damaged_list_of_pictures_is_refused(tmp_path, pictures):
+    text = pictures if isinstance(pictures, str) else json.dumps(pictures)
+    (tmp_path / "pictures.json").write_text(text)
+    with pytest.raises(ValueError, match=f"{tmp_path}/pictures.json: "):
+        read_pictures(tmp_path)

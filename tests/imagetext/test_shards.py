@@ -358,7 +358,20 @@ def test_a_marker_tells_counts_hashes_and_its_input(tmp_path, picture, format):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"input": None}, {"rows": "3"}, {"captions": "3"}, {"captions": {"a": []}}, {"sha256": 3}, {"file": "/dev/zero"}],
+    [
+        {"input": None},
+        {"rows": "3"},
+        {"captions": "3"},
+        {"captions": {"a": []}},
+        {"sha256": 3},
+        {"file": "/dev/zero"},
+        {"failed_before": "3"},
+        {"licences": "by"},
+        {"repeats": {"a": {}}},
+        {"refused": {"a": 3}},
+        {"overlap": 3},
+        {"joined": {"a": "3"}},
+    ],
 )
 def test_a_marker_whose_fields_are_not_those_of_a_marker_vouches_for_nothing(tmp_path, picture, changes):
     with ShardWriter(tmp_path, "s") as writer:
