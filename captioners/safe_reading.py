@@ -116,7 +116,7 @@ def check_numbers(config: Mapping[str, Any], where: str | Path, limits: Mapping[
         name, value = waiting.pop()
         if isinstance(value, Mapping):
             waiting += [(f"{name}.{key}".lstrip("."), part) for key, part in value.items()]
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             if len(value) > LONGEST_LIST and not isinstance(value[0], str):
                 problems.append(f"{name} has {len(value):,} entries, at most {LONGEST_LIST:,} are allowed")
             waiting += [(name, part) for part in value]

@@ -276,6 +276,8 @@ def _preprocessing(
     mean_and_std = torch.tensor([cfg["mean"], cfg["std"]])
     if mean_and_std.shape != (2, 3):
         raise ValueError(f"mean {cfg['mean']} and std {cfg['std']} are not three numbers each")
+    if not mean_and_std.isfinite().all() or not mean_and_std[1].all():
+        raise ValueError(f"mean {cfg['mean']} and std {cfg['std']} do not make numbers of pixels; no std may be 0")
     return cfg, mean_and_std[..., None, None], Compose([*resize_steps, PILToTensor()])
 
 

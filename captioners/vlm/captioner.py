@@ -84,7 +84,7 @@ class VLMCaptioner:
         self.tokenizer = processor.tokenizer
         self.instruction = self.family.instruction if instruction is None else instruction
         self.preprocess: Callable[[Image.Image], Tensor] = self.family.preprocess()
-        problems = attempt(f"{source}: its processor cannot process a picture", self._aspect_problems)
+        problems = attempt(f"{source}: its processor cannot process a picture", self._picture_problems)
         self._prompts = functools.lru_cache(self.family.prompt)
         self.prompt = attempt(
             f"{source}: its processor cannot make a prompt of {self.instruction!r}",
@@ -118,8 +118,11 @@ class VLMCaptioner:
         self.context_length, self.vocabulary = min(positions_left + 1, CONTEXT), text_config.vocab_size
         self.description = self._describe(source)
 
-    def _aspect_problems(self) -> list[str]:
-        wide, high = (tuple(self.preprocess(Image.new("RGB", size)).shape[1:]) for size in ((64, 32), (32, 64)))
+    def _picture_problems(self) -> list[str]:
+        pictures = [self.preprocess(Image.new("RGB", size)) for size in ((64, 32), (32, 64))]
+        if not all(picture.isfinite().all() for picture in pictures):
+            return ["its processor makes pixels that are not finite numbers, as if image_std were 0"]
+        wide, high = (tuple(picture.shape[1:]) for picture in pictures)
         if wide == high or isinstance(self.family, OwnAspect):
             return []
         return [

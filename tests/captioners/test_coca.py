@@ -403,6 +403,7 @@ def test_preprocessing_is_open_clips(saved, size, preprocess):
         {"mean": 3},
         {"mean": [[0.5], [0.5], [0.5]], "std": [[0.5], [0.5], [0.5]]},
         {"mean": [], "std": []},
+        {"std": [0, 0, 0]},
         {"interpolation": ["a"]},
     ],
     ids=str,

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import shutil
 
 import pytest
@@ -365,6 +366,20 @@ def test_a_processor_that_fails_at_pictures_is_named(copy_of):
     folder = copy_of("git")
     edit(folder / "processor_config.json", lambda config: config["image_processor"].update(image_mean="grey"))
     with pytest.raises(ValueError, match=f"{folder}: its processor cannot process a picture: "):
+        load_vlm(folder)
+
+
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        ({"image_mean": [math.nan] * 3}, "image_mean is nan"),
+        ({"image_std": [0.0] * 3}, "makes pixels that are not fini"),
+    ],
+)
+def test_a_processor_whose_pixels_are_no_numbers_is_refused(copy_of, change, problem):
+    folder = copy_of("llava")
+    edit(folder / "processor_config.json", lambda config: config["image_processor"].update(change))
+    with pytest.raises(ValueError, match=f"{folder}: .*{problem}"):
         load_vlm(folder)
 
 
