@@ -3,6 +3,7 @@
 Another run may take over a lock without a sign of life.
 """
 
+import errno
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 LOCK = ".lock"
 BEAT = 10.0  # seconds between signs of life
 DEAD = 60.0  # seconds without a sign of life, after which the lock may be taken over
+NO_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)  # the last is that of a file system mounted for reading only
 JOB = "CAPSMITH_JOB"  # environment variable of processes that share the lock of the process that started them
 LAUNCHERS = {  # the variable with the number of processes, and those that identify the job
     "WORLD_SIZE": ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"),
@@ -51,8 +53,8 @@ class FolderLock:
     guest_of: the job of the run that this process works for. A guest sets no lock, and may write as long as that run
         has the lock.
 
-    Raises ValueError if the folder is a file, or another run has it, and LockLost if the run that a guest works for
-    has ended.
+    Raises ValueError if the folder is a file or cannot be written, or another run has it, and LockLost if the run that
+    a guest works for has ended.
     """
 
     def __init__(self, folder: str | os.PathLike, guest_of: str = ""):
@@ -69,23 +71,20 @@ class FolderLock:
         self._heartbeat = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
-        if not is_remote(self.folder):
-            folder = Path(self.folder)
-            self.new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-            try:
-                os.makedirs(folder, exist_ok=True)
-                self._opened = os.open(folder, os.O_RDONLY)
-            except (FileExistsError, NotADirectoryError) as error:
-                raise ValueError(f"output {self.folder}: is a file, or lies in one; give another folder") from error
         try:
+            self._open_folder()
             self._take()
         except NotImplementedError:
             logger.warning(
                 "%s: this store cannot lock a folder; make sure that no two commands write there at once", self.folder
             )
             return self
-        except BaseException:
+        except BaseException as error:
             self._leave_folder()
+            if isinstance(error, OSError) and error.errno in NO_RIGHTS:
+                raise ValueError(
+                    f"output {self.folder}: cannot be written: {error.strerror}; give another folder"
+                ) from error
             raise
         _held.setdefault(self.folder, self)
         if not self.is_guest:
@@ -170,6 +169,18 @@ class FolderLock:
                 self.last_sign = time.time()
             except OSError as error:  # the next sign of life may succeed
                 logger.warning("%s: could not give a sign of life: %s", self.path, error)
+
+    def _open_folder(self) -> None:
+        """Create the folder if there is none, and open it, if it is on this machine."""
+        if is_remote(self.folder):
+            return
+        folder = Path(self.folder)
+        self.new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        try:
+            os.makedirs(folder, exist_ok=True)
+            self._opened = os.open(folder, os.O_RDONLY)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(f"output {self.folder}: is a file, or lies in one; give another folder") from error
 
     def _leave_folder(self) -> None:
         """Close the folder, and remove the folders that this lock has created, if they are empty."""

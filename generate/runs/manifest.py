@@ -47,6 +47,8 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any] | None:
         return run
     except FileNotFoundError:
         pass
+    except (NotADirectoryError, PermissionError) as error:
+        raise ValueError(f"output {folder}: cannot be read: {error.strerror}; give another folder") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"output {folder}: its {RUN} is not one of ours: {error}") from error
     others = files_of(folder).keys() - {RUN + UNFINISHED, LOCK, DRY_RUN}

@@ -334,6 +334,8 @@ def test_an_output_that_is_a_file_is_an_error(captioner, make_tar, pictures, con
     (tmp_path / "out").write_text("mine")
     with pytest.raises(ValueError, match="is no folder"):
         run(configure())
+    with pytest.raises(ValueError, match="out/run: cannot be read: Not a directory; give another folder"):
+        run(configure(output=str(tmp_path / "out" / "run")))
 
 
 def test_an_empty_folder_is_as_good_as_none(captioner, make_tar, pictures, configure, tmp_path):

@@ -68,6 +68,17 @@ def test_a_file_is_no_folder(tmp_path, place):
         FolderLock(tmp_path / place).__enter__()
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch, number):
+    def refuse(path, *_):  # root may write everywhere
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(lock, "_create", refuse)
+    with pytest.raises(ValueError, match=f"output {tmp_path}/run: cannot be written: {os.strerror(number)}; give"):
+        FolderLock(tmp_path / "run").__enter__()
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_second_run_of_the_machine_is_refused_and_a_process_of_the_job_is_not(tmp_path):
     with FolderLock(tmp_path) as first:
         with pytest.raises(ValueError, match=f"process {os.getpid()} on .* writes here; wait for it to end"):
