@@ -77,11 +77,12 @@ def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) 
     """Load the model and its tokenizer.
 
     random: allow random weights for a source that has no weights.
-    Raises: ValueError that says why open_clip cannot load the model, or that some of its weights are not finite.
+    Raises: ValueError that says why open_clip cannot load the model, or that some of its weights are integers or not
+        finite.
     """
     import open_clip  # late: it imports torch
 
-    from captioners.weights import check_finite
+    from captioners.weights import check_finite, check_floats
 
     has_own_config = ":" in source.name  # a folder or a hub repository, not an architecture of open_clip
     try:
@@ -91,7 +92,9 @@ def load_clip(source: ClipSource, *, device: str = "cpu", random: bool = False) 
         load_weights = not has_own_config or weights is not None
         check_text_tower(source.model_cfg["text_cfg"])
         if weights is not None:
-            check_size(_meta_model(source.name), [weights], source.name.partition(":")[2])
+            meta_model = _meta_model(source.name)
+            check_size(meta_model, [weights], source.name.partition(":")[2])
+            check_floats(meta_model, weights)
         model: Any = open_clip.create_model(  # Any: torch's types do not know the attributes of open_clip's models
             source.name,
             source.pretrained,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -138,6 +139,21 @@ def check_finite(model: nn.Module, where: str | Path) -> None:
     """Raise ValueError if a model has weights that are not finite, as after a training that went wrong."""
     if names := non_finite(dict(model.named_parameters())):
         raise ValueError(f"{where}: {len(names)} of its weights hold numbers that are not finite: {first_few(names)}")
+
+
+def check_floats(model: nn.Module, path: Path) -> None:
+    """Raise ValueError if a safetensors file has integers for a model's weights, which torch would convert."""
+    if path.suffix != ".safetensors":
+        return
+    weights = dict(model.named_parameters())
+    with safe_open(path, "pt") as file:
+        names = [
+            name
+            for name in file.keys()
+            if name in weights and not file.get_slice(name).get_dtype().startswith(("F", "BF"))
+        ]
+    if names:
+        raise ValueError(f"{path}: {len(names)} of its weights are integers: {first_few(names)}")
 
 
 def first_few(names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from captioners.clip import captioner_name, clip_source, find_clip, is_open_clip, load_clip, preprocessing
 from captioners.resolve import SHIPPED
@@ -94,6 +95,15 @@ def test_a_hostile_or_broken_config_is_one_line(tmp_path, change, message):
     with pytest.raises(ValueError) as caught:
         load_clip(find_clip(str(folder)))
     assert message in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_weights_that_are_integers_are_refused(tmp_path):
+    folder = shutil.copytree(COCA_TINY, tmp_path / "theirs")
+    weights = load_file(folder / "open_clip_model.safetensors")
+    weights["logit_scale"] = weights["logit_scale"].short()
+    save_file(weights, folder / "open_clip_model.safetensors")
+    with pytest.raises(ValueError, match="open_clip_model.safetensors: 1 of its weights are integers: logit_scale"):
+        load_clip(find_clip(str(folder)))
 
 
 def test_a_hub_repository_has_the_bounds_of_a_folder(tmp_path, monkeypatch):
