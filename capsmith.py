@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from imagetext.configurations import parse, unknown_name
 from imagetext.shown import NOBODY_READS, at_terminal, exit_without_reader, say, say_error
-from imagetext.stops import exit_code, open_standard_files, signals_as_interrupts
+from imagetext.stops import exit_code, interrupt_behind, open_standard_files, signals_as_interrupts
 
 
 def finetune(argv: Sequence[str]) -> int:
@@ -176,9 +176,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: str, argv: Sequence[str]) -> int:
     try:
-        code = COMMANDS[command](argv)
-        say()  # writes out what is buffered: a reader that has gone is noticed here
-        return code
+        try:
+            code = COMMANDS[command](argv)
+            say()  # writes out what is buffered: a reader that has gone is noticed here
+            return code
+        except Exception as error:
+            if stop := interrupt_behind(error):
+                raise stop from None
+            raise
     except ValueError as error:  # what the rooms raise on bad input; they name file, field and value
         say_error(command, error)
         return 2

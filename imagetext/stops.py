@@ -36,6 +36,13 @@ def interrupt_once(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(signal.Signals(number))
 
 
+def interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the interrupt that an error comes from, if any: C++ modules make an ImportError of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def exit_code(stop: KeyboardInterrupt) -> int:
     """The exit code for a process that a signal ended, as in shells: 128 + its number, 130 for SIGINT."""
     return 128 + (stop.args[0] if stop.args else signal.SIGINT)

@@ -41,6 +41,19 @@ def test_a_signal_ends_a_command_in_order(monkeypatch, capsys, tmp_path, number,
         os.kill(os.getpid(), number)  # again, while it ends: ignored
 
 
+@pytest.mark.parametrize("kind", [ImportError, ValueError])
+def test_an_error_that_a_library_makes_of_an_interrupt_is_an_interrupt(monkeypatch, capsys, kind):
+    def command(argv):
+        try:
+            raise KeyboardInterrupt(signal.SIGTERM)
+        except KeyboardInterrupt as stop:
+            raise kind("initialization failed") from stop
+
+    monkeypatch.setitem(capsmith.COMMANDS, "verify", command)
+    assert capsmith.main(["verify"]) == 143
+    assert capsys.readouterr().err == "capsmith verify: interrupted; the same command resumes\n"
+
+
 def test_what_nohup_ignores_stays_ignored_and_another_thread_sets_nothing():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
