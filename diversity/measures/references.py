@@ -11,7 +11,9 @@ counts one 4-gram for a caption of fewer than four words.
 P: pictures
 """
 
+import importlib
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -151,6 +153,7 @@ def meteor(captions: Sequence[Words], references: References, wordnet: Any) -> n
     (1 - ½ (chunks / matches)³) p r / (0.9 p + 0.1 r). In [0, 1], higher is better. Synonyms are those of `wordnet`.
     Lavie and Agarwal 2007. COCO's script runs a later version with paraphrases, so the numbers cannot be compared.
     """
+    _import_nltk()
     from nltk.stem import PorterStemmer
     from nltk.translate.meteor_score import meteor_score
 
@@ -174,13 +177,24 @@ class NoSynonyms:
 
 def load_wordnet() -> Any | None:
     """Return nltk's WordNet, or None where its data is not on this machine; nothing is downloaded."""
-    from nltk.corpus import wordnet  # late: the import takes a second
+    _import_nltk()
+    from nltk.corpus import wordnet
 
     try:
         wordnet.ensure_loaded()
     except (LookupError, OSError, BadZipFile):  # the data is missing or incomplete
         return None
     return wordnet
+
+
+def _import_nltk() -> None:
+    """Import nltk, late because it takes a second. It refuses to be imported by a user without a home."""
+    homeless = os.path.expanduser("~") == "~"  # as in containers
+    if homeless:
+        os.environ["HOME"] = os.devnull
+    importlib.import_module("nltk")
+    if homeless:
+        del os.environ["HOME"]
 
 
 def _ngrams(text: Words) -> Counter[Words]:

@@ -163,3 +163,23 @@ def test_meteor_is_there_with_wordnet_only(tmp_path):
     (folder / "index.noun").write_text("dog n 1 0 1 0 00000000\nhound n 1 0 1 0 00000000\n")
     # the, home exactly; run = runs by stem; hounds ~ dog as synonyms: four matches in one chunk
     assert float(meteor_in_a_process(tmp_path)) == pytest.approx(1 - 0.5 / 4**3)
+
+
+def test_a_user_without_a_home_has_the_measures():
+    code = (
+        "import os, pwd\n"
+        "def getpwuid(_): raise KeyError\n"
+        "pwd.getpwuid = getpwuid\n"
+        "from diversity.measures.references import NoSynonyms, load_wordnet, meteor\n"
+        "load_wordnet()\n"
+        "print(meteor([['a', 'dog']], [[['a', 'dog']]], NoSynonyms()), 'HOME' in os.environ)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    # two matches in one chunk: 1 - 0.5 / 2**3
+    assert done.stdout.split() == ["[0.9375]", "False"], done.stderr
