@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,12 +100,13 @@ def answers_kept(captioners: Sequence[KeepsAnswers], output: str, shard: str) ->
     """A context in which a shard is made, and the captioners keep their servers' answers.
 
     If the shard fails, the answers are used when it is made again; once it is complete, they are deleted. They are
-    kept in the output folder or, for an output in a store, in the user's cache on this machine.
+    kept in the output folder or, for an output in a store, in the user's cache on this machine, if there is one.
     """
-    if not captioners:
+    folder = answers_folder(output)
+    if not captioners or folder is None:
         yield
         return
-    journal = Journal(answers_folder(output) / f"{shard}.jsonl")
+    journal = Journal(folder / f"{shard}.jsonl")
     for captioner in captioners:
         captioner.journal = journal
     try:
@@ -119,12 +120,20 @@ def answers_kept(captioners: Sequence[KeepsAnswers], output: str, shard: str) ->
 
 def forget_answers(output: str) -> None:
     """Delete the answers that an earlier run has kept for an output."""
-    shutil.rmtree(answers_folder(output), ignore_errors=True)
+    if folder := answers_folder(output):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def answers_folder(output: str) -> Path:
-    """The folder in which the answers for an output's unfinished shards are kept."""
+def answers_folder(output: str) -> Path | None:
+    """The folder in which the answers for an output's unfinished shards are kept.
+
+    None for an output in a store if this user has no cache that can be written, as often in containers.
+    """
     if "://" not in output:
         return Path(output) / FOLDER
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "capsmith" / "answers" / hashlib.sha256(output.encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "capsmith", "answers")
+    if not cache.is_absolute():  # this user has no home
+        return None
+    with suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+    return cache / hashlib.sha256(output.encode()).hexdigest()[:16] if os.access(cache, os.W_OK) else None

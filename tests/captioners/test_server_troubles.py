@@ -4,6 +4,7 @@ import sys
 import time
 from collections import Counter
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
@@ -423,6 +424,19 @@ def test_answers_of_a_run_in_a_store_are_kept_in_the_cache(monkeypatch, tmp_path
     assert journal.answers_folder("s3://bucket/out").parent == tmp_path / "capsmith" / "answers"
     assert journal.answers_folder("s3://bucket/out") != journal.answers_folder("s3://bucket/other")
     assert journal.answers_folder("out").parts == ("out", journal.FOLDER)
+
+
+def test_without_a_cache_that_can_be_written_no_answers_are_kept(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    for cache in ("/dev/null", str(tmp_path / "file"), "relative", None):
+        monkeypatch.setenv("XDG_CACHE_HOME", cache) if cache else monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setenv("HOME", "~")  # of a user without a home
+        captioner = SimpleNamespace(journal=None)
+        journal.forget_answers("s3://bucket/out")
+        with journal.answers_kept([captioner], "s3://bucket/out", "shard"):
+            assert captioner.journal is None
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 # costs
