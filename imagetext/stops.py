@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from types import FrameType
 
 STOPPED = (signal.SIGTERM, signal.SIGHUP)  # and SIGINT, which Python itself turns into a KeyboardInterrupt
@@ -67,6 +68,7 @@ def open_standard_files() -> None:
     """Open standard input, output and error on /dev/null if they are closed.
 
     Otherwise a file that we open would get one of their numbers, and the output of libraries would go into it.
+    Characters that standard output cannot encode will be replaced, so that they end no command.
     """
     number = os.open(os.devnull, os.O_RDWR)  # gets the first free number
     while number <= 2:
@@ -74,3 +76,5 @@ def open_standard_files() -> None:
     os.close(number)
     sys.stdout = sys.stdout or open(1, "w", closefd=False)
     sys.stderr = sys.stderr or open(2, "w", closefd=False)
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")

@@ -118,3 +118,10 @@ def test_the_lock_of_a_command_that_was_ended_is_gone(tmp_path):
         assert (tmp_path / LOCK).exists()
         raise KeyboardInterrupt(signal.SIGTERM)
     assert not os.listdir(tmp_path)
+
+
+def test_a_terminal_of_another_encoding_shows_the_help(tmp_path):
+    command = [sys.executable, "-m", "capsmith", "verify", "--help"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "usage: capsmith verify" in done.stdout
