@@ -74,7 +74,7 @@ class ReinforceConfig(RunConfig, TableFlags):
             problems.append(f"--report: needs teachers, and there are none with {unused or 'no --teacher'}")
         problems += [
             f"--{name.replace('_', '-')}: {value}: has no effect with --convert, which keeps the views that are there"
-            for name in ("views", "size", "crop_area", "seed")
+            for name in ("views", "crop_area", "seed")
             if self.convert and (value := getattr(self, name)) != type(self).model_fields[name].default
         ]
         if self.convert and self.embeddings == "none":

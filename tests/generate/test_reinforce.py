@@ -547,8 +547,10 @@ def test_the_older_layout_becomes_the_newer_one(make_records, pictures, configur
     [record] = records(tmp_path / "out")
     embeddings, views = unpack(record.members), read_views(record.members["paug.json"])
     make_records("00000", pictures(1), captions=ORIGINAL[:1], **older(embeddings, views, kind))
-    options = {"teacher": [], "convert": True, "embeddings": kind}
+    options = {"teacher": [], "convert": True, "embeddings": kind, "size": 48}
     assert run(configure(**options, output=tmp_path / "new")) == 0
+    described = json.loads((tmp_path / "new" / "config.json").read_text())["reinforce"]["image_augmentation"]
+    assert described["random_resized_crop"]["size"] == 48  # of the views, which only the user knows
     assert members_of(tmp_path / "new" / "00000.tar") == members_of(tmp_path / "out" / "00000.tar")
     newer = [str(tmp_path / "new" / "*.tar")]
     assert (
