@@ -4,6 +4,7 @@ B: records in a batch, K: texts of a record, L: context length, S: picture side 
 D: embedding dimension of all teachers together
 """
 
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from finetune.student.config import StudentConfig
 from finetune.student.index import RecordIndex, Survey
 from finetune.student.model import Student
 from finetune.student.negatives import hard_negatives, is_negative
-from finetune.student.teachers import Teachers
+from finetune.student.teachers import Teachers, view_sizes
 from finetune.tar_files import TarFiles, with_tar_files
 from imagetext.columns import is_caption_column
 from imagetext.pixels import Pixels
@@ -71,6 +72,7 @@ class ReinforcedPictures(TrainingPictures):
     identities: key and hash of each picture.
     input_hashes: for each input path, a hash of what was read from it.
     index: what was found in the tars; to be written once the run has its folder.
+    drawn_for: the side in pixels for which each record's views were drawn.
     weights: how often each record comes in a pass. has_negative: whether each record has a hard negative.
 
     Raises ValueError if no record can be used, or if no record has a hard negative although the configuration wants
@@ -93,12 +95,15 @@ class ReinforcedPictures(TrainingPictures):
         self.in_flight = Pixels(processes_here())
         self.index = RecordIndex(config.output / RECORD_INDEX, settings=self._decisive(), anew=config.overwrite)
         self.input_hashes: dict[str, str] = {}
+        self.drawn_for: list[int] = []
+        sizes = view_sizes(shards)
         found, hashes = Survey(), InputHashes()
         progress = Progress(desc="reading records", unit="record", mininterval=1, disable=quiet)
         with ThreadPoolExecutor() as pool:  # decoding releases Python's global lock
             for shard in shards:
                 survey = self.index.survey(shard, partial(self._read, pool=pool, hashes=hashes, progress=progress))
                 found.add(survey)
+                self.drawn_for += [sizes[os.path.dirname(shard.path)]] * len(survey.records)
                 if survey.input_hash:
                     self.input_hashes[shard.path] = survey.input_hash
         progress.close()
@@ -205,6 +210,7 @@ class ReinforcedPictures(TrainingPictures):
         self.records, self.weights = [self.records[index] for index in remaining], self.weights[remaining]
         self.identities = [self.identities[index] for index in remaining]
         self.has_negative = [self.has_negative[index] for index in remaining]
+        self.drawn_for = [self.drawn_for[index] for index in remaining]
 
     def sample(self, index: int) -> Record:
         """Return the record with its files; raises ValueError if its tar has changed so that it cannot be read."""
@@ -314,7 +320,8 @@ class ReinforcedPictures(TrainingPictures):
         view, selected, negative = self.select(contents, draw)
         texts = [text for _, _, text in selected]
         with self.in_flight.held(contents.image):
-            pixels = replay(contents.views[view], decode_stored(contents.image), self.side)
+            image = decode_stored(contents.image)
+            pixels = replay(contents.views[view], image, self.side, self.drawn_for[index])
         pixels = normalise(pixels, self.mean, self.std)
         embeddings = {}
         if self.teachers:

@@ -1,8 +1,9 @@
-"""The teachers of a reinforced set, whose embeddings the set holds, and whether the embedded texts are known."""
+"""What a reinforced set says of its embeddings: its teachers, the size of the views, and which texts are embedded."""
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from finetune.student.config import StudentConfig
 from finetune.tar_files import is_local_tar
@@ -11,6 +12,7 @@ from imagetext.sample import Shard
 from imagetext.stores import join, read_bytes
 
 CONFIG, RUN = "config.json", "run.json"
+PUBLISHED_SIZE = 224  # for which the views of DataCompDR and DFNDR were drawn, which come without config.json
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,12 @@ def read_teachers(shards: Sequence[Shard], config: StudentConfig) -> Teachers | 
     teachers_by_path = {}
     for folder in dict.fromkeys(os.path.dirname(shard.path) for shard in shards):
         path = join(folder, CONFIG)
+        teachers = _read_config(path).get("teachers") or []
         try:
-            teachers = json_object(read_bytes(path)).get("teachers") or []
             teachers_by_path[path] = [
                 (str(teacher["name"]), int(teacher["dimension"]), float(teacher["logit_scale"]))
                 for teacher in teachers
             ]
-        except FileNotFoundError:
-            teachers_by_path[path] = []
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}: not the config.json of a reinforced set: {error!r}") from error
     path, first = next(iter(teachers_by_path.items()))
@@ -68,6 +68,31 @@ def read_teachers(shards: Sequence[Shard], config: StudentConfig) -> Teachers | 
             f"--logit-scale: {len(scales)} ({scale_texts}) for {len(dimensions)} teachers ({teacher_texts})"
         )
     return Teachers(names or [f"teacher {number}" for number, _ in enumerate(dimensions, 1)], dimensions, scales)
+
+
+def view_sizes(shards: Sequence[Shard]) -> dict[str, int]:
+    """Return the side in pixels for which the views in each shard's folder were drawn.
+
+    Raises ValueError for a config.json that cannot be read.
+    """
+    sizes = {}
+    for folder in {os.path.dirname(shard.path) for shard in shards}:
+        match _read_config(join(folder, CONFIG)):
+            case {"reinforce": {"image_augmentation": {"random_resized_crop": {"size": int() as size}}}} if size > 0:
+                sizes[folder] = size
+            case _:
+                sizes[folder] = PUBLISHED_SIZE
+    return sizes
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    """Return what a config.json says; {} if there is none."""
+    try:
+        return json_object(read_bytes(path))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{path}: not the config.json of a reinforced set: {error!r}") from error
 
 
 def check_texts(shards: Sequence[Shard]) -> None:

@@ -64,14 +64,21 @@ def decode_stored(data: bytes | None) -> Image.Image:
         raise ValueError(f"picture does not decode: {error or type(error).__name__}") from error
 
 
-def replay(view: View, image: Image.Image, side: int) -> Tensor:
-    """Return the pixels (3, S, S), uint8, of a view of an RGB picture."""
+def replay(view: View, image: Image.Image, side: int, drawn_for: int | None = None) -> Tensor:
+    """Return the pixels (3, S, S), uint8, of a view of an RGB picture.
+
+    drawn_for: the side for which the view was drawn (default: this one). Translations are in pixels of that side, so
+    they are scaled to this one.
+    """
     (top, left_edge, height, width), operations = view
     image = F.resized_crop(
         image, top, left_edge, height, width, size=[side, side], interpolation=InterpolationMode.BICUBIC
     )
     for number, strength in operations or ():
-        image = _operate(image, OPERATIONS[number], strength)
+        name = OPERATIONS[number]
+        if name in ("TranslateX", "TranslateY"):
+            strength = round(int(strength) * side / (drawn_for or side))
+        image = _operate(image, name, strength)
     return F.pil_to_tensor(image)
 
 
@@ -83,7 +90,7 @@ def _operate(image: Image.Image, name: str, strength: float) -> Image.Image:
             shear = [angle, 0.0] if name == "ShearX" else [0.0, angle]
             return F.affine(image, angle=0.0, translate=[0, 0], scale=1.0, shear=shear, center=[0, 0])
         case "TranslateX" | "TranslateY":
-            moved = [int(strength), 0] if name == "TranslateX" else [0, int(strength)]
+            moved = [strength, 0] if name == "TranslateX" else [0, strength]
             return F.affine(image, angle=0.0, translate=moved, scale=1.0, shear=[0.0, 0.0])
         case "Rotate":
             return F.rotate(image, strength)

@@ -10,7 +10,7 @@ import torch
 from finetune.student.config import StudentConfig
 from finetune.student.records import COIN_SIDES, ReinforcedPictures
 from finetune.student.teachers import Teachers, check_texts, read_teachers
-from imagetext.reinforced.views import decode_stored, normalise, replay
+from imagetext.reinforced.views import decode_stored, normalise, replay, write_views
 from imagetext.sample import Record
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_samples
@@ -61,6 +61,20 @@ def test_what_is_drawn_belongs_together(layout, kind, tmp_path):
     # Columns come equally often, whatever their number of captions. In 120 draws, a deviation of more than 36 has a
     # chance below 1e-9.
     assert abs(counts["column", 1] - 60) < 36
+
+
+@pytest.mark.parametrize("size, moved", [(16, 8), (32, 4), (None, 2)])
+def test_translations_are_those_that_the_teachers_saw(size, moved, tmp_path):
+    """They are in pixels of the set's views, which config.json tells; those of published sets are of 224 pixels."""
+    write_config(tmp_path)
+    if size:
+        content = json.loads((tmp_path / "config.json").read_text())
+        content["reinforce"] = {"image_augmentation": {"random_resized_crop": {"size": size}}}
+        (tmp_path / "config.json").write_text(json.dumps(content))
+    view, seen = [[[0, 0, 30, 40], [[3, by]]] for by in (8.0 if size else 28.0, float(moved))]
+    spec = write_tar(tmp_path / "0.tar", {"r001": members(1) | {"paug.json": write_views([view] * VIEWS)}})
+    pixels = replay(seen, decode_stored(picture(1)), STUDENT.side)
+    assert torch.equal(pictures_of(spec)[0, 0][0], normalise(pixels, STUDENT.mean, STUDENT.std))
 
 
 def test_views_and_captions_come_equally_often(tmp_path):

@@ -44,6 +44,15 @@ def test_a_view_is_torchvisions_crop_and_operation_bit_for_bit(number, name):
         assert torch.equal(pixels, F.normalize(F.to_tensor(expected), MEAN, STD))
 
 
+@pytest.mark.parametrize("name", ["TranslateX", "TranslateY"])
+def test_a_translation_moves_by_the_same_share_of_a_view_of_another_side(name):
+    """45.68 pixels of a view of 336 are 45 whole ones, as torchvision takes them; those are 30 of a view of 224."""
+    image, operation = photo(90, 70), OPERATIONS.index(name)
+    for side, moved in ((336, 45), (224, 30), (256, 34)):
+        view, expected = [[[5, 7, 50, 61], [[operation, strength]]] for strength in (-45.68, float(-moved))]
+        assert torch.equal(replay(view, image, side, drawn_for=336), replay(expected, image, side))
+
+
 def test_views_from_a_file_make_the_very_pixels_that_were_drawn():
     image = photo(120, 80)
     views = draw_views(3, "a/key", 30, size=image.size, side=48, crop_area=0.08)
