@@ -22,7 +22,7 @@ from imagetext.hashes import name_hash, sample_hash
 from imagetext.outputs import write_file
 from imagetext.sample import Record, Shard
 
-FORMAT = 1  # another number for another form of the files, or if other records are found in the same tar
+FORMAT = 2  # another number for another form of the files, or if other records are found in the same tar
 LIBRARIES = ("capsmith", "numpy", "pillow", "torch")  # they decide which records are usable
 
 

@@ -32,7 +32,7 @@ from imagetext.columns import is_caption_column
 from imagetext.pixels import Pixels
 from imagetext.readers.row_records import caption_columns
 from imagetext.reinforced.embeddings import to_newer_layout, unpack
-from imagetext.reinforced.views import View, decode_stored, normalise, read_views, replay
+from imagetext.reinforced.views import View, check_views, decode_stored, normalise, read_views, replay
 from imagetext.sample import Record, Shard
 from imagetext.shown import Progress
 
@@ -190,7 +190,7 @@ class ReinforcedPictures(TrainingPictures):
             text = tar_files.read("txt") if tar_files else {}
             contents = self.contents(replace(sample, members={**sample.members, **text}))
             with self.in_flight.held(contents.image):
-                decode_stored(contents.image)
+                check_views(contents.views, decode_stored(contents.image).size)
         except ValueError as error:
             return str(error), b"", set()
         kinds = {kind for kind, texts in contents.texts.items() if texts}

@@ -22,8 +22,8 @@ from generate.reinforce.teachers import Teacher
 from generate.runs.workers import Workers, decoding
 from imagetext.fields import well_formed
 from imagetext.reinforced.embeddings import named_texts, pack, to_newer_layout, unpack
-from imagetext.reinforced.views import View, decode_stored, read_views, replay, write_views
-from imagetext.sample import Record, image_size
+from imagetext.reinforced.views import View, check_views, decode_stored, read_views, replay, write_views
+from imagetext.sample import Record, open_image
 
 GROUP = 64  # pictures whose views are embedded by one teacher before the next
 CACHED_TEXTS = 50_000  # texts of a shard whose embeddings stay in memory: the last new ones
@@ -189,8 +189,9 @@ def convert_samples(samples: Iterable[Record], config: ReinforceConfig) -> Itera
         views, embeddings = [], {}
         try:
             if not error:
-                image_size(record.image)  # raises where there is no picture
+                size = open_image(record.image).size  # raises where there is no picture
                 views = read_views(record.members.get("paug.json"))
+                check_views(views, size)
                 embeddings = to_newer_layout(unpack(record.members), len(views), texts.named())
         except ValueError as problem:
             error = str(problem)

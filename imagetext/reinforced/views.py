@@ -155,6 +155,21 @@ def read_views(data: bytes | None) -> list[View]:
     return views
 
 
+def check_views(views: Sequence[View], size: tuple[int, int]) -> None:
+    """Raise ValueError if a view reaches beyond a picture of this width and height.
+
+    Then it was drawn for another picture, or for this one before it was resized.
+    """
+    width, height = size
+    for number, ((top, left, crop_height, crop_width), _) in enumerate(views):
+        right, bottom = left + crop_width, top + crop_height
+        if right > width or bottom > height:
+            raise ValueError(
+                f"paug.json: view {number} reaches to pixel {right} x {bottom}, but the picture has {width} x "
+                f"{height}: the views are of a larger one, perhaps of this one before it was resized"
+            )
+
+
 def _is_view(view: Any) -> bool:
     match view:
         case [[int() as top, int() as left, int() as height, int() as width], list() | None as operations]:

@@ -200,6 +200,10 @@ REJECTED = {
         "no picture, said the captioner",
     ),
     "views": ({"paug.json": None}, "there is no paug.json"),
+    "resized": (
+        {"paug.json": write_views([*views(0)[:3], [[0, 20, 30, 21], None]])},
+        "paug.json: view 3 reaches to pixel 41 x 30, but the picture has 40 x 30: the views are of a larger one",
+    ),
     "none": ({"paug.json": b'{"param_aug": []}'}, "embeddings that are not of these views"),
     "picture": ({"jpg": picture(0)[:60]}, "PNG picture is truncated"),
     "embeddings": ({"npz": None}, "no embeddings to convert"),

@@ -572,6 +572,7 @@ def test_what_cannot_be_converted_is_a_row_with_its_reason(make_records, picture
     make_records("00002", pictures(1), captions=ORIGINAL[:1])
     make_records("00003", pictures(1), captions=ORIGINAL[:1], **older(embeddings, views) | {"npz": b"damaged"})
     make_records("00004", [BROKEN, None], captions=ORIGINAL[:1], **older(embeddings, views))
+    make_records("00005", pictures(1), captions=ORIGINAL[:1], **older(embeddings, [views[0], [[0, 0, 4, 4000], []]]))
     assert run(configure(**options)) == 0
     reasons = [record.error for record in records(tmp_path / "out")]
     for reason, expected in zip(
@@ -583,6 +584,7 @@ def test_what_cannot_be_converted_is_a_row_with_its_reason(make_records, picture
             "npz: no embeddings",
             "not a picture",
             "missing picture",
+            "paug.json: view 1 reaches to pixel 4000 x 4, but the picture has",
         ),
         strict=True,
     ):
