@@ -229,6 +229,8 @@ class ReinforcedPictures(TrainingPictures):
         """Return the contents of a record; raises ValueError if something is missing or does not fit together."""
         if sample.error:
             raise ValueError(sample.error)
+        if sample.image is None:  # said first, because published sets lack original captions, too
+            raise ValueError("missing picture")
         views = read_views(sample.members.get("paug.json"))
         columns = {name: texts for name, texts in sample.syn_text.items() if any(map(str.strip, texts))}
         text = sample.members.get("txt", b"").decode("utf-8", "replace").strip()

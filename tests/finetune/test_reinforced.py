@@ -199,6 +199,7 @@ REJECTED = {
         {"json": json.dumps(FAILED).encode(), "jpg": None, "paug.json": None, "npz": None},
         "no picture, said the captioner",
     ),
+    "published": ({"jpg": None, "txt": None, "json": b'{"uid": "x"}'}, "missing picture"),
     "views": ({"paug.json": None}, "there is no paug.json"),
     "resized": (
         {"paug.json": write_views([*views(0)[:3], [[0, 20, 30, 21], None]])},
