@@ -7,6 +7,13 @@ from captioners.replies import holds_token, opens_reply
 from diversity.words.tokens import LONG_CHUNK
 
 _PICTURE = "(?:image|picture|photo|photograph)"
+# After a picture in a prompt: the end, a mark or words that go on, but no noun, as in "Caption this picture contest".
+_GOES_ON = (
+    r"(?:\W*\Z|[.,:;?!]|(?= (?:in|with|using|for|to|and|as|at|of|on|from|by|that|which|so|if|you|your|it|this|how|like"
+    r"|without|below|above|here|shown|given|provided|attached|based|focusing|describing|\w+ly)\b))"
+)
+# What holds numbers in brackets that are no box.
+_NO_BOX = "".join(f"(?<!{word} )" for word in "matrix vector array list row numbers interval sequence".split())
 _REMAINS = re.compile(
     # a fence around the whole, and the first field of a JSON object
     r"\A```|\A[\[\s]*\{\s*(?:\"[^\"{}]{1,40}\"|'[^'{}]{1,40}')\s*:"
@@ -16,16 +23,17 @@ _REMAINS = re.compile(
     r"|##\s?(?:instruction|response|human|user|assistant)\s?:|\bim_(?:start|end)\b"
     r"|\byou are an? (?:\w+ ){0,2}assistant\b"
     # boxes of things in the picture, as [12, 34, 56, 78]
-    r"|\[\s?\d+(?:\.\d+)?(?:,\s?\d+(?:\.\d+)?){3}\s?\]"
+    rf"|{_NO_BOX}\[\s?\d+(?:\.\d+)?(?:,\s?\d+(?:\.\d+)?){{3}}\s?\]"
     # the first words of an answer, after others than `opens_reply` knows; a label or heading in Markdown
     r"|\A\W*(?:sure|certainly|absolutely|of course|okay|ok)[,.!] i(?:'d| would|(?:'ll| will| can)"
     r" (?:help|describe|provide|do (?:that|this)))\b"
-    r"|\A(?:#{2,6}\s|\*\*[^*:]{1,60}(?::\*\*|\*\*:))"
+    rf"|\A#{{2,6}}\s(?:(?:{_PICTURE} )?(?:caption|description|answer|response|alt[- ]text)\b|.*[.!?:](?:\s|\Z))"
+    r"|\A\*\*[^*:]{1,60}(?::\*\*|\*\*:)"
     rf"|\b{_PICTURE} you(?:'ve| have)? (?:provided|uploaded|sent|shared|attached|gave)\b"
     r"|\A[^.:]{0,60}\bhere(?:'s| is) (?:an?|the|your) (?:[\w-]+ ){0,4}(?:caption|description)\b[^.:]{0,60}:"
     # prompts
-    rf"|\A\W*(?:please )?(?:describe|caption) (?:this|the) {_PICTURE}\b"
-    r"|\A\W*(?:please )?(?:write|generate)(?: me)? an? (?:\w+ ){0,3}(?:caption|description)\b"
+    rf"|\A\W*(?:please )?(?:describe|caption) (?:this|the) {_PICTURE}{_GOES_ON}"
+    rf"|\A\W*(?:please )?(?:write|generate)(?: me)? an? (?:\w+ ){{0,3}}(?:caption|description){_GOES_ON}"
     rf"|\A\W*what (?:(?:is|do you see)(?: shown)? in|does) (?:this|the) {_PICTURE}\b",
     re.IGNORECASE,
 )

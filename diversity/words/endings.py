@@ -89,12 +89,25 @@ _OPEN_END = re.compile(rf"\b(?:(?:{'|'.join(LYING)}) on|in)\Z")  # cannot end an
 # Words that can end an English sentence with a word of _STRANDING.
 _STRANDED = frozenset("of with at from to into is are".split())
 _STRANDING = frozenset("that which who whom what where to being he she they i you we".split())
-# A clause with a subject of its own, after which a preposition, or in a question "is", may end the sentence without a
-# mark, too.
+# Clauses after which a preposition, or in a question "is", may end an English text without a mark, too. The first has
+# a subject of its own; the second also stands without "that", as in "the bench he sits on"; the third is a thing for
+# something, as in "a song to dance to".
+_PRONOUN = "(?:he|she|they|i|you|we)"
 _WITH_SUBJECT = re.compile(
     r"\b(?:that|which|whom?|(what|where))"
-    r" (?:an?|the|his|her|its|their|my|your|our|two|people|he|she|it|they|i|you|we) "
+    rf" (?:an?|the|his|her|its|their|my|your|our|two|people|it|{_PRONOUN}) "
 )
+_WITHOUT_THAT = re.compile(
+    r"\b(?!(?:as|while|and|or|but|when|because|so|if|before|after|until|since|then|here|there|says?|images?|pictures?"
+    rf"|photos?)\b)[a-z]+ (?:{_PRONOUN}|everyone|everybody|nobody)"
+    r"(?: (?!(?:an?|the|his|her|its|their|my|your|our|this|some|two|and)\b)[\w']+){1,4}\Z"
+)
+_FOR_SOMETHING = re.compile(
+    r"\A(?:(?!is |are |was )\w+(?<!(?<!th)ing) ){0,3}(?!(?:is|are|was|has|wants|tries|likes|loves|needs|starts|begins"
+    r"|seems|appears|prepares|about|able|used|ready|next|close|up)\b)\w+(?<!(?<!th)ing)"
+    r" to (?!(?:an?|the)\b)\w+(?: \w+){1,2}\Z"
+)
+_AS_IT_IS = re.compile(rf"\b(?:what(?:ever)?|where(?:ver)?|who(?:ever)?|how|way) (?:it|{_PRONOUN}) \w+\Z")
 _LEFT_BEHIND = frozenset("of with at from to into in on".split())
 # People may end a sentence of so many words with a comma instead of a full stop: one in a thousand German captions of
 # Multi30k.
@@ -110,17 +123,27 @@ def ends_hanging(caption: str, caption_words: Sequence[str]) -> bool:
     if last not in HANGING and last != "on":
         return False
     languages = languages_of(before)
-    if "en" in languages and (clause := _WITH_SUBJECT.search(" ".join(before))):
-        if last in _LEFT_BEHIND or clause[1] and last in ("is", "are", "was"):
-            return False  # "a box that the cat is sitting in", "Where the wild things are"
+    if _may_end_english(text.lower(), before, last):
+        return False
     if "en" in languages and _OPEN_END.search(text.lower()):
         return True
+    if last not in HANGING:
+        return False
     if not any(last in LANGUAGES[name][0] for name in languages) and (languages or last in _ELSEWHERE):
         return False
     if _ends_with_name(text, last):
         return False
     is_stranded = not _STRANDING.isdisjoint(before) or before[-2:-1] == ["to"]  # "the man I came with", "to live for"
     return not ("en" in languages and last in _STRANDED and text[-1] in ".!?" and is_stranded)
+
+
+def _may_end_english(text: str, before: Sequence[str], last: str) -> bool:
+    """Return whether a text in lower case may end in an English preposition or in "is", without a mark."""
+    clause = _WITH_SUBJECT.search(" ".join(before))
+    if last in ("is", "are", "was"):
+        return clause is not None and clause[1] is not None or _AS_IT_IS.search(text) is not None
+    ways = _WITHOUT_THAT.search(text) or _FOR_SOMETHING.search(text)
+    return last in _LEFT_BEHIND and (clause or ways) is not None
 
 
 def _ends_with_name(text: str, last: str) -> bool:

@@ -17,6 +17,18 @@ SAYING = 3  # words that must be before a quotation that is not examined, as in 
 SAID = 2  # or words after it, as in '"sorry" on a sign'
 SAYS = 80  # characters in which these words are looked for
 _QUOTED = re.compile('"[^"]*+"|“[^„“”]*+”|„[^„“”]*+[“”]|«[^«»]*+»|「[^「」]*+」|『[^『』]*+』')
+# Names of things with words on them, which follow these words in titles, as in "Sorry for the late reply meme". An
+# assistant's sentence does not end so: it has a mark at its end, or an article or a preposition before a thing.
+_THING = (
+    r"(?:meme|gif|sign|poster|print|quotes?|lyrics|sheet music|song|album|cover|book|card|stickers?|decal|label|badge"
+    r"|banner|stamp|mug|(?:t-?)?shirt|tee|hoodie|tote|bag|hat|pillow|necklace|bracelet|worksheet|flash ?cards?|puzzle"
+    r"|game|quiz|lesson(?: plan)?|contest|template|icon|logo|clip ?art|vector|illustration|infographic|drawing"
+    r"|painting|cartoon|comic(?: strip)?|calligraphy|wallpaper|background|placeholder|slide|screenshot|thumbnail|video"
+    r"|movie|trailer|concept|certificate|letter|invitation|note|notebook|tattoo|graffiti|error|message)"
+)
+_NO_TITLE = frozenset("a an the this that any your its no of in on for with from at to".split())
+_BEFORE_NAME = frozenset("a an this that any your".split())  # also with another word before the thing
+_ON_A_THING = re.compile(rf"\b{_THING}(?: (?:for|by|on|in|with|from) [^.!?]{{1,60}})?\Z")
 _SIGN = re.compile(r"(?:\b(?:reads|reading|says|saying|asks|asking)\b|写着|寫著)[^.!?。！？]*+")
 _PICTURE = "(?:image|picture|photo|photograph|file|attachment)s?"
 # After "missing": excludes pictures that lack something, and pictures that are missing from a wall or a page.
@@ -47,13 +59,19 @@ _WORDS = (
 )
 _WRITE = "(?:re-?write|rephrase|paraphrase|reword|generate|combine|merge|fuse)"
 _ASK = "(?:provide|upload|share|attach|send)"
+_ASKED_FOR = rf"(?: [\w'-]+){{0,5}}? (?:{_PICTURE}|{_WORDS}|content|subject|example|link|it|them|again)\b"
+# What follows "an AI" where it is the speaker; it excludes "an AI robot" and "an assistant coach".
+_SPEAKS = (
+    r"(?:[,.;:]|\W*$| (?:i|and|so|but|that|which|who|(?:text|language|vision)\S*|model|assistant|system|trained"
+    r"|designed|created|developed)\b)"
+)
 _SO = r"^\W*(?:(?:okay|ok|alright|all right|hmm+|so|well|now|first|got it|right)\W+){0,3}"  # how thoughts begin
 
 _RULES = {
     "sorry": (
         r"sorry|apolog",
-        r"\b(?:i'm|i am) (?:\w+ )?sorry\b|^\W*sorry\b(?!,? we(?:'re| are) closed)|\bsorry[,.]? (?:but|i)\b"
-        r"|\bi apologi[sz]e|\bapologies\b",
+        r"\b(?:i'm|i am) (?:\w+ )?sorry\b|^\W*sorry\b(?! (?:we|to|not|for your)\b|, we(?:'re| are) closed)"
+        r"|\bsorry[,.]? (?:but|i)\b|\bi apologi[sz]e|\bapologies\b",
     ),
     "cannot": (
         r"\b(?:i|we)\b|unanswerable",
@@ -65,8 +83,8 @@ _RULES = {
     ),
     "model": (
         r"\bai\b|\bi\b|assistant",
-        r"\bas an? (?:text-based |virtual |large )?(?:ai|language model|assistant)\b"
-        r"|\b(?:i'm|i am) (?:just |only )?an? (?:text-based |large )?(?:ai|language model)\b",
+        rf"\bas an? (?:text-based |virtual |large )?(?:ai|language model|assistant){_SPEAKS}"
+        rf"|\b(?:i'm|i am) (?:just |only )?an? (?:text-based |large )?(?:ai|language model){_SPEAKS}",
     ),
     "no picture": (
         r"\bno\b|\bnot\b|(?:did|could|ca|have|has|is)n't\b|cannot|unavailable|failed|missing"
@@ -79,15 +97,17 @@ _RULES = {
         rf"|(?:\b(?:not|no)|n't) (?:\w+ ){{0,4}}{_PICTURE} (?:attached|provided|uploaded)"
         rf"|\bno {_PICTURE} to (?:describe|caption)\b"
         rf"|\bno (?:{_PICTURE} )?(?:description|caption|alt[- ]text) available\b|^\W*no alternative text\b"
-        rf"|^\W*(?:the|this) {_PICTURE} (?:is|seems|appears) (?:\w+ ){{0,4}}to (?:describe|caption)\b"
+        rf"|^\W*(?:the|this) {_PICTURE} (?:is|seems|appears) (?:to be )?(?:\w+ ){{0,2}}(?:too|not|un\w+|hard|difficult"
+        rf"|impossible)\b(?: \w+){{0,3}} to (?:describe|caption)\b"
         r"|\b(?:image|content|request)\b.{0,80} violat\w+ |\bcontent polic(?:y|ies)|quality issues are too severe",
     ),
     "asks": (
         r"please|kindly|\byou\b|\byour\b",
-        rf"\b(?:please|kindly|(?:can|could|would) you)(?: please)? (?:re-?)?{_ASK}\b"
+        rf"\b(?:please|kindly|(?:can|could|would) you)(?: please)? (?:re-?)?{_ASK}{_ASKED_FOR}"
         r"|\byou (?:have not|haven't|did not|didn't) (?:given?|provided?|includ\w+|attach\w*|upload\w*|sen[dt])\b"
         rf"|\b(?:you|message)\b.{{0,80}}\bno {_PICTURE}|\bno {_PICTURE}\b.{{0,80}}\byour?\b"
-        r"|\bhow (?:can|may) i (?:help|assist) you|what would you like",
+        r"|\bhow (?:can|may) i (?:help|assist) you\b[^.!?]{0,80}\W*$"
+        r"|what would you like (?:me|to know|help|assistance)\b",
     ),
     "no words": (
         r"\b(?:provided|gave|given|sent|supplied|entered|input|re-?write|rephrase|paraphrase|reword|generate|combine"
@@ -114,8 +134,9 @@ _RULES = {
     ),
     "rules": (
         r"\bmy\b|\bi\b|\bknow\b",
-        r"\bmy (?:guidelines|programming|policy|policies|training)\b|\bi(?:'d| would) be (?:happy|glad) to"
-        r"|\bi hope (?:this|that|it) helps\b|\blet me know (?:if|whether)\b",
+        r"\bmy (?:guidelines|programming|policy|policies|training)\b(?! (?:on|for|log|day|session|journey|partner)\b)"
+        rf"|\bi(?:'d| would) be (?:happy|glad) to (?:\w+ )?(?:try|take|{_VERBS})"
+        r"|\bi hope (?:this|that|it) helps\b(?! you\b)|\blet me know (?:if|whether)\b",
     ),
     "thinks": (
         r"\buser\b|\bi\b|\bwe\b|\blet\b",
@@ -208,9 +229,20 @@ def refuses(text: str) -> bool:
         return False
     parts = sentences(" ".join(chunks))
     text = folded(" ".join(parts if len(parts) <= 2 * ENDS else (*parts[:ENDS], *parts[-ENDS:])))
+    if _names_a_thing(text):
+        return False
     text = _QUOTED.sub(lambda quoted: '""' if _is_on_a_thing(quoted) else quoted[0], text)
     text = _SIGN.sub(lambda sign: "" if len(words(sign.string[: min(sign.start(), SAYS)])) >= SAID else sign[0], text)
     return any(hint.search(text) and pattern.search(text) for hint, pattern in _COMPILED)
+
+
+def _names_a_thing(text: str) -> bool:
+    """Return whether a text ends in the name of a thing with words on it, as a title does and a sentence does not."""
+    thing = _ON_A_THING.search(text)
+    if thing is None:
+        return False
+    *_, before, last = "", "", *words(text[max(thing.start() - SAYS, 0) : thing.start()])
+    return last not in _NO_TITLE and before not in _BEFORE_NAME
 
 
 def _is_on_a_thing(quoted: re.Match[str]) -> bool:

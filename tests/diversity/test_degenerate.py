@@ -272,6 +272,20 @@ A poster that reads: Please provide ID | A sign that asks visitors to please sha
 "I'm sorry" written on a card | a sheep says it is sorry | a woman who would prefer to stay
 Sure, it is a small house. | Certainly the tallest tower in the city | Of course the cat sits on the keyboard.
 Here is a picture of my dog on the beach | This image shows a dog running on the beach.
+the bench he is sitting on | someone to talk to | The person I want to be with | the world we live in
+something to believe in | 50 best songs to run to | The Most Beautiful Places to Travel To | a friend to lean on
+where we come from | Be who you are | That's just the way we are | The girl everyone is talking to | Switch it on
+Sorry for the late reply meme | I'm sorry card with a sad puppy | Sorry, I can't adult today coffee mug
+Sorry to Bother You (2018) | Please provide ID at the gate sign | Please Provide Feedback Concept on Laptop Screen
+Please share this post - social media template | Can you share your location? dating app screenshot
+As an AI robot greets visitors at the fair | As an assistant coach he led the team to victory in 2014
+I am an AI robot - Sophia at the summit | I can't see the forest for the trees quote | My training log for the marathon
+The image is easy to describe in one word: chaos | No image available placeholder icon
+How can I help you? Customer service agent smiling with headset | What would you like for breakfast? ESL worksheet
+We need to write better sentences poster for classroom | Let's see how far we've come lyrics
+I hope this helps you sleep pillow | I would be happy to marry you ring box | This Caption is inappropriate meme
+Describe this picture worksheet for kids | Caption this picture contest - funny cat on a bike
+Generate a caption app icon | A matrix [1, 2, 3, 4] on a blackboard | ## Hashtag sculpture | ### Three hashtags sign
 an editor with the text {"id": 5} on a screen | an assistant helps a user: both look at a screen | The time is 10:30
 """
 BAD = {
@@ -285,6 +299,8 @@ BAD = {
         एक आदमी कार में कार में कार में
         A cat is sitting on a large bed. A cat is sitting on a small bed.""",
     "cut": """a cat sitting on | a dog running down a | two men in hats and | a bird that is standing next to
+        a man holds a ball and he is looking at | In this image we can see people on a | a dog wants to play with
+        A baseball player prepares to swing at | In the picture, he is looking at | a woman about to walk into
         a box that is sitting in | a photo that the man is | a dog that a man is walking with a | a man that looks at
         ein Hund sitzt auf einem
         Ein Mann und eine | Un chien est sur une | Muž stojí na | un perro en la | a bowl of fruit; | 一只狗，
@@ -314,6 +330,8 @@ BAD = {
         A cat on a rug. User: What is it? Assistant: A cat. | A cat. Human: Thank you. | A cat. Question: Q? Answer: A
         Sure, I can help with that! The image shows a cat. | Of course, I can do that. | What does this image describe?
         Unfortunately, the image you provided is blank. | In the picture you've shared, a dog runs.
+        Describe the image | Describe this picture briefly | Write a caption describing it | Caption this photo: a dog
+        ## Image description A cat on a rug | ## A Quiet Street The image shows a street.
         system You are a helpful assistant. user Describe it. assistant A dog.""",
     "refusal": """
         Okay, the user wants me to describe this picture. | Hmm, the user asked for a caption about a red bicycle.
@@ -325,7 +343,10 @@ BAD = {
         Please upload the image you would like me to caption. | No image was provided.
         The image could not be displayed.
         This image appears to violate our content policies. | I am not able to determine who is in this photo.
-        Images are missing
+        Images are missing | As an AI developed by OpenAI, I cannot see. | I'm an AI model and have no eyes.
+        I'm unable to view this political cartoon | I can't describe this meme | I cannot read the text on the sign
+        Could you please share it? | Please provide a valid image url | What would you like me to describe?
+        The image is not clear enough to describe. | How can I assist you with this picture? | Sorry! I can't do that.
         Tut mir leid, dabei kann ich nicht helfen. | Ich kann leider keine Bilder ansehen.
         Je ne peux pas décrire cette image.
         Lo siento, no puedo ver la imagen. | Sinto muito, mas não consigo ver a imagem.
