@@ -10,7 +10,7 @@ CUTS: Mapping[str, str] = {
     "thinking": "thoughts before the answer, such as <think>…</think>",
     "tokens": "special tokens of templates, and everything after an end token",
     "fence": "a fence of three backticks, and the text outside it",
-    "json": "the braces and field name of a JSON object with one string",
+    "json": "the braces and field name of a JSON object with one string, or the brackets of such a list",
     "list": "bullets and numbers at the start of lines",
     "markdown": "headings, ruled lines and emphasis",
     "preamble": "a greeting, or words such as “Here is a caption:”",
@@ -42,8 +42,15 @@ _SPACES = re.compile(r"(?<=[a-z])Ġ|(?<!\w)Ġ\w+(?:\s+Ġ\w+){2}")
 _MARKS = ("<", "[", "seq", "SEQ", "Seq", "▁", "Ġ")  # every match of SPECIAL_TOKEN or _SPACES contains one of these
 _THINK = "(?:think|thinking|thought|reasoning)"
 _OPEN_THOUGHTS = re.compile(rf"<({_THINK})>\s*\Z")
-_THOUGHTS_END = re.compile(rf"</{_THINK}>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>", re.IGNORECASE)
-_THOUGHTS_START = re.compile(rf"\s*(?:<{_THINK}>|\[THINK\]|◁think▷|<\|channel\|>analysis)", re.IGNORECASE)
+# "analysis…assistantfinal…" is what is left of the template of gpt-oss without its special tokens.
+_THOUGHTS_END = re.compile(
+    rf"</{_THINK}>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>"
+    r"|assistantfinal(?=\W|(?-i:[A-Z]))|\n[\s*_#]{0,9}final answer[*_]*\s*[:：][*_]*",
+    re.IGNORECASE,
+)
+_THOUGHTS_START = re.compile(
+    rf"\s*(?:<{_THINK}>|\[THINK\]|◁think▷|<\|channel\|>analysis|(?-i:analysis[A-Z]))", re.IGNORECASE
+)
 # The token for an unknown word. It is not removed, or a caption that lost a word would look complete.
 _UNKNOWN = re.compile(r"[<\[]unk[>\]]", re.IGNORECASE)
 _END = re.compile(
@@ -118,12 +125,15 @@ _PREAMBLE = re.compile(
     rf"|(?:(?:the|an?|one|your|my) )?(?:(?:{_KIND}) ){{0,3}}{_CAPTION}{_OF_PICTURE}? (?:is|would be|could be|might be)"
     rf"|here are (?:(?:an?|the|your|my|four|five|several|multiple|different|other|\d) |(?:{_KIND}) ){{0,4}}{_CHOICE}"
     rf"(?:{_OF_PICTURE}|,? (?:ranging|varying|depending) [^.:：!?\n]{{1,60}})?"
-    rf"(?:{_END_OF_LEAD}option 1(?: ?\([^()\n]{{1,40}}\))?)?"
+    r"|(?:option|version) 1(?: ?\([^()\n]{1,40}\))?|(?:the )?final answer(?: is)?"
     r"|here (?:you go|you are|it is)|answer|output|response|target|(?:rewritten|revised|paraphrased) (?:version|text)"
     rf"|(?:(?:{_KIND}|{_PICTURE})[- ]){{0,3}}{_CAPTION}(?: \d)?{_OF_PICTURE}?"
     rf"|{_IN_CHINESE}|{_IN_JAPANESE}){_END_OF_LEAD}",
     re.IGNORECASE,
 )
+# The label of the second caption, after one with the label of the first.
+_FIRST = re.compile(r" 1\b")
+_SECOND = re.compile(r"\b(?:option|version|caption|description) 2(?: ?\([^()\n]{1,40}\))?\s*[:：\n]", re.IGNORECASE)
 _YES = (
     "sure|certainly|of course|absolutely|okay|ok|great|yes|natürlich|gerne|bien sûr|claro|por supuesto|certo|jistě"
     "|конечно|当然(?:可以)?|好的|はい"
@@ -142,15 +152,22 @@ _SEVERAL = re.compile(
     rf"\b(?:captions|descriptions|sentences|versions|paraphrases|rewrites|{_CHOICE})\b", re.IGNORECASE
 )
 _OFFER = re.compile(
-    r"i hope (?:this|that|it) (?:helps|works|is helpful|is what you|meets|captures|fits|suits)\b[^.!?\n]{0,200}[.!?]?"
+    r"(?:i )?hope (?:this|that|it) (?:helps|works|is helpful|is what you|meets|captures|fits|suits)\b"
+    r"[^.!?\n]{0,200}[.!?]?"
     r"|(?:let me know|feel free|would you like|if you(?:['’]d| would| need| want)|is there anything)[^.!?\n]{0,200}?"
     r"\b(?:another one|anything else|captions?|descriptions?|images?|pictures?|photos?|versions?|adjust\w*|revis\w+"
-    r"|changes|(?:short|long)er|more details?)\b[^.!?\n]{0,200}[.!?]?",
+    r"|changes|(?:short|long)er|more details?|tone|questions?|(?:this|that|it) (?:works|helps))\b"
+    r"[^.!?\n]{0,200}[.!?]?",
     re.IGNORECASE,
 )
-# The start of a note on the caption, on a new line; everything from there on is removed.
+OFFERS = 3  # sentences or lines of offers that are removed
+# The start of a note on the caption, on a new line or, where it is surely a note, after a sentence, or a word count at
+# the end; everything from there on is removed.
 _NOTE = re.compile(
-    r"\n\s*[(*_]*(?:(?:please )?note(?:\s*[:：]| that (?:i|this|the (?:caption|rewrit|original|description))\b)"
+    r"(?<=[.!?\"”]) \(?(?:please )?note(?:\s*[:：]| that)\s*(?:that )?"
+    r"(?:i|this|the (?:captions?|images?|picture|photo|rewrit\w+|original|description))\b"
+    r"| ?\((?:\d{1,3} words|word count\s*:\s*\d{1,3})\)[.*_\s]*\Z"
+    r"|\n\s*[(*_]*(?:(?:please )?note(?:\s*[:：]| that (?:i|this|the (?:caption|rewrit|original|description))\b)"
     r"|explanation\s*:|word count\s*:|\d{1,3} words[).*_\s]*\Z|reason(?:ing)?\s*:|changes(?: made)?\s*:"
     r"|this (?:caption|version|rewrite|sentence|paraphrase)\b|i(?:['’]ve| have)? "
     r"(?:changed|replaced|rewrote|rewritten|rephrased|kept|used|made|tried|combined|added|removed)\b)",
@@ -159,6 +176,7 @@ _NOTE = re.compile(
 # A text that begins with a letter and contains no character that marks thoughts, a fence, emphasis or the end of a
 # preamble. Special tokens are recognised by `_MARKS`.
 _PLAIN = re.compile(r"[^\W\d_][^◁`*_:：]*")
+_QUOTED_CAPTIONS = re.compile(r'(["“][^"“”]+[.!?]["”])(?:\s+(?:or\s+)?["“][^"“”]+[.!?]["”])+')
 _QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "「": "」", "'": "'", "‘": "’"}
 
 
@@ -191,16 +209,20 @@ def read_reply(text: str, *, line: bool = False) -> Reply:
     text = replace("markdown", text, _HEADING.sub("", text))
     text = replace("list", text, _BULLET.sub("", text))
     text = replace("markdown", text, _EMPHASIS.sub(lambda match: match[2] or match[3], text)).strip()
-    for opening in (_GREETING, _PREAMBLE):
+    for opening in (_GREETING, _PREAMBLE, _PREAMBLE):  # "Here are two captions: Option 1: A dog."
         if (match := opening.match(text)) and text[match.end() :].strip():
             text = replace("preamble", text, text[match.end() :])
             line = line or _SEVERAL.search(match[0]) is not None
+            if _FIRST.search(match[0]) and (second := _SECOND.search(text)):
+                text = replace("rest", text, text[: second.start()])
     text = text.strip()
+    if captions := _QUOTED_CAPTIONS.fullmatch(text):
+        text = replace("rest", text, captions[1])
     caption = _without_offer(text).rstrip()
     if line:
         caption = caption.partition("\n")[0].rstrip()
     text = " ".join(replace("rest", text, caption).split())
-    text = replace("quotes", text, _unquoted(text))
+    text = replace("quotes", text, _unquoted(_unquoted(text)))  # "'A dog.'"
     return Reply(text, tuple(name for name in CUTS if name in cut))
 
 
@@ -210,6 +232,8 @@ def _is_plain(text: str) -> bool:
         text.isprintable()  # a line feed is not printable
         and _PLAIN.fullmatch(text) is not None
         and not any(mark in text for mark in _MARKS)
+        and "assistantfinal" not in text
+        and not _THOUGHTS_START.match(text)
         and not _GREETING.match(text)
         and _without_offer(text) == text.rstrip()
     )
@@ -281,24 +305,29 @@ def _unfenced(text: str) -> str:
 
 
 def _string_in_json(text: str) -> str:
-    """The only string in a JSON object, such as {"caption": "a dog"}; any other text unchanged."""
-    if not text.strip().startswith("{"):
+    """The only string in a JSON object or list, such as {"caption": "a dog"}; any other text unchanged."""
+    if not text.strip().startswith(("{", "[")):
         return text
     try:
-        strings = [value for value in json.loads(text).values() if isinstance(value, str)]
+        parsed = json.loads(text)
     except (ValueError, RecursionError):
         return text
+    values = parsed.values() if isinstance(parsed, dict) else parsed
+    strings = [value for value in values if isinstance(value, str)]
     return strings[0] if len(strings) == 1 else text
 
 
 def _without_offer(text: str) -> str:
-    """The text without notes on the caption, and without a last sentence or line that offers to do more."""
+    """The text without notes on the caption, and without last sentences or lines that offer to do more."""
     text = text.rstrip()
     if note := _NOTE.search(text):
         text = text[: note.start()].rstrip()
-    last = max(text.rfind(mark, 0, len(text) - 1) for mark in ("\n", ". ", "! ", ".\n"))
-    tail = text[last + 1 :].strip() if last >= 0 else ""
-    return text[: last + 1] if tail and _OFFER.fullmatch(tail) else text
+    for _ in range(OFFERS):
+        last = max(text.rfind(mark, 0, len(text) - 1) for mark in ("\n", ". ", "! ", ".\n"))
+        if last < 0 or not _OFFER.fullmatch(text[last + 1 :].strip()):
+            break
+        text = text[: last + 1].rstrip()
+    return text
 
 
 def _unquoted(text: str) -> str:
@@ -307,4 +336,6 @@ def _unquoted(text: str) -> str:
     if not close or len(text) < 3 or not text.endswith(close):
         return text
     inside = text[1:-1]
+    if inside[0] == text[0] and inside[-1] == close:  # doubled
+        inside = inside[1:-1]
     return text if text[0] in inside or close in inside and close != "’" else inside.strip()

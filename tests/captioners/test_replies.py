@@ -8,6 +8,7 @@ from captioners import replies
 from captioners.replies import clean_reply, read_reply
 
 DOG = "A dog on grass."
+UNFINISHED = "analysisWe need a caption of a dog"
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,25 @@ DOG = "A dog on grass."
         f"{DOG}<extra_id_0>",
         f"{DOG}\n\nWould you like a shorter version?",
         f"<<SYS>>{DOG}",
+        f"Option 1: {DOG} Option 2: A cat. Option 3: A bird.",
+        f"**Option 1 (short):** {DOG}\n**Option 2:** A cat.",
+        f"Option 1:\n{DOG}\n\nOption 2:\nA cat.",
+        f"Here are two captions: Caption 1: {DOG} Caption 2: A cat.",
+        f'["{DOG}"]',
+        f"{DOG} (4 words)",
+        f"{DOG} (Word count: 4)",
+        f"Final answer: {DOG}",
+        f"It is a dog, and it is on grass.\n\n**Final Answer:** {DOG}",
+        f"analysisWe need a caption of a dog.assistantfinal{DOG}",
+        f'""{DOG}""',
+        f"\"'{DOG}'\"",
+        f'"{DOG}" or "A cat."',
+        f'"{DOG}"\n"A cat."',
+        f"{DOG} Let me know if you have any questions.",
+        f"{DOG} I hope this helps! Let me know if you need anything else.",
+        f"{DOG} Hope this helps!",
+        f"{DOG} Note: I kept it short.",
+        f"{DOG} (Note: The image is blurry.)",
     ],
 )
 def test_the_caption_is_what_is_left(reply):
@@ -123,6 +143,10 @@ def test_the_caption_is_what_is_left(reply):
         "[a dog",
         "'A dog's ball'",
         "Let me know",
+        "A sign. Note: no parking is on it.",
+        '"Stop." on a sign and "Go." on another',
+        "An analysis of blood on a screen",
+        '["A dog.", "A cat."]',
     ],
 )
 def test_what_the_caption_says_stays(caption):
@@ -181,7 +205,9 @@ def test_plain_replies_are_read_as_all_others(monkeypatch):
     assert read == [(read_reply(text), read_reply(text, line=True)) for text in texts]
 
 
-@pytest.mark.parametrize("reply", ["", " \n", "<think>Let me see", "<think>Let me see</think>", "<|im_end|>", "</s>"])
+@pytest.mark.parametrize(
+    "reply", ["", " \n", "<think>Let me see", UNFINISHED, "<think>Let me see</think>", "<|im_end|>", "</s>"]
+)
 def test_a_reply_without_a_caption_is_empty(reply):
     assert clean_reply(reply) == ""
 
@@ -218,6 +244,13 @@ def test_lines_become_one():
         "here is a ",
         "here are a few options ",
         "let me know caption ",
+        "Let me know caption. ",
+        '"',
+        '"a." ',
+        "caption 1: caption 2 ",
+        "note: ",
+        "(4 words) ",
+        "analysisW ",
     ],
 )
 def test_no_reply_takes_long(part):
