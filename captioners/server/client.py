@@ -39,6 +39,8 @@ BUSY = (425, 429, 503, 529)
 LATE = (408, 504, 522, 524)
 # Error codes with status 429 for which waiting is useless.
 SPENT = ("insufficient_quota", "billing_not_active", "billing_hard_limit_reached")
+# Words with status 429 about a request that alone exceeds a limit per minute, so that waiting is useless.
+TOO_LARGE = re.compile("request too large", re.IGNORECASE)
 # How often a request is repeated, by the kind of trouble: the server is busy or cannot be reached; the connection or
 # the server breaks; no answer comes in time; the answer has no captions; the server refuses the request.
 RETRIES = {"busy": 8, "broken": 8, "late": 2, "odd": 2, "refused": 0}
@@ -274,7 +276,7 @@ class Connection:
             return [], Trouble("refused", Error(response.status, self._redirect_problem(response)))
         error = self._error(response)
         retry_after = seconds_to_wait(response.headers, response.body[:10_000].decode("utf-8", "replace"))
-        if error.status in BUSY and error.code not in SPENT:
+        if error.status in BUSY and error.code not in SPENT and not TOO_LARGE.search(error.words):
             return [], Trouble("busy", error, retry_after)
         if error.status >= 500 or error.status in LATE:
             return [], Trouble("broken", error, retry_after)

@@ -46,6 +46,14 @@ def result(content="A dog.", **more):
         ((400, {"error": {"code": "content_filter", "message": "filtered"}}), "400 filtered", 1),
         ((404, "no"), "404 no", 1),
         ((413, b"too large"), "413 too large", 1),
+        (
+            (
+                429,
+                {"error": {"message": "Request too large for m on tokens per min (TPM): Limit 9", "type": "tokens"}},
+            ),
+            "429 Request too large for m on tokens per min",
+            1,
+        ),
         ((502, "a string"), "502 a string", 9),
         ((502, {"error": {"error": [{"error": "deep"}]}}), "502 deep", 9),
         ((308, b"", {"Location": "https://other.example/v1"}), "308 http://127.0.0.1", 1),
