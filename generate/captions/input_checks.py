@@ -7,7 +7,7 @@ from itertools import islice
 from captioners.resolve import is_transformers, shipped_models
 from generate.captions.column import ColumnConfig
 from generate.captions.config import GenerateConfig
-from generate.captions.tasks import Task
+from generate.captions.tasks import Task, literal_names
 from imagetext.readers.labels import IMAGENET, Labels, imagenet_ids, keys_of_unique_names, read_class_names
 from imagetext.readers.table_columns import Need
 from imagetext.sample import Shard
@@ -65,6 +65,17 @@ def check_instructions(config: GenerateConfig) -> None:
                 f"instruction: {column.instruction.strip()!r} is the same for every record, and no picture is sent; "
                 "write {{ text }} where the record's caption should stand"
             )
+
+
+def warning_about_braces(config: GenerateConfig) -> str:
+    """Return a warning where an instruction names a part of the record in single braces, as {text}; else ""."""
+    instructions = [column.instruction for column in config.column_configs if column.instruction]
+    names = [name for instruction in instructions for name in literal_names(instruction)]
+    if not names:
+        return ""
+    name, *_ = names
+    known = "text" if name.startswith("caption") else name
+    return f"instruction: {{{name}}} is sent as it stands; for what the record has there, write {{{{ {known} }}}}"
 
 
 def check_columns_read(config: GenerateConfig, shards: Sequence[Shard]) -> None:

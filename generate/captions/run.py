@@ -17,6 +17,7 @@ from generate.captions.input_checks import (
     check_instructions,
     labels_of,
     needs_of,
+    warning_about_braces,
     warning_about_photographs,
 )
 from generate.captions.load import load_columns
@@ -89,7 +90,8 @@ def _run(config: GenerateConfig, rank: Rank, on_begun: Callable[[], None] | None
         was_never_begun = code and read_run(config.output) is None
         return code if code == 2 or was_never_begun else finish(config)
     if not rank.number:
-        for warning in (*config.warnings_of_unused_settings, warning_about_photographs(config, shards)):
+        warnings = (warning_about_braces(config), warning_about_photographs(config, shards))
+        for warning in (*config.warnings_of_unused_settings, *warnings):
             if warning:
                 say(warning)
     work = Captioning(config)

@@ -5,6 +5,7 @@ A task is a template over the record, with examples, the fields of a JSON answer
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -25,6 +26,7 @@ from imagetext.stores import read_bytes
 
 RECORD_NAMES = ("text", "texts", "label", "key", "json", "examples")  # names in a template, beside columns
 NO_CAPTIONS = {"label", "key", "json", "examples"}  # those that hold no captions of the record
+_IN_BRACES = re.compile(r"(?<!\{)\{ ?(\w+)(?:\.\w+)? ?\}(?!\})")
 
 # Cached, because validation asks for the same template again and again, and parsing takes milliseconds.
 template_of = lru_cache(32)(Template)
@@ -54,6 +56,12 @@ def _check_template(instruction: str) -> str:
             "syn_text_x; other fields of a record are in json, as json.x"
         )
     return instruction
+
+
+def literal_names(instruction: str) -> list[str]:
+    """Return the names of captions and other parts of a record that are in single braces, and so mean nothing."""
+    names = _IN_BRACES.findall(instruction)
+    return [name for name in names if name in (*RECORD_NAMES, "caption", "captions") or _is_valid_column(name)]
 
 
 def _is_valid_column(name: str) -> bool:

@@ -9,7 +9,7 @@ from PIL import Image
 import capsmith
 from captioners.load import load_captioner
 from generate.captions.config import GenerateConfig
-from generate.captions.input_checks import warning_about_photographs
+from generate.captions.input_checks import warning_about_braces, warning_about_photographs
 from generate.captions.run import run
 from imagetext.shards import ShardWriter
 from imagetext.sources import read_records, read_samples
@@ -86,6 +86,26 @@ def test_the_built_in_captioner_says_that_it_knows_drawn_shapes_alone(tmp_path, 
     assert told("scenes:val,n=2") == told(str(drawn_picture)) == told(str(photographs), model="some/other") == ""
     assert "coca_tiny knows only drawn shapes" in told(str(drawn_picture), str(photographs))
     assert "--model coca_ViT-L-14 --pretrained mscoco_finetuned_laion2b_s13b_b90k" in told(str(photographs))
+
+
+@pytest.mark.parametrize(
+    ("instruction", "warning"),
+    [
+        (
+            "Alt text: {text}",
+            "instruction: {text} is sent as it stands; for what the record has there, write {{ text }}",
+        ),
+        ("Rewrite { caption }", "{caption} is sent as it stands; for what the record has there, write {{ text }}"),
+        ("{{ text }} and {syn_text_a}", "write {{ syn_text_a }}"),
+        ("See {json.title}", "{json} is sent"),
+        ('Answer as {"text": "a caption"} or {text: ...}', ""),
+        ("Describe {this}. {{ text }} {{text}} {% if text %}{{ text }}{% endif %}", ""),
+    ],
+)
+def test_a_name_of_the_record_in_single_braces_is_told(instruction, warning):
+    config = GenerateConfig(input=["in"], output="out", model="coca_tiny", instruction=instruction)
+    told = warning_about_braces(config)
+    assert warning in told and bool(warning) == bool(told)
 
 
 @pytest.fixture
