@@ -21,6 +21,8 @@ _REMAINS = re.compile(
     r"|\A\W*(?:assistant|gpt)\s?:|(?-i:\bASSISTANT:)|\A\W*(?:user|human)\s?:.*\bassistant\s?:"
     r"|\A\W*(?:question|q)\s?:.*\b(?:answer|a)\s?:|[.!?]\s(?:user|human)\s?:|[.!?]\squestion\s?:[^:]*\banswer\s?:"
     r"|##\s?(?:instruction|response|human|user|assistant)\s?:|\bim_(?:start|end)\b"
+    # the unknown word of old captioners, a word of Qwen's that means nothing, and text that only fills a page
+    r"|(?-i:\bunk\b)|\baddCriterion\b|\A\W*lorem ipsum\b"
     r"|\byou are an? (?:\w+ ){0,2}assistant\b"
     # boxes of things in the picture, as [12, 34, 56, 78]
     rf"|{_NO_BOX}\[\s?\d+(?:\.\d+)?(?:,\s?\d+(?:\.\d+)?){{3}}\s?\]"
@@ -39,7 +41,7 @@ _REMAINS = re.compile(
 )
 # Every text in which something is left has a chunk that matches this.
 _HINT = re.compile(
-    r"```|(?<!\d)[:：](?!\d)|im_|assistant|\[(?:\d|\Z)|\A##|\Ayou(?:'ve)?\Z"
+    r"```|(?<!\d)[:：](?!\d)|im_|assistant|(?-i:\bunk\b)|addCriterion|\A\W*lorem\Z|\[(?:\d|\Z)|\A##|\Ayou(?:'ve)?\Z"
     r"|\A\W*(?:describe|caption|please|write|generate|(?-i:What))\Z"
     r"|\A\W*(?:sure|certainly|absolutely|okay|ok|thing|natürlich|sûr|supuesto|jistě|конечно|当然(?:可以)?)[,.!，。！]|course[,.!！]",
     re.IGNORECASE,

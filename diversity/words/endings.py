@@ -17,7 +17,7 @@ LANGUAGES = {
             "a an the and or but of with at from to into onto than his its their my your our is are was",
             "in on for by her that which who while near next up down out top front some very has man woman men women "
             "people two person boy girl child dog cat standing sitting wearing holding white black red blue green "
-            "photo picture",
+            "photo picture image",
         ),
         "de": (
             "eine einem einen einer eines der die das dem den des und oder am im beim vom zum zur von neben in "
@@ -75,7 +75,7 @@ def languages_of(caption_words: Sequence[str]) -> list[str]:
 
 def is_short(caption_words: Sequence[str]) -> bool:
     """Return whether there are too few words; in languages other than English one or two long words are enough."""
-    letters = sum(len(word) for word in caption_words if not word.isdecimal())
+    letters = sum(len(word) for word in set(caption_words) if not word.isdecimal())
     return len(caption_words) < MIN_WORDS and ("en" in languages_of(caption_words) or letters < LONG_ENOUGH)
 
 
@@ -118,7 +118,7 @@ def ends_hanging(caption: str, caption_words: Sequence[str]) -> bool:
     """Return whether the last mark or the last word of a caption cannot end a sentence in its language."""
     text = caption.rstrip()
     if text.endswith(HANGING_MARKS):
-        return not (text.endswith(",") and text[0].isupper() and len(caption_words) >= A_SENTENCE)
+        return not is_sentence_before_comma(text, len(caption_words))
     last, before = caption_words[-1], caption_words[:-1]
     if last not in HANGING and last != "on":
         return False
@@ -135,6 +135,11 @@ def ends_hanging(caption: str, caption_words: Sequence[str]) -> bool:
         return False
     is_stranded = not _STRANDING.isdisjoint(before) or before[-2:-1] == ["to"]  # "the man I came with", "to live for"
     return not ("en" in languages and last in _STRANDED and text[-1] in ".!?" and is_stranded)
+
+
+def is_sentence_before_comma(text: str, length: int) -> bool:
+    """Return whether a text of so many words ends with a comma instead of a full stop, as people's sentences may."""
+    return text.endswith(",") and text[0].isupper() and length >= A_SENTENCE
 
 
 def _may_end_english(text: str, before: Sequence[str], last: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from captioners.replies import holds_token
 from diversity.words.conversations import may_converse
-from diversity.words.endings import HANGING, HANGING_MARKS, LYING, MIN_WORDS
+from diversity.words.endings import HANGING, HANGING_MARKS, LYING, MIN_WORDS, is_sentence_before_comma
 from diversity.words.loops import MAX_LOOP
 from diversity.words.nonwords import RANDOM, UNDECODED, is_misread, is_nonsense, randomness
 from diversity.words.refusals import may_refuse
@@ -77,7 +77,9 @@ def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
         return np.bincount(caption[first], minlength=len(chunks)) > 0
 
     traits[tokens.chunk_ends[1:][chunks > 0] - 1] |= _IS_LAST
-    traits[traits & (_ENDS_OPEN | _IS_LAST) == _ENDS_OPEN | _IS_LAST] |= _IS_FAULT
+    ends_open = caption[np.flatnonzero(traits & (_ENDS_OPEN | _IS_LAST) == _ENDS_OPEN | _IS_LAST)]
+    for index in ends_open.tolist():
+        suspicious[index] |= not is_sentence_before_comma(captions[index].rstrip(), tokens.lengths[index])
     traits[traits & (_ENDS_SENTENCE | _IS_LAST) == _ENDS_SENTENCE] |= _HAS_SENTENCES
     suspicious |= (
         having(_IS_FAULT) | having(_ENDS_ARTICLE, _STARTS_WRONG) | having(_ENDS_DIGIT, _IS_NUMBER, _STARTS_DIGIT)

@@ -70,6 +70,8 @@ def test_a_good_caption_is_not_degenerate(caption):
         ("a man in a hat (", ("cut",)),
         ("DSC_0042.JPG", ("nonwords",)),
         ("a\x00b red dog", ("nonwords",)),
+        ("hahaha hahaha", ("short",)),
+        ("image description", ("short",)),
         ("zzzzz", ("short", "nonwords")),
         ("!?", ("empty",)),
         ("20190304_112233", ("short",)),
@@ -330,6 +332,7 @@ BAD = {
         A cat on a rug. User: What is it? Assistant: A cat. | A cat. Human: Thank you. | A cat. Question: Q? Answer: A
         Sure, I can help with that! The image shows a cat. | Of course, I can do that. | What does this image describe?
         Unfortunately, the image you provided is blank. | In the picture you've shared, a dog runs.
+        a unk on a table | A dog on grass. addCriterion | lorem ipsum dolor sit amet
         Describe the image | Describe this picture briefly | Write a caption describing it | Caption this photo: a dog
         ## Image description A cat on a rug | ## A Quiet Street The image shows a street.
         system You are a helpful assistant. user Describe it. assistant A dog.""",
