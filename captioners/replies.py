@@ -152,7 +152,7 @@ _SEVERAL = re.compile(
     rf"\b(?:captions|descriptions|sentences|versions|paraphrases|rewrites|{_CHOICE})\b", re.IGNORECASE
 )
 _OFFER = re.compile(
-    r"(?:i )?hope (?:this|that|it) (?:helps|works|is helpful|is what you|meets|captures|fits|suits)\b"
+    r"hope (?:this|that) helps\W*|i hope (?:this|that|it) (?:helps|works|is helpful|is what you|meets|captures|fits|suits)\b"
     r"[^.!?\n]{0,200}[.!?]?"
     r"|(?:let me know|feel free|would you like|if you(?:['’]d| would| need| want)|is there anything)[^.!?\n]{0,200}?"
     r"\b(?:another one|anything else|captions?|descriptions?|images?|pictures?|photos?|versions?|adjust\w*|revis\w+"
@@ -165,7 +165,7 @@ OFFERS = 3  # sentences or lines of offers that are removed
 # the end; everything from there on is removed.
 _NOTE = re.compile(
     r"(?<=[.!?\"”]) \(?(?:please )?note(?:\s*[:：]| that)\s*(?:that )?"
-    r"(?:i|this|the (?:captions?|images?|picture|photo|rewrit\w+|original|description))\b"
+    r"(?:i|this|the (?:original )?(?:captions?|images?|picture|photo|rewrit\w+|description))\b"
     r"| ?\((?:\d{1,3} words|word count\s*:\s*\d{1,3})\)[.*_\s]*\Z"
     r"|\n\s*[(*_]*(?:(?:please )?note(?:\s*[:：]| that (?:i|this|the (?:caption|rewrit|original|description))\b)"
     r"|explanation\s*:|word count\s*:|\d{1,3} words[).*_\s]*\Z|reason(?:ing)?\s*:|changes(?: made)?\s*:"

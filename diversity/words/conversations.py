@@ -34,7 +34,7 @@ _REMAINS = re.compile(
     rf"|\b{_PICTURE} you(?:'ve| have)? (?:provided|uploaded|sent|shared|attached|gave)\b"
     r"|\A[^.:]{0,60}\bhere(?:'s| is) (?:an?|the|your) (?:[\w-]+ ){0,4}(?:caption|description)\b[^.:]{0,60}:"
     # prompts
-    rf"|\A\W*(?:please )?(?:describe|caption) (?:this|the) {_PICTURE}{_GOES_ON}"
+    rf"|\A\W*(?:please )?(?:describe|caption) (?:this|the) {_PICTURE}(?! of\b){_GOES_ON}"
     rf"|\A\W*(?:please )?(?:write|generate)(?: me)? an? (?:\w+ ){{0,3}}(?:caption|description){_GOES_ON}"
     rf"|\A\W*what (?:(?:is|do you see)(?: shown)? in|does) (?:this|the) {_PICTURE}\b",
     re.IGNORECASE,

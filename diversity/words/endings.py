@@ -107,7 +107,7 @@ _FOR_SOMETHING = re.compile(
     r"|seems|appears|prepares|about|able|used|ready|next|close|up)\b)\w+(?<!(?<!th)ing)"
     r" to (?!(?:an?|the)\b)\w+(?: \w+){1,2}\Z"
 )
-_AS_IT_IS = re.compile(rf"\b(?:what(?:ever)?|where(?:ver)?|who(?:ever)?|how|way) (?:it|{_PRONOUN}) \w+\Z")
+_AS_IT_IS = re.compile(rf"\b(?:what(?:ever)?|where(?:ver)?|who(?:ever)?|how(?: \w+)?|way) (?:it|{_PRONOUN}) \w+\Z")
 _LEFT_BEHIND = frozenset("of with at from to into in on".split())
 # People may end a sentence of so many words with a comma instead of a full stop: one in a thousand German captions of
 # Multi30k.

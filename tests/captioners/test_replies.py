@@ -144,6 +144,8 @@ def test_the_caption_is_what_is_left(reply):
         "'A dog's ball'",
         "Let me know",
         "A sign. Note: no parking is on it.",
+        "A board. Note: the original sign is red.",
+        "A dog plays. Hope it works out, says the sign.",
         '"Stop." on a sign and "Go." on another',
         "An analysis of blood on a screen",
         '["A dog.", "A cat."]',

@@ -287,6 +287,7 @@ How can I help you? Customer service agent smiling with headset | What would you
 We need to write better sentences poster for classroom | Let's see how far we've come lyrics
 I hope this helps you sleep pillow | I would be happy to marry you ring box | This Caption is inappropriate meme
 Describe this picture worksheet for kids | Caption this picture contest - funny cat on a bike
+Describe the picture of your family, ESL | How beautiful you are
 Generate a caption app icon | A matrix [1, 2, 3, 4] on a blackboard | ## Hashtag sculpture | ### Three hashtags sign
 an editor with the text {"id": 5} on a screen | an assistant helps a user: both look at a screen | The time is 10:30
 """
