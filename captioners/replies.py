@@ -152,7 +152,8 @@ _SEVERAL = re.compile(
     rf"\b(?:captions|descriptions|sentences|versions|paraphrases|rewrites|{_CHOICE})\b", re.IGNORECASE
 )
 _OFFER = re.compile(
-    r"hope (?:this|that) helps\W*|i hope (?:this|that|it) (?:helps|works|is helpful|is what you|meets|captures|fits|suits)\b"
+    r"hope (?:this|that) helps\W*"
+    r"|i hope (?:this|that|it) (?:helps|works|is helpful|is what you|meets|captures|fits|suits)\b"
     r"[^.!?\n]{0,200}[.!?]?"
     r"|(?:let me know|feel free|would you like|if you(?:['’]d| would| need| want)|is there anything)[^.!?\n]{0,200}?"
     r"\b(?:another one|anything else|captions?|descriptions?|images?|pictures?|photos?|versions?|adjust\w*|revis\w+"
