@@ -78,8 +78,8 @@ def suspects(captions: Sequence[str], tokens: Tokens) -> np.ndarray:
 
     traits[tokens.chunk_ends[1:][chunks > 0] - 1] |= _IS_LAST
     ends_open = caption[np.flatnonzero(traits & (_ENDS_OPEN | _IS_LAST) == _ENDS_OPEN | _IS_LAST)]
-    for index in ends_open.tolist():
-        suspicious[index] |= not is_sentence_before_comma(captions[index].rstrip(), tokens.lengths[index])
+    for index in map(int, ends_open):
+        suspicious[index] |= not is_sentence_before_comma(captions[index].rstrip(), int(tokens.lengths[index]))
     traits[traits & (_ENDS_SENTENCE | _IS_LAST) == _ENDS_SENTENCE] |= _HAS_SENTENCES
     suspicious |= (
         having(_IS_FAULT) | having(_ENDS_ARTICLE, _STARTS_WRONG) | having(_ENDS_DIGIT, _IS_NUMBER, _STARTS_DIGIT)
