@@ -1,8 +1,8 @@
 """Measure a caption column by sums that parts of a set can add up: `update`, `merge`, `result`.
 
 The size of a state does not grow with the number of captions, because n-grams and captions are counted by
-`HashCounts`. States of parts that are merged in any order give the result of one pass: counts exactly, means to
-rounding, and estimates within their stated errors.
+`HashCounts`. States of parts that are merged in any order give the result of one pass: counts and means exactly, and
+estimates within their stated errors.
 """
 
 from collections import Counter
@@ -24,6 +24,7 @@ CHARACTERS_AT_ONCE = 1 << 20  # bounds the memory of a batch
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 EXAMPLES = 5  # degenerate captions that are kept for each reason
 ORDERS = (1, 2, 3, 4)  # lengths of n-grams
+FRACTION_BITS = 60  # means are summed as whole multiples of 2^-60, because the sum of floats depends on their order
 MEANS = ("length", "div_1", "div_2", "mbleu_4", "duplicates", "degenerate")  # measures that are means over pictures
 
 
@@ -39,8 +40,8 @@ class CaptionAccumulator:
         self.lengths = Counter()  # number of words -> number of captions
         self.ngrams = {n: HashCounts(cap) for n in ORDERS}
         self.stands_for = HashCounts(cap)  # caption -> number of pictures that have it
-        # sum over pictures, and number of pictures where it is defined
-        self.within = {name: [0.0, 0] for name in MEANS}
+        # sum over pictures in units of 2^-FRACTION_BITS, and number of pictures where it is defined
+        self.within = {name: [0, 0] for name in MEANS}
         self.reasons = Counter()  # (reason, number of captions of the picture) -> number of captions with the reason
         self.examples: dict[str, list[str]] = {reason: [] for reason in REASONS}
         self.facts = FactCounts()
@@ -86,7 +87,7 @@ class CaptionAccumulator:
     def _add(self, name: str, values: np.ndarray) -> None:
         """Add the scores of some pictures, NaN where undefined, to the sum of a measure."""
         defined = values[~np.isnan(values)]
-        self.within[name][0] += float(defined.sum())
+        self.within[name][0] += sum(map(int, np.rint(np.ldexp(defined, FRACTION_BITS)).tolist()))
         self.within[name][1] += len(defined)
 
     def _count_degenerate(self, captions: Sequence[str], truncated: Sequence[bool], tokens: Tokens) -> None:
@@ -143,7 +144,7 @@ class CaptionAccumulator:
             "vocabulary": round(self.ngrams[1].distinct().value),
             "rank_frequency": self.ngrams[1].rank_frequency(),
             **{
-                "length_mean" if name == "length" else name: _ratio(total, count)
+                "length_mean" if name == "length" else name: _ratio(total, count << FRACTION_BITS)
                 for name, (total, count) in self.within.items()
             },
             "degenerate_reasons": {
