@@ -33,12 +33,13 @@ KEYS = (*KEY_COLUMNS, "image_id", "_id")
 def captions_of(record: Record, column: str) -> tuple[str, ...]:
     """Return the captions of a record in a column, which may be any field with texts; () where the record has none.
 
-    A blank text counts as no caption, but a blank text in a list is an empty caption.
+    A blank text counts as no caption, but a blank text in a list is an empty caption. Blanks around a caption are left
+    out, because nobody sees them, and they would change how well the captions compress.
     """
     captions = record.columns.get(column)
-    if captions is not None:
-        return captions
-    return record.captions if column == HUMAN else loose_texts(record.meta.get(column))
+    if captions is None:
+        captions = record.captions if column == HUMAN else loose_texts(record.meta.get(column))
+    return tuple([caption.strip() for caption in captions])
 
 
 def truncated_of(record: Record, column: str) -> tuple[bool, ...]:

@@ -65,6 +65,12 @@ def assert_same(single, other):
 # ----------------------------------------------------------------------------------------
 
 
+def test_blanks_around_captions_are_left_out(write):
+    rows = [{"key": "a", "captions": [" a dog\n"], "syn_text_a": ["a dog  "], "other": "\ta cat"}]
+    counted = count_columns([write("r.jsonl", rows)], ["syn_text_a", "other"])
+    assert compared(counted) == [("a", {"syn_text_a": ("a dog",), "other": ("a cat",), "captions": ("a dog",)})]
+
+
 def test_all_synthetic_columns_beside_the_originals(write):
     measured = count_columns(
         [
