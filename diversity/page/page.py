@@ -91,7 +91,7 @@ def render(report: DiversityReport) -> str:
         fidelity=catalogue.OF_SCORE[report.fidelity],
         reasons=REASONS,
         answer=[INTERVAL.split(sentence) for sentence in report.answer],
-        subtitle=f"{pictures} pictures, {captions} captions of each column",
+        subtitle=f"{_counted(pictures, 'picture')}, {_counted(captions, 'caption')} of each column",
         headline=_table(report, columns, report.headline),
         spans=[(kind, len(list(group))) for kind, group in groupby(map(_kind, report.headline))],
         plots=plots(report, columns),
@@ -109,6 +109,10 @@ def render(report: DiversityReport) -> str:
         equal=_table(report, columns, (catalogue.EQUAL_WORDS, *catalogue.EQUAL_TOKENS)),
         groups=[(name, table) for name, group in GROUPS.items() if (table := _table(report, columns, group))],
     )
+
+
+def _counted(number: str, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != "1")
 
 
 def _table(

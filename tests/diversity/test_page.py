@@ -12,6 +12,7 @@ from diversity.measures.measure import PERCENT
 from diversity.page.differences import mixes_of
 from diversity.page.page import EXAMPLES_SHOWN, GROUPS, render, thumbnail
 from diversity.page.plots import columns_of
+from diversity.score import score_captions
 from diversity.verdict.compare import Difference, Estimate
 
 EVIL = '<script>alert("x")</script>'
@@ -188,6 +189,11 @@ def test_what_is_not_measured_has_no_row_and_no_section(made_up_report):
     ):
         assert words not in text.split("All measures")[-1] and f"\n{words}" not in text, words
     assert "Degenerate captions" in text and "Self-CIDEr" in text
+
+
+def test_one_picture_with_one_caption_is_counted_in_the_singular():
+    html = render(score_captions({"a": [["a dog runs on the grass"]]}))
+    assert "1 picture, 1 caption of each column" in html
 
 
 def test_the_better_column_of_a_difference_is_named(made_up_report, no_plots):
