@@ -90,8 +90,7 @@ _OPEN_END = re.compile(rf"\b(?:(?:{'|'.join(LYING)}) on|in)\Z")  # cannot end an
 _STRANDED = frozenset("of with at from to into is are".split())
 _STRANDING = frozenset("that which who whom what where to being he she they i you we".split())
 # Clauses after which a preposition, or in a question "is", may end an English text without a mark, too. The first has
-# a subject of its own; the second also stands without "that", as in "the bench he sits on"; the third is a thing for
-# something, as in "a song to dance to".
+# a subject of its own; the second also stands without "that", as in "the bench he sits on".
 _PRONOUN = "(?:he|she|they|i|you|we)"
 _WITH_SUBJECT = re.compile(
     r"\b(?:that|which|whom?|(what|where))"
@@ -101,11 +100,6 @@ _WITHOUT_THAT = re.compile(
     r"\b(?!(?:as|while|and|or|but|when|because|so|if|before|after|until|since|then|here|there|says?|images?|pictures?"
     rf"|photos?)\b)[a-z]+ (?:{_PRONOUN}|everyone|everybody|nobody)"
     r"(?: (?!(?:an?|the|his|her|its|their|my|your|our|this|some|two|and)\b)[\w']+){1,4}\Z"
-)
-_FOR_SOMETHING = re.compile(
-    r"\A(?:(?!is |are |was )\w+(?<!(?<!th)ing) ){0,3}(?!(?:is|are|was|has|wants|tries|likes|loves|needs|starts|begins"
-    r"|seems|appears|prepares|about|able|used|ready|next|close|up)\b)\w+(?<!(?<!th)ing)"
-    r" to (?!(?:an?|the)\b)\w+(?: \w+){1,2}\Z"
 )
 _AS_IT_IS = re.compile(rf"\b(?:what(?:ever)?|where(?:ver)?|who(?:ever)?|how(?: \w+)?|way) (?:it|{_PRONOUN}) \w+\Z")
 _LEFT_BEHIND = frozenset("of with at from to into in on".split())
@@ -147,8 +141,7 @@ def _may_end_english(text: str, before: Sequence[str], last: str) -> bool:
     clause = _WITH_SUBJECT.search(" ".join(before))
     if last in ("is", "are", "was"):
         return clause is not None and clause[1] is not None or _AS_IT_IS.search(text) is not None
-    ways = _WITHOUT_THAT.search(text) or _FOR_SOMETHING.search(text)
-    return last in _LEFT_BEHIND and (clause or ways) is not None
+    return last in _LEFT_BEHIND and (clause or _WITHOUT_THAT.search(text)) is not None
 
 
 def _ends_with_name(text: str, last: str) -> bool:

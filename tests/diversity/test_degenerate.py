@@ -274,8 +274,8 @@ A poster that reads: Please provide ID | A sign that asks visitors to please sha
 "I'm sorry" written on a card | a sheep says it is sorry | a woman who would prefer to stay
 Sure, it is a small house. | Certainly the tallest tower in the city | Of course the cat sits on the keyboard.
 Here is a picture of my dog on the beach | This image shows a dog running on the beach.
-the bench he is sitting on | someone to talk to | The person I want to be with | the world we live in
-something to believe in | 50 best songs to run to | The Most Beautiful Places to Travel To | a friend to lean on
+the bench he is sitting on | The person I want to be with | the world we live in
+a friend to lean on
 where we come from | Be who you are | That's just the way we are | The girl everyone is talking to | Switch it on
 Sorry for the late reply meme | I'm sorry card with a sad puppy | Sorry, I can't adult today coffee mug
 Sorry to Bother You (2018) | Please provide ID at the gate sign | Please Provide Feedback Concept on Laptop Screen
