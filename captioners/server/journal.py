@@ -102,8 +102,8 @@ def answers_kept(captioners: Sequence[KeepsAnswers], output: str, shard: str) ->
     If the shard fails, the answers are used when it is made again; once it is complete, they are deleted. They are
     kept in the output folder or, for an output in a store, in the user's cache on this machine, if there is one.
     """
-    folder = answers_folder(output)
-    if not captioners or folder is None:
+    folder = answers_folder(output) if captioners else None
+    if folder is None:
         yield
         return
     journal = Journal(folder / f"{shard}.jsonl")
