@@ -112,7 +112,8 @@ class VLMCaptioner:
             raise ValueError(f"{source}: " + "; ".join(problems))
         self.end_id, self.start_id, self.pad_id = self.end_ids[0], unused_ids[0], unused_ids[0]
         # LLaMA's tokenizers begin every text with a blank, so the lead is tokenised after the prompt's last token
-        self._last = self.tokenizer.decode(self.prompt.ids[-1:]) if self.prompt.lead else ""
+        last = self.tokenizer.decode(self.prompt.ids[-1:]) if self.prompt.lead else ""
+        self._lead, self._num_last = last + self.prompt.lead, len(self._tokens(last))
         after = self._tokens(self.prompt.tail.strip())[:1]
         self.answer_end = after[0] if after and after[0] in self.end_ids else self.end_id
         self.context_length, self.vocabulary = min(positions_left + 1, CONTEXT), text_config.vocab_size
@@ -217,7 +218,7 @@ class VLMCaptioner:
 
     def encode_text_ids(self, text: str) -> list[int]:
         """All token ids of a caption, from start to end token; special tokens that the text names are removed."""
-        ids = self._tokens(self._last + self.prompt.lead + text)[len(self._tokens(self._last)) :]
+        ids = self._tokens(self._lead + text)[self._num_last :]
         return [self.start_id, *(id for id in ids if id not in self.special_ids), self.answer_end]
 
     def _tokens(self, text: str) -> list[int]:

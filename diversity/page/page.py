@@ -14,6 +14,7 @@ from diversity.page.plots import PageColumn, columns_of, plots
 from diversity.report import DiversityReport, ExamplePicture
 from diversity.words.degenerate import REASONS
 from imagetext.pages import render_page
+from imagetext.shown import counted
 
 THUMBNAIL = 320  # pixels of the longer side
 KINDS = ("best", "worst", "random")  # kinds of example pictures in the order of the page
@@ -83,7 +84,6 @@ def render(report: DiversityReport) -> str:
     """
     columns = columns_of(report)
     first = next(iter(report.rows.values()))
-    pictures, captions = catalogue.PICTURES.text(first), catalogue.CAPTIONS.text(first)
     return render_page(
         TEMPLATE,
         report=report,
@@ -91,7 +91,7 @@ def render(report: DiversityReport) -> str:
         fidelity=catalogue.OF_SCORE[report.fidelity],
         reasons=REASONS,
         answer=[INTERVAL.split(sentence) for sentence in report.answer],
-        subtitle=f"{_counted(pictures, 'picture')}, {_counted(captions, 'caption')} of each column",
+        subtitle=f"{counted(first['pictures'], 'picture')}, {counted(first['captions'], 'caption')} of each column",
         headline=_table(report, columns, report.headline),
         spans=[(kind, len(list(group))) for kind, group in groupby(map(_kind, report.headline))],
         plots=plots(report, columns),
@@ -109,10 +109,6 @@ def render(report: DiversityReport) -> str:
         equal=_table(report, columns, (catalogue.EQUAL_WORDS, *catalogue.EQUAL_TOKENS)),
         groups=[(name, table) for name, group in GROUPS.items() if (table := _table(report, columns, group))],
     )
-
-
-def _counted(number: str, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != "1")
 
 
 def _table(
